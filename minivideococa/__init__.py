@@ -1,0 +1,37 @@
+"""minivideococa: VideoCoCa in NumPy, to read, to check other implementations against, and to run on a CPU.
+
+    import minivideococa as mvc
+    model = mvc.load()
+    print(model.caption("video.mp4"))
+
+Importing it is light: a name's module is imported when the name is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .trace import trace                     # at once: the function shall hide the module of the same name
+
+if TYPE_CHECKING:
+    from .checkpoint import load
+    from .model import Video, VideoCoCa
+    from .tasks import classify, retrieve
+    from .video import read_video
+
+__version__ = "0.1.0"
+__all__ = ["Video", "VideoCoCa", "classify", "load", "read_video", "retrieve", "trace"]
+
+_HOMES = {
+    "load": "checkpoint", "VideoCoCa": "model", "Video": "model", "read_video": "video",
+    "classify": "tasks", "retrieve": "tasks",
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

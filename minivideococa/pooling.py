@@ -1,0 +1,45 @@
+"""VideoCoCa's step: all frames' tokens in one long row, and CoCa's own attentional poolers applied to it.
+
+The poolers were trained on the N tokens of one image. Attention does not mind how many keys there are, so they
+take the T x N tokens of a video as they are (arXiv 2212.04979, section 3): no new weights, and no order of frames.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .ops import Params, attention, layer_norm, unit
+from .trace import record
+
+
+def flatten(tokens: np.ndarray) -> np.ndarray:
+    """[T, N, W] -> [T N, W]."""
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
+def attend(context: np.ndarray, pooler: Params, heads: int) -> np.ndarray:
+    """Learned queries look at the context [M, W] -> [Q, E] (arXiv 2205.01917, section 3.2)."""
+    queries = layer_norm(pooler["query"], **pooler["ln_q"])
+    return attention(queries, layer_norm(context, **pooler["ln_k"]), pooler["attn"], heads)
+
+
+def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
+    """Frame tokens [T, N, W] -> the latent [E] of unit length and the caption tokens [Q', E].
+
+    Three forms, by `attentional_pool`:
+    True: the released weights'. One pooler; `ln_post` after it; query 0 is the latent, so Q' = Q - 1.
+    "parallel", "cascade": the paper's. `ln_post` before; Q' = Q; a second pooler with one query makes the latent,
+    from the frame tokens (parallel) or from the caption tokens (cascade).
+    """
+    heads, ln_post = config.pooler_heads, visual["ln_post"]
+    flat = record("pool.flat", flatten(tokens))
+    if config.attentional_pool is True:
+        attended = record("pool.attended", attend(flat, visual["attn_pool"], heads))
+        normed = layer_norm(attended, **ln_post)
+        latent, caption_tokens = normed[0], normed[1:]
+    else:
+        flat = layer_norm(flat, **ln_post)
+        caption_tokens = record("pool.attended", attend(flat, visual["attn_pool"], heads))
+        source = flat if config.attentional_pool == "parallel" else caption_tokens
+        latent = attend(source, visual["attn_pool_contrastive"], heads)[0]
+    return record("pool.latent", unit(latent @ visual["proj"])), record("pool.tokens", caption_tokens)

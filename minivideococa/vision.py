@@ -1,0 +1,42 @@
+"""The frozen image encoder: a vision transformer (arXiv 2010.11929) that sees each frame by itself.
+
+Pixels [T, 3, S, S] become frame tokens [T, N, W]: one class token and (S // P)^2 patches of P x P pixels.
+Nothing here knows that the frames are a video; that is VideoCoCa's point.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .ops import Params, activation, layer_norm
+from .trace import record
+from .transformer import residual_block
+
+
+def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+    """[T, 3, S, S] -> [T, (S // P)^2, 3 P P]: patches row by row, each flattened as [3, P, P]; a rest is cut off."""
+    t, channels, s, _ = pixels.shape
+    n, p = s // patch_size, patch_size
+    x = pixels[:, :, :n * p, :n * p].reshape(t, channels, n, p, n, p)
+    return x.transpose(0, 2, 4, 1, 3, 5).reshape(t, n * n, channels * p * p)
+
+
+def embed(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
+    """Pixels [T, 3, S, S] -> [T, N, W]: a linear map of each patch, the class token in front, positions, a norm."""
+    kernel = visual["conv1"]["weight"]                            # [W, 3, P, P]: a convolution of stride P
+    patches = patchify(pixels.astype(kernel.dtype), config.patch_size)
+    patches = patches @ kernel.reshape(len(kernel), -1).T         # [T, N - 1, W]
+    class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, len(kernel)))
+    x = np.concatenate([class_token, patches], axis=1) + visual["positional_embedding"]
+    return layer_norm(x, **visual["ln_pre"]) if config.ln_pre else x
+
+
+def encode_frames(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
+    """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself; no norm after the last block.
+
+    VideoCoCa (arXiv 2212.04979), section 3: the encoder whose weights stay as the image-text model left them.
+    """
+    x = record("vision.embed", embed(pixels, visual, config))
+    for i, block in enumerate(visual["transformer"]["resblocks"]):
+        x = record(f"vision.block.{i}", residual_block(x, block, config.heads, activation(config.quick_gelu)))
+    return x
