@@ -1,0 +1,137 @@
+"""VideoCoCa as one object: weights, configuration and tokenizer, and the stages in order. No maths of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import decoder, generation, pooling, text, vision
+from .ops import Params
+from .trace import record, record_texts
+
+if TYPE_CHECKING:
+    from .checkpoint.config import Config
+    from .tokenizer import Tokenizer
+
+Frames = str | os.PathLike | np.ndarray              # the path of a video, or its frames uint8 [T, H, W, 3]
+
+
+@dataclass(frozen=True)
+class Video:
+    """An encoded video: `latent` [E] of unit length, to compare with texts; `tokens` [Q', E], to caption from."""
+
+    latent: np.ndarray
+    tokens: np.ndarray
+
+
+class VideoCoCa:
+    """A CoCa that takes videos. Made by `minivideococa.load`; arrays come back in the dtype of its weights.
+
+    `config` holds the configuration, `params` the weights as a tree under open_clip's names, `tokenizer` is None
+    where the checkpoint has none.
+    """
+
+    def __init__(self, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
+        self.config, self.params, self.tokenizer = config, params, tokenizer
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before a softmax over them."""
+        return float(np.exp(self.params["logit_scale"]))
+
+    def preprocess(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [T, H, W, 3] -> pixels float32 [T, 3, S, S]. Raises ValueError for anything else."""
+        from .preprocess import preprocess
+        return record("pixels", preprocess(record("frames", np.asarray(frames)), self.config.preprocess))
+
+    def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself."""
+        size = self.config.vision.image_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size) or len(pixels) == 0:
+            raise ValueError(f"pixels have shape {list(pixels.shape)}, not [T, 3, {size}, {size}]: "
+                             "use model.preprocess(frames)")
+        return vision.encode_frames(pixels, self.params["visual"], self.config.vision)
+
+    def pool(self, tokens: np.ndarray) -> Video:
+        """Frame tokens [T, N, W] -> the video: all frames' tokens in one row, through CoCa's own poolers."""
+        return Video(*pooling.pool(tokens, self.params["visual"], self.config.vision))
+
+    def encode_video(self, pixels: np.ndarray) -> Video:
+        """Pixels [T, 3, S, S] -> the video."""
+        return self.pool(self.encode_frames(pixels))
+
+    def encode(self, video: Video | Frames, num_frames: int = 8) -> Video:
+        """A path, frames uint8 [T, H, W, 3], or a video that is encoded already -> the video.
+
+        A path is read as `num_frames` frames, spread evenly.
+        """
+        if isinstance(video, Video):
+            return video
+        if not isinstance(video, np.ndarray):
+            from .video import read_video
+            video = read_video(video, num_frames)
+        return self.encode_video(self.preprocess(video))
+
+    def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Texts -> ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
+        return self._words().encode(texts)
+
+    def encode_text(self, texts: str | Sequence[str] | np.ndarray) -> np.ndarray:
+        """Texts, or ids [B, L] -> latents [B, E] of unit length."""
+        return self._read(texts if isinstance(texts, np.ndarray) else self.tokenize(texts))[0]
+
+    def decode(self, tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Caption tokens [Q', E] or [B, Q', E] and ids [B, L] -> logits [B, L, V] of the token after each id."""
+        return decoder.decode(self._read(ids)[1], tokens, self.params["text_decoder"], self.config.decoder)
+
+    def generate(
+        self, tokens: np.ndarray, *, min_length: int = 5, max_length: int = 30, prompt: str = "",
+        start_id: int | None = None, end_id: int | None = None,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Caption tokens [Q', E] -> ids int64 [L], greedily; [B, Q', E] -> a list of B.
+
+        The ids begin with the start token and the prompt's tokens and end with the end token if one was produced;
+        lengths count both. `max_length` is cut to the context length. Without a tokenizer the start and end ids
+        are V - 2 and V - 1, CLIP's. Raises ValueError for lengths that leave no room.
+        """
+        if tokens.ndim == 3:
+            return [self.generate(t, min_length=min_length, max_length=max_length, prompt=prompt,
+                                  start_id=start_id, end_id=end_id) for t in tokens]
+        end_of_vocabulary = self.config.text.vocab_size
+        known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (end_of_vocabulary - 2,
+                                                                                         end_of_vocabulary - 1)
+        start_id = known[0] if start_id is None else start_id
+        end_id = known[1] if end_id is None else end_id
+        ids = np.array([start_id])
+        if prompt:
+            words = self.tokenize([prompt])[0]
+            ids = np.append(ids, words[1:np.argmax(words == self.tokenizer.end_id)])
+        max_length = min(max_length, self.config.text.context_length)
+        if not max(min_length, len(ids)) < max_length:
+            raise ValueError(f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
+                             f"{len(ids)} ids; this model's texts have at most {self.config.text.context_length}")
+        return generation.greedy(lambda so_far: self.decode(tokens, so_far[None])[0, -1],
+                                 ids, end_id, min_length, max_length)
+
+    def caption(self, video: Video | Frames, num_frames: int = 8, **how) -> str:
+        """A sentence about the video. `how`: the keywords of `generate`."""
+        return self._words().decode(self.generate(self.encode(video, num_frames).tokens, **how))
+
+    def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [B, L] -> latents [B, E] and token features [B, L, E]."""
+        longest, vocabulary = self.config.text.context_length, self.config.text.vocab_size
+        if ids.ndim != 2 or not 0 < ids.shape[1] <= longest:
+            raise ValueError(f"ids have shape {list(ids.shape)}, not [B, L] with L from 1 to {longest}")
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            raise ValueError(f"ids reach from {ids.min()} to {ids.max()}: the vocabulary has 0 to {vocabulary - 1}")
+        return text.encode_text(record_texts("ids", ids), self.params["text"], self.config.text)
+
+    def _words(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError("this checkpoint has no tokenizer.json, so it knows no words: put one into its folder, "
+                             "or pass ids")
+        return self.tokenizer
