@@ -1,0 +1,51 @@
+"""Sentences about the world: what a caption may say, and what a given sentence says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .scenes import COLOURS, SHAPES, Object, pick
+
+PREFIXES = ("", "a photo of", "a picture of", "an image of", "a video of", "there is", "this is", "we see")
+SIZE_NAMED, RELATION_NAMED = 0.4, 0.3        # how often a caption says "small", or where two objects stand
+LABELS = [f"{'an' if colour == 'orange' else 'a'} {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+
+SPECIAL = ("<pad>", "<start_of_text>", "<end_of_text>", "<unk>")
+VOCABULARY = SPECIAL + tuple(dict.fromkeys(
+    " ".join(PREFIXES).split()
+    + ["a", "an", "and", "nothing", "small", "large", "left", "right", "of", "above", "below"]
+    + list(COLOURS) + list(SHAPES)
+))
+
+
+def _phrase(o: Object, with_size: bool) -> str:
+    words = [o.size] * with_size + [o.colour, o.shape]
+    return " ".join([("an" if words[0][0] in "aeiou" else "a"), *words])
+
+
+def _relation(a: Object, b: Object) -> str:
+    """Where the first object stands, seen from the second."""
+    if abs(a.x - b.x) >= abs(a.y - b.y):
+        return "left of" if a.x < b.x else "right of"
+    return "above" if a.y < b.y else "below"
+
+
+def caption(objects: tuple[Object, ...], rng: np.random.Generator) -> str:
+    """One of the many sentences that are true of an image: order, prefix, sizes and relation by chance."""
+    objects = tuple(objects[i] for i in rng.permutation(len(objects)))
+    phrases = [_phrase(o, rng.random() < SIZE_NAMED) for o in objects] or ["nothing"]
+    link = "and"
+    if len(objects) == 2 and rng.random() < RELATION_NAMED:
+        link = _relation(*objects)
+    return " ".join([pick(PREFIXES, rng), f" {link} ".join(phrases)]).strip()
+
+
+def caption_of(objects: tuple[Object, ...]) -> str:
+    """The plain sentence: every object by colour and shape, nothing else."""
+    return " and ".join(_phrase(o, with_size=False) for o in objects) or "nothing"
+
+
+def objects_named(text: str) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs that a sentence names."""
+    words = text.split()
+    return {(a, b) for a, b in zip(words, words[1:], strict=False) if a in COLOURS and b in SHAPES}

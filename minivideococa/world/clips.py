@@ -1,0 +1,84 @@
+"""Videos of the world: the same shapes, moving and turning, and in some sets not always there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .scenes import MAX_TILT, SIZE, Object, draw, overlap, sample_background, sample_object, sample_objects
+
+# what a set shows, over the length of a clip:
+CLIP_SETS = {
+    "single": "one object, always visible",
+    "brief": "one object, visible for 2 or 3 of 8 frames",
+    "pair": "two objects, always visible",
+    "split": "one object in the first half, another in the second",
+    "mixed": "one to three objects, always visible",
+}
+SPEED = 20                                   # pixels, at most, over a whole clip
+
+
+@dataclass(frozen=True)
+class Clip:
+    """`first` and `last` hold the objects as they begin and end; `visible` bool [objects, frames]."""
+
+    first: tuple[Object, ...]
+    last: tuple[Object, ...]
+    visible: np.ndarray
+    background: np.ndarray
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        """The (colour, shape) of everything that appears."""
+        return {o.name for o in self.first}
+
+
+def _between(a: Object, b: Object, t: float) -> Object:
+    """The object at time t in 0..1 on its way from a to b."""
+    x, y, angle = (p + t * (q - p) for p, q in ((a.x, b.x), (a.y, b.y), (a.angle, b.angle)))
+    return replace(a, x=x, y=y, angle=angle)
+
+
+def _collide(first: tuple[Object, ...], last: tuple[Object, ...], frames: int) -> bool:
+    moments = [[_between(a, b, t) for a, b in zip(first, last, strict=True)] for t in np.linspace(0, 1, frames)]
+    return any(overlap(a, b) for now in moments for i, a in enumerate(now) for b in now[:i])
+
+
+def _elsewhere(o: Object, rng: np.random.Generator) -> Object:
+    """The same object, up to SPEED pixels and MAX_TILT away."""
+    low, high = o.radius + 1, SIZE - o.radius - 1
+    x, y = np.clip((o.x, o.y) + rng.uniform(-SPEED, SPEED, 2) / np.sqrt(2), low, high)
+    return replace(o, x=float(x), y=float(y), angle=rng.uniform(-MAX_TILT, MAX_TILT))
+
+
+def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
+    """A clip of one of the CLIP_SETS."""
+    count = {"single": 1, "brief": 1, "pair": 2, "split": 2}.get(kind) or int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    visible = np.ones((count, frames), bool)
+    if kind == "split":                      # never on stage together, so they may cross
+        a = sample_object(rng)
+        first = (a, sample_object(rng, (a,)))
+        last = tuple(_elsewhere(o, rng) for o in first)
+        visible[0, frames // 2:] = visible[1, :frames // 2] = False
+        return Clip(first, last, visible, sample_background(rng))
+    while True:
+        first = sample_objects(rng, count)
+        last = tuple(_elsewhere(o, rng) for o in first)
+        if not _collide(first, last, frames):
+            break
+    if kind == "brief":
+        length = max(1, int(rng.integers(2, 4)) * frames // 8)
+        start = int(rng.integers(0, frames - length + 1))
+        visible[:] = False
+        visible[0, start:start + length] = True
+    return Clip(first, last, visible, sample_background(rng))
+
+
+def draw_clip(clip: Clip) -> np.ndarray:
+    """The clip's frames: uint8 [T, 64, 64, 3]."""
+    frames = clip.visible.shape[1]
+    return np.stack([
+        draw(tuple(_between(a, b, t) for a, b, seen in zip(clip.first, clip.last, clip.visible[:, i], strict=True) if seen),
+             clip.background)
+        for i, t in enumerate(np.linspace(0, 1, frames))])

@@ -1,0 +1,187 @@
+"""Still images: up to three coloured shapes on a quiet background, 64 x 64 pixels."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SIZE = 64                                    # pixels, both ways
+RADII = {"small": (7.0, 9.0), "large": (12.5, 16.0)}
+COUNTS = {0: 0.04, 1: 0.36, 2: 0.38, 3: 0.22}
+MAX_TILT = np.radians(30)
+SUPERSAMPLING = 6                            # a mask is drawn this many times larger, then averaged down
+
+# hue in degrees with its jitter, then the ranges of saturation and value: far enough apart that people agree
+COLOURS = {
+    "red": (0, 7, (0.80, 1.00), (0.70, 0.95)),
+    "orange": (28, 6, (0.85, 1.00), (0.90, 1.00)),
+    "yellow": (55, 6, (0.75, 1.00), (0.90, 1.00)),
+    "green": (122, 18, (0.65, 1.00), (0.45, 0.75)),
+    "cyan": (184, 8, (0.70, 1.00), (0.80, 1.00)),
+    "blue": (226, 12, (0.75, 1.00), (0.60, 0.95)),
+    "purple": (278, 10, (0.60, 0.95), (0.45, 0.70)),
+    "pink": (330, 10, (0.35, 0.60), (0.95, 1.00)),
+}
+
+
+@dataclass(frozen=True)
+class Object:
+    """One shape in one image; lengths in pixels, `angle` in radians, `rgb` in 0..1."""
+
+    shape: str
+    colour: str
+    size: str
+    rgb: tuple[float, float, float]
+    x: float
+    y: float
+    radius: float
+    angle: float
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """What a caption must get right: (colour, shape)."""
+        return self.colour, self.shape
+
+
+def _circle(radius: float = 1.0, x: float = 0.0) -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return np.stack([x + radius * np.cos(t), radius * np.sin(t)], axis=1)
+
+
+def _rays(*radii: float, points: int) -> np.ndarray:
+    """A closed outline with its first point on top, its corners' distances from the centre repeating `radii`."""
+    t = np.arange(points) * 2 * np.pi / points - np.pi / 2
+    r = np.resize(radii, points)
+    return np.stack([r * np.cos(t), r * np.sin(t)], axis=1)
+
+
+def _heart() -> np.ndarray:
+    t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([16 * np.sin(t) ** 3, -y - 2], axis=1) / 16
+
+
+def _crescent() -> np.ndarray:
+    outer, inner = _circle(), _circle(0.85, 0.55)
+    return np.concatenate([outer[np.hypot(outer[:, 0] - 0.55, outer[:, 1]) >= 0.85],
+                           inner[np.hypot(inner[:, 0], inner[:, 1]) <= 1][::-1]])
+
+
+# shape -> outlines [K, 2] in units of the radius, y downwards; every second outline is a hole
+SHAPES: dict[str, list[np.ndarray]] = {
+    "circle": [_circle(0.95)],
+    "square": [_rays(1.15, points=4) @ np.array([[1, 1], [-1, 1]]) / np.sqrt(2)],
+    "triangle": [_rays(1.15, points=3) + [0, 0.15]],
+    "star": [_rays(1.15, 0.47, points=10)],
+    "heart": [_heart()],
+    "cross": [np.array([[-1, -3], [1, -3], [1, -1], [3, -1], [3, 1], [1, 1],
+                        [1, 3], [-1, 3], [-1, 1], [-3, 1], [-3, -1], [-1, -1]]) / 3.0],
+    "ring": [_circle(), _circle(0.55)],
+    "diamond": [_rays(1.15, 0.72, points=4)],
+    "crescent": [_crescent()],
+    "arrow": [np.array([[-1, -0.3], [0.1, -0.3], [0.1, -0.85], [1.05, 0], [0.1, 0.85], [0.1, 0.3], [-1, 0.3]])],
+}
+
+
+def pick(options: Sequence, rng: np.random.Generator):
+    """One of the options, each as likely."""
+    return options[int(rng.integers(len(options)))]
+
+
+def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
+    return colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value)
+
+
+def sample_background(rng: np.random.Generator) -> np.ndarray:
+    """A plain, graded, grainy or cloudy background of little saturation: float32 [64, 64, 3] in 0..1."""
+    kind = pick(("plain", "graded", "grain", "clouds"), rng)
+    hue, value = rng.uniform(0, 360), rng.uniform(0.1, 1.0)
+    base = np.array(_rgb(hue, rng.uniform(0, 0.28), value), np.float32)
+    if kind == "plain":
+        return np.broadcast_to(base, (SIZE, SIZE, 3)).copy()
+    if kind == "graded":
+        other = np.array(_rgb(hue, rng.uniform(0, 0.28), rng.uniform(0.1, 1.0)), np.float32)
+        t, axis = rng.uniform(0, 2 * np.pi), np.linspace(-0.5, 0.5, SIZE, dtype=np.float32)
+        ramp = np.clip(0.5 + np.cos(t) * axis[None] + np.sin(t) * axis[:, None], 0, 1)[..., None]
+        return (base + ramp * (other - base)).astype(np.float32)
+    cells = SIZE if kind == "grain" else 8
+    noise = rng.standard_normal((cells, cells, 1), dtype=np.float32)
+    if kind == "clouds":
+        noise = _enlarge(noise, SIZE // cells)
+    return np.clip(base + np.float32(rng.uniform(0.03, 0.12)) * noise, 0, 1)
+
+
+def _enlarge(coarse: np.ndarray, factor: int) -> np.ndarray:
+    """Bilinear interpolation of [n, n, 1] to [n * factor, n * factor, 1], wrapping around at the edges."""
+    for axis in (0, 1):
+        t = (np.arange(coarse.shape[axis] * factor, dtype=np.float32) % factor / factor)
+        t = t.reshape(-1, 1, 1) if axis == 0 else t.reshape(1, -1, 1)
+        here = coarse.repeat(factor, axis)
+        after = np.roll(coarse, -1, axis).repeat(factor, axis)
+        coarse = here + t * (after - here)
+    return coarse
+
+
+def sample_object(rng: np.random.Generator, taken: tuple[Object, ...] = ()) -> Object:
+    """An object whose (colour, shape) is none of those `taken`, somewhere in the image."""
+    while True:
+        colour, shape = pick(tuple(COLOURS), rng), pick(tuple(SHAPES), rng)
+        if (colour, shape) not in [o.name for o in taken]:
+            break
+    hue, jitter, saturation, value = COLOURS[colour]
+    size = pick(tuple(RADII), rng)
+    radius = rng.uniform(*RADII[size])
+    x, y = rng.uniform(radius + 1, SIZE - radius - 1, 2)
+    rgb = _rgb(hue + rng.uniform(-jitter, jitter), rng.uniform(*saturation), rng.uniform(*value))
+    return Object(shape, colour, size, rgb, x, y, radius, rng.uniform(-MAX_TILT, MAX_TILT))
+
+
+def overlap(a: Object, b: Object) -> bool:
+    """Whether two objects come closer than two pixels."""
+    return bool(np.hypot(a.x - b.x, a.y - b.y) < a.radius + b.radius + 2)
+
+
+def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[Object, ...]:
+    """`count` objects that do not overlap, no two alike; without a count, 0 to 3 as often as COUNTS says."""
+    if count is None:
+        count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
+    while True:                                       # start again where the last object finds no room
+        objects: tuple[Object, ...] = ()
+        for _ in range(20 * count):
+            if len(objects) == count:
+                break
+            new = sample_object(rng, objects)
+            if not any(overlap(new, o) for o in objects):
+                objects += (new,)
+        if len(objects) == count:
+            return objects
+
+
+def draw(objects: tuple[Object, ...], background: np.ndarray) -> np.ndarray:
+    """The objects on a background float [64, 64, 3] in 0..1 -> uint8 [64, 64, 3], edges anti-aliased."""
+    image = background.copy()
+    for o in objects:
+        left, top = int(o.x - o.radius * 1.2) - 1, int(o.y - o.radius * 1.2) - 1
+        mask = _mask(o, left, top)
+        rows = slice(max(top, 0), min(top + mask.shape[0], SIZE))
+        columns = slice(max(left, 0), min(left + mask.shape[1], SIZE))
+        mask = mask[rows.start - top:rows.stop - top, columns.start - left:columns.stop - left, None]
+        image[rows, columns] += mask * (np.array(o.rgb, np.float32) - image[rows, columns])
+    return np.rint(image * 255).astype(np.uint8)
+
+
+def _mask(o: Object, left: int, top: int) -> np.ndarray:
+    """How much of each pixel the object covers: float32 [n, n] in 0..1 for the box with this upper left corner."""
+    from PIL import Image, ImageDraw
+
+    n = int(2.4 * o.radius) + 4
+    canvas = Image.new("L", (n * SUPERSAMPLING, n * SUPERSAMPLING))
+    pen = ImageDraw.Draw(canvas)
+    cos, sin = np.cos(o.angle), np.sin(o.angle)
+    for i, outline in enumerate(SHAPES[o.shape]):
+        points = outline @ np.array([[cos, sin], [-sin, cos]]) * o.radius + (o.x - left, o.y - top)
+        pen.polygon((points * SUPERSAMPLING).ravel().tolist(), fill=0 if i % 2 else 255)
+    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
