@@ -23,8 +23,8 @@ def attend(context: np.ndarray, pooler: Params, heads: int) -> np.ndarray:
     return attention(queries, layer_norm(context, **pooler["ln_k"]), pooler["attn"], heads)
 
 
-def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
-    """Frame tokens [T, N, W] -> the latent [E] of unit length and the caption tokens [Q', E].
+def attentional_pool(flat: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [M, W] -> a latent [E], not yet of unit length, and the caption tokens [Q', E].
 
     Three forms, by `attentional_pool`:
     True: the released weights'. One pooler; `ln_post` after it; query 0 is the latent, so Q' = Q - 1.
@@ -32,7 +32,6 @@ def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.nda
     from the frame tokens (parallel) or from the caption tokens (cascade).
     """
     heads, ln_post = config.pooler_heads, visual["ln_post"]
-    flat = record("pool.flat", flatten(tokens))
     if config.attentional_pool is True:
         attended = record("pool.attended", attend(flat, visual["attn_pool"], heads))
         normed = layer_norm(attended, **ln_post)
@@ -42,4 +41,11 @@ def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.nda
         caption_tokens = record("pool.attended", attend(flat, visual["attn_pool"], heads))
         source = flat if config.attentional_pool == "parallel" else caption_tokens
         latent = attend(source, visual["attn_pool_contrastive"], heads)[0]
-    return record("pool.latent", unit(latent @ visual["proj"])), record("pool.tokens", caption_tokens)
+    return latent @ visual["proj"], caption_tokens
+
+
+def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
+    """Frame tokens [T, N, W] -> the video's latent [E], of unit length, and its caption tokens [Q', E]."""
+    flat = record("pool.flat", flatten(tokens))
+    latent, caption_tokens = attentional_pool(flat, visual, config)
+    return record("pool.latent", unit(latent)), record("pool.tokens", caption_tokens)

@@ -1,0 +1,161 @@
+"""The command line: arguments and errors. What the commands do stands in the modules they call.
+
+Results go to standard output, messages to standard error. Exit status: 0, or 2 after one line that says what is
+wrong, or 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .model import VideoCoCa
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. Argparse itself ends wrong usage with status 2."""
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):       # the reader (`| head`) has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"minivideococa: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    top = argparse.ArgumentParser(
+        prog="minivideococa", description="Captions, classes and rankings of videos, by VideoCoCa in NumPy.")
+    top.add_argument("--version", action="version", version=f"minivideococa {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print JSON, for programs")
+    model = argparse.ArgumentParser(add_help=False, parents=[output])
+    model.add_argument("--weights", metavar="W", help="a checkpoint folder, or hf-hub:OWNER/NAME "
+                       "(default: the embedded tiny one, which knows coloured shapes and nothing else)")
+    model.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames to look at (default: 8)")
+
+    def command(name: str, run, parent: argparse.ArgumentParser | None, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[parent] if parent else [], help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("caption", run_caption, model, "Say what a video shows.")
+    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub.add_argument("--min-length", type=_positive, default=5, metavar="N", help="fewest tokens (default: 5)")
+    sub.add_argument("--max-length", type=_positive, default=30, metavar="N", help="most tokens (default: 30)")
+    sub.add_argument("--prompt", default="", metavar="TEXT", help="how the caption begins")
+
+    sub = command("classify", run_classify, model, "Tell which of some labels fits a video best.")
+    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    labels = sub.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", metavar='"A,B,C"', help="the labels, with commas between")
+    labels.add_argument("--labels-file", metavar="F", help="a file with a label a line")
+    sub.add_argument("--templates-file", metavar="F",
+                     help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
+
+    sub = command("retrieve", run_retrieve, model, "Rank videos by how well they fit a text.")
+    sub.add_argument("text", metavar="TEXT", help="what to look for")
+    sub.add_argument("videos", metavar="VIDEO", nargs="+", help="where to look")
+
+    command("demo", run_demo, output, "Caption, classify and retrieve on the clips that come with the package.")
+
+    sub = command("convert", run_convert, None, "Make a checkpoint folder from open_clip's files.")
+    sub.add_argument("source", metavar="SRC", help="a folder as on the Hugging Face hub, or a weights file")
+    sub.add_argument("dest", metavar="DEST", help="the folder to make")
+    sub.add_argument("--dtype", choices=["float16", "float32"], help="of the weights in it (default: as in SRC)")
+    sub.add_argument("--config", metavar="FILE", help="the configuration, for a weights file that comes without")
+    return top
+
+
+def run_caption(args: argparse.Namespace) -> None:
+    """`caption VIDEO`."""
+    model = _load(args.weights, [args.prompt])
+    caption = model.caption(args.video, args.frames, prompt=args.prompt,
+                            min_length=args.min_length, max_length=args.max_length)
+    _print(args, caption, {"video": args.video, "caption": caption})
+
+
+def run_classify(args: argparse.Namespace) -> None:
+    """`classify VIDEO --labels "A,B,C"`."""
+    from .tasks import classify
+    labels = _lines(args.labels_file) if args.labels_file else [x.strip() for x in args.labels.split(",") if x.strip()]
+    templates = _lines(args.templates_file) if args.templates_file else None
+    model = _load(args.weights, labels + (templates or []))
+    ranking = classify(model, model.encode(args.video, args.frames), labels, templates)
+    _print(args, "\n".join(f"{probability:.3f}  {label}" for label, probability in ranking),
+           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
+
+
+def run_retrieve(args: argparse.Namespace) -> None:
+    """`retrieve TEXT VIDEO...`."""
+    from .tasks import retrieve
+    model = _load(args.weights, [args.text])
+    ranking = retrieve(model, args.text, [model.encode(video, args.frames) for video in args.videos])
+    _print(args, "\n".join(f"{cosine:.3f}  {args.videos[i]}" for i, cosine in ranking),
+           {"text": args.text, "videos": [{"video": args.videos[i], "cosine": cosine} for i, cosine in ranking]})
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """`demo`."""
+    from .demo import report, run
+    result = run()
+    _print(args, report(result), result)
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """`convert SRC DEST`."""
+    from .checkpoint.convert import convert
+    dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
+    print(f"{dest} is ready: use it with --weights {dest}", file=sys.stderr)
+
+
+def _load(weights: str | None, texts: Sequence[str]) -> VideoCoCa:
+    """The model; a word among the texts that its tokenizer has never seen is worth a message."""
+    from .checkpoint import load
+    model = load(weights)
+    unknown = model.tokenizer.unknown([text.replace("{}", "") for text in texts]) if model.tokenizer else []
+    if unknown:
+        print(f"minivideococa: this checkpoint's vocabulary lacks {', '.join(unknown)}: do not trust the result",
+              file=sys.stderr)
+    return model
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no UTF-8 text: give a file with one entry a line") from None
+    if not any(lines):
+        raise ValueError(f"{path} is empty: give a file with one entry a line")
+    return [line for line in lines if line]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _print(args: argparse.Namespace, text: str, data: dict) -> None:
+    print(json.dumps(data, ensure_ascii=False) if args.json else text)
