@@ -1,0 +1,83 @@
+"""Preprocessing: open_clip's pixels from the golden file, the laws of resizing, and what is refused."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minivideococa.preprocess import preprocess
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "preprocess.npz")
+CASES = json.loads(str(GOLDEN["cases"]))
+MODES = st.sampled_from(["shortest", "longest", "squash"])
+FILTERS = st.sampled_from(["bicubic", "bilinear"])
+SIDES = st.integers(1, 60)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def config(**fields):
+    plain = dict(size=8, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", resize_mode="shortest",
+                 fill_color=0)
+    return SimpleNamespace(**plain | fields)
+
+
+@pytest.mark.parametrize("i", range(len(CASES)))
+def test_pixels_are_open_clips_bit_for_bit(i):
+    pixels = preprocess(GOLDEN[f"frames_{i}"], config(**CASES[i]))
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels, GOLDEN[f"pixels_{i}"], strict=True)
+
+
+@given(SIDES, SIDES, st.integers(1, 20), MODES, st.integers(0, 255))
+def test_a_plain_frame_stays_plain_in_a_square(height, width, size, mode, grey):
+    frames = np.full((1, height, width, 3), grey, np.uint8)
+    pixels = preprocess(frames, config(size=size, resize_mode=mode, fill_color=grey))
+    assert pixels.shape == (1, 3, size, size)
+    np.testing.assert_array_equal(pixels, np.float32(grey) / np.float32(255))
+
+
+@given(SIDES, SIDES, MODES, FILTERS, st.integers(0, 3), SEEDS)
+def test_each_frame_is_taken_by_itself(height, width, mode, interpolation, T, seed):
+    frames = np.random.default_rng(seed).integers(0, 256, (T, height, width, 3), np.uint8)
+    how = config(resize_mode=mode, interpolation=interpolation)
+    each = [preprocess(frame[None], how)[0] for frame in frames]
+    np.testing.assert_array_equal(preprocess(frames, how), np.reshape(each, (T, 3, 8, 8)))
+
+
+@given(st.integers(1, 30), MODES, SEEDS)
+def test_a_square_of_the_right_size_is_only_normalized(size, mode, seed):
+    frames = np.random.default_rng(seed).integers(0, 256, (1, size, size, 3), np.uint8)
+    pixels = preprocess(frames, config(size=size, resize_mode=mode, mean=(0.5, 0.25, 0), std=(0.5, 1, 2)))
+    back = pixels * np.reshape([0.5, 1, 2], (3, 1, 1)) + np.reshape([0.5, 0.25, 0], (3, 1, 1))
+    np.testing.assert_allclose(back.transpose(0, 2, 3, 1) * 255, frames, atol=1e-4)
+
+
+def test_longest_pads_with_the_fill_color():
+    pixels = preprocess(np.zeros((1, 4, 8, 3), np.uint8), config(resize_mode="longest", fill_color=255))
+    np.testing.assert_array_equal(pixels[0, 0, :, 0], [1, 1, 0, 0, 0, 0, 1, 1])
+
+
+def test_longest_keeps_one_pixel_of_a_hairline():
+    pixels = preprocess(np.zeros((1, 1, 500, 3), np.uint8), config(resize_mode="longest", fill_color=255))
+    assert (pixels == 0).sum() == 3 * 8
+
+
+def test_frames_that_do_not_lie_in_one_piece():
+    frames = np.random.default_rng(0).integers(0, 256, (4, 18, 30, 3), np.uint8)
+    views = frames[::2, ::-1, ::3]
+    np.testing.assert_array_equal(preprocess(views, config()), preprocess(views.copy(), config()))
+
+
+@pytest.mark.parametrize("frames", [
+    np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 3), np.int64),
+    np.zeros((8, 8, 3), np.uint8), np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 8, 8, 4), np.uint8),
+    np.zeros((2, 0, 8, 3), np.uint8),
+])
+def test_other_arrays_are_refused_with_what_to_do(frames):
+    with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\].*\* 255") as error:
+        preprocess(frames, config())
+    assert str(list(frames.shape)) in str(error.value) and "\n" not in str(error.value)
