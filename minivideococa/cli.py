@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
         sys.stdout.flush()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:    # the last: imageio_ffmpeg finds no ffmpeg
         if isinstance(error, BrokenPipeError):       # the reader (`| head`) has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

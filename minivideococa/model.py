@@ -51,13 +51,12 @@ class VideoCoCa:
     def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself."""
         size = self.config.vision.image_size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size) or len(pixels) == 0:
-            raise ValueError(f"pixels have shape {list(pixels.shape)}, not [T, 3, {size}, {size}]: "
-                             "use model.preprocess(frames)")
+        pixels = self._floats("pixels", pixels, ("T", 3, size, size))
         return vision.encode_frames(pixels, self.params["visual"], self.config.vision)
 
     def pool(self, tokens: np.ndarray) -> Video:
         """Frame tokens [T, N, W] -> the video: all frames' tokens in one row, through CoCa's own poolers."""
+        tokens = self._floats("frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width))
         return Video(*pooling.pool(tokens, self.params["visual"], self.config.vision))
 
     def encode_video(self, pixels: np.ndarray) -> Video:
@@ -86,6 +85,8 @@ class VideoCoCa:
 
     def decode(self, tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Caption tokens [Q', E] or [B, Q', E] and ids [B, L] -> logits [B, L, V] of the token after each id."""
+        batch = () if np.ndim(tokens) == 2 else (len(ids),)
+        tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         return decoder.decode(self._read(ids)[1], tokens, self.params["text_decoder"], self.config.decoder)
 
     def generate(
@@ -98,24 +99,22 @@ class VideoCoCa:
         lengths count both. `max_length` is cut to the context length. Without a tokenizer the start and end ids
         are V - 2 and V - 1, CLIP's. Raises ValueError for lengths that leave no room.
         """
-        if tokens.ndim == 3:
-            return [self.generate(t, min_length=min_length, max_length=max_length, prompt=prompt,
-                                  start_id=start_id, end_id=end_id) for t in tokens]
-        end_of_vocabulary = self.config.text.vocab_size
-        known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (end_of_vocabulary - 2,
-                                                                                         end_of_vocabulary - 1)
-        start_id = known[0] if start_id is None else start_id
-        end_id = known[1] if end_id is None else end_id
-        ids = np.array([start_id])
-        if prompt:
-            words = self.tokenize([prompt])[0]
-            ids = np.append(ids, words[1:np.argmax(words == self.tokenizer.end_id)])
-        max_length = min(max_length, self.config.text.context_length)
-        if not max(min_length, len(ids)) < max_length:
+        batch = ("B",) if np.ndim(tokens) == 3 else ()
+        tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
+        start_id, end_id = self._start_and_end(start_id, end_id)
+        begin, longest = np.array([start_id]), self.config.text.context_length
+        if prompt:                           # encoded with room to spare: a prompt is not cut, but refused
+            words = self._words().encode([prompt], context_length=longest + 2)[0]
+            begin = np.append(begin, words[1:np.argmax(words == self.tokenizer.end_id)])
+        max_length = min(max_length, longest)
+        if not max(min_length, len(begin)) < max_length:
             raise ValueError(f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
-                             f"{len(ids)} ids; this model's texts have at most {self.config.text.context_length}")
-        return generation.greedy(lambda so_far: self.decode(tokens, so_far[None])[0, -1],
-                                 ids, end_id, min_length, max_length)
+                             f"{len(begin)} ids; this model's texts have at most {longest}")
+
+        def continued(one: np.ndarray) -> np.ndarray:
+            return generation.greedy(lambda ids: self.decode(one, ids[None])[0, -1], begin, end_id, min_length, max_length)
+
+        return [continued(one) for one in tokens] if batch else continued(tokens)
 
     def caption(self, video: Video | Frames, num_frames: int = 8, **how) -> str:
         """A sentence about the video. `how`: the keywords of `generate`."""
@@ -123,12 +122,30 @@ class VideoCoCa:
 
     def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids [B, L] -> latents [B, E] and token features [B, L, E]."""
-        longest, vocabulary = self.config.text.context_length, self.config.text.vocab_size
-        if ids.ndim != 2 or not 0 < ids.shape[1] <= longest:
+        ids, longest, vocabulary = np.asarray(ids), self.config.text.context_length, self.config.text.vocab_size
+        if ids.ndim != 2 or len(ids) == 0 or not 0 < ids.shape[1] <= longest:
             raise ValueError(f"ids have shape {list(ids.shape)}, not [B, L] with L from 1 to {longest}")
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"ids are {ids.dtype}, not whole numbers: use model.tokenize(texts)")
         if ids.min() < 0 or ids.max() >= vocabulary:
             raise ValueError(f"ids reach from {ids.min()} to {ids.max()}: the vocabulary has 0 to {vocabulary - 1}")
         return text.encode_text(record_texts("ids", ids), self.params["text"], self.config.text)
+
+    def _start_and_end(self, start_id: int | None, end_id: int | None) -> tuple[int, int]:
+        """The ids that a text begins and ends with: as given, or the tokenizer's, or CLIP's."""
+        vocabulary = self.config.text.vocab_size
+        known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (vocabulary - 2, vocabulary - 1)
+        start_id, end_id = (k if given is None else given for k, given in zip(known, (start_id, end_id), strict=True))
+        if not (0 <= start_id < vocabulary and 0 <= end_id < vocabulary):
+            raise ValueError(f"start_id {start_id} or end_id {end_id} is not in the vocabulary of 0 to {vocabulary - 1}")
+        return start_id, end_id
+
+    def _floats(self, name: str, x: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
+        """The array in the weights' dtype. Raises ValueError unless it has the shape; letters may be any number."""
+        x = np.asarray(x)
+        if x.ndim != len(shape) or any(n != m if isinstance(m, int) else n == 0 for n, m in zip(x.shape, shape, strict=True)):
+            raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]")
+        return x.astype(self.params["logit_scale"].dtype, copy=False)
 
     def _words(self) -> Tokenizer:
         if self.tokenizer is None:

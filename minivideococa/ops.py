@@ -67,7 +67,7 @@ def polynomial(u: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """The error function, within 5 units of the dtype's rounding (float32 or float64)."""
+    """The error function, within 6 units of the dtype's rounding (float32 or float64)."""
     limit, p, q = ERF[x.dtype]
     x = np.clip(x, -limit, limit)
     u = x * x

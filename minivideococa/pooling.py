@@ -48,4 +48,5 @@ def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.nda
     """Frame tokens [T, N, W] -> the video's latent [E], of unit length, and its caption tokens [Q', E]."""
     flat = record("pool.flat", flatten(tokens))
     latent, caption_tokens = attentional_pool(flat, visual, config)
-    return record("pool.latent", unit(latent)), record("pool.tokens", caption_tokens)
+    record("pool.tokens", caption_tokens)
+    return record("pool.latent", unit(latent)), caption_tokens

@@ -21,8 +21,8 @@ def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[s
     Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4).
     """
     templates = TEMPLATES if templates is None else templates
-    if not labels or not templates:
-        raise ValueError("classification needs at least one label and one template")
+    if not labels or not templates or isinstance(labels, str) or isinstance(templates, str):
+        raise ValueError("classification needs a list of labels, and of templates, of at least one each")
     wrong = [t for t in templates if t.count("{}") != 1]
     if wrong:
         raise ValueError(f"a template holds {{}} once, where the label goes: not {wrong[0]!r}")
@@ -38,7 +38,7 @@ def classify(
 
     The video is compared with "a video of LABEL.", or with each label's average over `templates`.
     """
-    cosines = label_latents(model, labels, templates) @ model.encode(video).latent
+    cosines = cosine(label_latents(model, labels, templates), model.encode(video).latent)
     probabilities = softmax(model.logit_scale * cosines)
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
@@ -54,10 +54,15 @@ def retrieve(
     if not candidates:
         raise ValueError("there is nothing to choose from: give at least one video or text")
     if isinstance(query, str):
-        cosines = np.stack([model.encode(video).latent for video in candidates]) @ model.encode_text(query)[0]
+        cosines = cosine(np.stack([model.encode(video).latent for video in candidates]), model.encode_text(query)[0])
     else:
-        cosines = model.encode_text(candidates) @ model.encode(query).latent
+        cosines = cosine(model.encode_text(candidates), model.encode(query).latent)
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rows [n, E] and one [E], all of unit length -> [n]. Row by row, so that equal rows have equal cosines."""
+    return (a * b).sum(axis=-1)
 
 
 def best_first(scores: np.ndarray) -> np.ndarray:

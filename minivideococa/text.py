@@ -43,5 +43,6 @@ def encode_text(ids: np.ndarray, text: Params, config) -> tuple[np.ndarray, np.n
     for i, block in enumerate(text["transformer"]["resblocks"]):
         x = residual_block(x, block, config.heads, activation(config.quick_gelu), mask=mask)
         record_texts(f"text.block.{i}", x)
+    features = record_texts("text.tokens", x[:, :-1])
     latents = unit(layer_norm(x[:, -1], **text["ln_final"]) @ text["text_projection"])
-    return record_texts("text.latent", latents), record_texts("text.tokens", x[:, :-1])
+    return record_texts("text.latent", latents), features

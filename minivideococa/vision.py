@@ -24,8 +24,7 @@ def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
 def embed(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
     """Pixels [T, 3, S, S] -> [T, N, W]: a linear map of each patch, the class token in front, positions, a norm."""
     kernel = visual["conv1"]["weight"]                            # [W, 3, P, P]: a convolution of stride P
-    patches = patchify(pixels.astype(kernel.dtype), config.patch_size)
-    patches = patches @ kernel.reshape(len(kernel), -1).T         # [T, N - 1, W]
+    patches = patchify(pixels, config.patch_size) @ kernel.reshape(len(kernel), -1).T         # [T, N - 1, W]
     class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, len(kernel)))
     x = np.concatenate([class_token, patches], axis=1) + visual["positional_embedding"]
     return layer_norm(x, **visual["ln_pre"]) if config.ln_pre else x

@@ -1,0 +1,194 @@
+"""The video stage: a file or a folder of images in, T uniformly sampled frames `uint8 [T, H, W, 3]` out.
+
+The frames are the middle ones of T equal segments of the clip, counted over the frames that a full decode
+gives. ffmpeg decodes; only the T frames are kept, so memory does not grow with the length of the clip.
+"""
+import itertools
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+FIRST_VIDEO = ["-map", "0:V:0"]                              # V: cover art does not count
+EVERY_FRAME = [*FIRST_VIDEO, "-fps_mode", "passthrough"]     # as decoded, whatever the timestamps say
+
+
+def read_video(path: str | os.PathLike, num_frames: int = 8) -> np.ndarray:
+    """Sample T = `num_frames` frames of a clip uniformly: uint8 `[T, H, W, 3]`, RGB.
+
+    Frame i is number `floor((i + 0.5) * n / T)` of the clip's n frames; where n < T, frames repeat.
+    `path` is a file that ffmpeg reads, a folder of images (in natural order of their names) or one image.
+    Rotation metadata is honoured. A video's frames are bit for bit those of
+    `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip that breaks midway, what decodes is used.
+
+    Raises FileNotFoundError if `path` is not there, ValueError if it holds no readable clip or
+    `num_frames` < 1.
+    """
+    path = os.fspath(path)
+    if num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames}; ask for at least 1 frame")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    if os.path.isdir(path):
+        return _read_images(_list_images(path), num_frames)
+    if _is_still_image(path):
+        return _read_images([path], num_frames)
+
+    # Packets are quick to count, and most clips have one for each frame. The decode tells whether that is so.
+    copying = [*FIRST_VIDEO, "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
+    count, *_ = _run_ffmpeg(path, _count_packets, *copying)
+    select = True
+    for _ in range(3):
+        clip, decoded = _decode(path, max(count, 1), num_frames, select)
+        if clip is not None:
+            return clip
+        count, select = decoded, decoded != count
+    raise ValueError(f"{path}: each decode gives another number of frames, the file is damaged; re-encode it")
+
+
+def sample_indices(count: int, num_frames: int) -> np.ndarray:
+    """The middle of each of T equal segments of n = `count` frames, floor((i + 0.5) * n / T): int64 `[T]`."""
+    return (2 * np.arange(num_frames) + 1) * count // (2 * num_frames)
+
+
+def _decode(path: str, count: int, num_frames: int, select: bool) -> tuple[np.ndarray | None, int]:
+    """Decode a video that should have `count` frames.
+
+    With `select` ffmpeg drops unwanted frames before it converts them to RGB. Its filter counts from 0 again
+    where the picture format changes in mid-stream, so ffmpeg also reports the true number of each frame that
+    it sends. Without `select` it sends every frame.
+
+    Returns the sampled frames, or None if `count` or the filter was wrong; and the true count.
+    """
+    indices = sample_indices(count, num_frames)
+    wanted = np.unique(indices).tolist()
+    select = select and len(wanted) <= 64                    # ffmpeg's expressions may nest 100 deep
+
+    def gather(stream: BinaryIO) -> np.ndarray | None:
+        clip = None
+        arriving = itertools.chain(wanted, itertools.repeat(-1)) if select else itertools.count()
+        for index, frame in zip(arriving, _read_pictures(stream)):
+            if clip is None:
+                clip = np.empty((num_frames, *frame.shape), np.uint8)
+            clip[indices == index] = frame
+        return clip
+
+    counting = [*EVERY_FRAME, "-f", "null", "-"]
+    sending = [*EVERY_FRAME, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
+    if select:
+        any_wanted = "+".join(f"eq(n,{index})" for index in wanted)
+        sending += ["-vf", f"select='{any_wanted}'",
+                    "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "sent={ni}"]
+    clip, decoded, sent, complaint = _run_ffmpeg(path, gather, *counting, *sending, "-")
+    if decoded == 0:
+        raise ValueError(f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
+                         "give a video, a GIF, an image or a folder of images")
+    right = decoded == count and (sent == wanted or not select)
+    return clip if right else None, decoded
+
+
+def _run_ffmpeg(path: str, consume: Callable[[BinaryIO], Any], *outputs: str
+                ) -> tuple[Any, int, list[int], str]:
+    """Run ffmpeg on a file.
+
+    Returns what `consume` makes of its standard output, the number of frames that the first output was given,
+    the numbers reported as `sent=`, and ffmpeg's first error message.
+    """
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    # Given as an open file, no path is taken for an option, a protocol or a pattern of file names.
+    command = [get_ffmpeg_exe(), "-nostdin", "-nostats", "-loglevel", "error", "-progress", "pipe:2",
+               "-i", "fd:", *outputs]
+    with (open(path, "rb") as file, tempfile.TemporaryFile("w+", errors="replace") as log,
+          subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=log) as process):
+        try:
+            result = consume(process.stdout)
+            process.wait()
+        except BaseException:                                # Ctrl-C too
+            process.kill()
+            raise
+        if process.returncode < 0:
+            raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; re-encode it")
+        log.seek(0)
+        decoded, sent, complaint = 0, [], ""
+        for line in log:
+            key, _, value = line.strip().partition("=")
+            if key == "frame":
+                decoded = int(value)                         # a running total
+            elif key == "sent":
+                sent.append(int(value))
+            elif " " in key and not complaint:
+                complaint = re.sub(r"^(\[.*?\] )+", "", line.strip())
+    return result, decoded, sent, complaint
+
+
+def _count_packets(stream: BinaryIO) -> int:
+    """framecrc output: comments, and one line for each packet."""
+    return sum(not line.startswith(b"#") for line in stream)
+
+
+def _read_pictures(stream: BinaryIO) -> Iterator[np.ndarray]:
+    """PPM pictures (lines `P6`, `W H`, `255`, then the pixels) to the stream's end, uint8 `[H, W, 3]`."""
+    while stream.readline():
+        width, height = map(int, stream.readline().split())
+        stream.readline()
+        pixels = stream.read(height * width * 3)
+        if len(pixels) < height * width * 3:                 # ffmpeg was ended
+            return
+        yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+
+def _list_images(folder: str) -> list[str]:
+    """The images of a folder; frame2 comes before frame10."""
+    def natural(name: str) -> tuple:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+    names = sorted(filter(_is_image_name, os.listdir(folder)), key=natural)
+    if not names:
+        raise ValueError(f"{folder}: no images in this folder; give a video or a folder of .jpg or .png")
+    return [os.path.join(folder, name) for name in names]
+
+
+def _is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _is_still_image(path: str) -> bool:
+    """Animations, and what Pillow cannot open, are left to ffmpeg."""
+    from PIL import Image
+
+    if not _is_image_name(os.path.basename(path)):
+        return False
+    try:
+        with Image.open(path) as image:
+            return not getattr(image, "is_animated", False)
+    except Exception:                                        # Pillow raises many kinds
+        return False
+
+
+def _read_images(paths: list[str], num_frames: int) -> np.ndarray:
+    """`read_video` for images, all of one size; those that are not sampled are opened, but not decoded."""
+    from PIL import Image, ImageOps
+
+    indices = sample_indices(len(paths), num_frames)
+    clip, first_size = None, None
+    for index, path in enumerate(paths):
+        try:
+            with Image.open(path) as image:
+                first_size = first_size or image.size
+                if image.size != first_size:
+                    raise ValueError("it is %d x %d, the first one %d x %d" % (*image.size, *first_size))
+                if index in indices:
+                    frame = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                    if clip is None:
+                        clip = np.empty((num_frames, *frame.shape), np.uint8)
+                    clip[indices == index] = frame
+        except Exception as error:
+            raise ValueError(f"{path}: not a frame of this clip ({error}); repair or remove it") from None
+    return clip
