@@ -20,4 +20,5 @@ def decode(features: np.ndarray, caption_tokens: np.ndarray, decoder: Params, co
     for i, (self_block, cross_block) in enumerate(zip(decoder["resblocks"], decoder["cross_attn"], strict=True)):
         x = record_texts(f"decoder.block.{i}.self", residual_block(x, self_block, config.heads, act, mask=causal))
         x = record_texts(f"decoder.block.{i}.cross", residual_block(x, cross_block, config.heads, act, caption_tokens))
-    return record_texts("logits", layer_norm(x, **decoder["ln_final"]) @ decoder["text_projection"])
+    to_vocabulary = decoder["text_projection"]                    # [E, V]; open_clip's name
+    return record_texts("logits", layer_norm(x, **decoder["ln_final"]) @ to_vocabulary)

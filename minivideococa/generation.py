@@ -12,8 +12,8 @@ NextLogits = Callable[[np.ndarray], np.ndarray]      # ids int64 [L] -> logits [
 def greedy(next_logits: NextLogits, prompt: np.ndarray, end_id: int, min_length: int, max_length: int) -> np.ndarray:
     """Always the likeliest token: prompt int64 [L0] -> int64 [L], until `end_id` or `max_length` ids.
 
-    Lengths count the start token and the end token. `end_id` is not taken while there are fewer than `min_length`
-    ids, as in open_clip's `generate`.
+    `max_length` counts all ids, start and end token included. `end_id` is not taken while there are fewer than
+    `min_length` ids before it, the start token included, as in open_clip's `generate`.
     """
     ids = prompt
     while len(ids) < max_length:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .checkpoint.config import Config
     from .tokenizer import Tokenizer
 
-Frames = str | os.PathLike | np.ndarray              # the path of a video, or its frames uint8 [T, H, W, 3]
+Source = str | os.PathLike | np.ndarray              # the path of a video, or its frames uint8 [T, H, W, 3]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Video:
 
 
 class VideoCoCa:
-    """A CoCa that takes videos. Made by `minivideococa.load`; arrays come back in the dtype of its weights.
+    """A CoCa that takes videos. Made by `minivideococa.load`; it computes in the dtype of its weights.
 
     `config` holds the configuration, `params` the weights as a tree under open_clip's names, `tokenizer` is None
     where the checkpoint has none.
@@ -63,7 +63,7 @@ class VideoCoCa:
         """Pixels [T, 3, S, S] -> the video."""
         return self.pool(self.encode_frames(pixels))
 
-    def encode(self, video: Video | Frames, num_frames: int = 8) -> Video:
+    def encode(self, video: Video | Source, num_frames: int = 8) -> Video:
         """A path, frames uint8 [T, H, W, 3], or a video that is encoded already -> the video.
 
         A path is read as `num_frames` frames, spread evenly.
@@ -77,17 +77,17 @@ class VideoCoCa:
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
-        return self._words().encode(texts)
+        return self._need_tokenizer().encode(texts)
 
     def encode_text(self, texts: str | Sequence[str] | np.ndarray) -> np.ndarray:
         """Texts, or ids [B, L] -> latents [B, E] of unit length."""
-        return self._read(texts if isinstance(texts, np.ndarray) else self.tokenize(texts))[0]
+        return self._encode_ids(texts if isinstance(texts, np.ndarray) else self.tokenize(texts))[0]
 
     def decode(self, tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Caption tokens [Q', E] or [B, Q', E] and ids [B, L] -> logits [B, L, V] of the token after each id."""
         batch = () if np.ndim(tokens) == 2 else (len(ids),)
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
-        return decoder.decode(self._read(ids)[1], tokens, self.params["text_decoder"], self.config.decoder)
+        return decoder.decode(self._encode_ids(ids)[1], tokens, self.params["text_decoder"], self.config.decoder)
 
     def generate(
         self, tokens: np.ndarray, *, min_length: int = 5, max_length: int = 30, prompt: str = "",
@@ -95,32 +95,35 @@ class VideoCoCa:
     ) -> np.ndarray | list[np.ndarray]:
         """Caption tokens [Q', E] -> ids int64 [L], greedily; [B, Q', E] -> a list of B.
 
-        The ids begin with the start token and the prompt's tokens and end with the end token if one was produced;
-        lengths count both. `max_length` is cut to the context length. Without a tokenizer the start and end ids
-        are V - 2 and V - 1, CLIP's. Raises ValueError for lengths that leave no room.
+        The ids begin with the start token and the prompt's tokens and end with the end token if one was produced.
+        `max_length` counts both and is cut to the context length; `min_length` counts all ids before the end.
+        Without a tokenizer the start and end ids are V - 2 and V - 1, CLIP's. Raises ValueError for lengths that
+        leave no room.
         """
         batch = ("B",) if np.ndim(tokens) == 3 else ()
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         start_id, end_id = self._start_and_end(start_id, end_id)
         begin, longest = np.array([start_id]), self.config.text.context_length
-        if prompt:                           # encoded with room to spare: a prompt is not cut, but refused
-            words = self._words().encode([prompt], context_length=longest + 2)[0]
-            begin = np.append(begin, words[1:np.argmax(words == self.tokenizer.end_id)])
+        if prompt:                           # `longest` ids survive the cut: a longer prompt fails the check below
+            row = self._need_tokenizer().encode([prompt], context_length=longest + 2)[0]
+            begin = np.append(begin, row[1:np.argmax(row == self.tokenizer.end_id)])     # without start, end, padding
         max_length = min(max_length, longest)
         if not max(min_length, len(begin)) < max_length:
             raise ValueError(f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
                              f"{len(begin)} ids; this model's texts have at most {longest}")
 
         def continued(one: np.ndarray) -> np.ndarray:
-            return generation.greedy(lambda ids: self.decode(one, ids[None])[0, -1], begin, end_id, min_length, max_length)
+            def next_logits(ids: np.ndarray) -> np.ndarray:
+                return self.decode(one, ids[None])[0, -1]
+            return generation.greedy(next_logits, begin, end_id, min_length, max_length)
 
         return [continued(one) for one in tokens] if batch else continued(tokens)
 
-    def caption(self, video: Video | Frames, num_frames: int = 8, **how) -> str:
+    def caption(self, video: Video | Source, num_frames: int = 8, **how) -> str:
         """A sentence about the video. `how`: the keywords of `generate`."""
-        return self._words().decode(self.generate(self.encode(video, num_frames).tokens, **how))
+        return self._need_tokenizer().decode(self.generate(self.encode(video, num_frames).tokens, **how))
 
-    def _read(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids [B, L] -> latents [B, E] and token features [B, L, E]."""
         ids, longest, vocabulary = np.asarray(ids), self.config.text.context_length, self.config.text.vocab_size
         if ids.ndim != 2 or len(ids) == 0 or not 0 < ids.shape[1] <= longest:
@@ -135,19 +138,23 @@ class VideoCoCa:
         """The ids that a text begins and ends with: as given, or the tokenizer's, or CLIP's."""
         vocabulary = self.config.text.vocab_size
         known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (vocabulary - 2, vocabulary - 1)
-        start_id, end_id = (k if given is None else given for k, given in zip(known, (start_id, end_id), strict=True))
+        start_id = known[0] if start_id is None else start_id
+        end_id = known[1] if end_id is None else end_id
         if not (0 <= start_id < vocabulary and 0 <= end_id < vocabulary):
-            raise ValueError(f"start_id {start_id} or end_id {end_id} is not in the vocabulary of 0 to {vocabulary - 1}")
+            raise ValueError(f"start_id {start_id} or end_id {end_id} is not in the vocabulary, "
+                             f"0 to {vocabulary - 1}")
         return start_id, end_id
 
     def _floats(self, name: str, x: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
         """The array in the weights' dtype. Raises ValueError unless it has the shape; letters may be any number."""
         x = np.asarray(x)
-        if x.ndim != len(shape) or any(n != m if isinstance(m, int) else n == 0 for n, m in zip(x.shape, shape, strict=True)):
+        fits = x.ndim == len(shape) and all(n == m if isinstance(m, int) else n > 0
+                                            for n, m in zip(x.shape, shape, strict=True))
+        if not fits:
             raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]")
         return x.astype(self.params["logit_scale"].dtype, copy=False)
 
-    def _words(self) -> Tokenizer:
+    def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError("this checkpoint has no tokenizer.json, so it knows no words: put one into its folder, "
                              "or pass ids")

@@ -1,7 +1,7 @@
 """The operations that everything else is made of: pure functions over arrays, in the dtype they are given.
 
-Axis letters, here and everywhere: T frames, N tokens a frame, W vision width, Q queries, E embedding width,
-B batch, L text length, V vocabulary. `...` stands for any leading axes.
+Axis letters, here and everywhere: T frames, N tokens per frame, W vision width, Q queries, Q' caption tokens,
+E embedding width, B batch, L text length, V vocabulary. `...` stands for any leading axes.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def erf(x: np.ndarray) -> np.ndarray:
     u = x * x
     x *= polynomial(u, p)
     x /= polynomial(u, q)
-    return x
+    return np.clip(x, -1, 1, out=x)          # so that gelu is 0, and not a rounding error, far below 0
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -109,8 +109,9 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def attention(x: np.ndarray, context: np.ndarray, p: Params, heads: int, mask: np.ndarray | None = None) -> np.ndarray:
-    """Multi-head attention (arXiv 1706.03762, section 3.2): x [..., L, E] asks, context [..., M, C] answers -> [..., L, E].
+    """x [..., L, E] asks, context [..., M, C] answers -> [..., L, E]: multi-head attention (arXiv 1706.03762, 3.2).
 
+    L and E stand for the length and the width of the asking side, whatever they are: in the image encoder N and W.
     mask: bool, broadcast to [..., heads, L, M]; True where a query may look at a key.
     """
     q, k, v = (split_heads(y, heads) for y in project_qkv(x, context, p))

@@ -26,8 +26,8 @@ def attend(context: np.ndarray, pooler: Params, heads: int) -> np.ndarray:
 def attentional_pool(flat: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [M, W] -> a latent [E], not yet of unit length, and the caption tokens [Q', E].
 
-    Three forms, by `attentional_pool`:
-    True: the released weights'. One pooler; `ln_post` after it; query 0 is the latent, so Q' = Q - 1.
+    Three forms, by `config.attentional_pool`:
+    True: the released weights'. One pooler; `ln_post` after it; query 0 makes the latent, so Q' = Q - 1.
     "parallel", "cascade": the paper's. `ln_post` before; Q' = Q; a second pooler with one query makes the latent,
     from the frame tokens (parallel) or from the caption tokens (cascade).
     """
@@ -48,5 +48,5 @@ def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.nda
     """Frame tokens [T, N, W] -> the video's latent [E], of unit length, and its caption tokens [Q', E]."""
     flat = record("pool.flat", flatten(tokens))
     latent, caption_tokens = attentional_pool(flat, visual, config)
-    record("pool.tokens", caption_tokens)
+    caption_tokens = record("pool.tokens", caption_tokens)
     return record("pool.latent", unit(latent)), caption_tokens

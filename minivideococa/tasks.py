@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .model import Frames, Video, VideoCoCa
+from .model import Source, Video, VideoCoCa
 from .ops import softmax, unit
 
 TEMPLATES = ("a video of {}.",)
 
 
 def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[str] | None = None) -> np.ndarray:
-    """Each label's latent [labels, E], of unit length: the mean over its sentences, one a template with a `{}`.
+    """Each label's latent [labels, E], of unit length: the mean over its sentences, one per template with a `{}`.
 
     Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4).
     """
@@ -32,7 +32,7 @@ def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[s
 
 
 def classify(
-    model: VideoCoCa, video: Video | Frames, labels: Sequence[str], templates: Sequence[str] | None = None,
+    model: VideoCoCa, video: Video | Source, labels: Sequence[str], templates: Sequence[str] | None = None,
 ) -> list[tuple[str, float]]:
     """Zero-shot classification: [(label, probability)], best first.
 
@@ -44,15 +44,15 @@ def classify(
 
 
 def retrieve(
-    model: VideoCoCa, query: str | Video | Frames, candidates: Sequence[str | Video | Frames],
+    model: VideoCoCa, query: str | Video | Source, candidates: Sequence[str | Video | Source],
 ) -> list[tuple[int, float]]:
     """[(index, cosine)], best first: videos for a text, or texts for a video.
 
     A `str` as the query is a text, and the candidates are videos (encoded, frames or paths). Any other query is a
     video, and the candidates are texts; to ask with a file, give a `pathlib.Path`.
     """
-    if not candidates:
-        raise ValueError("there is nothing to choose from: give at least one video or text")
+    if not candidates or isinstance(candidates, str):
+        raise ValueError("give a list of at least one video or text to choose from")
     if isinstance(query, str):
         cosines = cosine(np.stack([model.encode(video).latent for video in candidates]), model.encode_text(query)[0])
     else:

@@ -1,7 +1,7 @@
 """The unimodal text decoder: a causal transformer that reads a text without seeing the video.
 
-A class embedding stands after the last token; where it ends up is the text's latent. The positions before it
-are the token features that the multimodal decoder goes on from (arXiv 2205.01917, section 3.2).
+A class embedding stands after the last position, padding included; what becomes of it is the text's latent. The
+positions before it are the token features that the multimodal decoder goes on from (arXiv 2205.01917, section 3.2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .transformer import residual_block
 
 
 def embed(ids: np.ndarray, text: Params) -> np.ndarray:
-    """Ids [B, L] -> [B, L + 1, E]: token embeddings, the class embedding after the last of them, positions."""
+    """Ids [B, L] -> [B, L + 1, E]: token embeddings, the class embedding after all of them, positions."""
     words = text["token_embedding"]["weight"][ids]
     class_token = np.broadcast_to(text["cls_emb"], (len(ids), 1, words.shape[-1]))
     x = np.concatenate([words, class_token], axis=1)
@@ -25,8 +25,8 @@ def attention_mask(ids: np.ndarray, pad_id: int, correct_cls_mask: bool) -> np.n
     """Ids [B, L] -> bool [B, 1, L + 1, L + 1], True where a position may look: backwards, and not at padding.
 
     The padding is off by one, as the released weights were trained: key j is hidden where ids[j - 1] is padding,
-    so that a text's first padding position stays visible and the class position hides after a padded text.
-    `correct_cls_mask` hides the padding itself.
+    so in a padded text the first padding key stays visible and the class key is hidden, even from itself.
+    `correct_cls_mask` hides the padding itself; a text must then not begin with it.
     """
     kept, always = ids != pad_id, np.ones((len(ids), 1), bool)
     keys = np.concatenate([kept, always] if correct_cls_mask else [always, kept], axis=1)
@@ -36,13 +36,14 @@ def attention_mask(ids: np.ndarray, pad_id: int, correct_cls_mask: bool) -> np.n
 def encode_text(ids: np.ndarray, text: Params, config) -> tuple[np.ndarray, np.ndarray]:
     """Ids [B, L], padded with `pad_id` -> latents [B, E] of unit length and token features [B, L, E].
 
-    Only the latent passes `ln_final`. It depends on how far a text is padded, through the class's position.
+    Only the latent passes `ln_final`. It depends on how far a text is padded, through the class's position
+    and the mask.
     """
+    act = activation(config.quick_gelu)
     mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)
     x = record_texts("text.embed", embed(ids, text))
     for i, block in enumerate(text["transformer"]["resblocks"]):
-        x = residual_block(x, block, config.heads, activation(config.quick_gelu), mask=mask)
-        record_texts(f"text.block.{i}", x)
+        x = record_texts(f"text.block.{i}", residual_block(x, block, config.heads, act, mask=mask))
     features = record_texts("text.tokens", x[:, :-1])
     latents = unit(layer_norm(x[:, -1], **text["ln_final"]) @ text["text_projection"])
     return record_texts("text.latent", latents), features

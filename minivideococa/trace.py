@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:                            # so that importing the package imports nothing
+if TYPE_CHECKING:                            # so that importing the package does not import NumPy
     import numpy as np
 
 _tape: ContextVar[dict[str, np.ndarray] | None] = ContextVar("tape", default=None)
@@ -22,7 +22,7 @@ _tape: ContextVar[dict[str, np.ndarray] | None] = ContextVar("tape", default=Non
 def trace() -> Iterator[dict[str, np.ndarray]]:
     """Collect the intermediates of everything that the model does inside the `with`: name -> array.
 
-    A name that is computed again replaces the one before.
+    A name that is computed again replaces the one before. A trace inside a trace takes over until it ends.
     """
     tape: dict[str, np.ndarray] = {}
     token = _tape.set(tape)
@@ -36,7 +36,7 @@ def record(name: str, x: np.ndarray) -> np.ndarray:
     """Note an intermediate under its name if a trace is on; give it back as it is."""
     tape = _tape.get()
     if tape is not None:
-        tape[name] = x.copy()
+        tape[name] = x.copy()                # what comes after may work in place
     return x
 
 

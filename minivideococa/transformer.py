@@ -1,4 +1,4 @@
-"""The block that all four stacks are built from: attention, then an MLP, each normed before and added after."""
+"""The block that all stacks are built from: attention, then an MLP, each on a normed input and added to it."""
 
 from __future__ import annotations
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ops import Params, activation, layer_norm
+from .ops import Params, activation, layer_norm, linear
 from .trace import record
 from .transformer import residual_block
 
 
 def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
-    """[T, 3, S, S] -> [T, (S // P)^2, 3 P P]: patches row by row, each flattened as [3, P, P]; a rest is cut off."""
+    """[T, 3, S, S] -> [T, (S // P)^2, 3 P P]: patches row by row, each flattened as [3, P, P].
+
+    Pixels beyond the last whole patch are dropped.
+    """
     t, channels, s, _ = pixels.shape
     n, p = s // patch_size, patch_size
     x = pixels[:, :, :n * p, :n * p].reshape(t, channels, n, p, n, p)
@@ -24,8 +27,9 @@ def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
 def embed(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
     """Pixels [T, 3, S, S] -> [T, N, W]: a linear map of each patch, the class token in front, positions, a norm."""
     kernel = visual["conv1"]["weight"]                            # [W, 3, P, P]: a convolution of stride P
-    patches = patchify(pixels, config.patch_size) @ kernel.reshape(len(kernel), -1).T         # [T, N - 1, W]
-    class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, len(kernel)))
+    width = len(kernel)
+    patches = linear(patchify(pixels, config.patch_size), kernel.reshape(width, -1))     # [T, N - 1, W]
+    class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, width))
     x = np.concatenate([class_token, patches], axis=1) + visual["positional_embedding"]
     return layer_norm(x, **visual["ln_pre"]) if config.ln_pre else x
 
@@ -35,7 +39,8 @@ def encode_frames(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
 
     VideoCoCa (arXiv 2212.04979), section 3: the encoder whose weights stay as the image-text model left them.
     """
+    act = activation(config.quick_gelu)
     x = record("vision.embed", embed(pixels, visual, config))
     for i, block in enumerate(visual["transformer"]["resblocks"]):
-        x = record(f"vision.block.{i}", residual_block(x, block, config.heads, activation(config.quick_gelu)))
+        x = record(f"vision.block.{i}", residual_block(x, block, config.heads, act))
     return x

@@ -1,7 +1,7 @@
 """Train the embedded tiny CoCa from scratch, on still images of the synthetic world and nothing else.
 
     pip install -e ".[train]"
-    python weights/train.py --steps 4400 --out weights/tiny
+    python weights/train.py --out weights/tiny
 
 Training goes on where it stopped if the command is given again: the state is kept in OUT/state.pt, the losses in
 OUT/log.txt. At the end OUT holds a checkpoint folder: config.json, model.safetensors (float16), tokenizer.json.
@@ -40,10 +40,14 @@ CONFIG = {
 }
 BATCH = 128
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 2e-3, 1e-3, 0.05
-WARM_UP, DECAY = 100, 0.45                   # steps at the start; the last part of the steps
-# How often a picture shows 0, 1, 2 or 3 objects. After CROWDED_FROM steps there are fewer empty and more crowded ones:
-# else the decoder trusts a glimpse of empty background too much, and says "nothing" or stops after one object.
+STEPS = 4700
+RATE = (0, 100, 2420, 3250, STEPS), (0.01, 1, 1, 0.58, 0)      # the learning rates' factor, linear between these steps
+# How often a picture shows 0, 1, 2 or 3 objects. From a step on there are fewer empty and more crowded ones, so that
+# the decoder does not take a glimpse of empty background for nothing.
 COUNTS, CROWDED, CROWDED_FROM = (0.04, 0.36, 0.38, 0.22), (0.01, 0.27, 0.40, 0.32), 2250
+# From a step on, the pooler's queries are multiplied by a random number, so that it must find the objects with a
+# softer attention than its own. A softmax over the tokens of many frames is softer than one over a picture's.
+SOFTENED, SOFTENED_FROM = (0.65, 1.0), 3250
 CAPTION_WEIGHT = 2.0                         # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 3.2)
 
 
@@ -69,6 +73,8 @@ def new_model() -> CoCa:
             torch.nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             torch.nn.init.normal_(block.mlp.c_proj.weight, std=width ** -0.5 * (2 * transformer.layers) ** -0.5)
     torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width ** -0.5)
+    model.softness = torch.ones(())
+    model.visual.attn_pool.ln_q.register_forward_hook(lambda module, args, queries: queries * model.softness)
     return model
 
 
@@ -101,6 +107,12 @@ def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(ids)
 
 
+def soften(model: CoCa, seed: int, step: int) -> None:
+    """Draw the factor on the pooler's queries for a training step. The checkpoint does not know of it."""
+    rng = np.random.default_rng([seed, step, 1])
+    model.softness.fill_(rng.uniform(*SOFTENED) if step >= SOFTENED_FROM else 1.0)
+
+
 def losses(model: CoCa, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The contrastive and the captioning loss (nats a token) of a batch."""
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
@@ -112,11 +124,6 @@ def losses(model: CoCa, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.
     return contrastive, captioning
 
 
-def rate(step: int, steps: int) -> float:
-    """The learning rate's factor: a short warm-up, a plateau, a linear way down to 0."""
-    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
-
-
 def save_checkpoint(model: CoCa, out: Path) -> None:
     tensors = {name: t.detach().half().contiguous() for name, t in model.state_dict().items()}
     save_file(tensors, out / "model.safetensors")
@@ -126,7 +133,6 @@ def save_checkpoint(model: CoCa, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--out", type=Path, default=Path("weights/tiny"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -148,10 +154,11 @@ def main() -> None:
     forward = torch.compile(model) if args.compile else model
     began = time.time()
     with open(args.out / "log.txt", "a") as log:
-        for step in range(start, args.steps):
+        for step in range(start, STEPS):
             for opt, rates in zip(opts, base_rates, strict=True):
                 for group, base in zip(opt.param_groups, rates, strict=True):
-                    group["lr"] = base * rate(step, args.steps)
+                    group["lr"] = base * float(np.interp(step, *RATE))
+            soften(model, args.seed, step)
             contrastive, captioning = losses(forward, *batch(args.seed, step))
             (contrastive + CAPTION_WEIGHT * captioning).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -160,11 +167,11 @@ def main() -> None:
                 opt.zero_grad()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, np.log(100))
-            if (step + 1) % 50 == 0 or step + 1 == args.steps:
+            if (step + 1) % 50 == 0 or step + 1 == STEPS:
                 print(f"step {step + 1} contrastive {contrastive:.3f} caption {captioning:.3f} "
-                      f"scale {model.logit_scale.exp():.1f} images/s {(step + 1 - start) * BATCH / (time.time() - began):.0f}",
-                      file=log, flush=True)
-            if (step + 1) % 250 == 0 or step + 1 == args.steps:
+                      f"scale {model.logit_scale.exp():.1f} "
+                      f"images/s {(step + 1 - start) * BATCH / (time.time() - began):.0f}", file=log, flush=True)
+            if (step + 1) % 250 == 0 or step + 1 == STEPS:
                 torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts],
                             "step": step + 1}, state.with_suffix(".new"))
                 state.with_suffix(".new").replace(state)

@@ -144,6 +144,8 @@ class Config:
 
 
 class Rule(NamedTuple):
+    """How a field is read: its default, which values fit, and what is said of the others."""
+
     default: Any
     fits: Callable[[Any], bool]
     otherwise: str  # what is said of a value that does not fit
@@ -151,16 +153,19 @@ class Rule(NamedTuple):
 
 
 def whole(default: int | None, least: int = 1, most: float = math.inf) -> Rule:
+    """A whole number within bounds."""
     return Rule(default, lambda value: type(value) is int and least <= value <= most,
                 f"not a whole number from {least}" + (f" to {most}" if most < math.inf else ""))
 
 
 def square(default: int) -> Rule:
+    """A side in pixels: n, or [n, n]."""
     return Rule(default, lambda value: type(_side(value)) is int and _side(value) > 0,
                 "not a whole number of pixels (or twice the same: other than squares is not built here)")
 
 
 def channels(default: tuple[float, ...], fits: Callable[[float], bool], otherwise: str) -> Rule:
+    """A number for each colour channel, or one for all."""
     return Rule(default, lambda value: all(_is_number(c) and fits(c) for c in _channels(value, default))
                 and len(_channels(value, default)) == 3, otherwise)
 
@@ -172,6 +177,7 @@ def only(default: Any, values: tuple[Any, ...], otherwise: str) -> Rule:
 
 
 def unused(*names: str) -> dict[str, Rule]:
+    """Fields that have no effect on inference: any value will do."""
     return dict.fromkeys(names, Rule(None, lambda value: True, ""))
 
 

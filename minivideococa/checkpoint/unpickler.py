@@ -46,6 +46,8 @@ UNUSED = {
 
 
 class Storage(NamedTuple):
+    """A run of numbers in the file that tensors are views of."""
+
     key: str
     dtype: str
     count: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .scenes import MAX_TILT, SIZE, Object, draw, overlap, sample_background, sample_object, sample_objects
+from .scenes import MAX_TILT, SIZE, Object, draw, overlap, pick, sample_background, sample_object, sample_objects
 
 # what a set shows, over the length of a clip:
 CLIP_SETS = {
@@ -53,8 +53,9 @@ def _elsewhere(o: Object, rng: np.random.Generator) -> Object:
 
 
 def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
-    """A clip of one of the CLIP_SETS."""
-    count = {"single": 1, "brief": 1, "pair": 2, "split": 2}.get(kind) or int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
+    """A clip of one of the CLIP_SETS. Raises KeyError for any other kind."""
+    counts = {"single": [1], "brief": [1], "pair": [2], "split": [2], "mixed": [1, 1, 2, 2, 3]}
+    count = pick(counts[kind], rng)
     visible = np.ones((count, frames), bool)
     if kind == "split":                      # never on stage together, so they may cross
         a = sample_object(rng)
@@ -77,8 +78,8 @@ def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
 
 def draw_clip(clip: Clip) -> np.ndarray:
     """The clip's frames: uint8 [T, 64, 64, 3]."""
-    frames = clip.visible.shape[1]
-    return np.stack([
-        draw(tuple(_between(a, b, t) for a, b, seen in zip(clip.first, clip.last, clip.visible[:, i], strict=True) if seen),
-             clip.background)
-        for i, t in enumerate(np.linspace(0, 1, frames))])
+    frames = []
+    for t, visible in zip(np.linspace(0, 1, clip.visible.shape[1]), clip.visible.T, strict=True):
+        now = [_between(a, b, t) for a, b in zip(clip.first, clip.last, strict=True)]
+        frames.append(draw(tuple(o for o, seen in zip(now, visible, strict=True) if seen), clip.background))
+    return np.stack(frames)

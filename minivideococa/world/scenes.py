@@ -140,12 +140,12 @@ def sample_object(rng: np.random.Generator, taken: tuple[Object, ...] = ()) -> O
 
 
 def overlap(a: Object, b: Object) -> bool:
-    """Whether two objects come closer than two pixels."""
+    """Whether the circles of two objects come closer than two pixels. Corners reach out of them by 15 %."""
     return bool(np.hypot(a.x - b.x, a.y - b.y) < a.radius + b.radius + 2)
 
 
 def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[Object, ...]:
-    """`count` objects that do not overlap, no two alike; without a count, 0 to 3 as often as COUNTS says."""
+    """`count` objects that keep apart, no two alike; without a count, 0 to 3 as often as COUNTS says."""
     if count is None:
         count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
     while True:                                       # start again where the last object finds no room
