@@ -1,0 +1,317 @@
+"""The synthetic world: what is drawn is what is said, a seed says it all, and clips keep their promise."""
+
+import colorsys
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minivideococa import world
+from minivideococa.tasks import TEMPLATES
+from minivideococa.world.scenes import RADII
+
+seeds = st.integers(0, 2**32 - 1)
+kinds = pytest.mark.parametrize("kind", world.CLIP_SETS)
+
+
+def scene(seed, count=None):
+    rng = np.random.default_rng(seed)
+    return world.sample_objects(rng, count), world.sample_background(rng), rng
+
+
+def painted(objects, background):
+    """Where the objects have changed the background: bool [64, 64]."""
+    return (world.draw(objects, background) != world.draw((), background)).any(axis=2)
+
+
+WRONG_ARTICLE = re.compile(r"\b(an [^aeiou]|a [aeiou])")
+CORNERS = 12                                 # pixels that the corners of two objects may share
+
+
+def shared(places):
+    """How many pixels belong to more than one."""
+    return (sum(place.astype(int) for place in places) > 1).sum()
+
+
+def colour_of(o):
+    """The name of the colour whose ranges hold the object's."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*o.rgb)
+    return [name for name, (middle, jitter, saturations, values) in world.COLOURS.items()
+            if abs((hue * 360 - middle + 180) % 360 - 180) <= jitter + 1e-6
+            and saturations[0] - 1e-9 <= saturation <= saturations[1] + 1e-9
+            and values[0] - 1e-9 <= value <= values[1] + 1e-9]
+
+
+# Stills
+
+@settings(max_examples=100)
+@given(seeds)
+def test_objects(seed):
+    objects, _, _ = scene(seed)
+    assert len(objects) <= 3
+    assert len({o.name for o in objects}) == len(objects)
+    for o in objects:
+        assert o.name == (o.colour, o.shape) and o.shape in world.SHAPES
+        assert colour_of(o) == [o.colour]
+        assert RADII[o.size][0] <= o.radius <= RADII[o.size][1]
+
+
+@settings(max_examples=60)
+@given(seeds, st.sampled_from([1, 2, 3]))
+def test_objects_are_apart_and_inside(seed, count):
+    """Each object changes pixels of its own, around its circle. A corner may stand out of the circle."""
+    objects, background, _ = scene(seed, count)
+    assert len(objects) == count
+    places = [painted((o,), background) for o in objects]
+    assert shared(places) <= CORNERS
+    for o, place in zip(objects, places, strict=True):
+        assert 0 < o.x - o.radius and o.x + o.radius < 64 and 0 < o.y - o.radius and o.y + o.radius < 64
+        y, x = np.nonzero(place)
+        assert np.hypot(x + 0.5 - o.x, y + 0.5 - o.y).max() <= 1.3 * o.radius + 1
+    everything = painted(objects, background)
+    np.testing.assert_array_equal(everything, np.any(places, axis=0))
+
+
+@settings(max_examples=60)
+@given(seeds)
+def test_an_object_has_its_colour(seed):
+    """Inside it every pixel is of its colour; and it is neither a speck nor larger than its circle."""
+    objects, background, _ = scene(seed)
+    image = world.draw(objects, background)
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+    for o in objects:
+        its_own = (np.abs(image - np.array(o.rgb) * 255) <= 1).all(axis=2) & painted((o,), background)
+        assert 0.15 < its_own.sum() / (np.pi * o.radius ** 2) < 1.05
+
+
+@pytest.mark.parametrize("shape", world.SHAPES)
+def test_every_shape_is_drawn_whole_at_every_tilt(shape):
+    """In the middle of the image nothing is cut off: mass and extent are those of the outline."""
+    background = np.zeros((64, 64, 3), np.float32)
+    areas = []
+    for degrees in (-30, -11, 0, 17, 30):
+        o = world.Object(shape, "red", "large", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0, np.radians(degrees))
+        image = world.draw((o,), background)[..., 0] / 255
+        areas.append(image.sum())
+        y, x = np.nonzero(image > 0.5)
+        assert np.hypot(x - 31.5, y - 31.5).max() > 0.85 * 16
+    outline, *holes = world.SHAPES[shape]
+
+    def area(points):
+        x, y = points.T
+        return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+
+    want = 16 ** 2 * (area(outline) - sum(map(area, holes)))
+    np.testing.assert_allclose(areas, want, rtol=0.05)               # a sixth of a pixel along the edges
+
+
+def test_angles_turn_an_object():
+    background = np.zeros((64, 64, 3), np.float32)
+    arrow = {degrees: world.draw((world.Object("arrow", "red", "large", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0,
+                                               np.radians(degrees)),), background)[..., 0].astype(float)
+             for degrees in (0, 90)}
+    assert np.abs(np.rot90(arrow[0], -1) - arrow[90]).mean() < 5        # clockwise: y is downwards
+
+
+@settings(max_examples=60)
+@given(seeds)
+def test_backgrounds_are_quiet(seed):
+    background = world.sample_background(np.random.default_rng(seed))
+    assert background.shape == (64, 64, 3) and background.dtype == np.float32
+    assert 0 <= background.min() and background.max() <= 1
+    red, green, blue = background.reshape(-1, 3).mean(axis=0)
+    assert colorsys.rgb_to_hsv(red, green, blue)[1] <= 0.35      # .28, and a little for noise cut at 0 and 1
+
+
+def test_draw_leaves_its_background_alone():
+    objects, background, _ = scene(3, 2)
+    before = background.copy()
+    world.draw(objects, background)
+    np.testing.assert_array_equal(background, before)
+
+
+def test_counts_are_as_often_as_announced():
+    counts = np.bincount([len(scene(seed)[0]) for seed in range(2000)], minlength=4) / 2000
+    np.testing.assert_allclose(counts, [0.04, 0.36, 0.38, 0.22], atol=0.04)      # more than 3 standard errors
+
+
+def test_all_shapes_and_colours_come():
+    seen = {o.name for seed in range(2500) for o in scene(seed, 1)[0]}
+    assert seen == {(colour, shape) for colour in world.COLOURS for shape in world.SHAPES}
+
+
+# Determinism
+
+def everything_from(seed):
+    rng = np.random.default_rng(seed)
+    objects = world.sample_objects(rng)
+    background = world.sample_background(rng)
+    clips = [world.draw_clip(world.sample_clip(kind, rng)) for kind in world.CLIP_SETS]
+    return [world.draw(objects, background), *clips], (objects, world.caption(objects, rng))
+
+
+def test_a_seed_says_it_all():
+    for seed in range(3):
+        pictures, sentences = everything_from(seed)
+        again, same = everything_from(seed)
+        assert sentences == same
+        for a, b in zip(pictures, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(everything_from(0)[0][0], everything_from(1)[0][0])
+
+
+# Captions
+
+@settings(max_examples=300)
+@given(seeds)
+def test_a_caption_names_exactly_the_objects(seed):
+    objects, _, rng = scene(seed)
+    names = {o.name for o in objects}
+    assert world.objects_named(world.caption_of(objects)) == names
+    for _ in range(4):
+        text = world.caption(objects, rng)
+        assert world.objects_named(text) == names
+        assert set(text.split()) <= set(world.VOCABULARY)
+        assert len(text.split()) + 2 <= 20               # with start and end; the recipe's context length
+        assert ("nothing" in text.split()) == (not objects)
+        assert not WRONG_ARTICLE.search(text)
+
+
+@settings(max_examples=300)
+@given(seeds)
+def test_what_a_caption_says_of_places_and_sizes_is_true(seed):
+    objects, _, rng = scene(seed, 2)
+    by_name = {o.name: o for o in objects}
+    holds = {"left of": lambda a, b: a.x < b.x, "right of": lambda a, b: a.x > b.x,
+             "above": lambda a, b: a.y < b.y, "below": lambda a, b: a.y > b.y}       # y is downwards
+    for _ in range(4):
+        phrase = r"an? (?:(small|large) )?(\w+) (\w+)"
+        a_size, *a, link, b_size, b_colour, b_shape = re.search(
+            rf"{phrase} (and|left of|right of|above|below) {phrase}$", world.caption(objects, rng)).groups()
+        first, second = by_name[tuple(a)], by_name[b_colour, b_shape]
+        assert link == "and" or holds[link](first, second)
+        assert a_size in (None, first.size) and b_size in (None, second.size)
+
+
+def test_captions_vary():
+    """Prefix, order, sizes and relations all come, for the same two objects."""
+    objects, _, rng = scene(5, 2)
+    texts = [world.caption(objects, rng) for _ in range(300)]
+    assert len(set(texts)) > 60
+    for words in ("a photo of", "there is", "small|large", " and ", "left of|right of|above|below"):
+        assert 0 < sum(bool(re.search(words, text)) for text in texts) < len(texts)
+
+
+def test_the_longest_caption_is_reached_and_fits():
+    rng = np.random.default_rng(0)
+    longest = max(len(world.caption(world.sample_objects(rng, 3), rng).split()) for _ in range(2000))
+    assert longest + 2 in (19, 20)
+
+
+def test_the_vocabulary():
+    shapes = "circle square triangle star heart cross ring diamond crescent arrow"
+    assert set(world.SHAPES) == set(shapes.split())
+    assert set(world.COLOURS) == set("red orange yellow green cyan blue purple pink".split())
+    assert len(set(world.VOCABULARY)) == len(world.VOCABULARY)
+    assert world.VOCABULARY[:4] == world.SPECIAL == ("<pad>", "<start_of_text>", "<end_of_text>", "<unk>")
+    assert len(world.LABELS) == len(set(world.LABELS)) == len(world.COLOURS) * len(world.SHAPES)
+    assert not [label for label in world.LABELS if WRONG_ARTICLE.search(label)]
+    for label in world.LABELS:
+        for template in TEMPLATES:
+            sentence = template.format(label)
+            assert set(re.findall(r"\w+", sentence)) <= set(world.VOCABULARY)
+            assert len(world.objects_named(label)) == 1
+    assert set().union(*map(world.objects_named, world.LABELS)) == {
+        (colour, shape) for colour in world.COLOURS for shape in world.SHAPES}
+
+
+def test_names_in_other_sentences():
+    assert world.objects_named("a video of a small red star left of an orange heart") == {
+        ("red", "star"), ("orange", "heart")}
+    assert world.objects_named("a red and a circle, nothing") == set()
+    assert world.objects_named("") == set()
+
+
+# Clips
+
+@kinds
+def test_a_clip_shows_what_its_set_says(kind):
+    for seed in range(25):
+        clip = world.sample_clip(kind, np.random.default_rng(seed))
+        visible, objects = clip.visible, len(clip.first)
+        assert visible.shape == (objects, 8) and visible.dtype == bool and len(clip.last) == objects
+        assert len(clip.names) == objects                            # no two alike
+        if kind == "brief":
+            assert objects == 1 and visible.sum() in (2, 3)
+        elif kind == "split":
+            assert visible.astype(int).tolist() == [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4]
+        else:
+            assert visible.all() and objects in {"single": [1], "pair": [2], "mixed": [1, 2, 3]}[kind]
+
+
+def test_the_sets_use_their_freedom():
+    clips = {kind: [world.sample_clip(kind, np.random.default_rng(seed)) for seed in range(60)]
+             for kind in ("brief", "mixed")}
+    assert {int(c.visible.sum()) for c in clips["brief"]} == {2, 3}
+    assert len({c.visible.tobytes() for c in clips["brief"]}) > 6    # early and late
+    assert {len(c.first) for c in clips["mixed"]} == {1, 2, 3}
+
+
+@kinds
+def test_a_frame_shows_the_visible_objects_and_no_others(kind):
+    for seed in range(8):
+        clip = world.sample_clip(kind, np.random.default_rng(seed))
+        frames = world.draw_clip(clip)
+        assert frames.shape == (8, 64, 64, 3) and frames.dtype == np.uint8
+        empty = world.draw((), clip.background)
+        for i, frame in enumerate(frames):
+            changed = (frame != empty).any(axis=2)
+            assert changed.any() == clip.visible[:, i].any()
+            for o, seen in zip(clip.first, clip.visible[:, i], strict=True):
+                its_own = (np.abs(frame - np.array(o.rgb) * 255) <= 1).all(axis=2) & changed
+                assert (its_own.sum() > 0.15 * np.pi * o.radius ** 2) == seen
+
+
+@kinds
+def test_objects_move_and_turn_and_keep_apart(kind):
+    moved = turned = 0
+    for seed in range(15):
+        clip = world.sample_clip(kind, np.random.default_rng(seed))
+        for a, b in zip(clip.first, clip.last, strict=True):
+            assert (a.name, a.size, a.radius, a.rgb) == (b.name, b.size, b.radius, b.rgb)
+            assert np.hypot(a.x - b.x, a.y - b.y) <= 20 + 1e-9
+            moved += np.hypot(a.x - b.x, a.y - b.y) > 1
+            turned += abs(a.angle - b.angle) > 0.05
+            assert max(abs(a.angle), abs(b.angle)) <= np.radians(30)
+        for ends in (clip.first, clip.last):
+            if kind != "split":                                      # its two are never there together
+                places = [painted((o,), clip.background) for o in ends]
+                assert shared(places) <= CORNERS
+    assert moved > 10 and turned > 10
+
+
+@kinds
+def test_the_first_and_the_last_frame(kind):
+    clip = world.sample_clip(kind, np.random.default_rng(4))
+    frames = world.draw_clip(clip)
+    for i, ends in ((0, clip.first), (7, clip.last)):
+        there = tuple(o for o, seen in zip(ends, clip.visible[:, i], strict=True) if seen)
+        np.testing.assert_array_equal(frames[i], world.draw(there, clip.background))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 8, 16, 25])
+@kinds
+def test_clips_of_any_length(kind, frames):
+    clip = world.sample_clip(kind, np.random.default_rng(1), frames)
+    assert world.draw_clip(clip).shape == (frames, 64, 64, 3)
+    if kind == "brief":
+        assert 1 <= clip.visible.sum() <= max(1, 3 * frames / 8)
+    if kind == "split" and frames > 1:
+        assert clip.visible.any(axis=1).all() and (clip.visible.sum(axis=0) == 1).all()
+
+
+def test_an_unknown_set():
+    with pytest.raises((ValueError, KeyError)):
+        world.sample_clip("triple", np.random.default_rng(0))
