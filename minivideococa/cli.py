@@ -86,28 +86,34 @@ def parser() -> argparse.ArgumentParser:
 
 def run_caption(args: argparse.Namespace) -> None:
     """`caption VIDEO`."""
-    model = _load(args.weights, [args.prompt])
+    from .checkpoint import load
+    model = load(args.weights)
     caption = model.caption(args.video, args.frames, prompt=args.prompt,
                             min_length=args.min_length, max_length=args.max_length)
+    _caveat(args, model, [args.prompt])
     _print(args, caption, {"video": args.video, "caption": caption})
 
 
 def run_classify(args: argparse.Namespace) -> None:
     """`classify VIDEO --labels "A,B,C"`."""
+    from .checkpoint import load
     from .tasks import classify
     labels = _lines(args.labels_file) if args.labels_file else [x.strip() for x in args.labels.split(",") if x.strip()]
     templates = _lines(args.templates_file) if args.templates_file else None
-    model = _load(args.weights, labels + (templates or []))
+    model = load(args.weights)
     ranking = classify(model, model.encode(args.video, args.frames), labels, templates)
+    _caveat(args, model, labels + (templates or []))
     _print(args, "\n".join(f"{probability:.3f}  {label}" for label, probability in ranking),
            {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
 
 
 def run_retrieve(args: argparse.Namespace) -> None:
     """`retrieve TEXT VIDEO...`."""
+    from .checkpoint import load
     from .tasks import retrieve
-    model = _load(args.weights, [args.text])
+    model = load(args.weights)
     ranking = retrieve(model, args.text, [model.encode(video, args.frames) for video in args.videos])
+    _caveat(args, model, [args.text])
     _print(args, "\n".join(f"{cosine:.3f}  {args.videos[i]}" for i, cosine in ranking),
            {"text": args.text, "videos": [{"video": args.videos[i], "cosine": cosine} for i, cosine in ranking]})
 
@@ -126,15 +132,15 @@ def run_convert(args: argparse.Namespace) -> None:
     print(f"{dest} is ready: use it with --weights {dest}", file=sys.stderr)
 
 
-def _load(weights: str | None, texts: Sequence[str]) -> VideoCoCa:
-    """The model; a word among the texts that its tokenizer has never seen is worth a message."""
-    from .checkpoint import load
-    model = load(weights)
+def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
+    """What to know of a result: that it is the embedded checkpoint's, or that a word is new to the tokenizer."""
+    if args.weights is None:
+        print("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights",
+              file=sys.stderr)
     unknown = model.tokenizer.unknown([text.replace("{}", "") for text in texts]) if model.tokenizer else []
     if unknown:
         print(f"minivideococa: this checkpoint's vocabulary lacks {', '.join(unknown)}: do not trust the result",
               file=sys.stderr)
-    return model
 
 
 def _lines(path: str) -> list[str]:

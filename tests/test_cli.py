@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minivideococa import cli
+from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.demo import CLIPS
 
 PAIR, SPLIT = str(CLIPS / "pair.gif"), str(CLIPS / "split.gif")
@@ -20,9 +21,12 @@ def run(*arguments: str, **how) -> subprocess.CompletedProcess:
 def test_caption(capsys):
     assert cli.main(["caption", PAIR]) == 0
     out, err = capsys.readouterr()
-    assert "red ring" in out and "green diamond" in out and out.count("\n") == 1 and err == ""
+    assert "red ring" in out and "green diamond" in out and out.count("\n") == 1
+    assert err.count("\n") == 1 and "--weights" in err               # the embedded checkpoint knows shapes only
     assert cli.main(["caption", PAIR, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"video": PAIR, "caption": out.strip()}
+    assert cli.main(["caption", PAIR, "--weights", str(embedded_checkpoint())]) == 0
+    assert capsys.readouterr() == (out, "")
 
 
 def test_caption_prompt_and_length(capsys):
