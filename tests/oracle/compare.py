@@ -1,0 +1,53 @@
+"""The project and open_clip side by side, on the same weights and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from open_clip.coca_model import CoCa
+from PIL import Image
+
+import minivideococa as mvc
+import reference
+from common import Arrays, cast, errors
+from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.table import nest
+
+
+def traces(model: CoCa, model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray,
+           ids: np.ndarray) -> tuple[Arrays, Arrays]:
+    """Our trace and open_clip's, of pixels [T, 3, S, S] and ids [B, L], with the same arrays for weights."""
+    theirs = reference.trace(reference.load(model, weights), pixels, ids)
+    ours = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights))
+    with mvc.trace() as trace:
+        ours.decode(ours.encode_video(pixels).tokens, ids)
+    return trace, theirs
+
+
+def measure(model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray,
+            ids: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+    """Two figures a tensor, from one run in float32 and one in float64 of weights that are exact in float32:
+
+    our float64 against open_clip's; and how many times open_clip's error our own is, float32 against float64.
+    """
+    model = reference.video_coca(model_cfg)
+    ours32, theirs32 = traces(model, model_cfg, cast(weights, "float32"), pixels, ids)
+    ours64, theirs64 = traces(model, model_cfg, cast(weights, "float64"), pixels, ids)
+    ours, theirs = errors(ours32, theirs64), errors(theirs32, theirs64)
+    return errors(ours64, theirs64), {name: ours[name] / theirs[name] for name in ours if theirs[name] > 0}
+
+
+def assert_same_from_frames(ours: mvc.VideoCoCa, theirs: CoCa, transform: Callable, frames: np.ndarray,
+                            ids: np.ndarray, max_length: int) -> None:
+    """In float64, from frames uint8 [T, H, W, 3] and ids [1, L]: all intermediates, the greedy caption."""
+    pixels = np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
+    with mvc.trace() as trace:
+        video = ours.encode(frames)
+        ours.decode(video.tokens, ids)
+    found = errors(trace, reference.trace(theirs, pixels, ids) | {"frames": frames, "pixels": pixels})
+    assert max(found.values()) < 1e-12, found
+    caption = ours.generate(video.tokens, min_length=5, max_length=max_length)
+    start, end = ours.tokenizer.start_id, ours.tokenizer.end_id
+    assert np.array_equal(caption, reference.greedy(theirs, pixels, start, end, 5, max_length))

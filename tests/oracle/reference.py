@@ -1,0 +1,101 @@
+"""VideoCoCa on open_clip: its CoCa under PyTorch with one hook, and every named intermediate of a run.
+
+Nothing of the network is written again here. The hook behind the image encoder lays the tokens of all frames
+in one row, which is all that VideoCoCa (arXiv 2212.04979) adds; other hooks listen to open_clip's modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.coca_model import CoCa
+
+from common import Arrays
+
+
+def video_coca(model_cfg: dict[str, Any]) -> CoCa:
+    """open_clip's CoCa of a `model_cfg`, which takes the T frames of one video for its batch of images.
+
+    `text_cfg.correct_cls_mask` is an attribute in open_clip. The weights are still to be loaded: some of them
+    are uninitialised memory.
+    """
+    model_cfg = deepcopy(model_cfg)
+    model_cfg.pop("custom_text", None)                            # for open_clip's factory, not for its class
+    correct_cls_mask = model_cfg["text_cfg"].pop("correct_cls_mask", False)
+    model_cfg["vision_cfg"]["output_tokens"] = model_cfg["text_cfg"]["output_tokens"] = True
+    model = CoCa(**model_cfg).eval()
+    model.text.correct_cls_mask = correct_cls_mask
+    return flatten_frames(model)
+
+
+def flatten_frames(model: CoCa) -> CoCa:
+    """Behind the image encoder, [T, N, W] becomes one long image [1, T N, W]."""
+    model.visual.transformer.register_forward_hook(lambda module, args, x: x.reshape(1, -1, x.shape[-1]))
+    return model
+
+
+def shapes(model_cfg: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor, as open_clip has them."""
+    with torch.device("meta"):                                    # no memory behind them
+        return {name: tuple(tensor.shape) for name, tensor in video_coca(model_cfg).state_dict().items()}
+
+
+def load(model: CoCa, weights: Arrays) -> CoCa:
+    """The model with these weights: the arrays themselves, in their dtype, without a copy."""
+    tensors = {name: torch.from_numpy(x) for name, x in weights.items()}
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model
+
+
+@torch.no_grad()
+def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
+    """Pixels [T, 3, S, S] and ids [B, L] -> every intermediate by its name, as in `minivideococa.trace`."""
+    visual, text, decoder = model.visual, model.text, model.text_decoder
+    modules = {"vision.embed": visual.ln_pre, "pool.flat": visual.transformer,
+               "pool.attended": visual.attn_pool}
+    modules |= {f"vision.block.{i}": block for i, block in enumerate(visual.transformer.resblocks)}
+    modules |= {f"text.block.{i}": block for i, block in enumerate(text.transformer.resblocks)}
+    modules |= {f"decoder.block.{i}.self": block for i, block in enumerate(decoder.resblocks)}
+    modules |= {f"decoder.block.{i}.cross": block for i, block in enumerate(decoder.cross_attn)}
+
+    tape: Arrays = {}
+
+    def note(name: str, x: torch.Tensor) -> None:                 # a batch of one loses its axis
+        tape[name] = (x if name.startswith("vision.") or len(x) > 1 else x[0]).numpy()
+
+    def listener(name: str) -> Callable:
+        return lambda module, args, output: note(name, output)
+
+    handles = [module.register_forward_hook(listener(name)) for name, module in modules.items()]
+    handles.append(text.transformer.register_forward_pre_hook(
+        lambda module, args: note("text.embed", args[0])))
+    try:
+        latent, caption_tokens = model._encode_image(torch.from_numpy(pixels).to(model.logit_scale.dtype))
+        text_latent, features = model._encode_text(torch.from_numpy(ids))
+        logits = decoder(caption_tokens.expand(len(ids), -1, -1), features)
+    finally:
+        for handle in handles:
+            handle.remove()
+    latent = latent.reshape(1, -1)                                # [1, 1, E] with "parallel" and "cascade"
+    for name, x in (("pool.latent", latent), ("pool.tokens", caption_tokens), ("ids", torch.from_numpy(ids)),
+                    ("text.latent", text_latent), ("text.tokens", features), ("logits", logits)):
+        note(name, x)
+    return tape
+
+
+def greedy(model: CoCa, pixels: np.ndarray, start_id: int, end_id: int, min_length: int,
+           max_length: int) -> np.ndarray:
+    """The likeliest ids [L] by open_clip's `generate`, until the end or `max_length`.
+
+    Two habits of its sampling are kept out: that it forces an end at the limit (the limit is one higher, and
+    the last id cut off), and that the padding id, too, ends a text (there is none).
+    """
+    ids = model.generate(
+        torch.from_numpy(pixels).to(model.logit_scale.dtype), text=torch.tensor([[start_id]]),
+        generation_type="top_k", top_k=1, seq_len=max_length + 1, min_seq_len=min_length,
+        sot_token_id=start_id, eos_token_id=end_id, pad_token_id=-1)
+    return ids[0, :max_length].numpy()
