@@ -16,9 +16,16 @@ Params = dict[str, Any]                      # a branch of the parameter tree: n
 Activation = Callable[[np.ndarray], np.ndarray]
 
 
+# A matrix product is summed in parts of this many terms: the longer a float32 sum, the more it rounds. Without it, the
+# error of L/14 is 1.29 times PyTorch's (tests/oracle/test_full_size.py); shorter parts cost more time than they mend.
+PART = 512
+
+
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """[..., n_in] -> [..., n_out] for a weight [n_out, n_in], stored the way PyTorch stores it."""
-    y = x @ weight.T
+    y = x[..., :PART] @ weight[:, :PART].T
+    for i in range(PART, x.shape[-1], PART):
+        y += x[..., i:i + PART] @ weight[:, i:i + PART].T
     if bias is not None:
         y += bias
     return y

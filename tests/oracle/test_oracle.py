@@ -21,7 +21,8 @@ from minivideococa.ops import ERF
 from minivideococa.world import CLIP_SETS, draw_clip, sample_clip
 
 TINY = Path(__file__).parents[2] / "weights" / "tiny"
-needs_tiny = pytest.mark.skipif(not TINY.is_dir(), reason="no weights/tiny yet: weights/train.py makes it")
+needs_tiny = pytest.mark.skipif(not (TINY / "model.safetensors").is_file(),
+                                reason="no weights/tiny yet: weights/train.py makes it")
 
 
 # The golden files -------------------------------------------------------------------------------------------
