@@ -42,9 +42,9 @@ BATCH = 128
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 2e-3, 1e-3, 0.05
 STEPS = 4700
 RATE = (0, 100, 2420, 3250, STEPS), (0.01, 1, 1, 0.58, 0)      # the learning rates' factor, linear between these steps
-# How often a picture shows 0, 1, 2 or 3 objects. From a step on there are fewer empty and more crowded ones, so that
+# How often a picture shows 0, 1, 2 or 3 objects from a step on: fewer empty and more crowded ones than before, so that
 # the decoder does not take a glimpse of empty background for nothing.
-COUNTS, CROWDED, CROWDED_FROM = (0.04, 0.36, 0.38, 0.22), (0.01, 0.27, 0.40, 0.32), 2250
+CROWDED, CROWDED_FROM = (0.01, 0.27, 0.40, 0.32), 2250
 # From a step on, the pooler's queries are multiplied by a random number, so that it must find the objects with a
 # softer attention than its own. A softmax over the tokens of many frames is softer than one over a picture's.
 SOFTENED, SOFTENED_FROM = (0.65, 1.0), 3250
@@ -100,7 +100,7 @@ def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     mean, std = (np.float32(CONFIG["preprocess_cfg"][k]) for k in ("mean", "std"))
     pixels, ids = np.empty((BATCH, 64, 64, 3), np.float32), np.zeros((BATCH, 20), np.int64)
     for i in range(BATCH):
-        objects = sample_objects(rng, int(rng.choice(4, p=CROWDED if step >= CROWDED_FROM else COUNTS)))
+        objects = sample_objects(rng, int(rng.choice(4, p=CROWDED)) if step >= CROWDED_FROM else None)
         pixels[i] = (draw(objects, sample_background(rng)) / np.float32(255) - mean) / std
         tokens = ["<start_of_text>", *caption(objects, rng).split(), "<end_of_text>"]
         ids[i, :len(tokens)] = [word[t] for t in tokens]
