@@ -37,7 +37,8 @@ def test_caption_prompt_and_length(capsys):
 
 
 def test_classify(capsys, tmp_path):
-    assert cli.main(["classify", str(CLIPS / "single.gif"), "--labels", "a red star, a green crescent,a blue ring"]) == 0
+    labels = "a red star, a green crescent,a blue ring"
+    assert cli.main(["classify", str(CLIPS / "single.gif"), "--labels", labels]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[0].endswith("  a green crescent") and 0.5 < float(lines[0].split()[0]) <= 1
     (tmp_path / "labels.txt").write_text("a red star\n\na green crescent\n")
@@ -95,7 +96,8 @@ def test_a_mistake_is_one_line_and_status_2(arguments, names, capsys):
     assert out == "" and err.count("\n") == 1 and err.startswith("minivideococa: ") and names in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["caption"], ["caption", PAIR, "--frames", "0"], ["classify", PAIR], ["sing"]])
+@pytest.mark.parametrize("arguments", [
+    [], ["caption"], ["caption", PAIR, "--frames", "0"], ["classify", PAIR], ["sing"]])
 def test_wrong_usage_is_status_2(arguments):
     result = run(*arguments)
     assert result.returncode == 2 and result.stdout == "" and "Traceback" not in result.stderr

@@ -48,7 +48,7 @@ def sample_set(kind: str, count: int, seed: int) -> list:
 
 
 def measure(model: mvc.VideoCoCa, kind: str, count: int, seed: int) -> dict[str, dict[str, float]]:
-    """way -> {"caption": share, "class" or "R@1": share} on one set: single objects are classified, several retrieved."""
+    """way -> {"caption": share, "class" or "R@1": share} on one set: one object is classified, several are retrieved."""
     clips = sample_set(kind, count, seed)
     texts = model.encode_text([caption_of(clip.first) for clip in clips])
     labels = label_latents(model, LABELS)
