@@ -14,10 +14,11 @@ CLIPS = Path(__file__).parent / "data" / "demo"
 
 
 def run() -> dict[str, Any]:
-    """{"clips": [{"clip", "shows", "text", "caption", ...}], "retrieval": [...]}; every answer has its `right`.
+    """{"clips": [{"clip", "set", "text", "caption", ...}], "retrieval": [{"text", "found", "cosine", "right"}]}.
 
-    Right is a caption that names exactly the coloured shapes that a clip shows, a first label that is the one shape
-    of a clip with one, and a text's first clip that is the one it describes.
+    Every answer has a bool beside it, its name ending in `right`. Right is a caption that names exactly the coloured
+    shapes that a clip shows, a first label that is the one shape of a clip with one, and a text's first clip that is
+    the one it describes.
     """
     model = load()
     manifest = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]

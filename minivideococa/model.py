@@ -32,7 +32,8 @@ class VideoCoCa:
     """A CoCa that takes videos. Made by `minivideococa.load`; it computes in the dtype of its weights.
 
     `config` holds the configuration, `params` the weights as a tree under open_clip's names, `tokenizer` is None
-    where the checkpoint has none.
+    where the checkpoint has none. Every method raises ValueError, one line, for an array of another shape than it
+    says, and where it needs words and there is no tokenizer.
     """
 
     def __init__(self, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
@@ -55,7 +56,10 @@ class VideoCoCa:
         return vision.encode_frames(pixels, self.params["visual"], self.config.vision)
 
     def pool(self, tokens: np.ndarray) -> Video:
-        """Frame tokens [T, N, W] -> the video: all frames' tokens in one row, through CoCa's own poolers."""
+        """Frame tokens [T, N, W] -> the video: all frames' tokens in one row, through CoCa's own poolers.
+
+        VideoCoCa (arXiv 2212.04979), section 3.
+        """
         tokens = self._floats("frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width))
         return Video(*pooling.pool(tokens, self.params["visual"], self.config.vision))
 

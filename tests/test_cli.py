@@ -68,6 +68,7 @@ def test_demo_in_words_and_json(capsys):
                if key.endswith("right")]
     assert f"{sum(answers)} of {len(answers)} answers are right." in text
     assert sum(answers) >= 0.85 * len(answers)
+    assert text in (Path(__file__).parents[1] / "README.md").read_text()
     for entry in result["clips"]:
         assert entry["clip"] in text and entry["caption"] in text
 

@@ -48,7 +48,7 @@ def sample_set(kind: str, count: int, seed: int) -> list:
 
 
 def measure(model: mvc.VideoCoCa, kind: str, count: int, seed: int) -> dict[str, dict[str, float]]:
-    """way -> {"caption": share, "class" or "R@1": share} on one set: one object is classified, several are retrieved."""
+    """way -> {"caption": share, "class" or "R@1": share} on one set: one object is classified, more are retrieved."""
     clips = sample_set(kind, count, seed)
     texts = model.encode_text([caption_of(clip.first) for clip in clips])
     labels = label_latents(model, LABELS)
@@ -88,6 +88,7 @@ def stills(model: mvc.VideoCoCa, count: int, seed: int) -> dict[int, float]:
 
 
 def main() -> int:
+    """Print the table and the checks; 0 if all are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", default=None, help="a checkpoint folder (default: the embedded one)")
     parser.add_argument("--count", type=int, default=200, help="clips a set")

@@ -125,6 +125,7 @@ def losses(model: CoCa, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.
 
 
 def save_checkpoint(model: CoCa, out: Path) -> None:
+    """The checkpoint folder: weights in float16, configuration, tokenizer."""
     tensors = {name: t.detach().half().contiguous() for name, t in model.state_dict().items()}
     save_file(tensors, out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
@@ -132,10 +133,12 @@ def save_checkpoint(model: CoCa, out: Path) -> None:
 
 
 def main() -> None:
+    """Train from the start, or from OUT/state.pt."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("weights/tiny"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--until", type=int, default=STEPS, metavar="STEP", help="stop early, and keep what is there")
     parser.add_argument("--compile", action="store_true", help="a quarter faster; needs a C++ compiler")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -154,7 +157,7 @@ def main() -> None:
     forward = torch.compile(model) if args.compile else model
     began = time.time()
     with open(args.out / "log.txt", "a") as log:
-        for step in range(start, STEPS):
+        for step in range(start, args.until):
             for opt, rates in zip(opts, base_rates, strict=True):
                 for group, base in zip(opt.param_groups, rates, strict=True):
                     group["lr"] = base * float(np.interp(step, *RATE))
@@ -167,11 +170,11 @@ def main() -> None:
                 opt.zero_grad()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, np.log(100))
-            if (step + 1) % 50 == 0 or step + 1 == STEPS:
+            if (step + 1) % 50 == 0 or step + 1 == args.until:
                 print(f"step {step + 1} contrastive {contrastive:.3f} caption {captioning:.3f} "
                       f"scale {model.logit_scale.exp():.1f} "
                       f"images/s {(step + 1 - start) * BATCH / (time.time() - began):.0f}", file=log, flush=True)
-            if (step + 1) % 250 == 0 or step + 1 == STEPS:
+            if (step + 1) % 250 == 0 or step + 1 == args.until:
                 torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts],
                             "step": step + 1}, state.with_suffix(".new"))
                 state.with_suffix(".new").replace(state)
