@@ -12,6 +12,7 @@ import numpy as np
 from . import decoder, generation, pooling, text, vision
 from .ops import Params
 from .trace import record, record_texts
+from .transformer import no_past, reorder
 
 if TYPE_CHECKING:
     from .checkpoint.config import Config
@@ -91,21 +92,33 @@ class VideoCoCa:
         """Caption tokens [Q', E] or [B, Q', E] and ids [B, L] -> logits [B, L, V] of the token after each id."""
         batch = () if np.ndim(tokens) == 2 else (len(ids),)
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
-        return decoder.decode(self._encode_ids(ids)[1], tokens, self.params["text_decoder"], self.config.decoder)
+        features = self._encode_ids(ids)[1]
+        seen = decoder.watch(tokens if batch else tokens[None], self.params["text_decoder"], self.config.decoder)
+        return decoder.decode(features, seen, self.params["text_decoder"], self.config.decoder)
 
     def generate(
-        self, tokens: np.ndarray, *, min_length: int = 5, max_length: int = 30, prompt: str = "",
-        start_id: int | None = None, end_id: int | None = None,
+        self, tokens: np.ndarray, *, beams: int = 6, beam_groups: int = 3, min_length: int = 5, max_length: int = 30,
+        top_k: int | None = None, top_p: float | None = None, temperature: float | None = None, seed: int = 0,
+        repetition_penalty: float = 1.0, diversity_penalty: float = 0.0, length_penalty: float = 1.0,
+        textbook: bool = False, prompt: str = "", start_id: int | None = None, end_id: int | None = None,
+        cache: bool = True,
     ) -> np.ndarray | list[np.ndarray]:
-        """Caption tokens [Q', E] -> ids int64 [L], greedily; [B, Q', E] -> a list of B.
+        """Caption tokens [Q', E] -> ids int64 [L]; [B, Q', E] -> a list of B.
 
         The ids begin with the start token and the prompt's tokens and end with the end token if one was produced.
         `max_length` counts both and is cut to the context length; `min_length` counts all ids before the end.
-        Without a tokenizer the start and end ids are V - 2 and V - 1, CLIP's. Raises ValueError for lengths that
-        leave no room.
+        Without a tokenizer the start and end ids are V - 2 and V - 1, CLIP's.
+
+        With `top_k`, `top_p` or `temperature` the tokens are drawn at random, by `seed`; without, the best of `beams`
+        texts is searched for, in `beam_groups` if a `diversity_penalty` shall make them differ; one beam is greedy.
+        `minivideococa.generation` says what each of them does, and what `textbook` changes: as it stands, the ids
+        are those of open_clip's `generate`. `cache=False` computes everything anew for each token.
+
+        Raises ValueError for lengths that leave no room and for values that make no sense.
         """
         batch = ("B",) if np.ndim(tokens) == 3 else ()
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
+        tokens = tokens if batch else tokens[None]
         start_id, end_id = self._start_and_end(start_id, end_id)
         begin, longest = np.array([start_id]), self.config.text.context_length
         if prompt:                           # `longest` ids survive the cut: a longer prompt fails the check below
@@ -115,17 +128,34 @@ class VideoCoCa:
         if not max(min_length, len(begin)) < max_length:
             raise ValueError(f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
                              f"{len(begin)} ids; this model's texts have at most {longest}")
-
-        def continued(one: np.ndarray) -> np.ndarray:
-            def next_logits(ids: np.ndarray) -> np.ndarray:
-                return self.decode(one, ids[None])[0, -1]
-            return generation.greedy(next_logits, begin, end_id, min_length, max_length)
-
-        return [continued(one) for one in tokens] if batch else continued(tokens)
+        texts = generation.generate(
+            self._next_logits(tokens, cache), np.tile(begin, (len(tokens), 1)), max_length=max_length,
+            min_length=min_length, end_id=end_id, pad_id=self.config.pad_id, beams=beams, beam_groups=beam_groups,
+            top_k=top_k, top_p=top_p, temperature=temperature, seed=seed, repetition_penalty=repetition_penalty,
+            diversity_penalty=diversity_penalty, length_penalty=length_penalty, textbook=textbook)
+        return texts if batch else texts[0]
 
     def caption(self, video: Video | Source, num_frames: int = 8, **how) -> str:
         """A sentence about the video. `how`: the keywords of `generate`."""
         return self._need_tokenizer().decode(self.generate(self.encode(video, num_frames).tokens, **how))
+
+    def _next_logits(self, tokens: np.ndarray, cache: bool) -> generation.NextLogits:
+        """Caption tokens [B, Q', E] -> what `generation` asks for each token's logits, R / B rows of ids a video."""
+        words, layers = self.params["text"], self.params["text_decoder"]
+        seen = decoder.watch(tokens, layers, self.config.decoder)
+        text_past, decoder_past = no_past(words["transformer"]["resblocks"]), no_past(layers["resblocks"])
+
+        def cached(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            reorder(text_past, rows)
+            reorder(decoder_past, rows)
+            record_texts("ids", ids)
+            features = text.next_features(ids, words, self.config.text, text_past)
+            return decoder.decode(features, seen, layers, self.config.decoder, decoder_past)[:, -1]
+
+        def anew(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            return decoder.decode(self._encode_ids(ids)[1], seen, layers, self.config.decoder)[:, -1]
+
+        return cached if cache else anew
 
     def _encode_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ids [B, L] -> latents [B, E] and token features [B, L, E]."""

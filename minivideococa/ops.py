@@ -104,9 +104,17 @@ def activation(quick: bool) -> Activation:
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """[..., n] -> [..., n], positive and summing to 1."""
-    y = np.exp(x - x.max(axis=-1, keepdims=True))
+    """[..., n] -> [..., n], positive and summing to 1; -inf becomes 0."""
+    y = x - x.max(axis=-1, keepdims=True)
+    np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
+    return y
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """[..., n] -> [..., n], the logarithm of `softmax`."""
+    y = x - x.max(axis=-1, keepdims=True)
+    y -= np.log(np.exp(y).sum(axis=-1, keepdims=True))
     return y
 
 
@@ -115,28 +123,34 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def attention(x: np.ndarray, context: np.ndarray, p: Params, heads: int, mask: np.ndarray | None = None) -> np.ndarray:
-    """x [..., L, E] asks, context [..., M, C] answers -> [..., L, E]: multi-head attention (arXiv 1706.03762, 3.2).
+def attention(
+    x: np.ndarray, keys: np.ndarray, values: np.ndarray, p: Params, heads: int, mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """x [..., L, E] asks, `keys_and_values` of a context answer -> [..., L, E] (arXiv 1706.03762, section 3.2).
 
     L and E stand for the length and the width of the asking side, whatever they are: in the image encoder N and W.
     mask: bool, broadcast to [..., heads, L, M]; True where a query may look at a key.
     """
-    q, k, v = (split_heads(y, heads) for y in project_qkv(x, context, p))
-    scores = q @ k.swapaxes(-1, -2)                           # [..., heads, L, M]
-    scores *= 1 / sqrt(q.shape[-1])
+    queries = split_heads(linear(x, *projection(p, "q")), heads)
+    queries *= 1 / sqrt(queries.shape[-1])
+    scores = queries @ keys.swapaxes(-1, -2)                  # [..., heads, L, M]
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
-    return linear(merge_heads(softmax(scores) @ v), **p["out_proj"])
+    return linear(merge_heads(softmax(scores) @ values), **p["out_proj"])
 
 
-def project_qkv(x: np.ndarray, context: np.ndarray, p: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Queries of x, keys and values of the context. The three weights are one [3E, E] array where C = E."""
-    if "in_proj_weight" in p:
-        wq, wk, wv = np.split(p["in_proj_weight"], 3)
-    else:
-        wq, wk, wv = p["q_proj_weight"], p["k_proj_weight"], p["v_proj_weight"]
-    bq, bk, bv = np.split(p["in_proj_bias"], 3)
-    return linear(x, wq, bq), linear(context, wk, bk), linear(context, wv, bv)
+def keys_and_values(context: np.ndarray, p: Params, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a context [..., M, C] offers to attention: keys and values, each [..., heads, M, E / heads]."""
+    keys, values = (split_heads(linear(context, *projection(p, which)), heads) for which in "kv")
+    return keys, values
+
+
+def projection(p: Params, which: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weight [E, C] and bias [E] of the "q", "k" or "v" of attention; one [3E, E] array holds all three where C = E."""
+    i, width = "qkv".index(which), len(p["in_proj_bias"]) // 3
+    part = slice(i * width, (i + 1) * width)
+    weight = p["in_proj_weight"][part] if "in_proj_weight" in p else p[f"{which}_proj_weight"]
+    return weight, p["in_proj_bias"][part]
 
 
 def split_heads(x: np.ndarray, heads: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ops import Params, attention, layer_norm, unit
+from .ops import Params, attention, keys_and_values, layer_norm, unit
 from .trace import record
 
 
@@ -20,7 +20,8 @@ def flatten(tokens: np.ndarray) -> np.ndarray:
 def attend(context: np.ndarray, pooler: Params, heads: int) -> np.ndarray:
     """Learned queries look at the context [M, W] -> [Q, E] (arXiv 2205.01917, section 3.2)."""
     queries = layer_norm(pooler["query"], **pooler["ln_q"])
-    return attention(queries, layer_norm(context, **pooler["ln_k"]), pooler["attn"], heads)
+    context = layer_norm(context, **pooler["ln_k"])
+    return attention(queries, *keys_and_values(context, pooler["attn"], heads), pooler["attn"], heads)
 
 
 def attentional_pool(flat: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .ops import Params, activation, layer_norm, unit
 from .trace import record_texts
-from .transformer import residual_block
+from .transformer import Past, past_length, residual_block
 
 
 def embed(ids: np.ndarray, text: Params) -> np.ndarray:
@@ -33,17 +33,33 @@ def attention_mask(ids: np.ndarray, pad_id: int, correct_cls_mask: bool) -> np.n
     return np.tri(keys.shape[1], dtype=bool) & keys[:, None, None, :]
 
 
+def tower(x: np.ndarray, mask: np.ndarray, text: Params, config, past: list[Past] | None = None) -> np.ndarray:
+    """[B, L, E] -> [B, L, E] through all blocks. past: a cache; its positions come before those of x."""
+    act, blocks = activation(config.quick_gelu), text["transformer"]["resblocks"]
+    for i, block in enumerate(blocks):
+        x = residual_block(x, block, config.heads, act, mask, past=past[i] if past else None)
+        record_texts(f"text.block.{i}", x)
+    return x
+
+
 def encode_text(ids: np.ndarray, text: Params, config) -> tuple[np.ndarray, np.ndarray]:
     """Ids [B, L], padded with `pad_id` -> latents [B, E] of unit length and token features [B, L, E].
 
     Only the latent passes `ln_final`. It depends on how far a text is padded, through the class's position
     and the mask.
     """
-    act = activation(config.quick_gelu)
-    mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)
     x = record_texts("text.embed", embed(ids, text))
-    for i, block in enumerate(text["transformer"]["resblocks"]):
-        x = record_texts(f"text.block.{i}", residual_block(x, block, config.heads, act, mask=mask))
+    x = tower(x, attention_mask(ids, config.pad_id, config.correct_cls_mask), text, config)
     features = record_texts("text.tokens", x[:, :-1])
     latents = unit(layer_norm(x[:, -1], **text["ln_final"]) @ text["text_projection"])
     return record_texts("text.latent", latents), features
+
+
+def next_features(ids: np.ndarray, text: Params, config, past: list[Past]) -> np.ndarray:
+    """Ids [B, L] -> token features [B, L - M, E] of those after the M that the cache holds, which then holds all.
+
+    The tower is causal: what comes later, the class embedding too, changes no feature before it.
+    """
+    new = slice(past_length(past), -1)
+    mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)[..., new, :-1]
+    return tower(embed(ids, text)[:, new], mask, text, config, past)

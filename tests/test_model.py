@@ -368,7 +368,7 @@ def naive_greedy(model, tokens, ids, end, min_length, max_length):
 def generated(model, seed=0):
     """Some caption tokens, and what is generated from them to the limit (the end's logits barred)."""
     tokens = np.random.default_rng(seed).standard_normal((3, 8))
-    return tokens, model.generate(tokens, min_length=8, max_length=9).tolist()
+    return tokens, model.generate(tokens, beams=1, min_length=8, max_length=9).tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -378,7 +378,7 @@ def test_generate_takes_the_likeliest_token(tiny_model, seed):
     tokens, _ = generated(model, seed)
     for min_length, max_length in [(5, 30), (1, 2), (8, 9), (0, 6), (3, 7)]:
         for start, end in [(None, None), (4, 7), (0, 0)]:
-            got = model.generate(tokens, min_length=min_length, max_length=max_length, start_id=start,
+            got = model.generate(tokens, beams=1, min_length=min_length, max_length=max_length, start_id=start,
                                  end_id=end)
             start, end = (V - 2, V - 1) if start is None else (start, end)
             assert got.dtype == np.int64 and got.ndim == 1
@@ -396,10 +396,10 @@ def test_generate_ends_with_the_end(tiny_model, seed):
         if end in free[:place]:
             continue
         for max_length in {place + 1, 9}:                            # the end is one of max_length
-            got = model.generate(tokens, min_length=place, max_length=max_length, end_id=end).tolist()
+            got = model.generate(tokens, beams=1, min_length=place, max_length=max_length, end_id=end).tolist()
             assert got == free[:place + 1]
         if place < 8:
-            later = model.generate(tokens, min_length=place + 1, max_length=9, end_id=end).tolist()
+            later = model.generate(tokens, beams=1, min_length=place + 1, max_length=9, end_id=end).tolist()
             assert later[:place] == free[:place] and later[place] != end
 
 
@@ -411,7 +411,7 @@ def test_generate_bars_the_end_for_as_long_as_it_should(tiny_model):
     decoder["text_projection"][:] = -1
     decoder["text_projection"][:, end] = 1
     for how, length in [({}, 6), ({"min_length": 0}, 2), ({"min_length": 1}, 2), ({"min_length": 7}, 8)]:
-        ids = model.generate(np.zeros((3, 8)), **how).tolist()
+        ids = model.generate(np.zeros((3, 8)), beams=1, **how).tolist()
         assert ids == [end - 1] + [0] * (length - 2) + [end]
 
 
@@ -419,34 +419,34 @@ def test_generate_continues_a_prompt(tiny_model, tokenizer):
     model = tiny_model(tokenizer=tokenizer)
     tokens = np.random.default_rng(0).standard_normal((3, 8))
     prompt = model.tokenize("a red circle")[0][:4].tolist()
-    got = model.generate(tokens, prompt="a red circle")
+    got = model.generate(tokens, beams=1, prompt="a red circle")
     assert got[:4].tolist() == prompt
     assert got.tolist() == naive_greedy(model, tokens, prompt, END, 5, 9)
-    short = model.generate(tokens, prompt="a red circle", min_length=1, max_length=5)
+    short = model.generate(tokens, beams=1, prompt="a red circle", min_length=1, max_length=5)
     assert short.tolist() == naive_greedy(model, tokens, prompt, END, 1, 5) and len(short) == 5
 
 
 def test_start_and_end_come_from_the_tokenizer(tiny_model, tokenizer):
     model = tiny_model(tokenizer=tokenizer)
     tokens = np.random.default_rng(1).standard_normal((3, 8))
-    assert model.generate(tokens).tolist() == naive_greedy(model, tokens, [START], END, 5, 9)
-    got = model.generate(tokens, start_id=6, end_id=9)
+    assert model.generate(tokens, beams=1).tolist() == naive_greedy(model, tokens, [START], END, 5, 9)
+    got = model.generate(tokens, beams=1, start_id=6, end_id=9)
     assert got.tolist() == naive_greedy(model, tokens, [6], 9, 5, 9)
 
 
 def test_generate_for_a_batch(tiny_model):
     model = tiny_model()
     tokens = np.random.default_rng(2).standard_normal((4, 3, 8))
-    together = model.generate(tokens)
+    together = model.generate(tokens, beams=1)
     assert isinstance(together, list)
-    assert [ids.tolist() for ids in together] == [model.generate(one).tolist() for one in tokens]
+    assert [ids.tolist() for ids in together] == [model.generate(one, beams=1).tolist() for one in tokens]
 
 
 def test_generate_knows_where_the_context_ends(tiny_model):
     model = tiny_model(text={"context_length": 7})
     tokens, _ = generated(tiny_model())
-    assert len(model.generate(tokens, min_length=6, max_length=30)) == 7
-    np.testing.assert_array_equal(model.generate(tokens, max_length=30), model.generate(tokens, max_length=7))
+    assert len(model.generate(tokens, beams=1, min_length=6, max_length=30)) == 7
+    np.testing.assert_array_equal(model.generate(tokens, beams=1, max_length=30), model.generate(tokens, beams=1, max_length=7))
 
 
 @pytest.mark.parametrize("how", [

@@ -230,6 +230,11 @@ def attention_parameters(rng, width, context_width, dtype=np.float64, joined=Fal
     return parts | {"in_proj_bias": biases.ravel(), "out_proj": out}, weights, biases
 
 
+def attend(x, context, p, heads, mask=None):
+    """Attention of x to a context, both as they are."""
+    return ops.attention(x, *ops.keys_and_values(context, p, heads), p, heads, mask)
+
+
 def naive_attention(x, context, weights, biases, out, heads, visible):
     """One query, head and key at a time: x [L, E], context [M, C], visible(head, query, key) -> [L, E]."""
     (wq, wk, wv), (bq, bk, bv) = weights, biases
@@ -254,7 +259,7 @@ def test_attention(heads, width, context_width, joined):
     rng = np.random.default_rng(heads * 100 + width)
     p, weights, biases = attention_parameters(rng, width, context_width, joined=joined)
     x, context = rng.standard_normal((3, width)), rng.standard_normal((5, context_width))
-    got = ops.attention(x, context, p, heads)
+    got = attend(x, context, p, heads)
     want = naive_attention(x, context, weights, biases, p["out_proj"], heads, lambda h, i, j: True)
     assert got.shape == (3, width)
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
@@ -269,7 +274,7 @@ def test_attention_with_a_mask(shape):
     x, context = rng.standard_normal((*leading, 3, 4)), rng.standard_normal((*leading, 5, 4))
     mask = rng.random(shape) < 0.5
     mask[..., 0] = True                                              # everybody sees something
-    got = ops.attention(x, context, p, 2, mask)
+    got = attend(x, context, p, 2, mask)
     full = np.broadcast_to(mask, (*leading, 2, 3, 5))
     for index in np.ndindex(*leading):
         want = naive_attention(x[index], context[index], weights, biases, p["out_proj"], 2,
@@ -282,10 +287,10 @@ def test_attention_of_many_to_one_context():
     rng = np.random.default_rng(9)
     p, _, _ = attention_parameters(rng, 4, 5)
     x, context = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 6, 5))
-    np.testing.assert_allclose(ops.attention(x, context[0], p, 2),
-                               [ops.attention(row, context[0], p, 2) for row in x], rtol=1e-12)
-    np.testing.assert_allclose(ops.attention(x[0], context, p, 2),
-                               [ops.attention(x[0], one, p, 2) for one in context], rtol=1e-12)
+    np.testing.assert_allclose(attend(x, context[0], p, 2),
+                               [attend(row, context[0], p, 2) for row in x], rtol=1e-12)
+    np.testing.assert_allclose(attend(x[0], context, p, 2),
+                               [attend(x[0], one, p, 2) for one in context], rtol=1e-12)
 
 
 @dtypes
@@ -296,10 +301,10 @@ def test_attention_takes_large_scores(dtype):
          "out_proj": {"weight": eye, "bias": zero}}
     x = np.array([[1e3, 0], [0, 1e3]], dtype)
     with np.errstate(over="raise", invalid="raise"):
-        np.testing.assert_array_equal(ops.attention(x, x, p, 1), x)
+        np.testing.assert_array_equal(attend(x, x, p, 1), x)
         # and a key that is hidden stays so, however badly the visible one fits
         x = np.array([[1e3, 0], [-1e3, 0]], dtype)
-        np.testing.assert_array_equal(ops.attention(x, x, p, 1, ~np.eye(2, dtype=bool)), x[::-1])
+        np.testing.assert_array_equal(attend(x, x, p, 1, ~np.eye(2, dtype=bool)), x[::-1])
 
 
 @dtypes
@@ -320,6 +325,6 @@ def test_the_dtype_stays(dtype):
     p, _, _ = attention_parameters(rng, 4, 4, dtype, joined=True)
     separate, _, _ = attention_parameters(rng, 4, 4, dtype)
     results = [ops.linear(x, weight, bias), ops.layer_norm(x, bias, bias), ops.erf(x), ops.gelu(x),
-               ops.quick_gelu(x), ops.softmax(x), ops.unit(x), ops.attention(x, x, p, 2),
-               ops.attention(x, x, separate, 2), ops.attention(x, x, p, 2, np.tri(3, dtype=bool))]
+               ops.quick_gelu(x), ops.softmax(x), ops.unit(x), attend(x, x, p, 2),
+               attend(x, x, separate, 2), attend(x, x, p, 2, np.tri(3, dtype=bool))]
     assert {r.dtype for r in results} == {np.dtype(dtype)}

@@ -61,7 +61,7 @@ def measure(model: mvc.VideoCoCa, kind: str, count: int, seed: int) -> dict[str,
     found = {}
     for way in WAYS:
         latents = np.stack([video.latent for video in videos[way]])
-        captions = [model.tokenizer.decode(model.generate(video.tokens)) for video in videos[way]]
+        captions = [model.tokenizer.decode(model.generate(video.tokens, beams=1)) for video in videos[way]]
         found[way] = {"caption": np.mean([objects_named(c) == clip.names
                                           for c, clip in zip(captions, clips, strict=True)])}
         if kind in CLASSIFIED:
@@ -82,7 +82,7 @@ def stills(model: mvc.VideoCoCa, count: int, seed: int) -> dict[int, float]:
         for _ in range(count):
             scene = sample_objects(rng, objects)
             frame = draw(scene, sample_background(rng))[None]
-            right += objects_named(model.caption(frame)) == {o.name for o in scene}
+            right += objects_named(model.caption(frame, beams=1)) == {o.name for o in scene}
         found[objects] = right / count
     return found
 
