@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .ops import log_softmax, softmax
+from .progress import advance
 
 # (ids int64 [R, L], rows int64 [R]) -> logits [R, V] of the token after each row; row i of the ids is what was row
 # rows[i] in the call before, and one id more: all that a cache needs to know
@@ -109,6 +110,7 @@ def one_by_one(
         ids = np.append(ids, chosen[:, None], axis=1)
         length[~ended & np.isin(chosen, end_ids)] = ids.shape[1]
         ended |= np.isin(chosen, end_ids)
+        advance()
     return [row[:n] for row, n in zip(ids, length, strict=True)]
 
 
@@ -186,6 +188,7 @@ def beam_search(
                 beam, chosen[own] = search.advance(ids[own], logits[own] - diversity_penalty * taken, end_id)
                 rows[own] = start + beam
         ids = np.append(ids[rows], chosen[:, None], axis=1)
+        advance()
     for i, search in enumerate(searches):
         for beam in range(size if not search.done else 0):       # the limit has ended them
             search.end(search.totals[beam], max_length, ids[i * size + beam])

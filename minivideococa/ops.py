@@ -98,14 +98,25 @@ def quick_gelu(x: np.ndarray) -> np.ndarray:
         return x / (1 + np.exp(-1.702 * x))
 
 
+PIECE = 2**20                                # numbers: a few arrays of so many stay in the cache
+
+
+def in_pieces(elementwise: Activation, x: np.ndarray) -> np.ndarray:
+    """`elementwise` of x, written over it piece by piece, so that what it makes on the way stays in the cache."""
+    flat = x.reshape(-1)
+    for i in range(0, len(flat), PIECE):
+        flat[i:i + PIECE] = elementwise(flat[i:i + PIECE])
+    return x
+
+
 def activation(quick: bool) -> Activation:
     """The activation that a configuration's `quick_gelu` asks for."""
     return quick_gelu if quick else gelu
 
 
-def softmax(x: np.ndarray) -> np.ndarray:
-    """[..., n] -> [..., n], positive and summing to 1; -inf becomes 0."""
-    y = x - x.max(axis=-1, keepdims=True)
+def softmax(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """[..., n] -> [..., n], positive and summing to 1; -inf becomes 0. out: an array to write it to, x itself too."""
+    y = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
     return y
@@ -135,8 +146,8 @@ def attention(
     queries *= 1 / sqrt(queries.shape[-1])
     scores = queries @ keys.swapaxes(-1, -2)                  # [..., heads, L, M]
     if mask is not None:
-        scores = np.where(mask, scores, -np.inf)
-    return linear(merge_heads(softmax(scores) @ values), **p["out_proj"])
+        np.copyto(scores, -np.inf, where=~mask)
+    return linear(merge_heads(softmax(scores, out=scores) @ values), **p["out_proj"])
 
 
 def keys_and_values(context: np.ndarray, p: Params, heads: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a VideoCoCa does with no training of its own: classify and retrieve, by comparing latents.
+"""What a VideoCoCa does with no training of its own: classify and retrieve by comparing latents, and score texts.
 
 VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification and text-to-video retrieval.
 """
@@ -10,37 +10,79 @@ from collections.abc import Sequence
 import numpy as np
 
 from .model import Source, Video, VideoCoCa
-from .ops import softmax, unit
+from .ops import log_softmax, softmax, unit
+from .progress import advance
 
 TEMPLATES = ("a video of {}.",)
 
 
-def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[str] | None = None) -> np.ndarray:
-    """Each label's latent [labels, E], of unit length: the mean over its sentences, one per template with a `{}`.
-
-    Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4).
-    """
+def label_sentences(labels: Sequence[str], templates: Sequence[str] | None = None) -> list[list[str]]:
+    """Each label's sentences, one per template with a `{}`. Raises ValueError where there is nothing to choose from."""
     templates = TEMPLATES if templates is None else templates
     if not labels or not templates or isinstance(labels, str) or isinstance(templates, str):
         raise ValueError("classification needs a list of labels, and of templates, of at least one each")
     wrong = [t for t in templates if t.count("{}") != 1]
     if wrong:
         raise ValueError(f"a template holds {{}} once, where the label goes: not {wrong[0]!r}")
-    return unit(np.stack([
-        model.encode_text([template.replace("{}", label) for template in templates]).mean(axis=0)
-        for label in labels]))
+    return [[template.replace("{}", label) for template in templates] for label in labels]
+
+
+def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[str] | None = None) -> np.ndarray:
+    """Each label's latent [labels, E], of unit length: the mean over its sentences.
+
+    Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4).
+    """
+    latents = []
+    for texts in label_sentences(labels, templates):
+        latents.append(unit(model.encode_text(texts).mean(axis=0)))
+        advance(len(texts))
+    return np.stack(latents)
 
 
 def classify(
     model: VideoCoCa, video: Video | Source, labels: Sequence[str], templates: Sequence[str] | None = None,
+    by: str = "latent",
 ) -> list[tuple[str, float]]:
     """Zero-shot classification: [(label, probability)], best first.
 
-    The video is compared with "a video of LABEL.", or with each label's average over `templates`.
+    by "latent": the video is compared with "a video of LABEL.", or with each label's average over `templates`, as the
+    paper does. by "likelihood": how probable the decoder finds those sentences, added up for each label.
+    Raises ValueError for another `by`, and without a label or template.
     """
-    cosines = cosine(label_latents(model, labels, templates), model.encode(video).latent)
-    probabilities = softmax(model.logit_scale * cosines)
+    video = model.encode(video)
+    if by == "latent":
+        logits = model.logit_scale * cosine(label_latents(model, labels, templates), video.latent)
+    elif by == "likelihood":
+        sentences = label_sentences(labels, templates)
+        scores = score(model, video, [text for texts in sentences for text in texts]).reshape(len(labels), -1)
+        logits = np.logaddexp.reduce(scores, axis=1)
+    else:
+        raise ValueError(f"by is 'latent' or 'likelihood', not {by!r}")
+    probabilities = softmax(logits)
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
+
+
+TEXTS_AT_ONCE = 16                           # a text's logits take L x V numbers
+
+
+def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str]) -> np.ndarray:
+    """The natural logarithm of each text's probability, given the video: [B].
+
+    It is the sum over the text's tokens, and its end, of the log-probability that the decoder gives each after those
+    before it; a text that is longer than the context counts as far as it goes.
+    """
+    if not texts or isinstance(texts, str):
+        raise ValueError("give a list of at least one text to score")
+    video, ids = model.encode(video), model.tokenize(texts)
+    lengths = 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
+    scores = np.zeros(len(ids), video.tokens.dtype)
+    for i in range(0, len(ids), TEXTS_AT_ONCE):
+        some = slice(i, i + TEXTS_AT_ONCE)
+        given, asked = ids[some, :lengths[some].max() - 1], ids[some, 1:lengths[some].max()]
+        told = np.take_along_axis(log_softmax(model.decode(video.tokens, given)), asked[..., None], axis=-1)[..., 0]
+        advance(len(asked))
+        scores[some] = np.where(np.arange(1, 1 + asked.shape[1]) < lengths[some, None], told, 0).sum(axis=1)
+    return scores
 
 
 def retrieve(

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -44,3 +44,15 @@ def record_texts(name: str, x: np.ndarray) -> np.ndarray:
     """`record` for [B, ...]: a batch of one is noted without its batch axis."""
     record(name, x[0] if len(x) == 1 else x)
     return x
+
+
+def apart(function: Callable) -> Callable:
+    """x -> (function(x), what it recorded): a piece of a batch, on whatever thread, leaves the tape to its caller."""
+    on = _tape.get() is not None
+
+    def run(x):
+        if not on:
+            return function(x), {}
+        with trace() as tape:
+            return function(x), tape
+    return run

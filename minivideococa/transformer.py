@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ops import Activation, Params, attention, keys_and_values, layer_norm, linear
+from .ops import Activation, Params, attention, in_pieces, keys_and_values, layer_norm, linear
 
 Past = dict[str, np.ndarray]                 # a self-attention block's cache: "keys" and "values" of past positions
 
 
 def mlp(x: np.ndarray, p: Params, activation: Activation) -> np.ndarray:
     """[..., E] -> [..., E] by way of a wider layer (4E unless configured)."""
-    return linear(activation(linear(x, **p["c_fc"])), **p["c_proj"])
+    return linear(in_pieces(activation, linear(x, **p["c_fc"])), **p["c_proj"])
 
 
 def residual_block(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from .ops import Params, activation, layer_norm, linear
+from .threads import spread
 from .trace import record
 from .transformer import residual_block
+
+PIECE_ROWS = 600                             # tokens at a time: fewer slow the matrix products, more leave the cache
 
 
 def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
@@ -39,8 +42,11 @@ def encode_frames(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
 
     VideoCoCa (arXiv 2212.04979), section 3: the encoder whose weights stay as the image-text model left them.
     """
-    act = activation(config.quick_gelu)
-    x = record("vision.embed", embed(pixels, visual, config))
-    for i, block in enumerate(visual["transformer"]["resblocks"]):
-        x = record(f"vision.block.{i}", residual_block(x, block, config.heads, act))
-    return x
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        act = activation(config.quick_gelu)
+        x = record("vision.embed", embed(pixels, visual, config))
+        for i, block in enumerate(visual["transformer"]["resblocks"]):
+            x = record(f"vision.block.{i}", residual_block(x, block, config.heads, act))
+        return x
+
+    return spread(encode, pixels, max(1, PIECE_ROWS // config.tokens))

@@ -88,12 +88,12 @@ video = net.encode_video(np.ones((2, 3, 4, 4)))
 net.generate(video.tokens)
 print(*(set(sys.modules) - before))
 """)
-    assert {third_party(name) for name in loaded} - {None} == {"numpy"}
+    assert {third_party(name) for name in loaded} - {None, "threadpoolctl"} == {"numpy"}     # which it can do without
 
 
 @pytest.mark.parametrize("module", ROW)
 def test_each_stage_knows_only_the_stages_before_it(module):
-    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace")}
+    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads")}
     lazy = {f".{name}" for name in LAZY.get(module, ())}
     for name, where in imports(PACKAGE / f"{module}.py"):
         if where == "types":
@@ -110,6 +110,14 @@ def test_the_trace_knows_nobody():
                 if where != "types" and (name.startswith(".") or third_party(name))]
 
 
+@pytest.mark.parametrize("module, own, others", [
+    ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}), ("progress", set(), {"tqdm"})])
+def test_what_all_stages_may_use_knows_none_of_them(module, own, others):
+    found = [(name, where) for name, where in imports(PACKAGE / f"{module}.py") if where != "types"]
+    assert {name for name, _ in found if name.startswith(".")} == own
+    assert {third_party(name) for name, _ in found} - {None} == others
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_heavy_packages_are_imported_where_they_are_used(path):
     found = imports(path)
@@ -121,8 +129,9 @@ def test_every_package_that_is_imported_is_declared():
     project = PACKAGE.parent / "pyproject.toml"
     if not project.is_file():
         pytest.skip("not a checkout")
+    project = tomllib.loads(project.read_text())["project"]
     declared = {re.split(r"[^\w-]", line)[0].replace("-", "_")
-                for line in tomllib.loads(project.read_text())["project"]["dependencies"]}
+                for line in project["dependencies"] + project["optional-dependencies"]["fast"]}
     imported = {third_party(name) for path in MODULES for name, where in imports(path) if where != "types"}
     assert {{"PIL": "pillow"}.get(name, name) for name in imported - {None}} <= declared
 

@@ -1,7 +1,7 @@
 """A checkpoint is a folder: config.json, model.safetensors and, if it has a tokenizer, tokenizer.json.
 
-Tensors are read from their file one by one, when they are asked for, so that no second copy of the weights is
-ever in memory. The float16 and bfloat16 of a file are widened on the way.
+Tensors are views of their file, which the system reads when they are first used: float32 weights are loaded at once,
+and are in memory once, however many processes use them. The float16 and bfloat16 of a file are widened one by one.
 """
 
 import json
@@ -20,7 +20,7 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that is still in its file. `read()` brings it into memory, bfloat16 as float32."""
+    """A tensor that is still in its file. `read()` gives the array, bfloat16 as float32."""
 
     shape: tuple[int, ...]
     dtype: str  # NumPy's name, or "bfloat16"
@@ -111,32 +111,37 @@ def read_config(path: Path) -> Config:
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file by name, not yet read. Raises ValueError if it is no such file."""
+    """The tensors of a safetensors file by name, not yet read. Raises ValueError if it is no such file.
+
+    The library checks the file; the tensors are views of it as it lies on disk, which the library does not give. The
+    format: a header's size, the header, which is JSON, the data.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework="numpy")
+        with safe_open(path, framework="numpy"):
+            pass
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    stored = {}
-    for name in file.keys():
-        header = file.get_slice(name)
-        dtype = header.get_dtype()
-        read = (lambda name=name: _read_bfloat16(path, name)) if dtype == "BF16" else \
-            (lambda name=name: file.get_tensor(name))
-        stored[name] = StoredTensor(tuple(header.get_shape()), names.get(dtype, dtype), read)
-    return stored
+    memory = np.asarray(np.memmap(path, np.uint8, mode="c"))      # private: what is written stays out of the file
+    start = 8 + int(memory[:8].view("<u8")[0])
+    header = json.loads(memory[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {name: _stored(entry, memory[start:]) for name, entry in header.items()}
 
 
-def _read_bfloat16(path: Path, name: str) -> np.ndarray:
-    """Past the library, which asks NumPy for the dtype. The format: a header's size, the header, the data."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[name]
+def _stored(entry: dict[str, Any], data: np.ndarray) -> StoredTensor:
+    """A tensor's entry in the header, and the bytes of all tensors -> the tensor."""
+    names = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}
+    kind = entry["dtype"].rstrip("0123456789")
+    dtype = names.get(kind, kind) + entry["dtype"].removeprefix(kind)
+
+    def read() -> np.ndarray:
         begin, end = entry["data_offsets"]
-        file.seek(8 + size + begin)
-        return widen_bfloat16(np.frombuffer(file.read(end - begin), "<u2")).reshape(entry["shape"])
+        x = data[begin:end].view("<u2" if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("<"))
+        return (widen_bfloat16(x) if dtype == "bfloat16" else x).reshape(entry["shape"])
+
+    return StoredTensor(tuple(entry["shape"]), dtype, read)
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:

@@ -1,0 +1,33 @@
+"""How far long work has come: who starts it may ask for a bar, and who does it tells when a part is done.
+
+    with progress(8, "frames"):
+        model.encode_frames(pixels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_bar: ContextVar[Any] = ContextVar("bar", default=None)
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[None]:
+    """A bar on standard error for what is done inside the `with`, if it is a terminal and it takes over 2 seconds."""
+    from tqdm import tqdm
+    with tqdm(total=total, unit=f" {unit}", delay=2, leave=False, disable=None) as bar:
+        token = _bar.set(bar)
+        try:
+            yield
+        finally:
+            _bar.reset(token)
+
+
+def advance(parts: int = 1) -> None:
+    """So many parts more are done; nobody need have asked."""
+    bar = _bar.get()
+    if bar is not None:
+        bar.update(parts)

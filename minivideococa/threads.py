@@ -1,0 +1,58 @@
+"""How work is spread over the cores: one rule, for frames, which do not know of each other.
+
+A matrix product that BLAS spreads over its threads makes them wait for each other, and leaves all cores but one idle in
+the element-wise work between two products. So each thread takes frames of its own and computes every product by itself.
+
+The rule: BLAS's own number of threads is the number of threads (so OMP_NUM_THREADS and its kin are respected), if there
+are frames for all of them. If there are not, or BLAS cannot be told to use one thread each (threadpoolctl does that: the
+extra `fast`), the frames are computed one piece after another, and BLAS threads its products as it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock
+
+import numpy as np
+
+from .progress import advance
+from .trace import apart, record
+
+_limit_lock = Lock()                         # BLAS's number of threads is the whole process's
+
+
+def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: int) -> np.ndarray:
+    """`function` of x [T, ...], which treats each of the T by itself: `piece` of them at a time, or fewer.
+
+    What it records in a trace is stacked in the same way.
+    """
+    with threads_for(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
+        piece = min(piece, -(-len(x) // threads))                # so that all threads have something to do
+        pieces = [x[i:i + piece] for i in range(0, len(x), piece)]
+        outcomes = []
+        for part, outcome in zip(pieces, executor.map(apart(function), pieces), strict=True):
+            outcomes.append(outcome)
+            advance(len(part))
+    results, tapes = zip(*outcomes, strict=True)
+    for name in tapes[0]:
+        record(name, np.concatenate([tape[name] for tape in tapes]))
+    return np.concatenate(results)
+
+
+@contextmanager
+def threads_for(count: int) -> Iterator[int]:
+    """How many threads to use; where it is more than one, BLAS keeps to one thread in each of them meanwhile."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        yield 1
+        return
+    blas = ThreadpoolController().select(user_api="blas")
+    threads = max((library.num_threads for library in blas.lib_controllers), default=1)
+    if threads == 1 or count < threads:
+        yield 1
+        return
+    with _limit_lock, blas.limit(limits=1):
+        yield threads
