@@ -1,0 +1,166 @@
+"""Our `generate` against open_clip's: the golden ids made anew, float32, batches, the tiny checkpoint."""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import make_generate_golden as golden
+import minivideococa as mvc
+from common import cast
+from generate_cases import MODELS, VIDEOS, Run, models, runs
+from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.table import nest
+
+ROOT = Path(__file__).parents[2]
+CLIPS = sorted((ROOT / "minivideococa" / "data" / "demo").glob("*.gif"))
+NEAR_TIE = 1e-4                                                   # of logits, or of sums of up to 40 of them
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """In models as small as these more threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settle(capsys, what: str, calls: int, margins: list[float]) -> None:
+    """Prints how many calls differ; raises AssertionError for one that no near tie explains.
+
+    margins: the narrowest choice that open_clip made in each call that differs, in float64.
+    """
+    with capsys.disabled():
+        print(f"\n{what}: {len(margins)} of {calls} calls differ", *(f"{margin:.1e}" for margin in margins))
+    assert all(margin < NEAR_TIE for margin in margins)
+    assert len(margins) <= calls / 100
+
+
+# Random models ----------------------------------------------------------------------------------------------
+
+
+def ours(model: int, dtype: str) -> mvc.VideoCoCa:
+    case = models()[model]
+    return mvc.VideoCoCa(Config.parse(case.model_cfg), nest(cast(golden.weights_of(case), dtype)))
+
+
+def differing(found: list[golden.Answer], dtype: str) -> list[tuple[Run, list[int], list[int]]]:
+    """The calls that we answer otherwise, and both answers."""
+    different = []
+    for i, case in enumerate(models()):
+        model, tokens = ours(i, dtype), {}
+        for run, pixels, theirs in found:
+            if run.model == i:
+                if run.video not in tokens:
+                    tokens[run.video] = model.encode_video(pixels).tokens
+                ids = model.generate(tokens[run.video], start_id=case.start_id, end_id=case.end_id, **run.how)
+                if not np.array_equal(ids, theirs):
+                    different.append((run, ids.tolist(), theirs.tolist()))
+    return different
+
+
+def narrowest(run: Run) -> float:
+    case = models()[run.model]
+    theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
+    encoded = golden.encode(theirs, golden.pixels_of(run))
+    return golden.margin(theirs, encoded, case.start_id, case.end_id, **run.how)
+
+
+def test_golden_ids_made_anew():
+    found = list(golden.answers("float64", runs()))
+    assert golden.content(found) == json.loads(golden.GOLDEN.read_text())
+    assert not differing(found, "float64")
+
+
+def test_float32(capsys):
+    found = list(golden.answers("float32", runs()))
+    different = differing(found, "float32")
+    settle(capsys, "float32", len(found), [narrowest(run) for run, *_ in different])
+
+
+def test_margin():
+    """The narrowest choice of a greedy text, from the logits along it."""
+    case, run = models()[2], Run(2, 1, {"top_k": 1, "max_length": 12})
+    theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
+    latent, caption_tokens = encoded = golden.encode(theirs, golden.pixels_of(run))
+    ids, = golden.generate(theirs, encoded, case.start_id, case.end_id, **run.how)
+    with torch.no_grad():
+        out = theirs(None, torch.tensor(ids[None, :-1]), latent, caption_tokens, output_labels=False)
+    logits = out["logits"][0]
+    logits[:4, case.end_id] = -np.inf                             # no end before the sixth id
+    first, second = logits.topk(2).values.T
+    assert narrowest(run) == pytest.approx((first - second).min().item(), abs=1e-5)
+    assert 0 < narrowest(run._replace(how={"max_length": 12}))
+
+
+@pytest.mark.parametrize("how", [{}, {"top_k": 1}, {"diversity_penalty": 1.5, "beam_groups": 2}])
+@pytest.mark.parametrize("index", range(2, MODELS, 13))
+def test_batches(index, how):
+    """Videos together as one by one, in open_clip and here."""
+    case, model = models()[index], ours(index, "float64")
+    theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
+    how = how | {"max_length": case.model_cfg["text_cfg"]["context_length"],
+                 "start_id": case.start_id, "end_id": case.end_id}
+    pixels = [golden.pixels_of(Run(index, j, {})) for j in range(VIDEOS)]
+    encoded = tuple(map(torch.cat, zip(*(golden.encode(theirs, video) for video in pixels), strict=True)))
+    tokens = np.stack([model.encode_video(video).tokens for video in pixels])
+    expected = [ids.tolist() for ids in golden.generate(theirs, encoded, **how)]
+    assert [ids.tolist() for ids in model.generate(tokens, **how)] == expected
+    assert [model.generate(one, **how).tolist() for one in tokens] == expected
+
+
+def test_a_text_that_begins_with_the_padding_id_ends_there_in_sampling():
+    case, model = models()[0], ours(0, "float64")
+    theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
+    pixels, pad_id = golden.pixels_of(Run(0, 0, {})), case.model_cfg["pad_id"]
+    how = {"top_k": 1, "max_length": 6, "start_id": pad_id, "end_id": case.end_id}
+    expected, = golden.generate(theirs, golden.encode(theirs, pixels), **how)
+    assert model.generate(model.encode_video(pixels).tokens, **how).tolist() == expected.tolist() == [pad_id]
+
+
+# The tiny checkpoint ----------------------------------------------------------------------------------------
+
+
+def tiny(dtype: str) -> tuple[mvc.VideoCoCa, golden.CoCa]:
+    folder = ROOT / "weights" / "tiny"
+    model_cfg = json.loads((folder / "config.json").read_text())["model_cfg"]
+    weights = cast(load_file(folder / "model.safetensors"), dtype)
+    return mvc.load(folder, dtype=dtype), golden.captioner(model_cfg, weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tiny_checkpoint_on_the_demo_clips(dtype, capsys):
+    assert len(CLIPS) == 5
+    (model, theirs), (_, exact) = tiny(dtype), tiny("float64")
+    ends = {"start_id": model.tokenizer.start_id, "end_id": model.tokenizer.end_id}
+    hows = [how | {"max_length": length} for how in ({"top_k": 1}, {}) for length in (6, 7, 10, 14, 20)]
+    hows += [how | {"max_length": 20} for how in ({"diversity_penalty": 2.0}, {"repetition_penalty": 1.3})]
+    margins = []
+    for path in CLIPS:
+        pixels = model.preprocess(mvc.read_video(path, num_frames=8))
+        tokens, encoded = model.encode_video(pixels).tokens, golden.encode(theirs, pixels)
+        for how in hows:
+            expected, = golden.generate(theirs, encoded, **ends, **how)
+            if not np.array_equal(model.generate(tokens, **how), expected):
+                margins.append(golden.margin(exact, golden.encode(exact, pixels), **ends, **how))
+    settle(capsys, f"tiny checkpoint in {dtype}", len(CLIPS) * len(hows), margins)
+
+
+def test_tiny_checkpoint_continues_a_prompt():
+    """In sampling, that is: open_clip's beam search begins with the start token, whatever it is given."""
+    model, theirs = tiny("float64")
+    start, end = model.tokenizer.start_id, model.tokenizer.end_id
+    for path, prompt in product(CLIPS, ["a red", "there is nothing", "a blue star left of"]):
+        pixels = model.preprocess(mvc.read_video(path, num_frames=8))
+        begin = model.tokenize([prompt])[0]
+        begin = begin[:np.argmax(begin == end)].tolist()
+        how = {"top_k": 1, "max_length": 16}
+        expected, = golden.generate(theirs, golden.encode(theirs, pixels), start, end, prompt=begin, **how)
+        ids = model.generate(model.encode_video(pixels).tokens, prompt=prompt, **how)
+        assert ids.tolist() == expected.tolist()
