@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ops import Params, activation, layer_norm
+from .ops import Params, activation, layer_norm, linear
 from .trace import record_texts
 from .transformer import Past, look_at, past_length, residual_block
 
@@ -34,5 +34,5 @@ def decode(
         x = x.reshape(videos, -1, x.shape[-1])                    # a video's texts ask together
         x = residual_block(x, cross_block, config.heads, act, context=seen[i]).reshape(features.shape)
         record_texts(f"decoder.block.{i}.cross", x)
-    to_vocabulary = decoder["text_projection"]                    # [E, V]; open_clip's name
-    return record_texts("logits", layer_norm(x, **decoder["ln_final"]) @ to_vocabulary)
+    to_vocabulary = decoder["text_projection"].T                  # [V, E]; open_clip's name
+    return record_texts("logits", linear(layer_norm(x, **decoder["ln_final"]), to_vocabulary))

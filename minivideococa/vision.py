@@ -13,7 +13,7 @@ from .threads import spread
 from .trace import record
 from .transformer import residual_block
 
-PIECE_ROWS = 600                             # tokens at a time: fewer slow the matrix products, more leave the cache
+PIECE_ROWS = 1100                            # tokens at a time: fewer slow the matrix products, more take memory
 
 
 def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
