@@ -10,9 +10,11 @@ extra `fast`), the frames are computed one piece after another, and BLAS threads
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock
 
 import numpy as np
@@ -28,6 +30,7 @@ def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: i
 
     What it records in a trace is stacked in the same way.
     """
+    keep_freed_memory()
     with threads_for(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
         piece = min(piece, -(-len(x) // threads))                # so that all threads have something to do
         pieces = [x[i:i + piece] for i in range(0, len(x), piece)]
@@ -56,3 +59,18 @@ def threads_for(count: int) -> Iterator[int]:
         return
     with _limit_lock, blas.limit(limits=1):
         yield threads
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library (glibc; others are left alone) keep up to 256 MB of freed memory for the next arrays.
+
+    It would give each large array back to the system, which clears it and hands it out again page by page: a fifth of
+    ViT-B/32's time. glibc itself raises these two limits as a program goes on, but not far enough, and not in threads.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-3, 32 * 2**20)                  # M_MMAP_THRESHOLD, its highest value
+    mallopt(-1, 256 * 2**20)                 # M_TRIM_THRESHOLD
