@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .progress import progress
 
 if TYPE_CHECKING:
-    from .model import VideoCoCa
+    from .model import Video, VideoCoCa
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +62,24 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--min-length", type=_positive, default=5, metavar="N", help="fewest tokens (default: 5)")
     sub.add_argument("--max-length", type=_positive, default=30, metavar="N", help="most tokens (default: 30)")
     sub.add_argument("--prompt", default="", metavar="TEXT", help="how the caption begins")
+    sub.add_argument("--beams", type=_positive, default=6, metavar="N",
+                     help="captions to search for the best among (default: 6; 1 takes the likeliest token each time)")
+    sub.add_argument("--beam-groups", type=_positive, default=3, metavar="N",
+                     help="groups of beams, alike unless there is a --diversity-penalty (default: 3)")
+    sub.add_argument("--diversity-penalty", type=float, default=0.0, metavar="X",
+                     help="what a group pays for a token that another took (default: 0)")
+    sub.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X",
+                     help="more than 1 avoids tokens that were there already (default: 1)")
+    sub.add_argument("--length-penalty", type=float, default=1.0, metavar="X",
+                     help="a beam's score is divided by its length to this power (default: 1)")
+    sub.add_argument("--top-k", type=_positive, metavar="N", help="draw each token at random from the N likeliest")
+    sub.add_argument("--top-p", type=float, metavar="P",
+                     help="draw each token at random from the likeliest that have probability P together")
+    sub.add_argument("--temperature", type=float, metavar="X",
+                     help="draw each token at random; above 1 more, below 1 less surprising ones")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another draw (default: 0)")
+    sub.add_argument("--textbook", action="store_true",
+                     help="search and draw by probabilities, not by open_clip's habits (see the walkthrough)")
 
     sub = command("classify", run_classify, model, "Tell which of some labels fits a video best.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
@@ -69,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     labels.add_argument("--labels-file", metavar="F", help="a file with a label a line")
     sub.add_argument("--templates-file", metavar="F",
                      help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
+    sub.add_argument("--by", choices=["latent", "likelihood"], default="latent",
+                     help="compare latents, or how likely the decoder finds the sentences (default: latent)")
 
     sub = command("retrieve", run_retrieve, model, "Rank videos by how well they fit a text.")
     sub.add_argument("text", metavar="TEXT", help="what to look for")
@@ -87,9 +108,13 @@ def parser() -> argparse.ArgumentParser:
 def run_caption(args: argparse.Namespace) -> None:
     """`caption VIDEO`."""
     from .checkpoint import load
+    how = {name: getattr(args, name) for name in (
+        "min_length", "max_length", "prompt", "beams", "beam_groups", "diversity_penalty", "repetition_penalty",
+        "length_penalty", "top_k", "top_p", "temperature", "seed", "textbook")}
     model = load(args.weights)
-    caption = model.caption(args.video, args.frames, prompt=args.prompt,
-                            min_length=args.min_length, max_length=args.max_length)
+    video = _encode(model, args, [args.video])[0]
+    with progress(args.max_length, "tokens"):
+        caption = model.caption(video, **how)
     _caveat(args, model, [args.prompt])
     _print(args, caption, {"video": args.video, "caption": caption})
 
@@ -101,7 +126,9 @@ def run_classify(args: argparse.Namespace) -> None:
     labels = _lines(args.labels_file) if args.labels_file else [x.strip() for x in args.labels.split(",") if x.strip()]
     templates = _lines(args.templates_file) if args.templates_file else None
     model = load(args.weights)
-    ranking = classify(model, model.encode(args.video, args.frames), labels, templates)
+    video = _encode(model, args, [args.video])[0]
+    with progress(len(labels) * len(templates or [""]), "texts"):
+        ranking = classify(model, video, labels, templates, args.by)
     _caveat(args, model, labels + (templates or []))
     _print(args, "\n".join(f"{probability:.3f}  {label}" for label, probability in ranking),
            {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
@@ -112,10 +139,16 @@ def run_retrieve(args: argparse.Namespace) -> None:
     from .checkpoint import load
     from .tasks import retrieve
     model = load(args.weights)
-    ranking = retrieve(model, args.text, [model.encode(video, args.frames) for video in args.videos])
+    ranking = retrieve(model, args.text, _encode(model, args, args.videos))
     _caveat(args, model, [args.text])
     _print(args, "\n".join(f"{cosine:.3f}  {args.videos[i]}" for i, cosine in ranking),
            {"text": args.text, "videos": [{"video": args.videos[i], "cosine": cosine} for i, cosine in ranking]})
+
+
+def _encode(model: VideoCoCa, args: argparse.Namespace, paths: Sequence[str]) -> list[Video]:
+    """The videos, with a bar that counts their frames."""
+    with progress(len(paths) * args.frames, "frames"):
+        return [model.encode(path, args.frames) for path in paths]
 
 
 def run_demo(args: argparse.Namespace) -> None:

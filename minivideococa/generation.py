@@ -45,8 +45,9 @@ def penalize_repetition(penalty: float) -> Rule:
 def keep_top_k(k: int) -> Rule:
     """A rule: only the k likeliest tokens (arXiv 1805.04833, section 5.4), and those as likely as the last of them."""
     def rule(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        kth = np.partition(logits, -min(k, logits.shape[-1]), axis=-1)[:, -min(k, logits.shape[-1]), None]
-        return np.where(logits < kth, -np.inf, logits)
+        n = min(k, logits.shape[-1])
+        least = np.partition(logits, -n, axis=-1)[:, -n, None]
+        return np.where(logits < least, -np.inf, logits)
     return rule
 
 
@@ -228,7 +229,7 @@ def check(*, beams, beam_groups, top_k, top_p, temperature, seed, repetition_pen
     """Raises ValueError, one line, for a value that makes no sense."""
     wrong = {
         f"beams {beams} must be 1 or more": beams < 1,
-        f"beam_groups {beam_groups} must be 1 or more, and divide the {beams} beams":
+        f"beam_groups {beam_groups} must divide the {beams} beams: 1 does, and is plain beam search":
             beams > 1 and (beam_groups < 1 or beams % beam_groups != 0),
         f"top_k {top_k} must be 1 or more": top_k is not None and top_k < 1,
         f"top_p {top_p} must be more than 0 and at most 1": top_p is not None and not 0 < top_p <= 1,

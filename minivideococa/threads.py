@@ -34,8 +34,8 @@ def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: i
     with threads_for(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
         piece = min(piece, -(-len(x) // threads))                # so that all threads have something to do
         pieces = [x[i:i + piece] for i in range(0, len(x), piece)]
-        outcomes = []
-        for part, outcome in zip(pieces, executor.map(apart(function), pieces), strict=True):
+        outcomes, in_turn = [], executor.map if threads > 1 else map
+        for part, outcome in zip(pieces, in_turn(apart(function), pieces), strict=True):
             outcomes.append(outcome)
             advance(len(part))
     results, tapes = zip(*outcomes, strict=True)

@@ -1,6 +1,7 @@
 """The operations against the standard library, high precision and plain loops."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -133,6 +134,105 @@ def test_linear_multiplies_from_the_right_transposed(dtype):
         np.testing.assert_allclose(got, expected, atol=20 * np.finfo(dtype).eps)
 
 
+@contextmanager
+def limits(**sizes):
+    """Other values of the limits in `ops`: FEW, MANY, PART, PIECE."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(ops, name, size)
+        yield
+
+
+def laid_out(x, how):
+    """The same numbers in another order of memory."""
+    if how == "F":
+        return np.asfortranarray(x)
+    if how == "strided":
+        wide = np.zeros((2 * x.shape[0], 3 * x.shape[1]), x.dtype)
+        wide[::2, ::3] = x
+        return wide[::2, ::3]
+    return x[::-1].copy()[::-1] if how == "reversed" else x
+
+
+layouts = st.sampled_from(["C", "F", "strided", "reversed"])
+products = [lambda *p: ops.linear(*p), lambda *p: ops.row_by_row(*p), lambda *p: ops.in_parts(*p)]
+
+
+@dtypes
+@given(n=st.tuples(*[st.integers(1, 12)] * 3), how=st.tuples(layouts, layouts), few=st.integers(0, 6),
+       many=st.integers(0, 12), part=st.integers(1, 13), piece=st.integers(1, 40), seed=st.integers(0, 99))
+def test_all_ways_to_multiply(dtype, n, how, few, many, part, piece, seed):
+    """Of whole numbers, so that sums are exact in any order: all give the product and leave their inputs."""
+    R, n_in, n_out = n
+    rng = np.random.default_rng(seed)
+    rows, weight = (laid_out(rng.integers(-9, 10, shape).astype(dtype), layout)
+                    for shape, layout in zip([(R, n_in), (n_out, n_in)], how))
+    before = rows.copy(), weight.copy()
+    want = [[sum(a * b for a, b in zip(row, out)) for out in weight.tolist()] for row in rows.tolist()]
+    with limits(FEW=few, MANY=many, PART=part, PIECE=piece):
+        results = [multiply(rows, weight) for multiply in products]
+    for got in results:
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, want)
+        assert not np.shares_memory(got, rows) and not np.shares_memory(got, weight)
+        got[:] = 0                                                   # may be written to
+    np.testing.assert_array_equal(rows, before[0])
+    np.testing.assert_array_equal(weight, before[1])
+
+
+@pytest.mark.parametrize("few, many, used", [
+    (0, 0, None), (5, 6, None), (5, 7, "in_parts"), (0, 9, "in_parts"), (6, 9, "row_by_row"),
+    (6, 6, "row_by_row")])
+def test_how_linear_multiplies(monkeypatch, few, many, used):
+    """Up to FEW rows row by row, from MANY on at once, between them in parts; leading axes count as rows."""
+    called = []
+    for name in ("row_by_row", "in_parts"):
+        monkeypatch.setattr(ops, name, lambda rows, weight, name=name: called.append(name) or rows @ weight.T)
+    x, weight, bias = np.arange(24.0).reshape(2, 3, 4), np.arange(20.0).reshape(5, 4), np.arange(5.0)
+    with limits(FEW=few, MANY=many):
+        got = ops.linear(x, weight, bias)
+    np.testing.assert_array_equal(got, np.einsum("abi,oi->abo", x, weight) + bias)
+    assert called == [used] * (used is not None)
+    np.testing.assert_array_equal(bias, np.arange(5.0))
+
+
+@dtypes
+@pytest.mark.parametrize("R", [1, ops.FEW, ops.FEW + 1, ops.MANY - 1, ops.MANY])
+@pytest.mark.parametrize("n_in", [ops.PART - 1, ops.PART, 2 * ops.PART + 3])
+def test_linear_around_its_limits(dtype, R, n_in):
+    rng = np.random.default_rng(R + n_in)
+    rows, weight = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((R, n_in), (6, n_in)))
+    np.testing.assert_array_equal(ops.linear(rows, weight), rows.astype(int) @ weight.astype(int).T)
+
+
+@dtypes
+@given(shape=st.lists(st.integers(0, 6), min_size=1, max_size=3), piece=st.integers(1, 40))
+def test_in_pieces(dtype, shape, piece):
+    """Each number once, written over x, in pieces that are short enough."""
+    x, lengths = np.random.default_rng(piece).standard_normal(shape).astype(dtype), []
+    want = np.exp(x) + 1
+
+    def elementwise(part):
+        lengths.append(part.size)
+        return np.exp(part) + 1
+
+    with limits(PIECE=piece):
+        got = ops.in_pieces(elementwise, x)
+    assert got is x and got.dtype == dtype and sum(lengths) == x.size and max(lengths, default=0) <= piece
+    # not bit for bit: the last numbers of a vector may be computed by other instructions
+    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_activations_in_pieces(dtype, name):
+    x = np.random.default_rng(0).standard_normal((5, 7)).astype(dtype)
+    want = getattr(ops, name)(x)
+    with limits(PIECE=4):
+        got = ops.in_pieces(getattr(ops, name), x)
+    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+
+
 @dtypes
 def test_layer_norm(dtype):
     rng = np.random.default_rng(1)
@@ -215,6 +315,46 @@ def test_softmax_leaves_its_input_alone():
     x = np.array([1.0, 2.0, 3.0])
     ops.softmax(x)
     np.testing.assert_array_equal(x, [1, 2, 3])
+
+
+@dtypes
+@pytest.mark.parametrize("how", ["C", "F", "strided", "reversed"])
+def test_softmax_into_an_array(dtype, how):
+    """`out` may be another array, or the input itself, however it lies in memory; either is given back."""
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
+    x[1, 2] = -np.inf
+    want, out = ops.softmax(x), np.empty_like(x)
+    assert ops.softmax(x, out=out) is out
+    np.testing.assert_array_equal(out, want)
+    x = laid_out(x, how)
+    assert ops.softmax(x, out=x) is x and x.dtype == dtype
+    np.testing.assert_allclose(x, want, rtol=4 * np.finfo(dtype).eps)
+
+
+@dtypes
+@given(data=st.data())
+def test_log_softmax(dtype, data):
+    row = st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3)
+    x = np.array(data.draw(st.lists(row, min_size=1, max_size=4)), dtype)
+    before, got = x.copy(), ops.log_softmax(x)
+    assert got.dtype == dtype and got.shape == x.shape and not np.shares_memory(got, x)
+    np.testing.assert_array_equal(x, before)
+    for row, logs in zip(x.astype(float), got):
+        top = max(row)
+        want = row - top - math.log(math.fsum(math.exp(v - top) for v in row))
+        np.testing.assert_allclose(logs, want, rtol=0, atol=np.finfo(dtype).eps * (4 + 2 * np.abs(row).max()))
+
+
+@dtypes
+def test_log_softmax_far_out(dtype):
+    """Where softmax is 0 there are still digits; of -inf it is -inf; huge numbers do not overflow."""
+    big = np.finfo(dtype).max / 4
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        np.testing.assert_array_equal(ops.log_softmax(np.array([0, -1e4], dtype)), [0, -1e4])
+        np.testing.assert_array_equal(ops.log_softmax(np.array([[0, -np.inf], [-np.inf, 5]], dtype)),
+                                      [[0, -np.inf], [-np.inf, 0]])
+        halves = ops.log_softmax(np.array([big, big], dtype))
+        np.testing.assert_allclose(halves, [-math.log(2)] * 2, rtol=1e-6)
 
 
 # attention
@@ -325,6 +465,6 @@ def test_the_dtype_stays(dtype):
     p, _, _ = attention_parameters(rng, 4, 4, dtype, joined=True)
     separate, _, _ = attention_parameters(rng, 4, 4, dtype)
     results = [ops.linear(x, weight, bias), ops.layer_norm(x, bias, bias), ops.erf(x), ops.gelu(x),
-               ops.quick_gelu(x), ops.softmax(x), ops.unit(x), attend(x, x, p, 2),
+               ops.quick_gelu(x), ops.softmax(x), ops.log_softmax(x), ops.unit(x), attend(x, x, p, 2),
                attend(x, x, separate, 2), attend(x, x, p, 2, np.tri(3, dtype=bool))]
     assert {r.dtype for r in results} == {np.dtype(dtype)}

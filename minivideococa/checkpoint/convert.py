@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..progress import advance, progress
 from .config import Config
 from .folder import (CONFIG, TOKENIZER, WEIGHTS, StoredTensor, open_safetensors, read_config, refuse_occupied,
                      write_checkpoint)
@@ -55,7 +56,11 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     parsed = read_config(config_path)
     stored = read_weights(weights)
     check(stored, parsed, str(weights))
-    tensors = {name: _cast(tensor, dtype, f"{weights}: {name}") for name, tensor in stored.items()}
+    with progress(len(stored), "tensors"):
+        tensors = {}
+        for name, tensor in stored.items():
+            tensors[name] = _cast(tensor, dtype, f"{weights}: {name}")
+            advance()
     return write_checkpoint(dest, parsed, tensors, _tokenizer(parsed, source))
 
 

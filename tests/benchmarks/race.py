@@ -1,0 +1,149 @@
+"""A race: every competitor takes one turn a round, in rotating order, and nothing else runs meanwhile.
+
+Competitors that must prepare (load a model, compile a graph) live in processes of their own, so that neither
+their threads nor their memory get in each other's way. Between their turns a signal stops them, because the
+threads of torch and onnxruntime go on spinning for a while when their work is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+QUIET = 0.05                                 # the share of the machine that others may take during a turn
+ATTEMPTS = 3                                 # at a quiet turn; the last one counts, however it was
+PATIENCE = 60                                # seconds to wait for quiet before a turn
+
+Turn = dict[str, Any]                        # `seconds`, `cpu` seconds, and a competitor's own figures
+
+
+def environment(threads: int) -> dict[str, str]:
+    """For child processes: as many threads for every library, and OpenBLAS left to pick its kernel."""
+    kept = {name: value for name, value in os.environ.items()
+            if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    tests = HERE.parent                      # tests/oracle for its `common` and `reference`
+    return kept | counts | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests / "oracle")])}
+
+
+class Racer:
+    """A process that has prepared something (see child.py) and stands still between its turns.
+
+    `function` is "module.function", `arguments` and those of a turn anything that JSON can hold. Raises
+    RuntimeError if the process fails.
+    """
+
+    def __init__(self, function: str, *arguments: Any, threads: int) -> None:
+        say(f"preparing {function}")
+        self.function = function
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "child.py"), function, json.dumps(arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads))
+        try:
+            self._answer()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.process.send_signal(signal.SIGSTOP)
+
+    def __call__(self, *arguments: Any) -> Turn:
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            print(json.dumps(arguments), file=self.process.stdin, flush=True)
+            return self._answer()
+        finally:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def __enter__(self) -> Racer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def _answer(self) -> Turn:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.function} failed with status {self.process.wait()}; see above")
+        return json.loads(line)
+
+
+def whole_process(*arguments: str, threads: int) -> Turn:
+    """A turn that is a Python process from its start to its end. Raises RuntimeError if it fails."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    process = subprocess.run([sys.executable, *arguments], env=environment(threads), capture_output=True,
+                             text=True)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.returncode:
+        raise RuntimeError(f"python {' '.join(arguments)}: {process.stderr}")
+    return {"seconds": seconds, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
+
+
+def race(
+    competitors: dict[str, Callable[[], Turn]], rounds: int, warm_up: bool = True,
+) -> dict[str, list[Turn]]:
+    """Competitors by name -> their turns, one a round; each round begins with the next of them.
+
+    A turn's figures get the share of the machine that `others` had; it is taken again if that was too much.
+    """
+    names = list(competitors)
+    for name in names if warm_up else ():
+        say(f"warming up: {name}")
+        competitors[name]()
+    turns: dict[str, list[Turn]] = {name: [] for name in names}
+    for i in range(rounds):
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            turns[name].append(quiet_turn(competitors[name]))
+            say(f"round {i + 1} of {rounds}: {name}: {turns[name][-1]['seconds']:.3f} s")
+    return turns
+
+
+def quiet_turn(competitor: Callable[[], Turn]) -> Turn:
+    for _ in range(ATTEMPTS):
+        wait_for_quiet()
+        before = busy_seconds()
+        turn = competitor()
+        others = busy_seconds() - before - turn["cpu"] - 0.02     # the system counts in hundredths of seconds
+        turn["others"] = max(0.0, others) / (turn["seconds"] * os.cpu_count())
+        if turn["others"] <= QUIET:
+            break
+        say(f"disturbed: others had {turn['others']:.0%} of the machine")
+    return turn
+
+
+def wait_for_quiet() -> None:
+    """Until the machine has been next to idle for half a second, or patience is at its end."""
+    for _ in range(2 * PATIENCE):
+        before = busy_seconds()
+        time.sleep(0.5)
+        if busy_seconds() - before <= 0.02 + QUIET * 0.5 * os.cpu_count():
+            return
+
+
+def busy_seconds() -> float:
+    """What all processes of the machine have used so far, where the system tells (Linux), else 0."""
+    try:
+        user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    except OSError:
+        return 0.0
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def median(turns: list[Turn], figure: str = "seconds") -> float:
+    return statistics.median(turn[figure] for turn in turns)
+
+
+def say(message: str) -> None:
+    """Progress, on standard error."""
+    print(message, file=sys.stderr, flush=True)

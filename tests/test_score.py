@@ -1,0 +1,218 @@
+"""The probabilities of texts: `score` against one token at a time, and classification by it."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_generation import Numbers, raise_logits
+
+import minivideococa as mvc
+from minivideococa import decoder, tasks
+from minivideococa.world import VOCABULARY
+
+WORDS = VOCABULARY[3:]                       # without padding, start and end; "<unk>" may be said
+LABELS = ["a red circle", "a square", "nothing"]
+START, END = 1, 2
+
+
+def a_video(seed=0, dtype="float64"):
+    return mvc.Video(np.ones(8, dtype) / np.sqrt(8).astype(dtype),
+                     np.random.default_rng(seed).standard_normal((3, 8)).astype(dtype))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model, tokenizer):
+    return tiny_model(1, tokenizer=tokenizer)
+
+
+def naive_score(model, video, ids):
+    """log p(id 1 | id 0) + log p(id 2 | ids 0, 1) + ..., each from a text that holds nothing else."""
+    total = 0.0
+    for n in range(1, len(ids)):
+        logits = model.decode(video.tokens, np.array([ids[:n]]))[0, -1].astype(float)
+        total += logits[ids[n]] - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+    return total
+
+
+def refused(call, *facts):
+    with pytest.raises(ValueError) as error:
+        call()
+    message = str(error.value)
+    assert "\n" not in message and all(fact in message for fact in facts), message
+
+
+texts_of_words = st.lists(st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join), min_size=1, max_size=40)
+
+
+@settings(max_examples=30)
+@given(texts_of_words, st.integers(0, 99), st.sampled_from(["float32", "float64"]))
+def test_a_score_is_the_sum_over_tokens(tiny_model, tokenizer, texts, seed, dtype):
+    model, video = tiny_model(seed, dtype, tokenizer=tokenizer), a_video(seed, dtype)
+    scores = mvc.score(model, video, texts)
+    assert scores.shape == (len(texts),) and scores.dtype == dtype
+    rel = 1e-5 if dtype == "float32" else 1e-12
+    for i in np.random.default_rng(seed).integers(0, len(texts), 3):
+        ids = [START, *(VOCABULARY.index(word) for word in texts[i].split()), END]
+        assert scores[i] == pytest.approx(naive_score(model, video, ids), rel=rel)
+
+
+@settings(max_examples=30)
+@given(texts_of_words, st.randoms(use_true_random=False))
+def test_the_other_texts_do_not_matter(model, texts, random):
+    """Nor their order, nor how many are scored at once."""
+    video, order = a_video(), random.sample(range(len(texts)), len(texts))
+    together = mvc.score(model, video, texts)
+    reordered = mvc.score(model, video, [texts[i] for i in order])
+    np.testing.assert_allclose(reordered, together[order], rtol=1e-12)
+    np.testing.assert_allclose(mvc.score(model, video, texts[:1]), together[:1], rtol=1e-12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "TEXTS_AT_ONCE", random.randint(1, 5))
+        np.testing.assert_allclose(mvc.score(model, video, texts), together, rtol=1e-12)
+
+
+def test_how_far_a_text_is_padded_does_not_matter(tiny_model, model, tokenizer, monkeypatch):
+    """A text in a longer context, and one whose words are the padding's own id."""
+    texts, video = ["a red circle", "", "a " * 7], a_video()
+    got = mvc.score(model, video, texts)
+    for length in (3, 5, 20):
+        ids = tokenizer.encode(texts[:2], context_length=length)
+        monkeypatch.setattr(model, "tokenize", lambda _: ids)
+        np.testing.assert_allclose(mvc.score(model, video, texts[:2])[1], got[1], rtol=1e-12)
+        if length > 3:
+            np.testing.assert_allclose(mvc.score(model, video, texts[:2]), got[:2], rtol=1e-12)
+        monkeypatch.undo()
+    numbers = tiny_model(3, text={"vocab_size": 6}, decoder={"vocab_size": 6})
+    numbers.tokenizer = Numbers(6, 9)
+    for text, ids in [("0", [4, 0, 5]), ("1 0 0", [4, 1, 0, 0, 5]), ("0 2 0", [4, 0, 2, 0, 5])]:
+        [got] = mvc.score(numbers, video, [text])
+        assert got == pytest.approx(naive_score(numbers, video, ids), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_texts_together(tiny_model, seed):
+    """Texts exclude each other: the probabilities of all of them come to 1, less that of all longer ones."""
+    V, video = 5, a_video(seed)
+    model = tiny_model(seed, text={"vocab_size": V}, decoder={"vocab_size": V})
+    model.tokenizer = Numbers(V, 9)
+    texts = [[*words] for n in range(5) for words in product(range(V - 1), repeat=n)]
+
+    def probability(longest):
+        short = [" ".join(map(str, text)) for text in texts if len(text) <= longest]
+        return np.exp(mvc.score(model, video, short)).sum()
+
+    sums = [probability(n) for n in range(5)]
+    assert 0 < sums[0] and sums == sorted(sums) and sums[4] < 1
+    for n in range(3):
+        beginnings = [[V - 2, *text] for text in texts if len(text) == n + 1]
+        longer = sum(np.exp(naive_score(model, video, beginning)) for beginning in beginnings)
+        assert sums[n] == pytest.approx(1 - longer, rel=1e-11)
+    raise_logits(model, {V - 1: 20})                                 # the end is all that is wanted
+    assert probability(4) == pytest.approx(1, abs=1e-9)
+
+
+def test_all_texts_of_the_worlds_words(model):
+    """Up to two words, less than 1: the other ids have something, longer texts too."""
+    texts = [" ".join(words) for n in range(3) for words in product(WORDS, repeat=n)]
+    total = np.exp(mvc.score(model, a_video(), texts)).sum()
+    assert 0 < total < 1
+
+
+def test_a_score_depends_on_the_video(model):
+    videos = [a_video(seed) for seed in range(2)]
+    assert abs(np.subtract(*(mvc.score(model, video, ["a red circle"]) for video in videos))) > 1e-3
+
+
+def test_what_is_likeliest_to_be_said_scores_best(tiny_model):
+    """With enough textbook beams and no length penalty, `generate` finds the text with the highest score."""
+    V, video = 5, a_video(7)
+    model = tiny_model(7, text={"vocab_size": V}, decoder={"vocab_size": V})
+    model.tokenizer = Numbers(V, 9)
+    raise_logits(model, {V - 1: 2})
+    ids = model.generate(video.tokens, beams=64, beam_groups=1, min_length=0, max_length=5, textbook=True,
+                         length_penalty=0).tolist()
+    assert ids[-1] == V - 1
+    texts = [" ".join(map(str, words)) for n in range(4) for words in product(range(V - 1), repeat=n)]
+    best = texts[mvc.score(model, video, texts).argmax()]
+    assert [V - 2, *map(int, best.split()), V - 1] == ids
+
+
+def test_a_text_longer_than_the_context_counts_as_far_as_it_goes(model):
+    """The tokenizer cuts it, and puts the end in the last place."""
+    long = "a red circle and a blue square " * 3
+    ids = model.tokenize([long])[0].tolist()
+    assert len(ids) == 9 and ids[-1] == END
+    [got] = mvc.score(model, a_video(), [long])
+    assert got == pytest.approx(naive_score(model, a_video(), ids), rel=1e-12)
+
+
+def test_a_text_of_every_kind_of_video(model):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 14, 14, 3), np.uint8)
+    video = model.encode(frames)
+    np.testing.assert_array_equal(mvc.score(model, frames, LABELS), mvc.score(model, video, LABELS))
+
+
+# classify
+
+def naive_likelihood(model, video, labels, templates):
+    def probability(text):
+        ids = model.tokenize([text])[0].tolist()
+        return np.exp(naive_score(model, video, ids[:ids.index(END) + 1]))
+
+    likely = {label: sum(probability(t.replace("{}", label)) for t in templates) for label in labels}
+    return {label: x / sum(likely.values()) for label, x in likely.items()}
+
+
+@pytest.mark.parametrize("templates", [None, ["{}"], ["{}", "there is {}", "a video of {}"]], ids=str)
+def test_classify_by_likelihood(model, templates):
+    """A label's probability is that of any of its sentences, among all the labels'."""
+    for seed in range(3):
+        video = a_video(seed)
+        result = mvc.classify(model, video, LABELS, templates, by="likelihood")
+        want = naive_likelihood(model, video, LABELS, templates or ["a video of {}."])
+        assert [label for label, _ in result] == sorted(LABELS, key=want.get, reverse=True)
+        assert dict(result) == pytest.approx(want, rel=1e-9)
+        assert sum(p for _, p in result) == pytest.approx(1, abs=1e-12)
+        assert {type(p) for _, p in result} == {float}
+
+
+def test_classify_by_likelihood_where_every_probability_is_tiny(tiny_model, tokenizer):
+    """Of a float32 model and sentences that are all but impossible: no underflow."""
+    model = tiny_model(1, "float32", tokenizer=tokenizer)
+    raise_logits(model, {VOCABULARY.index("red"): 40})
+    video = a_video(dtype="float32")
+    labels = ["a blue circle", "a blue square", "a red circle"]
+    scores = mvc.score(model, video, [f"a video of {label}." for label in labels])
+    assert scores.max() < -200
+    result = dict(mvc.classify(model, video, labels, by="likelihood"))
+    assert sum(result.values()) == pytest.approx(1, abs=1e-5)
+    assert result["a red circle"] > 0.99
+    for label, score in zip(labels, scores):
+        assert result[label] == pytest.approx(np.exp(float(score - scores[2])), rel=1e-3, abs=1e-30)
+
+
+def test_classify_goes_by_the_latent_unless_told(model):
+    video = a_video()
+    assert mvc.classify(model, video, LABELS) == mvc.classify(model, video, LABELS, by="latent")
+    assert mvc.classify(model, video, LABELS) != mvc.classify(model, video, LABELS, by="likelihood")
+
+
+# Errors
+
+def test_errors(model, tiny_model, monkeypatch):
+    def computed(*args, **kwargs):
+        raise AssertionError("computed something first")
+
+    monkeypatch.setattr(decoder, "decode", computed)
+    monkeypatch.setattr(type(model), "encode_frames", computed)
+    video, frames = a_video(), np.zeros((2, 14, 14, 3), np.uint8)
+    for nothing in ([], (), "a red circle", ""):
+        refused(lambda: mvc.score(model, frames, nothing), "list")
+    for wrong in ("logits", "", None, "Latent"):
+        refused(lambda: mvc.classify(model, video, LABELS, by=wrong), "latent", "likelihood", repr(wrong))
+    for labels, templates in [([], None), ("a circle", None), (LABELS, []), (LABELS, "a {}"), (LABELS, ["a"])]:
+        refused(lambda: mvc.classify(model, video, labels, templates, by="likelihood"))
+    for texts in ([None], [3]):
+        refused(lambda: mvc.score(model, video, texts))
+    refused(lambda: mvc.score(tiny_model(), video, ["a"]), "tokenizer")
