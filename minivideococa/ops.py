@@ -60,7 +60,7 @@ def in_parts(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> np.ndarray:
     """[..., n] -> [..., n], each row to mean 0 and variance 1, then scaled and shifted (arXiv 1607.06450)."""
     y = x - x.mean(axis=-1, keepdims=True)
-    y /= np.sqrt(np.vecdot(y, y)[..., None] / y.shape[-1] + eps)
+    y /= np.sqrt(np.mean(y * y, axis=-1, keepdims=True) + eps)
     y *= weight
     y += bias
     return y
