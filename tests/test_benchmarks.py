@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,12 +51,20 @@ def test_rounds_rotate_and_disturbed_turns_are_repeated(monkeypatch):
     assert all(turn["others"] == 0 for turn in turns["a"] + turns["b"])
 
 
+def test_of_disturbed_turns_the_quietest_counts(monkeypatch):
+    busy, seconds = iter([0, 9,  0, 1,  0, 9]), iter([1, 2, 3])
+    monkeypatch.setattr(race, "wait_for_quiet", lambda: None)
+    monkeypatch.setattr(race, "busy_seconds", lambda: next(busy))
+    assert race.quiet_turn(lambda: {"seconds": next(seconds), "cpu": 0})["seconds"] == 2
+
+
 def test_a_racer_answers_and_stands_still():
     with race.Racer("operator.itemgetter", "a", threads=1) as racer:
         for _ in range(2):
             assert racer({"a": {"figure": 3}})["figure"] == 3
-            stopped = os.waitid(os.P_PID, racer.process.pid, os.WSTOPPED | os.WNOWAIT)
-            assert stopped.si_status == signal.SIGSTOP
+            time.sleep(0.1)
+            stopped = os.waitid(os.P_PID, racer.process.pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
+            assert stopped and stopped.si_status == signal.SIGSTOP
     assert racer.process.returncode == -signal.SIGKILL
 
 

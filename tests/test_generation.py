@@ -133,7 +133,7 @@ def test_a_batch_of_videos_gives_what_its_parts_give(tiny_model, overrides, seed
 def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
     """... whose groups are all the same, so it is the search with two beams."""
     differ = 0
-    for seed in range(20):
+    for seed in range(12):
         model, tokens = tiny_model(seed), np.random.default_rng(seed).standard_normal((3, 8))
         raise_logits(model, {model.config.text.vocab_size - 1: 1.0})
         text = model.generate(tokens).tolist()
@@ -141,6 +141,8 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
         assert text == model.generate(tokens, beams=2, beam_groups=1).tolist()
         differ += text != model.generate(tokens, beams=6, beam_groups=1).tolist()
     assert differ > 0
+    for default, given_too in ({"beams": 6}, {"beam_groups": 6}), ({"beam_groups": 3}, {"beams": 9}):
+        assert (model.generate(tokens, **given_too) == model.generate(tokens, **default, **given_too)).all()
 
 
 # Without one
@@ -462,7 +464,7 @@ def fits(counts, probabilities):
     {"top_k": 6, "top_p": 0.9, "temperature": 0.6}], ids=str)
 @pytest.mark.parametrize("textbook", [False, True])
 def test_how_often_an_id_is_drawn(how, textbook):
-    """As softmax says of what is left. open_clip warms what top-k and top-p leave; the textbook warms first."""
+    """As softmax says of what is left. Open_clip warms after top-k and top-p, the textbook before them."""
     logits, temperature = language(8, 3)((START,)), how.get("temperature", 1)
     tempered = logits / temperature
     left = kept(tempered if textbook else logits, how.get("top_k"), how.get("top_p"))

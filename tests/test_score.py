@@ -211,7 +211,7 @@ def test_errors(model, tiny_model, monkeypatch):
         refused(lambda: mvc.score(model, frames, nothing), "list")
     for wrong in ("logits", "", None, "Latent"):
         refused(lambda: mvc.classify(model, video, LABELS, by=wrong), "latent", "likelihood", repr(wrong))
-    for labels, templates in [([], None), ("a circle", None), (LABELS, []), (LABELS, "a {}"), (LABELS, ["a"])]:
+    for labels, templates in [([], None), ("circle", None), (LABELS, []), (LABELS, "a {}"), (LABELS, ["a"])]:
         refused(lambda: mvc.classify(model, video, labels, templates, by="likelihood"))
     for texts in ([None], [3]):
         refused(lambda: mvc.score(model, video, texts))

@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Barrier, Event, Lock, current_thread
+from threading import Barrier, Event, Lock, Thread, current_thread
 
 import numpy as np
 import pytest
@@ -65,6 +65,16 @@ def test_spread_is_the_plain_function(T, piece, count, traced):
         assert list(tape) == ["doubled", "sums"]
         np.testing.assert_array_equal(tape["doubled"], 2 * x)
         np.testing.assert_array_equal(tape["sums"], x.sum(axis=1))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_without_a_trace_nothing_is_kept(count):
+    class Untouched:
+        def copy(self):
+            raise AssertionError("recorded for nobody")
+
+    with on_threads(count):
+        threads.spread(lambda part: (record("x", Untouched()), part)[1], np.zeros(4), 1)
 
 
 def test_what_ends_first_does_not_come_first():
@@ -158,13 +168,23 @@ def blas_threads():
     return max(library.num_threads for library in libraries)
 
 
+def set_blas_threads(count):
+    """By a thread that ends at once: threadpoolctl 3.8 ignores others while the one that set it lives."""
+    from threadpoolctl import threadpool_limits
+    thread = Thread(target=threadpool_limits, args=(count, "blas"))
+    thread.start()
+    thread.join()
+
+
 @pytest.fixture
 def three_blas_threads():
     """BLAS is told to use three threads, whatever the environment says; nothing is computed with them."""
-    blas_threads()
-    from threadpoolctl import threadpool_limits
-    with threadpool_limits(3, user_api="blas"):
-        yield
+    before = blas_threads()
+    set_blas_threads(3)
+    if blas_threads() != 3:
+        pytest.skip("this BLAS has a number of threads for each thread")
+    yield
+    set_blas_threads(before)
 
 
 @pytest.mark.parametrize("frames, count", [(1, 1), (2, 1), (3, 3), (4, 3), (100, 3)])
@@ -205,6 +225,26 @@ def test_blas_gets_its_threads_back_after_several_at_a_time(three_blas_threads):
     with ThreadPoolExecutor(4) as users:
         for results in users.map(encode, range(4)):
             np.testing.assert_array_equal(results, [x + 1] * 5)
+    assert blas_threads() == 3
+
+
+def test_two_do_not_limit_blas_at_once(three_blas_threads):
+    """Both see three threads before either limits them: one waits until the other has given them back."""
+    both_have_seen, entered = Barrier(2), []
+
+    class Frames(int):
+        def __lt__(self, count):             # asked once the number of threads is known
+            both_have_seen.wait(PATIENCE)
+            return False
+
+    def encode(_):
+        with threads.threads_for(Frames(9)) as got:
+            entered.append(got)
+            time.sleep(0.02 * len(entered))                          # the first one in is the first one out
+            return got, blas_threads()
+
+    with ThreadPoolExecutor(2) as users:
+        assert list(users.map(encode, range(2))) == [(3, 1)] * 2
     assert blas_threads() == 3
 
 
