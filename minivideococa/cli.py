@@ -64,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", default="", metavar="TEXT", help="how the caption begins")
     sub.add_argument("--beams", type=_positive, default=6, metavar="N",
                      help="captions to search for the best among (default: 6; 1 takes the likeliest token each time)")
-    sub.add_argument("--beam-groups", type=_positive, default=3, metavar="N",
-                     help="groups of beams, alike unless there is a --diversity-penalty (default: 3)")
+    sub.add_argument("--beam-groups", type=_positive, metavar="N",
+                     help="groups of beams, alike unless there is a --diversity-penalty (default: 3 for 6 beams, else 1)")
     sub.add_argument("--diversity-penalty", type=float, default=0.0, metavar="X",
                      help="what a group pays for a token that another took (default: 0)")
     sub.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X",

@@ -208,7 +208,7 @@ def generate(
 ) -> list[np.ndarray]:
     """Texts begun as ids [B, L0] -> B texts, by the strategy that the keywords of `VideoCoCa.generate` ask for."""
     check(beams=beams, beam_groups=beam_groups, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
-          repetition_penalty=repetition_penalty, diversity_penalty=diversity_penalty)
+          repetition_penalty=repetition_penalty, diversity_penalty=diversity_penalty, length_penalty=length_penalty)
     rules = [no_end_before(min_length, end_id)]
     if repetition_penalty != 1:
         rules.append(penalize_repetition(repetition_penalty))
@@ -225,18 +225,23 @@ def generate(
     return one_by_one(next_logits, ids, rules + kept + tempered, choose, max_length, [end_id, pad_id], as_open_clip=True)
 
 
-def check(*, beams, beam_groups, top_k, top_p, temperature, seed, repetition_penalty, diversity_penalty) -> None:
-    """Raises ValueError, one line, for a value that makes no sense."""
+def check(
+    *, beams: int, beam_groups: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int,
+    repetition_penalty: float, diversity_penalty: float, length_penalty: float,
+) -> None:
+    """Raises ValueError, one line, for a value that makes no sense, or more than float32 can bear."""
     wrong = {
         f"beams {beams} must be 1 or more": beams < 1,
         f"beam_groups {beam_groups} must divide the {beams} beams: 1 does, and is plain beam search":
             beams > 1 and (beam_groups < 1 or beams % beam_groups != 0),
         f"top_k {top_k} must be 1 or more": top_k is not None and top_k < 1,
         f"top_p {top_p} must be more than 0 and at most 1": top_p is not None and not 0 < top_p <= 1,
-        f"temperature {temperature} must be more than 0": temperature is not None and not temperature > 0,
+        f"temperature {temperature} must be from 1e-6 to 1e6":
+            temperature is not None and not 1e-6 <= temperature <= 1e6,
         f"seed {seed} must be 0 or more": seed < 0,
-        f"repetition_penalty {repetition_penalty} must be more than 0": not repetition_penalty > 0,
-        f"diversity_penalty {diversity_penalty} must be 0 or more": not diversity_penalty >= 0,
+        f"repetition_penalty {repetition_penalty} must be from 1e-6 to 1e6": not 1e-6 <= repetition_penalty <= 1e6,
+        f"diversity_penalty {diversity_penalty} must be from 0 to 1e6": not 0 <= diversity_penalty <= 1e6,
+        f"length_penalty {length_penalty} must be from -100 to 100": not -100 <= length_penalty <= 100,
     }
     for message, is_wrong in wrong.items():
         if is_wrong:

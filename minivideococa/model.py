@@ -97,7 +97,7 @@ class VideoCoCa:
         return decoder.decode(features, seen, self.params["text_decoder"], self.config.decoder)
 
     def generate(
-        self, tokens: np.ndarray, *, beams: int = 6, beam_groups: int = 3, min_length: int = 5, max_length: int = 30,
+        self, tokens: np.ndarray, *, beams: int = 6, beam_groups: int | None = None, min_length: int = 5, max_length: int = 30,
         top_k: int | None = None, top_p: float | None = None, temperature: float | None = None, seed: int = 0,
         repetition_penalty: float = 1.0, diversity_penalty: float = 0.0, length_penalty: float = 1.0,
         textbook: bool = False, prompt: str = "", start_id: int | None = None, end_id: int | None = None,
@@ -111,11 +111,14 @@ class VideoCoCa:
 
         With `top_k`, `top_p` or `temperature` the tokens are drawn at random, by `seed`; without, the best of `beams`
         texts is searched for, in `beam_groups` if a `diversity_penalty` shall make them differ; one beam is greedy.
+        `beam_groups` are open_clip's 3 for its 6 beams, and 1 for any other number, unless given.
         `minivideococa.generation` says what each of them does, and what `textbook` changes: as it stands, the ids
         are those of open_clip's `generate`. `cache=False` computes everything anew for each token.
 
         Raises ValueError for lengths that leave no room and for values that make no sense.
         """
+        if beam_groups is None:
+            beam_groups = 3 if beams == 6 else 1
         batch = ("B",) if np.ndim(tokens) == 3 else ()
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         tokens = tokens if batch else tokens[None]

@@ -125,7 +125,7 @@ def quick_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def in_pieces(elementwise: Activation, x: np.ndarray) -> np.ndarray:
-    """`elementwise` of x, written over it piece by piece, so that what it makes on the way stays in the cache."""
+    """`elementwise` of x, C-contiguous, written over it piece by piece: what it makes on the way stays in the cache."""
     flat = x.reshape(-1)
     for i in range(0, len(flat), PIECE):
         flat[i:i + PIECE] = elementwise(flat[i:i + PIECE])

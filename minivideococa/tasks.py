@@ -49,9 +49,9 @@ def classify(
     paper does. by "likelihood": how probable the decoder finds those sentences, added up for each label.
     Raises ValueError for another `by`, and without a label or template.
     """
-    video = model.encode(video)
     if by == "latent":
-        logits = model.logit_scale * cosine(label_latents(model, labels, templates), video.latent)
+        latents = label_latents(model, labels, templates)
+        logits = model.logit_scale * cosine(latents, model.encode(video).latent)
     elif by == "likelihood":
         sentences = label_sentences(labels, templates)
         scores = score(model, video, [text for texts in sentences for text in texts]).reshape(len(labels), -1)
@@ -73,7 +73,8 @@ def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str]) -> np.n
     """
     if not texts or isinstance(texts, str):
         raise ValueError("give a list of at least one text to score")
-    video, ids = model.encode(video), model.tokenize(texts)
+    ids = model.tokenize(texts)
+    video = model.encode(video)
     lengths = 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
     scores = np.zeros(len(ids), video.tokens.dtype)
     for i in range(0, len(ids), TEXTS_AT_ONCE):

@@ -32,8 +32,8 @@ def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: i
     """
     keep_freed_memory()
     with threads_for(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
-        piece = min(piece, -(-len(x) // threads))                # so that all threads have something to do
-        pieces = [x[i:i + piece] for i in range(0, len(x), piece)]
+        rounds = -(-len(x) // (threads * piece))                 # rounded up; in each, all threads have as much to do
+        pieces = np.array_split(x, min(len(x), threads * rounds))
         outcomes, in_turn = [], executor.map if threads > 1 else map
         for part, outcome in zip(pieces, in_turn(apart(function), pieces), strict=True):
             outcomes.append(outcome)

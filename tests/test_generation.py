@@ -1,5 +1,6 @@
 """Decoding: the cache against none, batches against their parts, strategies against their definitions."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -70,7 +71,7 @@ def keywords(model, data):
 def test_a_cache_changes_no_id(tiny_model):
     padded, moved = [], []
 
-    @law(60)
+    @law(40)
     def same(overrides, seed, data):
         model, rng = speaker(tiny_model, overrides, seed, data)
         shape = data.draw(st.sampled_from([(), (1,), (3,)]))
@@ -118,7 +119,7 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
     assert np.mean(padded) > 0.3
 
 
-@law(30)
+@law(20)
 def test_a_batch_of_videos_gives_what_its_parts_give(tiny_model, overrides, seed, data):
     model, rng = speaker(tiny_model, overrides, seed, data)
     tokens = rng.standard_normal((data.draw(st.integers(1, 4)), 3, model.config.embed_dim))
@@ -141,8 +142,8 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
         assert text == model.generate(tokens, beams=2, beam_groups=1).tolist()
         differ += text != model.generate(tokens, beams=6, beam_groups=1).tolist()
     assert differ > 0
-    for default, given_too in ({"beams": 6}, {"beam_groups": 6}), ({"beam_groups": 3}, {"beams": 9}):
-        assert (model.generate(tokens, **given_too) == model.generate(tokens, **default, **given_too)).all()
+    for default, how in ({"beams": 6}, {"beam_groups": 6}), ({"beam_groups": 1}, {"beams": 9}):
+        assert model.generate(tokens, **how).tolist() == model.generate(tokens, **default, **how).tolist()
 
 
 # Without one
@@ -536,7 +537,11 @@ WRONG = [
     ("temperature", {"temperature": float("nan")}), ("seed", {"seed": -1}),
     ("repetition_penalty", {"repetition_penalty": 0.0}), ("repetition_penalty", {"repetition_penalty": -2.0}),
     ("diversity_penalty", {"diversity_penalty": -0.5}),
-    ("diversity_penalty", {"diversity_penalty": float("nan")})]
+    ("diversity_penalty", {"diversity_penalty": float("nan")}), ("diversity_penalty", {"diversity_penalty": math.inf}),
+    ("temperature", {"temperature": math.inf}), ("temperature", {"temperature": 1e-39}),
+    ("repetition_penalty", {"repetition_penalty": math.inf}), ("repetition_penalty", {"repetition_penalty": 1e-40}),
+    ("length_penalty", {"length_penalty": 1000.0}), ("length_penalty", {"length_penalty": -1e5}),
+    ("length_penalty", {"length_penalty": float("nan")})]
 
 
 @pytest.mark.parametrize("name, how", WRONG, ids=str)

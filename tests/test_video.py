@@ -329,6 +329,7 @@ def test_interrupt_ends_ffmpeg(tmp_path):
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     pid = int((tmp_path / "pid").read_text())
+    time.sleep(1)                            # on a busy machine the reader may still be in Popen, which would lose the child
     reader.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in reader.communicate(timeout=20)[1]
     with pytest.raises(ProcessLookupError):
