@@ -15,7 +15,7 @@ import race
 from encoder import flops
 from generate import step_weights
 from minivideococa.checkpoint.config import Config
-from minivideococa.checkpoint.table import nest, parameter_shapes
+from minivideococa.checkpoint.table import parameter_shapes
 
 
 @pytest.mark.parametrize("patch_size, layers, width, published", [
