@@ -324,12 +324,12 @@ def test_interrupt_ends_ffmpeg(tmp_path):
     reader = subprocess.Popen(
         [sys.executable, "-c", "from minivideococa.video import read_video; read_video('ffmpeg')"],
         cwd=tmp_path, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),       # a shell's background jobs ignore it
         env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])})
     deadline = time.monotonic() + 20
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     pid = int((tmp_path / "pid").read_text())
-    time.sleep(1)                            # on a busy machine the reader may still be in Popen, which would lose the child
     reader.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in reader.communicate(timeout=20)[1]
     with pytest.raises(ProcessLookupError):
