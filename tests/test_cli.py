@@ -128,3 +128,23 @@ def test_any_folder_will_do(tmp_path):
     assert result.returncode == 2 and "x.gif" in result.stderr
     (tmp_path / "x.gif").write_bytes(Path(PAIR).read_bytes())
     assert run("caption", "x.gif", cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[1])}).returncode == 0
+
+
+def test_how_to_decode_reaches_the_model(capsys, monkeypatch):
+    """Each option of `caption` is the keyword of its name; and one of them, and `classify --by`, with what they give."""
+    import minivideococa as mvc
+    model, clip = mvc.load(), CLIPS / "mixed.gif"
+    how = {"top_p": 0.99, "temperature": 3.0, "seed": 4}
+    assert cli.main(["caption", str(clip), "--top-p", "0.99", "--temperature", "3", "--seed", "4"]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == model.caption(clip, **how) != model.caption(clip)
+    labels = ["a blue star", "a purple ring"]
+    assert cli.main(["classify", str(clip), "--labels", ",".join(labels), "--by", "likelihood", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["labels"]
+    assert [(x["label"], x["probability"]) for x in told] == mvc.classify(model, clip, labels, by="likelihood")
+
+    given: dict = {}
+    monkeypatch.setattr(mvc.VideoCoCa, "caption", lambda self, video, **keywords: given.update(keywords) or "")
+    how |= {"min_length": 2, "max_length": 9, "prompt": "a", "beams": 4, "beam_groups": 2, "diversity_penalty": 9.0,
+            "repetition_penalty": 3.0, "length_penalty": 0.5, "top_k": 5, "textbook": True}
+    options = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in how.items()]
+    assert cli.main(["caption", str(clip), *options]) == 0 and given == how
