@@ -29,10 +29,10 @@ def decode(
     causal = np.tri(x.shape[1], before + x.shape[1], before, dtype=bool)
     for i, (self_block, cross_block) in enumerate(zip(decoder["resblocks"], decoder["cross_attn"], strict=True)):
         x = residual_block(x, self_block, config.heads, act, causal, past=past[i] if past else None)
-        record_texts(f"decoder.block.{i}.self", x)
+        x = record_texts(f"decoder.block.{i}.self", x)
         videos = len(seen[i][0])
         x = x.reshape(videos, -1, x.shape[-1])                    # a video's texts ask together
         x = residual_block(x, cross_block, config.heads, act, context=seen[i]).reshape(features.shape)
-        record_texts(f"decoder.block.{i}.cross", x)
+        x = record_texts(f"decoder.block.{i}.cross", x)
     to_vocabulary = decoder["text_projection"].T                  # [V, E]; open_clip's name
     return record_texts("logits", linear(layer_norm(x, **decoder["ln_final"]), to_vocabulary))

@@ -48,12 +48,12 @@ class VideoCoCa:
     def preprocess(self, frames: np.ndarray) -> np.ndarray:
         """Frames uint8 [T, H, W, 3] -> pixels float32 [T, 3, S, S]. Raises ValueError for anything else."""
         from .preprocess import preprocess
-        return record("pixels", preprocess(record("frames", np.asarray(frames)), self.config.preprocess))
+        return preprocess(record("frames", np.asarray(frames)), self.config.preprocess)
 
     def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself."""
         size = self.config.vision.image_size
-        pixels = self._floats("pixels", pixels, ("T", 3, size, size))
+        pixels = self._floats("pixels", record("pixels", np.asarray(pixels)), ("T", 3, size, size))
         return vision.encode_frames(pixels, self.params["visual"], self.config.vision)
 
     def pool(self, tokens: np.ndarray) -> Video:

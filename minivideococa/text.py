@@ -38,7 +38,7 @@ def tower(x: np.ndarray, mask: np.ndarray, text: Params, config, past: list[Past
     act, blocks = activation(config.quick_gelu), text["transformer"]["resblocks"]
     for i, block in enumerate(blocks):
         x = residual_block(x, block, config.heads, act, mask, past=past[i] if past else None)
-        record_texts(f"text.block.{i}", x)
+        x = record_texts(f"text.block.{i}", x)
     return x
 
 

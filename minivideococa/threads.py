@@ -20,7 +20,7 @@ from threading import Lock
 import numpy as np
 
 from .progress import advance
-from .trace import apart, record
+from .trace import apart, given, record
 
 _limit_lock = Lock()                         # BLAS's number of threads is the whole process's
 
@@ -28,8 +28,10 @@ _limit_lock = Lock()                         # BLAS's number of threads is the w
 def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: int) -> np.ndarray:
     """`function` of x [T, ...], which treats each of the T by itself: `piece` of them at a time, or fewer.
 
-    What it records in a trace is stacked in the same way.
+    What it records in a trace is stacked in the same way. A trace that gives arrays gives them for all T at once.
     """
+    if given():
+        return function(x)
     keep_freed_memory()
     with threads_for(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
         rounds = -(-len(x) // (threads * piece))                 # rounded up; in each, all threads have as much to do

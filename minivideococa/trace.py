@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -15,35 +15,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:                            # so that importing the package does not import NumPy
     import numpy as np
 
-_tape: ContextVar[dict[str, np.ndarray] | None] = ContextVar("tape", default=None)
+Tape = dict[str, "np.ndarray"]                # name -> array, in the order in which they came about
+
+_tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
+_given: ContextVar[Mapping[str, np.ndarray]] = ContextVar("given", default={})
 
 
 @contextmanager
-def trace() -> Iterator[dict[str, np.ndarray]]:
+def trace(given: Mapping[str, np.ndarray] | None = None) -> Iterator[Tape]:
     """Collect the intermediates of everything that the model does inside the `with`: name -> array.
 
     A name that is computed again replaces the one before. A trace inside a trace takes over until it ends.
+    given: arrays of the shapes that are traced; after each of these names the model goes on from the array given and
+    not from its own, which is collected all the same. So each block can be run from somebody else's input.
     """
-    tape: dict[str, np.ndarray] = {}
-    token = _tape.set(tape)
+    tape: Tape = {}
+    tokens = _tape.set(tape), _given.set(given or {})
     try:
         yield tape
     finally:
-        _tape.reset(token)
+        _tape.reset(tokens[0])
+        _given.reset(tokens[1])
 
 
 def record(name: str, x: np.ndarray) -> np.ndarray:
-    """Note an intermediate under its name if a trace is on; give it back as it is."""
+    """Note an intermediate under its name if a trace is on; return what to go on from: x itself, unless one is given."""
     tape = _tape.get()
-    if tape is not None:
-        tape[name] = x.copy()                # what comes after may work in place
-    return x
+    if tape is None:
+        return x
+    tape[name] = x.copy()                    # what comes after may work in place
+    return _given.get().get(name, x)
 
 
 def record_texts(name: str, x: np.ndarray) -> np.ndarray:
-    """`record` for [B, ...]: a batch of one is noted without its batch axis."""
-    record(name, x[0] if len(x) == 1 else x)
-    return x
+    """`record` for [B, ...]: a batch of one is noted, and given, without its batch axis."""
+    return record(name, x[0] if len(x) == 1 else x).reshape(x.shape)
+
+
+def given() -> bool:
+    """Whether the trace that is on has arrays to go on from."""
+    return bool(_given.get())
 
 
 def apart(function: Callable) -> Callable:

@@ -32,12 +32,13 @@ def run(golden: dict[str, np.ndarray], dtype: str) -> tuple[mvc.VideoCoCa, mvc.V
     with mvc.trace() as trace:
         video = model.encode_video(golden["pixels"])
         model.decode(video.tokens, golden["trace/ids"][None])
-    assert all(x.dtype == dtype for name, x in trace.items() if name != "ids")
+    assert all(x.dtype == dtype for name, x in trace.items() if name not in ("pixels", "ids"))
     return model, video, trace
 
 
 def intermediates(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix("trace/"): x for name, x in golden.items() if name.startswith("trace/")}
+    traced = {name.removeprefix("trace/"): x for name, x in golden.items() if name.startswith("trace/")}
+    return {"pixels": golden["pixels"]} | traced
 
 
 def test_the_files_are_there():

@@ -116,7 +116,7 @@ def test_off_nothing_is_copied():
             raise AssertionError("copied")
 
     x = np.zeros((1, 2)).view(Untouchable)
-    assert record("x", x) is x and record_texts("x", x) is x
+    assert record("x", x) is x and np.shares_memory(record_texts("x", x), x)
     with mvc.trace(), pytest.raises(AssertionError, match="copied"):     # it would have been noticed
         record("x", x)
 
@@ -124,7 +124,7 @@ def test_off_nothing_is_copied():
 def test_a_record_is_a_copy():
     x = np.zeros((1, 3))
     with mvc.trace() as t:
-        assert record("a", x) is x and record_texts("b", x) is x
+        assert record("a", x) is x and np.shares_memory(record_texts("b", x), x)
         x += 1
     assert t["a"].tolist() == [[0, 0, 0]] and t["b"].tolist() == [0, 0, 0]
     t["a"][:] = 7
@@ -202,3 +202,47 @@ def test_another_context_is_not_recorded():
         contextvars.Context().run(record, "elsewhere", np.zeros(1))
         record("here", np.zeros(1))
     assert set(t) == {"here"}
+
+
+# A trace that gives arrays to go on from
+
+def test_given_its_own_tensors_nothing_changes(tiny_model):
+    model = tiny_model()
+    with mvc.trace() as t:
+        run(model)
+    with mvc.trace(t) as again:
+        run(model)
+    assert list(again) == list(t)
+    for name, x in t.items():
+        np.testing.assert_allclose(again[name], x, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("texts", [1, 2])
+def test_what_is_given_is_gone_on_from_and_not_recorded(tiny_model, texts):
+    """Each tensor in its turn moved a little: it is recorded as before, and the next one is what follows from it."""
+    model, ids = tiny_model(), np.concatenate([IDS, IDS[:, ::-1]])[:texts]
+    with mvc.trace() as t:
+        run(model, ids)
+    order, rng = list(t), np.random.default_rng(1)
+    for name in order[2:]:
+        if name in ("ids", "pool.latent", "text.latent", "logits"):          # an input, and those that nothing follows
+            continue
+        moved = t[name] + rng.standard_normal(t[name].shape)
+        with mvc.trace({name: moved}) as after:
+            run(model, ids)
+        np.testing.assert_allclose(after[name], t[name], rtol=1e-9, atol=1e-12, err_msg=name)
+        changed = [other for other in order if not np.allclose(after[other], t[other])]
+        assert changed and order.index(changed[0]) > order.index(name), name
+        if name == "vision.block.1":
+            np.testing.assert_array_equal(after["pool.flat"], moved.reshape(-1, 12))
+
+
+def test_given_pixels_replace_those_of_the_frames(tiny_model):
+    model = tiny_model()
+    pixels = np.random.default_rng(2).standard_normal((3, 3, 14, 14)).astype(np.float32)
+    with mvc.trace({"pixels": pixels}) as t:
+        run(model)
+    with mvc.trace() as want:
+        model.encode_video(pixels)
+    np.testing.assert_array_equal(t["pixels"], model.preprocess(FRAMES))
+    np.testing.assert_allclose(t["pool.latent"], want["pool.latent"], rtol=1e-9)

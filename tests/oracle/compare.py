@@ -23,7 +23,7 @@ def traces(model: CoCa, model_cfg: dict[str, Any], weights: Arrays, pixels: np.n
     ours = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights))
     with mvc.trace() as trace:
         ours.decode(ours.encode_video(pixels).tokens, ids)
-    return trace, theirs
+    return trace, {"pixels": pixels} | theirs
 
 
 def measure(model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray,
