@@ -1,7 +1,7 @@
 """The command line: arguments and errors. What the commands do stands in the modules they call.
 
 Results go to standard output, messages to standard error. Exit status: 0, or 2 after one line that says what is
-wrong, or 130 after Ctrl-C.
+wrong, or 130 after Ctrl-C; `verify` ends with 1 where something diverges.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Argparse itself ends wrong usage with status 2."""
     args = parser().parse_args(arguments)
     try:
-        args.run(args)
+        status = args.run(args) or 0
         sys.stdout.flush()
     except (ValueError, OSError, RuntimeError) as error:    # the last: imageio_ffmpeg finds no ffmpeg
         if isinstance(error, BrokenPipeError):       # the reader (`| head`) has seen enough
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +48,9 @@ def parser() -> argparse.ArgumentParser:
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print JSON, for programs")
     model = argparse.ArgumentParser(add_help=False, parents=[output])
-    model.add_argument("--weights", metavar="W", help="a checkpoint folder, or hf-hub:OWNER/NAME "
-                       "(default: the embedded tiny one, which knows coloured shapes and nothing else)")
+    weights_help = ("a checkpoint folder, or hf-hub:OWNER/NAME "
+                    "(default: the embedded tiny one, which knows coloured shapes and nothing else)")
+    model.add_argument("--weights", metavar="W", help=weights_help)
     model.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames to look at (default: 8)")
 
     def command(name: str, run, parent: argparse.ArgumentParser | None, text: str) -> argparse.ArgumentParser:
@@ -94,6 +95,20 @@ def parser() -> argparse.ArgumentParser:
     sub = command("retrieve", run_retrieve, model, "Rank videos by how well they fit a text.")
     sub.add_argument("text", metavar="TEXT", help="what to look for")
     sub.add_argument("videos", metavar="VIDEO", nargs="+", help="where to look")
+
+    sub = command("trace", run_trace, model, "Write every intermediate tensor of a video and a text to a file.")
+    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="the safetensors file to write")
+    sub.add_argument("--text", metavar="TEXT", help="the text to read and decode (default: the video's own caption)")
+    sub.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in (default: float32)")
+
+    sub = command("verify", run_verify, output, "Tell which tensor of another implementation is wrong first, and why.")
+    sub.add_argument("trace", metavar="TRACE", help="a safetensors file that any program wrote: frames or pixels, ids, and "
+                     "tensors under the names that `trace` writes, in float64, float32, float16 or bfloat16")
+    sub.add_argument("--weights", metavar="W", help=weights_help)
+    sub.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"),
+                     help="what TRACE was computed in, if that is coarser than what it is stored in")
+    sub.epilog = "Exit status: 0, all within what rounding explains; 1, something is not; 2, this is no trace."
 
     command("demo", run_demo, output, "Caption, classify and retrieve on the clips that come with the package.")
 
@@ -149,6 +164,38 @@ def _encode(model: VideoCoCa, args: argparse.Namespace, paths: Sequence[str]) ->
     """The videos, with a bar that counts their frames."""
     with progress(len(paths) * args.frames, "frames"):
         return [model.encode(path, args.frames) for path in paths]
+
+
+def run_trace(args: argparse.Namespace) -> None:
+    """`trace VIDEO -o FILE`."""
+    import numpy as np
+
+    from .checkpoint import load
+    from .trace import trace
+    from .verify import write_trace
+    model = load(args.weights, dtype=args.dtype)
+    with progress(args.frames, "frames"), trace() as seen:
+        video = model.encode(args.video, args.frames)
+    if args.text is None:
+        ids = np.full((1, model.config.text.context_length), model.config.text.pad_id)
+        caption = model.generate(video.tokens)
+        ids[0, :len(caption)] = caption
+    else:
+        ids = model.tokenize(args.text)
+    with trace() as read:
+        model.decode(video.tokens, ids)
+    write_trace(args.output, seen | read, model)
+    tensors = [{"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in (seen | read).items()]
+    _print(args, "\n".join(f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors),
+           {"trace": args.output, "tensors": tensors})
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """`verify TRACE`."""
+    from .verify import as_json, text, verify_file
+    report = verify_file(args.trace, args.weights, args.dtype)
+    _print(args, text(report), as_json(report))
+    return 1 if report.diverges else 0
 
 
 def run_demo(args: argparse.Namespace) -> None:

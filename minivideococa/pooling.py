@@ -24,6 +24,11 @@ def attend(context: np.ndarray, pooler: Params, heads: int) -> np.ndarray:
     return attention(queries, *keys_and_values(context, pooler["attn"], heads), pooler["attn"], heads)
 
 
+def split_queries(normed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the queries saw [Q, E] -> [E] and [Q - 1, E]: query 0 was trained to compare, the others to caption."""
+    return normed[0], normed[1:]
+
+
 def attentional_pool(flat: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [M, W] -> a latent [E], not yet of unit length, and the caption tokens [Q', E].
 
@@ -35,8 +40,7 @@ def attentional_pool(flat: np.ndarray, visual: Params, config) -> tuple[np.ndarr
     heads, ln_post = config.pooler_heads, visual["ln_post"]
     if config.attentional_pool is True:
         attended = record("pool.attended", attend(flat, visual["attn_pool"], heads))
-        normed = layer_norm(attended, **ln_post)
-        latent, caption_tokens = normed[0], normed[1:]
+        latent, caption_tokens = split_queries(layer_norm(attended, **ln_post))
     else:
         flat = layer_norm(flat, **ln_post)
         caption_tokens = record("pool.attended", attend(flat, visual["attn_pool"], heads))

@@ -86,7 +86,7 @@ class Config:
     preprocess: PreprocessConfig
     pad_id: int  # the padding of generation; `text.pad_id` is the mask's
     tokenizer_clean: str  # "lower" or "whitespace": what is done to a text before it is tokenized
-    source: dict[str, Any] = field(repr=False)  # the config.json, always with its two sections
+    source: dict[str, Any] = field(repr=False, compare=False)  # the config.json, always with its two sections
 
     @classmethod
     def parse(cls, source: dict[str, Any], where: str = "config") -> "Config":

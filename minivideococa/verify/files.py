@@ -1,0 +1,77 @@
+"""Traces as files: safetensors, a tensor a name, written by us or by anybody."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..checkpoint import load
+from ..checkpoint.config import Config
+from ..checkpoint.folder import open_safetensors
+from ..model import VideoCoCa
+from .blame import Report, verify
+from .precision import EPSILON, coarsest
+
+
+def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], model: VideoCoCa) -> None:
+    """Write what `minivideococa.trace` collected, with the model's configuration and our version in the metadata.
+
+    It is made beside its place and moved there at the end.
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path).absolute()
+    metadata = {"config": json.dumps(model.config.source), "version": __version__, "made_by": "minivideococa"}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.touch()
+        mode = partial.stat().st_mode        # any new file's: the library lets nobody else read its own
+        save_file({name: np.asarray(x, order="C") for name, x in tape.items()}, partial, metadata)
+        partial.chmod(mode)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None,
+                dtype: str | None = None) -> Report:
+    """`verify` of a trace file that any program wrote, by a checkpoint (None: the embedded one).
+
+    dtype: what it was computed in, if that is not what it is stored in: then, the coarsest of its tensors' dtypes.
+    Raises FileNotFoundError if the file is not there, ValueError if it is no trace or one of another configuration.
+    """
+    from safetensors import safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; minivideococa trace makes one")
+    stored = open_safetensors(path)
+    dtypes = {name: tensor.dtype for name, tensor in stored.items()}
+    odd = [f"{name} is {kind}" for name, kind in dtypes.items() if kind not in (*EPSILON, "uint8", "int32", "int64")]
+    if odd:
+        raise ValueError(f"{path}: {', '.join(odd)}: write float64, float32, float16 or bfloat16, frames as uint8, "
+                         "ids as int64")
+    model = load(weights, dtype="float64")
+    with safe_open(path, framework="numpy") as file:
+        config = _config((file.metadata() or {}).get("config"))
+    if config not in (None, model.config):
+        raise ValueError(f"{path}: of a model of another configuration: give its checkpoint with --weights")
+    if dtype is None:
+        dtype = coarsest([kind for name, kind in dtypes.items() if kind in EPSILON and name != "pixels"] or ["float32"])
+    try:
+        return verify(model, {name: tensor.read() for name, tensor in stored.items()}, dtype)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _config(text: str | None) -> Config | None:
+    """The configuration in a trace's metadata; other programs may write there what they like, or nothing."""
+    try:
+        return Config.parse(json.loads(text or "null"))
+    except ValueError:
+        return None
