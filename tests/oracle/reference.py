@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from open_clip.coca_model import CoCa
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 
 from common import Arrays
 
@@ -51,9 +53,24 @@ def load(model: CoCa, weights: Arrays) -> CoCa:
     return model
 
 
-@torch.no_grad()
+def preprocess(frames: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] -> pixels float32 [T, 3, S, S], by the `preprocess_cfg` of a config.json."""
+    size = config["model_cfg"]["vision_cfg"]["image_size"]        # which open_clip's factory puts in
+    cfg = PreprocessCfg(**config.get("preprocess_cfg", {}) | {"size": size})
+    transform = image_transform_v2(cfg, is_train=False)
+    return np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
+
+
 def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
     """Pixels [T, 3, S, S] and ids [B, L] -> every intermediate by its name, as in `minivideococa.trace`."""
+    tape = intermediates(model, torch.from_numpy(pixels), torch.from_numpy(ids))
+    return {name: x.numpy() for name, x in tape.items()}
+
+
+@torch.no_grad()
+def intermediates(model: CoCa, pixels: torch.Tensor | None,
+                  ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """`trace` in torch, so in bfloat16 too; without pixels or without ids, all that needs none of them."""
     visual, text, decoder = model.visual, model.text, model.text_decoder
     modules = {"vision.embed": visual.ln_pre, "pool.flat": visual.transformer,
                "pool.attended": visual.attn_pool}
@@ -62,10 +79,11 @@ def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
     modules |= {f"decoder.block.{i}.self": block for i, block in enumerate(decoder.resblocks)}
     modules |= {f"decoder.block.{i}.cross": block for i, block in enumerate(decoder.cross_attn)}
 
-    tape: Arrays = {}
+    tape: dict[str, torch.Tensor] = {}
 
     def note(name: str, x: torch.Tensor) -> None:                 # a batch of one loses its axis
-        tape[name] = (x if name.startswith("vision.") or len(x) > 1 else x[0]).numpy()
+        x = x if name.startswith("vision.") or len(x) > 1 else x[0]
+        tape[name] = x.clone(memory_format=torch.contiguous_format)
 
     def listener(name: str) -> Callable:
         return lambda module, args, output: note(name, output)
@@ -74,16 +92,20 @@ def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
     handles.append(text.transformer.register_forward_pre_hook(
         lambda module, args: note("text.embed", args[0])))
     try:
-        latent, caption_tokens = model._encode_image(torch.from_numpy(pixels).to(model.logit_scale.dtype))
-        text_latent, features = model._encode_text(torch.from_numpy(ids))
-        logits = decoder(caption_tokens.expand(len(ids), -1, -1), features)
+        if pixels is not None:
+            latent, caption_tokens = model._encode_image(pixels.to(model.logit_scale.dtype))
+            note("pool.tokens", caption_tokens)
+            note("pool.latent", latent.reshape(1, -1))            # [1, 1, E] with "parallel" and "cascade"
+        if ids is not None:
+            note("ids", ids)
+            text_latent, features = model._encode_text(ids)
+            note("text.tokens", features)
+            note("text.latent", text_latent)
+        if pixels is not None and ids is not None:
+            note("logits", decoder(caption_tokens.expand(len(ids), -1, -1), features))
     finally:
         for handle in handles:
             handle.remove()
-    latent = latent.reshape(1, -1)                                # [1, 1, E] with "parallel" and "cascade"
-    for name, x in (("pool.latent", latent), ("pool.tokens", caption_tokens), ("ids", torch.from_numpy(ids)),
-                    ("text.latent", text_latent), ("text.tokens", features), ("logits", logits)):
-        note(name, x)
     return tape
 
 

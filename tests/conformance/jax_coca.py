@@ -1,0 +1,383 @@
+"""VideoCoCa in JAX: a foreign implementation to try the verifier on, and an example of a port.
+
+It knows the papers (CoCa, arXiv 2205.01917; VideoCoCa, arXiv 2212.04979), how open_clip stores and runs its
+CoCa, and the names of a trace. It shares no line with the package. `trace` runs it in any of four precisions,
+right or with one of the MISTAKES that porters make: every `port.has("...")` is a place where one goes wrong.
+
+    python tests/conformance/jax_coca.py CHECKPOINT INPUTS.safetensors OUT.safetensors
+           [--dtype float32] [--mistake ID]
+
+Axes: T frames, S image side, P patch side, G = S // P patches a side, N = 1 + G * G tokens of a frame,
+W vision width, Q queries, E width of everything after the pooler, L tokens of text, V vocabulary;
+inside attention H heads of width D, L what asks, K what is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)                         # or there is no float64
+jax.config.update("jax_default_matmul_precision", "highest")      # or float32 products may be rounded to less
+
+Arrays = dict[str, jax.Array]
+Tree = dict[str, Any]                                             # parameters, nested as their names are
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+# Mean and standard deviation of red, green and blue.
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+MISTAKES = (
+    "tanh_gelu", "quick_gelu", "no_quick_gelu",
+    "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k", "no_ln_post", "no_ln_1_kv", "post_norm",
+    "attention_unscaled", "attention_scaled_twice",
+    "heads_interleaved", "heads_not_moved", "heads_merged_unmoved",
+    "qk_swapped", "kv_swapped", "qv_swapped",
+    "qkv_transposed", "out_proj_transposed", "pool_proj_transposed", "text_projection_transposed",
+    "class_token_last", "text_class_first", "positions_shifted", "text_positions_shifted",
+    "patches_by_column", "patch_channels_last", "patch_transposed",
+    "bgr", "pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean", "bgr_kernel",
+    "mask_not_shifted", "no_padding_mask", "text_not_causal", "decoder_not_causal",
+    "ln_final_on_features", "no_text_ln_final", "no_decoder_ln_final",
+    "query_0_kept", "latent_last_query", "not_unit",
+    "no_in_proj_bias", "no_out_proj_bias", "no_c_fc_bias", "no_c_proj_bias",
+)
+
+
+@dataclass(frozen=True)
+class Port:
+    """What every layer has to know: the kind of GELU, and the mistake that is planted."""
+    quick_gelu: bool
+    mistake: str | None
+
+    def has(self, mistake: str) -> bool:
+        assert mistake in MISTAKES, mistake
+        return mistake == self.mistake
+
+
+# Arithmetic: compiled once for each shape, and knowing nothing of mistakes ----------------------------------
+
+
+@partial(jax.jit, static_argnames="grid")
+def patchify(pixels: jax.Array, kernel: np.ndarray, grid: str) -> jax.Array:
+    """Pixels [T, 3, S, S], kernel [W, 3, P, P] -> [T, G * G, W], the grid read "ij", row by row.
+
+    A convolution whose stride is its size: patch (i, j) times the kernel. What is over at the edge is cut.
+    """
+    frames, size, width, side = len(pixels), pixels.shape[-1], *kernel.shape[::3]
+    n = size // side
+    patches = pixels[:, :, : n * side, : n * side].reshape(frames, 3, n, side, n, side)
+    return jnp.einsum(f"tciajb,wcab->t{grid}w", patches, kernel).reshape(frames, n * n, width)
+
+
+@partial(jax.jit, static_argnames="order")
+def linear(x: jax.Array, weight: np.ndarray, bias: np.ndarray | None = None, order: str = "oi") -> jax.Array:
+    """[..., in] -> [..., out]; layers of PyTorch store [out, in], bare matrices as CLIP's are [in, out]."""
+    y = jnp.einsum(f"...i,{order}->...o", x, weight)
+    return y if bias is None else y + bias
+
+
+@jax.jit
+def standardize(x: jax.Array, eps: float, weight: np.ndarray, bias: np.ndarray) -> jax.Array:
+    """[..., C] -> [..., C] of mean 0 and variance 1, then scaled and moved."""
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + eps) * weight + bias
+
+
+@partial(jax.jit, static_argnames="kind")
+def gelu(x: jax.Array, kind: str) -> jax.Array:
+    """x times the normal distribution's function of x; "tanh" and "quick" are approximations of it."""
+    return x * jax.nn.sigmoid(1.702 * x) if kind == "quick" else jax.nn.gelu(x, approximate=kind == "tanh")
+
+
+@partial(jax.jit, static_argnames=("heads", "split", "merged"))
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | None, scale: float, heads: int,
+           split: str, merged: str) -> jax.Array:
+    """q [..., L, E], k and v [..., K, E], mask [L, K], true where l may see k -> [..., L, E].
+
+    `split` says as what each [L, E] is read, rightly "lhd"; `merged` what the result is before it is [L, E].
+    """
+    def by_head(x: jax.Array) -> jax.Array:
+        *batch, length, width = x.shape
+        size = {"l": length, "h": heads, "d": width // heads}
+        return x.reshape(*batch, *(size[axis] for axis in split))
+
+    asked = split.replace("l", "k")
+    scores = jnp.einsum(f"...{split},...{asked}->...hlk", by_head(q), by_head(k)) * scale
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    return jnp.einsum(f"...hlk,...{asked}->...{merged}", jax.nn.softmax(scores), by_head(v)).reshape(q.shape)
+
+
+# Layers -----------------------------------------------------------------------------------------------------
+
+
+def layer_norm(port: Port, p: Tree, x: jax.Array, unless: str | None = None) -> jax.Array:
+    """[..., C] -> [..., C]; the mistake `unless` leaves it out."""
+    if unless is not None and port.has(unless):
+        return x
+    return standardize(x, 1e-6 if port.has("layer_norm_eps") else 1e-5, p["weight"], p["bias"])
+
+
+def attention(port: Port, p: Tree, x: jax.Array, context: jax.Array, heads: int,
+              mask: np.ndarray | None = None) -> jax.Array:
+    """x [..., L, E] asks context [..., K, C], where the mask [L, K] lets it -> [..., L, E]"""
+    if "in_proj_weight" in p:
+        weights = np.split(p["in_proj_weight"], 3)                # of query, key and value, [E, E] each
+    else:                                                         # [E, E], [E, C], [E, C]
+        weights = [p[f"{name}_proj_weight"] for name in "qkv"]
+    biases = [None] * 3 if port.has("no_in_proj_bias") else np.split(p["in_proj_bias"], 3)
+    for mistake, i, j in ("qk_swapped", 0, 1), ("kv_swapped", 1, 2), ("qv_swapped", 0, 2):
+        if port.has(mistake) and weights[i].shape == weights[j].shape:
+            for thirds in weights, biases:
+                thirds[i], thirds[j] = thirds[j], thirds[i]
+    q, k, v = (linear(source, w, b, "io" if port.has("qkv_transposed") and w.shape[0] == w.shape[1] else "oi")
+               for source, w, b in zip((x, context, context), weights, biases))
+
+    power = 0.0 if port.has("attention_unscaled") else 1.0 if port.has("attention_scaled_twice") else 0.5
+    split = "ldh" if port.has("heads_interleaved") else "hld" if port.has("heads_not_moved") else "lhd"
+    merged = "hld" if port.has("heads_merged_unmoved") else split
+    y = attend(q, k, v, mask, (x.shape[-1] // heads) ** -power, heads, split, merged)
+    p, order = p["out_proj"], "io" if port.has("out_proj_transposed") else "oi"
+    return linear(y, p["weight"], None if port.has("no_out_proj_bias") else p["bias"], order)
+
+
+def mlp(port: Port, p: Tree, x: jax.Array) -> jax.Array:
+    """[..., E] -> [..., E]"""
+    quick = port.has("quick_gelu") or port.quick_gelu and not port.has("no_quick_gelu")
+    x = linear(x, p["c_fc"]["weight"], None if port.has("no_c_fc_bias") else p["c_fc"]["bias"])
+    x = gelu(x, "quick" if quick else "tanh" if port.has("tanh_gelu") else "exact")
+    return linear(x, p["c_proj"]["weight"], None if port.has("no_c_proj_bias") else p["c_proj"]["bias"])
+
+
+def block(port: Port, p: Tree, x: jax.Array, heads: int, mask: np.ndarray | None = None,
+          context: jax.Array | None = None) -> jax.Array:
+    """[..., L, E] -> [..., L, E]: attention over x or the context [K, E], then the MLP; both residual."""
+    if context is not None:
+        context = layer_norm(port, p["ln_1_kv"], context, unless="no_ln_1_kv")
+
+    def attended(x: jax.Array) -> jax.Array:
+        return attention(port, p["attn"], x, x if context is None else context, heads, mask)
+
+    if port.has("post_norm"):
+        x = layer_norm(port, p["ln_1"], x + attended(x))
+        return layer_norm(port, p["ln_2"], x + mlp(port, p["mlp"], x))
+    x = x + attended(layer_norm(port, p["ln_1"], x))
+    return x + mlp(port, p["mlp"], layer_norm(port, p["ln_2"], x))
+
+
+def tower(port: Port, name: str, blocks: Tree, x: jax.Array, heads: int,
+          mask: np.ndarray | None = None) -> tuple[jax.Array, Arrays]:
+    """x [..., L, E] through all blocks -> [..., L, E]"""
+    out = {f"{name}.embed": x}
+    for i in sorted(blocks, key=int):
+        x = out[f"{name}.block.{i}"] = block(port, blocks[i], x, heads, mask)
+    return x, out
+
+
+def unit(port: Port, x: jax.Array) -> jax.Array:
+    """[E] -> [E] of length one."""
+    return x if port.has("not_unit") else x / jnp.linalg.norm(x)
+
+
+# Stages: each gives its result and the intermediates by name ------------------------------------------------
+
+
+def preprocess(port: Port, cfg: Mapping[str, Any], frames: jax.Array) -> jax.Array:
+    """Frames [T, S, S, 3], 0 to 255 -> pixels [T, 3, S, S]"""
+    mean, std = cfg.get("mean") or CLIP[0], cfg.get("std") or CLIP[1]
+    if port.has("imagenet_mean"):
+        mean, std = IMAGENET
+    x = frames[..., ::-1] if port.has("bgr") else frames
+    if not (port.has("pixels_to_255") or port.has("pixels_raw")):
+        x = x / 255
+    if not (port.has("pixels_not_normalised") or port.has("pixels_raw")):
+        x = (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
+    return jnp.moveaxis(x, -1, 1)
+
+
+def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tuple[jax.Array, Arrays]:
+    """Pixels [T, 3, S, S] -> tokens [T, N, W], of each frame alone."""
+    kernel = p["conv1"]["weight"]                                 # [W, 3, P, P]
+    width, _, side, _ = kernel.shape
+    if port.has("patch_channels_last"):                           # as stored, but read as [W, P, P, 3]
+        kernel = np.moveaxis(kernel.reshape(width, side, side, 3), -1, 1)
+    if port.has("patch_transposed"):
+        kernel = kernel.swapaxes(2, 3)
+    if port.has("bgr_kernel"):
+        kernel = kernel[:, ::-1]
+    x = patchify(pixels, kernel, "ji" if port.has("patches_by_column") else "ij")
+    token = np.broadcast_to(p["class_embedding"], (len(pixels), 1, width))
+    x = jnp.concatenate([x, token] if port.has("class_token_last") else [token, x], axis=1)
+    positions = p["positional_embedding"]                         # [N, W]
+    x = x + (np.roll(positions, 1, axis=0) if port.has("positions_shifted") else positions)
+    if not cfg.get("no_ln_pre"):
+        x = layer_norm(port, p["ln_pre"], x, unless="no_ln_pre")
+    return tower(port, "vision", p["transformer"]["resblocks"], x, heads=width // cfg.get("head_width", 64))
+
+
+def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tuple[jax.Array, Arrays]:
+    """Tokens [T, N, W] -> caption tokens [Q', E]; the latent [E] is among the intermediates."""
+    def pooler(p: Tree, context: jax.Array) -> jax.Array:
+        """[K, W] -> [Q, E]: learned queries ask the context."""
+        context = layer_norm(port, p["ln_k"], context, unless="no_ln_k")
+        query = layer_norm(port, p["ln_q"], p["query"], unless="no_ln_q")
+        return attention(port, p["attn"], query, context, cfg.get("attn_pooler_heads", 8))
+
+    form = cfg.get("attentional_pool", False)
+    flat = tokens.reshape(-1, tokens.shape[-1])                   # [T N, W]: all that VideoCoCa adds to CoCa
+    if form is True:                                              # one pooler: query 0 is for the latent
+        attended = pooler(p["attn_pool"], flat)
+        x = layer_norm(port, p["ln_post"], attended, unless="no_ln_post")
+        latent, caption = x[0], x[1:]
+        if port.has("query_0_kept"):
+            caption = x
+        if port.has("latent_last_query"):
+            latent, caption = x[-1], x[:-1]
+    elif form in ("parallel", "cascade"):                         # CoCa, figure 2: a pooler for each
+        context = layer_norm(port, p["ln_post"], flat, unless="no_ln_post")
+        attended = caption = pooler(p["attn_pool"], context)
+        latent = pooler(p["attn_pool_contrastive"], context if form == "parallel" else caption)[0]
+    else:
+        raise ValueError(f'vision_cfg.attentional_pool is {form!r}: give true, "parallel" or "cascade"')
+    latent = linear(latent, p["proj"], None, "oi" if port.has("pool_proj_transposed") else "io")
+    return caption, {"pool.flat": flat, "pool.attended": attended, "pool.tokens": caption,
+                     "pool.latent": unit(port, latent)}
+
+
+def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[jax.Array, Arrays]:
+    """Ids [L] -> features [L, E]; the latent [E] is among the intermediates."""
+    x, token, positions = p["token_embedding"]["weight"][ids], p["cls_emb"][None], p["positional_embedding"]
+    x = jnp.concatenate([token, x] if port.has("text_class_first") else [x, token])      # [L + 1, E]
+    if port.has("text_positions_shifted"):
+        positions = np.roll(positions, -1, axis=0)
+    x = x + positions[: len(x)]
+
+    mask, kept = np.tri(len(x), dtype=bool), ids != cfg.get("pad_id", 0)
+    unshifted = cfg.get("correct_cls_mask") or port.has("mask_not_shifted")
+    kept = np.insert(kept, len(ids) if unshifted else 0, True)    # at 0 in released weights: one key too late
+    if port.has("text_not_causal"):
+        mask = np.ones_like(mask)
+    if not port.has("no_padding_mask"):
+        mask = mask & kept
+
+    x, out = tower(port, "text", p["transformer"]["resblocks"], x, cfg.get("heads", 8), mask)
+    features, latent = x[:-1], layer_norm(port, p["ln_final"], x[-1], unless="no_text_ln_final")
+    if port.has("ln_final_on_features"):
+        features = layer_norm(port, p["ln_final"], features)
+    order = "oi" if port.has("text_projection_transposed") else "io"
+    latent = linear(latent, p["text_projection"], None, order)
+    return features, out | {"text.tokens": features, "text.latent": unit(port, latent)}
+
+
+def decoder(port: Port, cfg: Mapping[str, Any], p: Tree, x: jax.Array, caption: jax.Array) -> Arrays:
+    """Features [L, E] and caption tokens [Q', E] -> logits [L, V], among the intermediates."""
+    causal = None if port.has("decoder_not_causal") else np.tri(len(x), dtype=bool)
+    heads, out = cfg.get("heads", 8), {}
+    for i in sorted(p["resblocks"], key=int):
+        x = out[f"decoder.block.{i}.self"] = block(port, p["resblocks"][i], x, heads, causal)
+        x = out[f"decoder.block.{i}.cross"] = block(port, p["cross_attn"][i], x, heads, context=caption)
+    x = layer_norm(port, p["ln_final"], x, unless="no_decoder_ln_final")
+    return out | {"logits": linear(x, p["text_projection"], None, "io")}
+
+
+# The whole --------------------------------------------------------------------------------------------------
+
+
+def parameters(weights: Mapping[str, np.ndarray], dtype: str) -> Tree:
+    """{"text.ln_final.bias": x} -> {"text": {"ln_final": {"bias": x}}} in the dtype.
+
+    They stay NumPy's, which JAX takes as they are: a slice of one then needs no compilation.
+    """
+    tree: Tree = {}
+    for name, x in weights.items():
+        *path, leaf = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = np.asarray(x, jnp.dtype(dtype))
+    return tree
+
+
+def trace(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], *, ids: np.ndarray | None = None,
+          frames: np.ndarray | None = None, pixels: np.ndarray | None = None, dtype: str = "float32",
+          mistake: str | None = None) -> dict[str, np.ndarray]:
+    """Every named intermediate that follows from the inputs, in path order, in the dtype.
+
+    config: what config.json holds, or its model_cfg alone. weights: by open_clip's names. ids [L] integers;
+    frames uint8 [T, S, S, 3], from which the pixels are then made; pixels [T, 3, S, S]; dtype one of DTYPES;
+    mistake one of MISTAKES, which changes nothing where it cannot apply.
+    ValueError: another dtype, mistake or shape, or a configuration without attentional pooler.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if mistake is not None and mistake not in MISTAKES:
+        raise ValueError(f"mistake {mistake!r} is none of {', '.join(MISTAKES)}")
+    cfg = config.get("model_cfg", config)
+    port, p = Port(cfg.get("quick_gelu", False), mistake), parameters(weights, dtype)
+    size = cfg["vision_cfg"].get("image_size", 224)
+    out: dict[str, Any] = {}
+    if frames is not None:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (size, size, 3):
+            raise ValueError(f"frames are {frames.dtype} {frames.shape}: give uint8 [T, {size}, {size}, 3]")
+        out["frames"] = frames
+        pixels = preprocess(port, config.get("preprocess_cfg") or {}, jnp.asarray(frames, dtype))
+    if pixels is not None:
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
+            raise ValueError(f"pixels are {pixels.shape}: give [T, 3, {size}, {size}]")
+        out["pixels"] = jnp.asarray(pixels, dtype)
+        tokens, intermediates = vision(port, cfg["vision_cfg"], p["visual"], out["pixels"])
+        caption, pooled = pool(port, cfg["vision_cfg"], p["visual"], tokens)
+        out |= intermediates | pooled
+    if ids is not None:
+        longest = len(p["text"]["positional_embedding"]) - 1
+        if ids.ndim != 1 or len(ids) > longest:
+            raise ValueError(f"ids are {ids.shape}: give [L], one text of at most {longest}")
+        out["ids"] = ids.astype(np.int64)
+        features, intermediates = text(port, cfg["text_cfg"], p["text"], ids)
+        out |= intermediates
+        if pixels is not None:
+            out |= decoder(port, cfg["multimodal_cfg"], p["text_decoder"], features, caption)
+    return {name: np.asarray(x) for name, x in out.items()}
+
+
+def main() -> None:
+    from safetensors.flax import load_file, save_file             # knows bfloat16
+    parser = argparse.ArgumentParser(description="Writes the trace of a VideoCoCa in JAX.")
+    parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
+    parser.add_argument("inputs", type=Path, help="safetensors file with frames or pixels, ids, or both")
+    parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--mistake", metavar="ID", help="plant one: " + ", ".join(MISTAKES))
+    args = parser.parse_args()
+    try:
+        config = json.loads((args.checkpoint / "config.json").read_text())
+        weights = load_file(args.checkpoint / "model.safetensors")
+        given = load_file(args.inputs)
+        inputs = {name: np.asarray(given[name]) for name in ("frames", "pixels", "ids") if name in given}
+        if not inputs:
+            raise ValueError(f"{args.inputs} holds no inputs: it needs frames, pixels or ids")
+        tensors = trace(config, weights, **inputs, dtype=args.dtype, mistake=args.mistake)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{error}\n")
+    part = args.out.with_name(args.out.name + ".part")
+    try:
+        save_file({name: jnp.asarray(x) for name, x in tensors.items()}, part)
+        os.replace(part, args.out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

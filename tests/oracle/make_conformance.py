@@ -1,0 +1,75 @@
+"""Writes tests/conformance/*/: small VideoCoCas from frames to logits, run by open_clip in float64.
+
+    python tests/oracle/make_conformance.py
+
+A folder is a checkpoint (the weights of the golden file of the same name) with truth.safetensors beside it:
+the inputs, and every intermediate under its name in a trace. tests/conformance/README.md says how it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg
+from safetensors.numpy import save
+
+import reference
+from common import Arrays, cast, random_weights
+from make_golden import CASES
+
+KIT = Path(__file__).parents[1] / "conformance"
+NAMES = ("as_released", "one_frame", "same_width", "parallel", "cascade", "quick_gelu", "odd_sizes",
+         "unpadded", "pad_ids", "correct_cls_mask", "no_ln_pre")
+
+
+def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
+    """The configuration, the weights and the truth of a folder."""
+    model_cfg, T, ids, _ = CASES[name]
+    seed, S = list(CASES).index(name), model_cfg["vision_cfg"]["image_size"]
+    config = {"model_cfg": model_cfg, "preprocess_cfg": asdict(PreprocessCfg(size=S))}
+    weights = random_weights(reference.shapes(model_cfg), seed)
+    model = reference.load(reference.video_coca(model_cfg), cast(weights, "float64"))
+    frames = np.random.RandomState(seed).randint(0, 256, (T, S, S, 3), np.uint8)
+    pixels = reference.preprocess(frames, config)
+    truth = {"frames": frames, "pixels": pixels} | reference.trace(model, pixels, np.array([ids]))
+    return config, weights, truth
+
+
+def metadata(config: dict[str, Any]) -> dict[str, str]:
+    """What a truth.safetensors says about itself."""
+    version = torch.__version__.split("+")[0]                     # without the build, such as +cpu
+    return {"config": json.dumps(config),
+            "made_by": f"open_clip {open_clip.__version__}, torch {version}, float64"}
+
+
+def dumps(tensors: Arrays, about: dict[str, str]) -> bytes:
+    """A safetensors file, in which the library would shuffle the metadata: the same bytes every time."""
+    contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
+    data = save(contiguous, about)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    header["__metadata__"] = about
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)                               # the data begins at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size:]
+
+
+def main() -> None:
+    torch.set_num_threads(1)                                      # the last bits depend on how sums are split
+    for name in NAMES:
+        config, weights, truth = make(name)
+        folder = KIT / name
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "model.safetensors").write_bytes(save(weights))
+        (folder / "truth.safetensors").write_bytes(dumps(truth, metadata(config)))
+
+
+if __name__ == "__main__":
+    main()

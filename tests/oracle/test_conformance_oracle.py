@@ -1,0 +1,147 @@
+"""The conformance kit: it can be made anew, and open_clip's adapter and the project agree with it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
+
+import make_conformance
+import minivideococa as mvc
+from common import errors
+from make_conformance import KIT, NAMES, dumps, metadata
+
+sys.path.insert(0, str(KIT))
+
+import open_clip_coca  # noqa: E402
+
+INPUTS = ("frames", "pixels", "ids")
+# Half as much again as open_clip is away from the truth at most, relative to a tensor's largest magnitude:
+# in float32 1.1e-6, in float16 5.0e-3, in bfloat16 4.4e-2.
+ALLOWED = {"float64": 1e-12, "float32": 2e-6, "float16": 7.5e-3, "bfloat16": 6.6e-2}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request):
+    return KIT / request.param
+
+
+@pytest.fixture(scope="module")
+def truth(folder):
+    return load_file(folder / "truth.safetensors")
+
+
+def test_every_configuration_has_its_folder_and_its_line():
+    assert sorted(path.parent.name for path in KIT.glob("*/truth.safetensors")) == sorted(NAMES)
+    assert all(f"`{name}`" in (KIT / "README.md").read_text(encoding="utf-8") for name in NAMES)
+
+
+def test_it_stays_small():
+    assert sum(path.stat().st_size for path in KIT.rglob("*") if "__pycache__" not in path.parts) < 5e6
+
+
+def test_made_anew(folder, truth):
+    config, weights, made = make_conformance.make(folder.name)
+    assert json.loads((folder / "config.json").read_text()) == json.loads(json.dumps(config))
+    with safe_open(folder / "truth.safetensors", "numpy") as file:
+        assert file.metadata() == metadata(config)
+    committed = load_file(folder / "model.safetensors")
+    assert committed.keys() == weights.keys()
+    for name, x in weights.items():
+        assert committed[name].dtype == np.float32 and np.array_equal(committed[name], x), name
+    for name in INPUTS:
+        assert truth[name].dtype == made[name].dtype and np.array_equal(truth[name], made[name]), name
+    assert {x.dtype.name for name, x in truth.items() if name not in INPUTS} == {"float64"}
+    found = errors(made, truth)
+    assert max(found.values()) < 1e-12, found
+
+
+def test_a_file_has_the_same_bytes_every_time(tmp_path):
+    tensors = {"b": np.arange(3), "a": np.ones((2, 2)).T, "c": np.zeros(5, np.uint8)}
+    about = {name: "what" for name in "zebra"}
+    data = dumps(tensors, about)
+    assert {dumps(tensors, about) for _ in range(20)} == {data}
+    (tmp_path / "file").write_bytes(data)
+    with safe_open(tmp_path / "file", "numpy") as file:
+        assert file.metadata() == about
+        assert all(np.array_equal(file.get_tensor(name), x) for name, x in tensors.items())
+
+
+def test_each_pooler_sees_several_frames():
+    seen = {}
+    for name in NAMES:
+        vision = json.loads((KIT / name / "config.json").read_text())["model_cfg"]["vision_cfg"]
+        with safe_open(KIT / name / "truth.safetensors", "numpy") as file:
+            seen.setdefault(vision["attentional_pool"], []).append(file.get_slice("frames").get_shape()[0])
+    assert seen.keys() == {True, "parallel", "cascade"}
+    assert all(max(frames) > 1 for frames in seen.values())
+
+
+def test_the_project_agrees(folder, truth):
+    model = mvc.load(folder, dtype="float64")
+    with mvc.trace() as trace:
+        model.decode(model.encode_video(model.preprocess(truth["frames"])).tokens, truth["ids"][None])
+    found = errors(trace, truth)
+    assert max(found.values()) < 1e-12, found
+
+
+@pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
+def test_the_adapter_agrees(folder, truth, dtype):
+    trace = open_clip_coca.trace(folder, truth, dtype)
+    assert {x.dtype for name, x in trace.items() if name not in ("frames", "ids")} == {getattr(torch, dtype)}
+    found = errors({name: x.double().numpy() for name, x in trace.items()}, truth)
+    assert max(found.values()) < ALLOWED[dtype], found
+
+
+def test_the_adapter_takes_what_inputs_there_are(folder, truth):
+    def names(*inputs):
+        trace = open_clip_coca.trace(folder, {name: truth[name] for name in inputs}, "float64")
+        found = errors({name: x.numpy() for name, x in trace.items()}, {name: truth[name] for name in trace})
+        assert max(found.values()) < 1e-12, found
+        return set(trace)
+
+    video = {name for name in truth if name.startswith(("pixels", "vision", "pool"))}
+    text = {name for name in truth if name.startswith(("ids", "text"))}
+    assert names("pixels") == video
+    assert names("frames") == video | {"frames"}
+    assert names("ids") == text
+    assert names("pixels", "ids") == truth.keys() - {"frames"}
+    with pytest.raises(ValueError, match="no inputs"):
+        names()
+
+
+@pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
+def test_the_adapters_command_line(tmp_path, monkeypatch, dtype):
+    folder = KIT / "as_released"
+    run(monkeypatch, folder, folder / "truth.safetensors", tmp_path / "out.safetensors", "--dtype", dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
+    written = load_tensors(tmp_path / "out.safetensors")
+    trace = open_clip_coca.trace(folder, load_file(folder / "truth.safetensors"), dtype)
+    assert written.keys() == trace.keys()
+    assert all(written[name].dtype == x.dtype and torch.equal(written[name], x) for name, x in trace.items())
+    # what it wrote serves as inputs too
+    run(monkeypatch, folder, tmp_path / "out.safetensors", tmp_path / "again.safetensors", "--dtype", dtype)
+    again = load_tensors(tmp_path / "again.safetensors")
+    assert all(torch.equal(again[name], x) for name, x in written.items())
+
+
+def test_the_adapters_errors_are_one_line(tmp_path, monkeypatch, capsys):
+    save_file({"x": np.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no such thing")
+    good = KIT / "as_released"
+    for checkpoint, inputs in ((good, tmp_path / "other.safetensors"), (good, tmp_path / "text.safetensors"),
+                               (good, tmp_path / "absent"), (tmp_path, good / "truth.safetensors")):
+        with pytest.raises(SystemExit) as end:
+            run(monkeypatch, checkpoint, inputs, tmp_path / "out.safetensors")
+        assert end.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.glob("out*"))
+
+
+def run(monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["open_clip_coca.py", *map(str, args)])
+    open_clip_coca.main()
