@@ -40,7 +40,8 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MISTAKES = (
     "tanh_gelu", "quick_gelu", "no_quick_gelu",
-    "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k", "no_ln_post", "no_ln_1_kv", "post_norm",
+    "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k", "no_ln_post",
+    "no_ln_1", "no_ln_2", "no_ln_1_kv", "post_norm",
     "attention_unscaled", "attention_scaled_twice",
     "heads_interleaved", "heads_not_moved", "heads_merged_unmoved",
     "qk_swapped", "kv_swapped", "qv_swapped",
@@ -173,8 +174,8 @@ def block(port: Port, p: Tree, x: jax.Array, heads: int, mask: np.ndarray | None
     if port.has("post_norm"):
         x = layer_norm(port, p["ln_1"], x + attended(x))
         return layer_norm(port, p["ln_2"], x + mlp(port, p["mlp"], x))
-    x = x + attended(layer_norm(port, p["ln_1"], x))
-    return x + mlp(port, p["mlp"], layer_norm(port, p["ln_2"], x))
+    x = x + attended(layer_norm(port, p["ln_1"], x, unless="no_ln_1"))
+    return x + mlp(port, p["mlp"], layer_norm(port, p["ln_2"], x, unless="no_ln_2"))
 
 
 def tower(port: Port, name: str, blocks: Tree, x: jax.Array, heads: int,
