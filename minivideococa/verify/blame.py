@@ -8,6 +8,7 @@ that. Both runs are made in the other implementation's precision too, to see wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from .substitution import substituted
 
 Arrays = dict[str, np.ndarray]
 
+NAMES = re.compile(r"frames|pixels|vision\.embed|vision\.block\.\d+|pool\.(flat|attended|tokens|latent)|ids|"
+                   r"text\.(embed|block\.\d+|tokens|latent)|decoder\.block\.\d+\.(self|cross)|logits")
 SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
 FACTOR = 8                                   # up to so many times as much is called rounding
 
@@ -79,51 +82,55 @@ def verify(model: VideoCoCa, tensors: Mapping[str, np.ndarray], dtype: str | Non
     Nothing else may use a model in this process meanwhile. Raises ValueError if there is nothing to compare, or if an
     input is not there or not what it should be.
     """
-    inputs, found = sort(tensors)
+    inputs, found, unknown = sort(tensors)
+    if dtype not in (None, *EPSILON):
+        raise ValueError(f"dtype is {dtype!r}: give {', '.join(EPSILON)}")
     dtype = coarsest([dtype or coarsest(str(x.dtype) for x in found.values()),
                       "float32" if "frames" in inputs and "pixels" not in found else "float64"])     # as pixels are
     exact = cast(model, "float64")
-    with progress((1 + SAMPLES) * len(inputs.get("frames", inputs.get("pixels", ()))), "frames"), np.errstate(all="ignore"):
+    frames = len(inputs.get("frames", inputs.get("pixels", ())))
+    with progress((1 + SAMPLES) * frames, "frames"), np.errstate(all="ignore"):
         start = right_pixels(exact, inputs, found, dtype)
         truth = run(exact, inputs, start)
-        unknown = [name for name in found if name not in truth]
-        found = {name: without_axes_of_one(found[name], x.shape).astype(np.float64) for name, x in truth.items() if name in found}
+        unknown += [name for name in found if name not in truth]
+        found = {name: without_axes_of_one(found[name], x.shape).astype(np.float64)
+                 for name, x in truth.items() if name in found}
         given = {name: x for name, x in found.items() if x.shape == truth[name].shape}
         local = run(exact, inputs, given)
         noise = rounding_errors(model, dtype, inputs, start, truth)
         local_noise = rounding_errors(model, dtype, inputs, given, local)
     rows: list[Row] = []
     for name, x in found.items():
-        after_a_wrong_one = any(row.status == "wrong" for row in rows)
-        rows.append(judge(name, x, truth[name], noise[name], local[name], local_noise[name], after_a_wrong_one))
-    if not rows:
-        raise ValueError(f"nothing to compare: {', '.join(unknown)} are no names of a trace; see those that "
-                         "minivideococa trace writes")
+        rows.append(judge(name, x, truth[name], noise[name], local[name], local_noise[name], rows))
     accused = next((row for row in rows if row.status == "wrong"), None)
     if accused is None:
         return Report(dtype, rows, unknown)
     way = way_to(accused.name, list(local), given.keys() | inputs.keys())
-    return Report(dtype, rows, unknown, accused, way[0], *diagnose(exact, inputs, local | given, way, found[accused.name], accused))
+    mistake, remaining = diagnose(exact, inputs, local | given, way, found[accused.name], accused)
+    return Report(dtype, rows, unknown, accused, way[0], mistake, remaining)
 
 
-def sort(tensors: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays]:
-    """The inputs of a trace, and what is to be compared: pixels too, where there are frames to make them from."""
+def sort(tensors: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays, list[str]]:
+    """The inputs of a trace; what is to be compared, pixels too where there are frames; and other names.
+
+    Raises ValueError if there is nothing to compare, or no input for it, or if it is not floating point.
+    """
+    unknown = [name for name in tensors if not NAMES.fullmatch(name)]
     inputs = {name: tensors[name] for name in ("frames", "pixels", "ids") if name in tensors}
     if "frames" in inputs:
         inputs.pop("pixels", None)
-    found = {name: x for name, x in tensors.items() if name not in inputs}
+    found = {name: x for name, x in tensors.items() if name not in inputs and name not in unknown}
     if not found:
-        raise ValueError("nothing to compare: give a tensor under one of the names that minivideococa trace writes")
+        raise ValueError(f"nothing to compare among {', '.join(map(str, list(tensors)[:8])) or 'no tensors'}: "
+                         "give tensors under the names that minivideococa trace writes")
     for name, x in found.items():
         if str(x.dtype) not in EPSILON:
             raise ValueError(f"{name} is {x.dtype}: give float64, float32, float16 or bfloat16")
-    seen, read = ("vision.", "pool.", "decoder.", "logits"), ("text.", "decoder.", "logits")
-    for name in found:
-        if name.startswith(seen) and not inputs.keys() & {"frames", "pixels"}:
-            raise ValueError(f"{name} depends on the video: put the frames or pixels that it was computed from beside it")
-        if name.startswith(read) and "ids" not in inputs:
-            raise ValueError(f"{name} depends on the text: put the ids that it was computed from beside it")
-    return inputs, found
+        if not name.startswith("text.") and not inputs.keys() & {"frames", "pixels"}:
+            raise ValueError(f"{name} depends on the video: put the frames or pixels beside it that it was computed from")
+        if name.startswith(("text.", "decoder.", "logits")) and "ids" not in inputs:
+            raise ValueError(f"{name} depends on the text: put the ids beside it that it was computed from")
+    return inputs, found, unknown
 
 
 def run(model: VideoCoCa, inputs: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> Arrays:
@@ -165,15 +172,16 @@ def rounding_errors(model: VideoCoCa, dtype: str, inputs: Arrays, given: Arrays,
 
 
 def judge(name: str, x: np.ndarray, truth: np.ndarray, noise: float, local: np.ndarray, local_noise: float,
-          after_a_wrong_one: bool) -> Row:
+          before: list[Row]) -> Row:
     """The row of a tensor. truth, local: what follows from the inputs, and from the trace's own tensors."""
     if name == "pixels":                     # ours are float32 in every precision
         noise = local_noise = max(noise, EPSILON["float32"])
-    found, by_itself = difference(x, truth), difference(x, local).rel
-    status = "ok"
-    if by_itself > FACTOR * local_noise:
-        status = "wrong"
-    elif found.rel > FACTOR * noise and after_a_wrong_one:
+    found, by_itself, status = difference(x, truth), difference(x, local).rel, "ok"
+    causes = [row for row in before if row.status == "wrong" and
+              not (name.startswith("text.") and row.name.startswith(("pixels", "vision.", "pool.")))]
+    if by_itself > FACTOR * local_noise:     # what had a wrong shape could not be gone on from
+        status = "inherited" if any(row.shape != row.expected_shape for row in causes) else "wrong"
+    elif found.rel > FACTOR * noise and causes:
         status = "inherited"
     return Row(name, x.shape, truth.shape, found, FACTOR * noise, by_itself, FACTOR * local_noise, status)
 
@@ -197,9 +205,13 @@ def without_axes_of_one(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def way_to(name: str, order: list[str], known: Iterable[str]) -> list[str]:
-    """From the last known name before this one to it: the names that its error may come from, but for the first."""
+    """From the last known name that this one is computed from to itself: its error may come from all but the first.
+
+    A name is computed from the one before it; but nothing follows from a latent, and nothing but logits from tokens.
+    """
     at = order.index(name)
-    start = max(i for i in range(at) if order[i] in known)
+    aside = {"pool.latent", "text.latent", *({"pool.tokens", "text.tokens"} if name.endswith(".latent") else ())}
+    start = max(i for i in range(at) if order[i] in known and order[i] not in aside)
     return order[start:at + 1]
 
 

@@ -26,12 +26,14 @@ def sentences(report: Report) -> list[str]:
     if row is None:
         said.append(f"No tensor of {len(report.rows)} differs by more than rounding in {report.dtype} explains.")
     else:
-        off = (f"its shape is {_shape(row.shape)}, not {_shape(row.expected_shape)}" if row.shape != row.expected_shape else
-               f"it is off by {row.by_itself:.1e}, where rounding in {report.dtype} explains {row.allowed_by_itself:.1e}")
+        off = f"it is off by {row.by_itself:.1e}, where rounding in {report.dtype} explains {row.allowed_by_itself:.1e}"
+        if row.shape != row.expected_shape:
+            off = f"its shape is {_shape(row.shape)}, not {_shape(row.expected_shape)}"
         said.append(f"It breaks at {row.name}: from your own {report.computed_from}, {off}.")
         said.append(f"It looks like this: {report.mistake.words}. So computed, ours is yours to {report.remaining:.1e}."
                     if report.mistake else
-                    f"It looks like none of the {len(MISTAKES)} mistakes that are known here: compare it step by step.")
+                    f"It looks like none of the {len(MISTAKES)} mistakes that are known here: compare it step by step."
+                    + " Or is it another model's? Then give --weights." * (row.shape != row.expected_shape))
     if report.unknown:
         said.append(f"Not compared, since no trace has such a name for this model: {', '.join(report.unknown)}.")
     return said

@@ -9,11 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
 
 import make_conformance
 import minivideococa as mvc
+import reference
 from common import errors
 from make_conformance import KIT, NAMES, dumps, metadata
+from minivideococa.verify import verify, verify_file
 
 sys.path.insert(0, str(KIT))
 
@@ -95,6 +98,52 @@ def test_the_adapter_agrees(folder, truth, dtype):
     assert {x.dtype for name, x in trace.items() if name not in ("frames", "ids")} == {getattr(torch, dtype)}
     found = errors({name: x.double().numpy() for name, x in trace.items()}, truth)
     assert max(found.values()) < ALLOWED[dtype], found
+
+
+@pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
+def test_verify_passes_open_clip(folder, truth, dtype, tmp_path):
+    """Through the file, as its user has it: torch writes bfloat16, which NumPy does not have."""
+    save_tensors(open_clip_coca.trace(folder, truth, dtype), tmp_path / "open_clip.safetensors")
+    report = verify_file(tmp_path / "open_clip.safetensors", folder)
+    assert report.dtype == dtype and len(report.rows) >= 16 and report.unknown == []
+    assert [row.name for row in report.rows if row.status != "ok"] == []
+
+
+def with_tanh(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.GELU):
+            module.approximate = "tanh"
+
+
+def without_ln_k(model):
+    model.visual.attn_pool.ln_k = torch.nn.Identity()
+
+
+def with_another_eps(model):
+    for module in model.text_decoder.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-6
+
+
+@pytest.mark.parametrize("plant, name, mistake", [
+    (with_tanh, "vision.block.0", "tanh_gelu"), (without_ln_k, "pool.attended", "no_ln_k"),
+    (with_another_eps, "decoder.block.0.self", "layer_norm_eps")])
+def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
+    """What cannot be changed in open_clip's configuration is changed in its modules."""
+    folder, built = KIT / "as_released", reference.video_coca
+
+    def planted(model_cfg):
+        model = built(model_cfg)
+        plant(model)
+        if plant is without_ln_k:            # its weights have no place to go
+            model.load_state_dict = lambda tensors, assign: torch.nn.Module.load_state_dict(
+                model, {key: x for key, x in tensors.items() if ".ln_k." not in key}, assign=assign)
+        return model
+
+    monkeypatch.setattr(reference, "video_coca", planted)
+    trace = open_clip_coca.trace(folder, load_file(folder / "truth.safetensors"), "float64")
+    report = verify(mvc.load(folder, dtype="float64"), {key: x.numpy() for key, x in trace.items()})
+    assert (report.diverges.name, report.mistake.name) == (name, mistake)
 
 
 def test_the_adapter_takes_what_inputs_there_are(folder, truth):
