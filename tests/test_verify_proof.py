@@ -57,6 +57,13 @@ class Port:
         """What is said of the port without a mistake."""
         return verify(self.model, self.trace(dtype))
 
+    @cache
+    def above_rounding(self, mistake: str) -> dict[str, bool]:
+        """dtype -> whether the mistake, where it first shows, does more than rounding to that dtype explains."""
+        name = FIRST_OF[mistake]
+        effect = row(verify(self.model, self.trace("float64", mistake)), name).by_itself
+        return {dtype: effect > row(self.right(dtype), name).allowed_by_itself for dtype in jax_coca.DTYPES}
+
     def trace(self, dtype: str, mistake: str | None = None) -> dict[str, np.ndarray]:
         return jax_coca.trace(self.config, self.weights, ids=self.inputs["ids"], frames=self.inputs["frames"],
                               dtype=dtype, mistake=mistake)
@@ -75,13 +82,6 @@ def row(report: Report, name: str):
     return next(row for row in report.rows if row.name == name)
 
 
-def expected(ports, mistake: str) -> dict[str, bool]:
-    """dtype -> whether the mistake, where it first shows, does more than rounding to that dtype explains."""
-    port, name = ports[folder_of(mistake)], FIRST_OF[mistake]
-    effect = row(verify(port.model, port.trace("float64", mistake)), name).by_itself
-    return {dtype: effect > row(port.right(dtype), name).allowed_by_itself for dtype in jax_coca.DTYPES}
-
-
 def test_every_mistake_of_the_catalogue_is_planted():
     assert {mistake.name for mistake in MISTAKES} == set(jax_coca.MISTAKES) == set(FIRST_OF)
 
@@ -89,7 +89,7 @@ def test_every_mistake_of_the_catalogue_is_planted():
 @pytest.mark.parametrize("mistake", jax_coca.MISTAKES)
 def test_a_planted_mistake_is_named_where_it_is(ports, mistake):
     port, words = ports[folder_of(mistake)], {known.name: known.words for known in MISTAKES}
-    for dtype, above_rounding in expected(ports, mistake).items():
+    for dtype, above_rounding in port.above_rounding(mistake).items():
         report = verify(port.model, port.trace(dtype, mistake))
         if above_rounding:
             assert report.diverges.name == FIRST_OF[mistake], dtype
@@ -101,7 +101,7 @@ def test_a_planted_mistake_is_named_where_it_is(ports, mistake):
 
 def test_few_mistakes_are_below_rounding(ports):
     below = {(mistake, dtype) for mistake in jax_coca.MISTAKES
-             for dtype, above in expected(ports, mistake).items() if not above}
+             for dtype, above in ports[folder_of(mistake)].above_rounding(mistake).items() if not above}
     assert below == {(mistake, dtype) for mistake in ("tanh_gelu", "layer_norm_eps", "quick_gelu", "no_quick_gelu")
                      for dtype in ("float16", "bfloat16")}
 
@@ -130,7 +130,7 @@ SMALL = {
 
 @pytest.mark.parametrize("form", SMALL)
 def test_no_false_alarm(form):
-    """200 random models in all, float32, float16 and bfloat16 each, all tensors and a third of them."""
+    """200 random models in all, float32, float16 and bfloat16 each; now and then with a third of the tensors, too."""
     vision, top, frames = SMALL[form]
     both = {"context_length": 9, "vocab_size": 30, "width": 16, "heads": 2, "layers": 2}
     model_cfg = {"embed_dim": 16, "vision_cfg": {
@@ -149,5 +149,5 @@ def test_no_false_alarm(form):
             report = verify(model, trace)
             assert report.diverges is None, (seed, dtype)
             kept = {name: x for name, x in trace.items() if name in ("frames", "ids") or rng.random() < 1 / 3}
-            if kept.keys() - {"frames", "ids"}:
+            if seed % 4 == 0 and kept.keys() - {"frames", "ids"}:
                 assert verify(model, kept, dtype).diverges is None, (seed, dtype, list(kept))
