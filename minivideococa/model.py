@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .checkpoint.config import Config
     from .tokenizer import Tokenizer
 
+ADAPTERS = ("attentional", "mean", "joint")          # the ways to make a video of frames, see `encode_video`
+
 Source = str | os.PathLike | np.ndarray              # the path of a video, or its frames uint8 [T, H, W, 3]
 
 
@@ -52,9 +54,7 @@ class VideoCoCa:
 
     def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself."""
-        size = self.config.vision.image_size
-        pixels = self._floats("pixels", record("pixels", np.asarray(pixels)), ("T", 3, size, size))
-        return vision.encode_frames(pixels, self.params["visual"], self.config.vision)
+        return vision.encode_frames(self._pixels(pixels), self.params["visual"], self.config.vision)
 
     def pool(self, tokens: np.ndarray) -> Video:
         """Frame tokens [T, N, W] -> the video: all frames' tokens in one row, through CoCa's own poolers.
@@ -64,12 +64,24 @@ class VideoCoCa:
         tokens = self._floats("frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width))
         return Video(*pooling.pool(tokens, self.params["visual"], self.config.vision))
 
-    def encode_video(self, pixels: np.ndarray) -> Video:
-        """Pixels [T, 3, S, S] -> the video."""
-        return self.pool(self.encode_frames(pixels))
+    def encode_video(self, pixels: np.ndarray, adapter: str = "attentional") -> Video:
+        """Pixels [T, 3, S, S] -> the video, by one of the ways that VideoCoCa compares (arXiv 2212.04979, section 3).
 
-    def encode(self, video: Video | Source, num_frames: int = 8) -> Video:
-        """A path, frames uint8 [T, H, W, 3], or a video that is encoded already -> the video.
+        "attentional": each frame's tokens, all of them pooled at once; the paper's choice. "mean": each frame pooled by
+        itself, then averaged. "joint": all frames through the encoder as one sequence, then pooled.
+        Raises ValueError for another adapter.
+        """
+        if adapter == "attentional":
+            return self.pool(self.encode_frames(pixels))
+        visual, config = self.params["visual"], self.config.vision
+        if adapter == "mean":
+            return Video(*pooling.mean_pool(self.encode_frames(pixels), visual, config))
+        if adapter == "joint":
+            return self.pool(vision.encode_jointly(self._pixels(pixels), visual, config))
+        raise ValueError(f"adapter is {adapter!r}: give {', '.join(ADAPTERS)}")
+
+    def encode(self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional") -> Video:
+        """A path, frames uint8 [T, H, W, 3], or a video that is encoded already -> the video, as `encode_video` does it.
 
         A path is read as `num_frames` frames, spread evenly.
         """
@@ -78,7 +90,7 @@ class VideoCoCa:
         if not isinstance(video, np.ndarray):
             from .video import read_video
             video = read_video(video, num_frames)
-        return self.encode_video(self.preprocess(video))
+        return self.encode_video(self.preprocess(video), adapter)
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
@@ -181,6 +193,11 @@ class VideoCoCa:
             raise ValueError(f"start_id {start_id} or end_id {end_id} is not in the vocabulary, "
                              f"0 to {vocabulary - 1}")
         return start_id, end_id
+
+    def _pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [T, 3, S, S], recorded and in the weights' dtype."""
+        size = self.config.vision.image_size
+        return self._floats("pixels", record("pixels", np.asarray(pixels)), ("T", 3, size, size))
 
     def _floats(self, name: str, x: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
         """The array in the weights' dtype. Raises ValueError unless it has the shape; letters may be any number."""

@@ -1,7 +1,7 @@
 """The frozen image encoder: a vision transformer (arXiv 2010.11929) that sees each frame by itself.
 
 Pixels [T, 3, S, S] become frame tokens [T, N, W]: one class token and (S // P)^2 patches of P x P pixels.
-Nothing here knows that the frames are a video; that is VideoCoCa's point.
+Nothing in `encode_frames` knows that the frames are a video; that is VideoCoCa's point.
 """
 
 from __future__ import annotations
@@ -37,16 +37,30 @@ def embed(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
     return layer_norm(x, **visual["ln_pre"]) if config.ln_pre else x
 
 
+def blocks(x: np.ndarray, visual: Params, config) -> np.ndarray:
+    """[B, L, W] -> [B, L, W] through all blocks: B sequences, each by itself; no norm after the last block."""
+    act = activation(config.quick_gelu)
+    for i, block in enumerate(visual["transformer"]["resblocks"]):
+        x = record(f"vision.block.{i}", residual_block(x, block, config.heads, act))
+    return x
+
+
 def encode_frames(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
-    """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself; no norm after the last block.
+    """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself.
 
     VideoCoCa (arXiv 2212.04979), section 3: the encoder whose weights stay as the image-text model left them.
     """
     def encode(pixels: np.ndarray) -> np.ndarray:
-        act = activation(config.quick_gelu)
-        x = record("vision.embed", embed(pixels, visual, config))
-        for i, block in enumerate(visual["transformer"]["resblocks"]):
-            x = record(f"vision.block.{i}", residual_block(x, block, config.heads, act))
-        return x
+        return blocks(record("vision.embed", embed(pixels, visual, config)), visual, config)
 
     return spread(encode, pixels, max(1, PIECE_ROWS // config.tokens))
+
+
+def encode_jointly(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
+    """Pixels [T, 3, S, S] -> tokens [T, N, W], all frames in one sequence, so that every token sees all others.
+
+    The joint space-time encoder that VideoCoCa compares itself with (arXiv 2212.04979, section 3). Each frame keeps its class
+    token, and has the positions that an image has. Attention's cost grows with the square of T.
+    """
+    x = record("vision.embed", embed(pixels, visual, config))
+    return blocks(x.reshape(1, -1, x.shape[-1]), visual, config).reshape(x.shape)

@@ -20,7 +20,12 @@ from common import Arrays
 
 
 def video_coca(model_cfg: dict[str, Any]) -> CoCa:
-    """open_clip's CoCa of a `model_cfg`, which takes the T frames of one video for its batch of images.
+    """open_clip's CoCa of a `model_cfg`, which takes the T frames of one video for its batch of images."""
+    return flatten_frames(coca(model_cfg))
+
+
+def coca(model_cfg: dict[str, Any]) -> CoCa:
+    """open_clip's CoCa of a `model_cfg`, as it is.
 
     `text_cfg.correct_cls_mask` is an attribute in open_clip. The weights are still to be loaded: some of them
     are uninitialised memory.
@@ -31,7 +36,7 @@ def video_coca(model_cfg: dict[str, Any]) -> CoCa:
     model_cfg["vision_cfg"]["output_tokens"] = model_cfg["text_cfg"]["output_tokens"] = True
     model = CoCa(**model_cfg).eval()
     model.text.correct_cls_mask = correct_cls_mask
-    return flatten_frames(model)
+    return model
 
 
 def flatten_frames(model: CoCa) -> CoCa:

@@ -1,0 +1,51 @@
+"""The ways to make a video of frames, `encode_video(adapter=...)`, against the same on open_clip's modules."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import minivideococa as mvc
+import reference
+from common import cast, errors, random_pixels, random_weights
+from make_golden import CASES
+from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.table import nest
+
+
+@torch.no_grad()
+def mean(model_cfg, weights, pixels):
+    """Each frame an image of a batch, as open_clip has it; the averages of what it makes of them."""
+    model = reference.load(reference.coca(model_cfg), weights)
+    latents, caption_tokens = model._encode_image(torch.from_numpy(pixels), normalize=False)
+    return F.normalize(latents.reshape(len(pixels), -1).mean(0), dim=-1), caption_tokens.mean(0)
+
+
+@torch.no_grad()
+def joint(model_cfg, weights, pixels):
+    """The tokens of all frames in one row before the transformer."""
+    model = reference.load(reference.coca(model_cfg), weights)
+    model.visual.transformer.register_forward_pre_hook(lambda module, args: args[0].reshape(1, -1, args[0].shape[-1]))
+    latent, caption_tokens = model._encode_image(torch.from_numpy(pixels))
+    return latent.reshape(-1), caption_tokens[0]
+
+
+@torch.no_grad()
+def attentional(model_cfg, weights, pixels):
+    """The tokens of all frames in one row behind it."""
+    model = reference.load(reference.video_coca(model_cfg), weights)
+    latent, caption_tokens = model._encode_image(torch.from_numpy(pixels))
+    return latent.reshape(-1), caption_tokens[0]
+
+
+@pytest.mark.parametrize("theirs", [attentional, mean, joint], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("case", CASES)
+def test_adapter(case, theirs):
+    model_cfg, seed = CASES[case][0], list(CASES).index(case)
+    weights = cast(random_weights(reference.shapes(model_cfg), seed), "float64")
+    pixels = random_pixels(3, model_cfg["vision_cfg"]["image_size"], seed).astype("float64")
+    video = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights)).encode_video(pixels, adapter=theirs.__name__)
+    latent, caption_tokens = (x.numpy() for x in theirs(model_cfg, weights, pixels))
+    found = errors({"latent": video.latent, "tokens": video.tokens}, {"latent": latent, "tokens": caption_tokens})
+    assert max(found.values()) < 1e-12, found
+    assert np.isclose(np.linalg.norm(video.latent), 1)
