@@ -15,15 +15,15 @@ from .trace import trace                     # at once: the function shall hide 
 if TYPE_CHECKING:
     from .checkpoint import load
     from .model import Video, VideoCoCa
-    from .tasks import classify, retrieve, score
+    from .tasks import answer, classify, retrieve, score
     from .video import read_video
 
 __version__ = "0.1.0"
-__all__ = ["Video", "VideoCoCa", "classify", "load", "read_video", "retrieve", "score", "trace"]
+__all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "retrieve", "score", "trace"]
 
 _HOMES = {
     "load": "checkpoint", "VideoCoCa": "model", "Video": "model", "read_video": "video",
-    "classify": "tasks", "retrieve": "tasks", "score": "tasks",
+    "answer": "tasks", "classify": "tasks", "retrieve": "tasks", "score": "tasks",
 }
 
 

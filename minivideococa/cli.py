@@ -52,13 +52,17 @@ def parser() -> argparse.ArgumentParser:
                     "(default: the embedded tiny one, which knows coloured shapes and nothing else)")
     model.add_argument("--weights", metavar="W", help=weights_help)
     model.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames to look at (default: 8)")
+    adapted = argparse.ArgumentParser(add_help=False, parents=[model])
+    adapted.add_argument("--adapter", choices=("attentional", "mean", "joint"), default="attentional",
+                         help="how frames become a video: all their tokens pooled at once, each frame pooled by itself and "
+                         "averaged, or all frames through the encoder as one sequence (default: attentional)")
 
     def command(name: str, run, parent: argparse.ArgumentParser | None, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[parent] if parent else [], help=text, description=text)
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("caption", run_caption, model, "Say what a video shows.")
+    sub = command("caption", run_caption, adapted, "Say what a video shows.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
     sub.add_argument("--min-length", type=_positive, default=5, metavar="N", help="fewest tokens (default: 5)")
     sub.add_argument("--max-length", type=_positive, default=30, metavar="N", help="most tokens (default: 30)")
@@ -82,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--textbook", action="store_true",
                      help="search and draw by probabilities, not by open_clip's habits (see the walkthrough)")
 
-    sub = command("classify", run_classify, model, "Tell which of some labels fits a video best.")
+    sub = command("classify", run_classify, adapted, "Tell which of some labels fits a video best.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
     labels = sub.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", metavar='"A,B,C"', help="the labels, with commas between")
@@ -92,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--by", choices=["latent", "likelihood"], default="latent",
                      help="compare latents, or how likely the decoder finds the sentences (default: latent)")
 
-    sub = command("retrieve", run_retrieve, model, "Rank videos by how well they fit a text.")
+    sub = command("retrieve", run_retrieve, adapted, "Rank videos by how well they fit a text.")
     sub.add_argument("text", metavar="TEXT", help="what to look for")
     sub.add_argument("videos", metavar="VIDEO", nargs="+", help="where to look")
 
@@ -109,6 +113,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"),
                      help="what TRACE was computed in, if that is coarser than what it is stored in")
     sub.epilog = "Exit status: 0, all within what rounding explains; 1, something is not; 2, this is no trace."
+
+    sub = command("answer", run_answer, adapted, "Answer a question about a video, or complete a sentence about it.")
+    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub.add_argument("question", metavar="QUESTION", help="the question, or how the sentence begins")
+    sub.add_argument("--answers", metavar='"A,B"', help="rank these, with commas between (default: write one)")
 
     command("demo", run_demo, output, "Caption, classify and retrieve on the clips that come with the package.")
 
@@ -163,7 +172,25 @@ def run_retrieve(args: argparse.Namespace) -> None:
 def _encode(model: VideoCoCa, args: argparse.Namespace, paths: Sequence[str]) -> list[Video]:
     """The videos, with a bar that counts their frames."""
     with progress(len(paths) * args.frames, "frames"):
-        return [model.encode(path, args.frames) for path in paths]
+        return [model.encode(path, args.frames, args.adapter) for path in paths]
+
+
+def run_answer(args: argparse.Namespace) -> None:
+    """`answer VIDEO "QUESTION" [--answers "A,B"]`."""
+    from .checkpoint import load
+    from .tasks import answer, best_first, score
+    answers = [x.strip() for x in (args.answers or "").split(",") if x.strip()]
+    model = load(args.weights)
+    video = _encode(model, args, [args.video])[0]
+    with progress(len(answers) or 30, "texts" if answers else "tokens"):
+        if answers:
+            scores = score(model, video, answers, args.question)
+            ranking = [{"answer": answers[i], "score": float(scores[i])} for i in best_first(scores)]
+        else:
+            ranking = [{"answer": answer(model, video, args.question)}]
+    _caveat(args, model, [args.question, *answers])
+    _print(args, "\n".join(f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking),
+           {"video": args.video, "question": args.question, "answers": ranking})
 
 
 def run_trace(args: argparse.Namespace) -> None:

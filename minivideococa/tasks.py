@@ -65,25 +65,52 @@ def classify(
 TEXTS_AT_ONCE = 16                           # a text's logits take L x V numbers
 
 
-def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str]) -> np.ndarray:
-    """The natural logarithm of each text's probability, given the video: [B].
+def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+    """The natural logarithm of each text's probability, given the video and the prompt that the text goes on from: [B].
 
     It is the sum over the text's tokens, and its end, of the log-probability that the decoder gives each after those
     before it; a text that is longer than the context counts as far as it goes.
+    Raises ValueError without a text, and for a prompt that leaves it no room.
     """
     if not texts or isinstance(texts, str):
         raise ValueError("give a list of at least one text to score")
-    ids = model.tokenize(texts)
+    ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)
+    begin = _length(model, model.tokenize(prompt))[0] - 1 if prompt else 1       # where the text's own tokens begin
+    if begin > model.config.text.context_length - 2:
+        raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most "
+                         f"{model.config.text.context_length} tokens")
     video = model.encode(video)
-    lengths = 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
+    lengths = _length(model, ids)
     scores = np.zeros(len(ids), video.tokens.dtype)
     for i in range(0, len(ids), TEXTS_AT_ONCE):
         some = slice(i, i + TEXTS_AT_ONCE)
         given, asked = ids[some, :lengths[some].max() - 1], ids[some, 1:lengths[some].max()]
         told = np.take_along_axis(log_softmax(model.decode(video.tokens, given)), asked[..., None], axis=-1)[..., 0]
         advance(len(asked))
-        scores[some] = np.where(np.arange(1, 1 + asked.shape[1]) < lengths[some, None], told, 0).sum(axis=1)
+        places = np.arange(1, 1 + asked.shape[1])
+        scores[some] = np.where((begin <= places) & (places < lengths[some, None]), told, 0).sum(axis=1)
     return scores
+
+
+def _length(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
+    """How many ids each text [B, L] has, start and end included: [B]."""
+    return 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
+
+
+def answer(model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | None = None) -> str:
+    """The answer to a question about a video: the likeliest of `answers` after the question, by `score`.
+
+    Without answers to choose from, what the decoder writes after the question. A model that was not finetuned for questions
+    has only seen captions: "the colour of the circle is" may suit it better than "what colour is the circle?".
+    Raises ValueError without a question, and for one that leaves no room.
+    """
+    if not question.strip():
+        raise ValueError("give a question")
+    video = model.encode(video)
+    if answers is not None:
+        return answers[int(score(model, video, answers, question).argmax())]
+    asked = _length(model, model.tokenize(question))[0] - 1
+    return model.tokenizer.decode(model.generate(video.tokens, prompt=question, min_length=1)[asked:])
 
 
 def retrieve(
