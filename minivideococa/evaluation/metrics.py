@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -60,15 +59,110 @@ def mean_average_precision(scores: np.ndarray, relevant: np.ndarray) -> float:
     return float(np.mean([average_precision(scores[:, c], relevant[:, c]) for c in occurring]))
 
 
-# Captions
+def bootstrap(
+    per_item: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, level: float = 0.95, seed: int = 0,
+    rounds: int = 1000, groups: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """The interval (low, high) that the statistic stays in when the items are drawn anew: per_item [n, ...].
+
+    n items are drawn from the n with replacement, `rounds` times; the interval holds the middle `level` of the
+    statistics (Efron's percentile method). groups int [n]: items of one group, as the captions of one video, depend on
+    each other and are drawn together. It says how far the choice of items matters, not the model or the candidates;
+    where all items agree it has no width. Raises ValueError without items.
+    """
+    per_item = np.asarray(per_item)
+    if not len(per_item):
+        raise ValueError("no items to draw from")
+    groups = np.arange(len(per_item)) if groups is None else np.asarray(groups)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, 1 + np.flatnonzero(np.diff(groups[order])))
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(rounds):
+        drawn = [members[i] for i in rng.integers(len(members), size=len(members))]
+        values.append(statistic(per_item[np.concatenate(drawn)]))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
 
 STRAIGHT = str.maketrans("‘’“”", "''\"\"")
 CLITIC = r"(?:n't|'(?:s|m|d|re|ve|ll))\b"
-CUT = re.compile(rf"(?<=\w)(?={CLITIC})|(?<=\bcan)(?=not\b)|(?<=\bgon)(?=na\b)|(?<=\bwan)(?=na\b)|(?<=\bgot)(?=ta\b)")
+CUT = re.compile(rf"(?<=\w)(?={CLITIC})|(?<=\bcan)(?=not\b)|(?<=\b[gw][oa]n)(?=na\b)|(?<=\bgot)(?=ta\b)")
 TOKEN = re.compile(rf"{CLITIC}|[#@]?\w+(?:[-.'/&]\w+|[,:]\d+)*|[^\w\s]")
 DROPPED = frozenset("'\"`.?!,:;-–—")
 
 
 def tokens(caption: str) -> list[str]:
-    """The words of a caption as the caption metrics count them: in lower case, punctuation dropped, "don't" as do n't."""
+    """The words of a caption as caption metrics count them: lower case, no punctuation, "don't" as "do" and "n't".
+
+    The official scores (coco-caption) are over the tokens of Stanford's PTBTokenizer, which needs Java. These follow
+    its rules: contractions are cut, the punctuation that coco-caption drops is dropped, brackets and signs count, and
+    hyphens, slashes and dots inside a word join it. What differs is rare in captions ("y'all" and "lemme" stay whole;
+    file names, numbers like 1e+5), or differs in spelling alone, which no score sees ("mr" for "mr.", "½" for "1/2").
+    """
     return [t for t in TOKEN.findall(CUT.sub(" ", caption.lower().translate(STRAIGHT))) if t not in DROPPED]
+
+
+def need_caption_scorers() -> None:
+    """Raises ValueError, one line, unless the package that scores captions is installed."""
+    try:
+        import pycocoevalcap.bleu.bleu_scorer, pycocoevalcap.cider.cider, pycocoevalcap.rouge.rouge  # noqa: E401, F401
+    except ImportError:
+        raise ValueError("scoring captions needs pycocoevalcap: pip install 'minivideococa[eval]'") from None
+
+
+def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """What pycocoevalcap makes of n captions, each with one or more references: name -> [n] or [n, 10].
+
+    "ROUGE-L": [n], the F-measure of the longest common subsequence, recall weighing 1.2 times as much (Lin, 2004).
+    "CIDEr": [n], CIDEr-D (arXiv 1411.5726): from 0 to 10, 1 for what papers print as 100; how rare an n-gram is, is
+    counted over these very references, so of one video alone it is always 0, and of a few it means little.
+    "BLEU-4": [n, 10], the counts that `bleu` adds up, since BLEU belongs to a corpus and not to a sentence.
+    `tokens` tells in what the words may differ from the official ones.
+    Raises ValueError if pycocoevalcap is not installed or no reference has a word.
+    """
+    need_caption_scorers()
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    said = {i: [" ".join(tokens(caption))] for i, caption in enumerate(captions)}
+    true = {i: [" ".join(tokens(text)) for text in texts] for i, texts in enumerate(references)}
+    if not any(text for texts in true.values() for text in texts):
+        raise ValueError("none of the captions to compare with has a word in it")
+    counts = []
+    for i, (caption,) in said.items():
+        counted = cook_test(caption, cook_refs(true[i]), eff="closest")
+        counts.append([*counted["correct"], *counted["guess"], counted["testlen"], counted["reflen"]])
+    return {"BLEU-4": np.array(counts), "ROUGE-L": Rouge().compute_score(true, said)[1],
+            "CIDEr": Cider().compute_score(true, said)[1]}
+
+
+def bleu(counts: np.ndarray) -> float:
+    """BLEU-4 of a corpus, from 0 to 1 (Papineni et al., 2002): the counts of its captions, [n, 10].
+
+    A caption's counts: its n-grams that are in a reference, for n = 1 to 4; its n-grams; its words; the words of the
+    reference that is closest in length.
+    """
+    total = np.sum(counts, axis=0)
+    right, said, (length, reference) = total[:4], total[4:8], total[8:]
+    if not right.all():
+        return 0.0
+    return float(np.exp(np.log(right / said).mean() + min(0, 1 - reference / length)))
+
+
+ARTICLE = re.compile(r"\b(a|an|the)\b")
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normal_answer(answer: str) -> str:
+    """An answer as it is compared: lower case, without punctuation and articles (a, an, the), single spaces.
+
+    These are the steps of SQuAD's evaluation (arXiv 1606.05250), in its order.
+    """
+    return " ".join(ARTICLE.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
+
+
+def same_answer(answer: str, truth: str) -> bool:
+    """Whether two answers are the same, word for word, once `normal_answer` is done with them."""
+    return normal_answer(answer) == normal_answer(truth)
