@@ -87,7 +87,7 @@ def bootstrap(
 
 STRAIGHT = str.maketrans("‘’“”", "''\"\"")
 CLITIC = r"(?:n't|'(?:s|m|d|re|ve|ll))\b"
-CUT = re.compile(rf"(?<=\w)(?={CLITIC})|(?<=\bcan)(?=not\b)|(?<=\b[gw][oa]n)(?=na\b)|(?<=\bgot)(?=ta\b)")
+CUT = re.compile(rf"(?<=\w)(?={CLITIC})|(?<=\bcan)(?=not\b)|(?<=\b(?:gon|wan))(?=na\b)|(?<=\bgot)(?=ta\b)")
 TOKEN = re.compile(rf"{CLITIC}|[#@]?\w+(?:[-.'/&]\w+|[,:]\d+)*|[^\w\s]")
 DROPPED = frozenset("'\"`.?!,:;-–—")
 
@@ -103,12 +103,15 @@ def tokens(caption: str) -> list[str]:
     return [t for t in TOKEN.findall(CUT.sub(" ", caption.lower().translate(STRAIGHT))) if t not in DROPPED]
 
 
-def need_caption_scorers() -> None:
-    """Raises ValueError, one line, unless the package that scores captions is installed."""
+def caption_scorers() -> tuple[Callable, Callable, type, type]:
+    """What of pycocoevalcap scores captions. Raises ValueError, one line, where it is not installed."""
     try:
-        import pycocoevalcap.bleu.bleu_scorer, pycocoevalcap.cider.cider, pycocoevalcap.rouge.rouge  # noqa: E401, F401
+        from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
     except ImportError:
         raise ValueError("scoring captions needs pycocoevalcap: pip install 'minivideococa[eval]'") from None
+    return cook_refs, cook_test, Cider, Rouge
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
@@ -121,11 +124,7 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
     `tokens` tells in what the words may differ from the official ones.
     Raises ValueError if pycocoevalcap is not installed or no reference has a word.
     """
-    need_caption_scorers()
-    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
+    cook_refs, cook_test, Cider, Rouge = caption_scorers()
     said = {i: [" ".join(tokens(caption))] for i, caption in enumerate(captions)}
     true = {i: [" ".join(tokens(text)) for text in texts] for i, texts in enumerate(references)}
     if not any(text for texts in true.values() for text in texts):
