@@ -321,10 +321,10 @@ def test_killed_ffmpeg_is_told(tmp_path, monkeypatch):
 def test_interrupt_ends_ffmpeg(tmp_path):
     """Ctrl-C that reaches only us; the script says who it is, then would stay."""
     environment = fake_ffmpeg(tmp_path, "echo $$ > pid.part; mv pid.part pid; exec sleep 60")
+    script = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"      # a background job ignores it
+              "from minivideococa.video import read_video; read_video('ffmpeg')")
     reader = subprocess.Popen(
-        [sys.executable, "-c", "from minivideococa.video import read_video; read_video('ffmpeg')"],
-        cwd=tmp_path, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),       # a shell's background jobs ignore it
+        [sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE,
         env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])})
     deadline = time.monotonic() + 20
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
