@@ -152,7 +152,7 @@ def test_open_clip_is_right_and_so_are_we(folder):
     assert max(row.difference.rel for row in report.rows if row.name != "pixels") < 1e-13
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(form=st.sampled_from(list(FORMS)), seed=st.integers(0, 1000), dtype=st.sampled_from(DTYPES[1:]),
        kept=st.sets(st.sampled_from(NAMES), min_size=1), padded=st.integers(0, 4))
 def test_a_rounded_trace_is_right(tiny_model, form, seed, dtype, kept, padded):
@@ -164,8 +164,9 @@ def test_a_rounded_trace_is_right(tiny_model, form, seed, dtype, kept, padded):
     assert report.diverges is None and set(statuses(report).values()) == {"ok"}, text(report)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize(("form", "dtype"), [
+    ("released", "bfloat16"), ("released", "float16"), ("same width", "float32"), ("parallel", "bfloat16"),
+    ("cascade", "float16")])
 def test_a_trace_that_rounds_after_every_step_is_right(tiny_model, form, dtype):
     """Each tensor is rounded and gone on from, so that errors add up on the way."""
     model, tape = tiny_model(7, vision=FORMS[form]), {}
@@ -176,7 +177,7 @@ def test_a_trace_that_rounds_after_every_step_is_right(tiny_model, form, dtype):
     assert max(row.difference.rel for row in report.rows) > 0
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["released", "cascade"])
 @pytest.mark.parametrize("dtype", DTYPES[2:])
 def test_a_port_in_half_precision_is_right(tiny_model, monkeypatch, form, dtype):
     """Weights, pixels and what every operation takes and makes, rounded to it."""
@@ -190,7 +191,8 @@ def test_a_port_in_half_precision_is_right(tiny_model, monkeypatch, form, dtype)
     def rounding(function):
         return lambda x, *rest, **more: narrow(function(narrow(x), *rest, **more))
 
-    model = edited(tiny_model(3, "float32", vision=FORMS[form]), "text.positional_embedding", lambda x: x + 99)
+    model = tiny_model(3, "float32", vision=FORMS[form])
+    model = edited(model, "text.positional_embedding", lambda x: x + 99)
     port = mvc.VideoCoCa(model.config, narrow(model.params))
     with monkeypatch.context() as patch:
         for name in "linear", "layer_norm", "softmax", "gelu", "unit":
@@ -241,7 +243,7 @@ def test_what_is_allowed_grows_with_the_rounding(right, form):
 some = st.sets(st.sampled_from(NAMES), min_size=1)
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(form=st.sampled_from(list(FORMS)), kept=some, data=st.data())
 def test_a_wrong_tensor_is_accused_and_what_reads_it(right, form, kept, data):
     """One tensor is wrong, the others as they should be: then those computed from it do not fit it."""
@@ -253,7 +255,7 @@ def test_a_wrong_tensor_is_accused_and_what_reads_it(right, form, kept, data):
     assert having(report, "inherited") == set() and set(statuses(report)) == kept
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(form=st.sampled_from(list(FORMS)), name=st.sampled_from(NAMES), kept=some)
 def test_a_wrong_tensor_carried_on_is_accused_alone(right, form, name, kept):
     """All that follows is wrong, none of it is to blame. Where the culprit is left out its readers are."""
@@ -266,7 +268,7 @@ def test_a_wrong_tensor_carried_on_is_accused_alone(right, form, name, kept):
     assert report.diverges is None if not culprits else report.diverges.name == min(culprits, key=NAMES.index)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(name=st.sampled_from(NAMES[1:]), dtype=st.sampled_from(DTYPES), times=st.floats(1.2, 1e6),
        below=st.floats(0, 0.8), seed=st.integers(0, 99))
 def test_the_line_is_where_the_report_draws_it(right, name, dtype, times, below, seed):
@@ -322,7 +324,7 @@ def test_where_it_was_computed_from(right):
 
 # Wrong shapes, not-a-numbers, names
 
-@pytest.mark.parametrize("name", ["pixels", "pool.flat", "pool.latent", "text.block.0"])
+@pytest.mark.parametrize("name", ["pixels", "pool.latent", "text.block.0"])
 @pytest.mark.parametrize("reshape", [
     lambda x: np.concatenate([x, x[:1]]), lambda x: x[1:], lambda x: np.stack([x, x]),
     lambda x: x.ravel()[:-1], lambda x: x.reshape(*x.shape, 1), lambda x: x.ravel()[0],
@@ -564,7 +566,7 @@ IN_ATTENTION = [
 
 @pytest.mark.parametrize(("path", "name", "mistake", "leaves", "change"), [
     *((*block, *mistake) for block in A_BLOCK_OF_EACH_KIND for mistake in IN_AN_MLP),
-    *((*block, *mistake) for block in [*A_BLOCK_OF_EACH_KIND[1:4:2], ("visual.attn_pool", "pool.attended")]
+    *((*block, *mistake) for block in [A_BLOCK_OF_EACH_KIND[3], ("visual.attn_pool", "pool.attended")]
       for mistake in IN_ATTENTION)])
 def test_a_mistake_in_one_block_is_named(right, path, name, mistake, leaves, change):
     """The block it is in is accused; those after it are right by themselves. A head is 4 wide, its root 2."""
@@ -684,7 +686,7 @@ def paths(branch, before=""):
             yield f"{before}{key}"
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_other_wrong_parameter_is_found_where_it_is_and_not_named(right, data):
     """A parameter that is wrong in no known way: the tensor it first shows in is told, no mistake made up."""
@@ -765,7 +767,7 @@ def test_an_error_inside_changes_nothing(right, monkeypatch, error):
     verify(model, tape)                                      # how many calls there are
     total, before = calls[0], everything()
     assert total > 60                                        # the catalogue's runs among them
-    for stop in [*range(1, total, 11), total]:
+    for stop in [*range(1, total, 23), total]:
         calls[:] = 0, stop
         with pytest.raises(error, match="stop"):
             verify(model, tape)
@@ -789,7 +791,7 @@ def test_twice_the_same(right):
 def test_no_warnings(right):
     model, tape = right()
     for wrong in {}, {"text.block.0": tape["text.block.0"] * np.inf}, {"logits": 0 * tape["logits"]}:
-        for dtype in DTYPES:
+        for dtype in "float64", "float16":
             text(verify(model, tape | wrong, dtype))
 
 

@@ -92,7 +92,7 @@ def test_the_text_that_is_traced(call, tmp_path):
     assert call("verify", path)[0] == 0
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in KIT.glob("*/truth.safetensors")))
+@pytest.mark.parametrize("name", ["as_released", "cascade", "one_frame", "odd_sizes", "pad_ids"])
 def test_trace_then_verify_of_every_form(call, tmp_path, name):
     """Checkpoints without a tokenizer: the caption is ids all the same."""
     path = tmp_path / "t.safetensors"
