@@ -209,7 +209,7 @@ def run_trace(args: argparse.Namespace) -> None:
         ids[0, :len(caption)] = caption
     else:
         ids = model.tokenize(args.text)
-    with trace() as read:
+    with trace() as read:                    # apart from the caption's search, which computes the same names in steps
         model.decode(video.tokens, ids)
     write_trace(args.output, seen | read, model)
     tensors = [{"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in (seen | read).items()]

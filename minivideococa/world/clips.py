@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .scenes import (
-    MAX_TILT, RADII, SIZE, Object, draw, overlap, pick, sample_background, sample_object, sample_objects,
-)
+from .scenes import MAX_TILT, SIZE, Object, draw, overlap, pick, sample_background, sample_object, sample_objects
 
 # what a set shows, over the length of a clip:
 CLIP_SETS = {
@@ -18,7 +16,6 @@ CLIP_SETS = {
     "split": "one object in the first half, another in the second",
     "mixed": "one to three objects, always visible",
 }
-KINDS = CLIP_SETS | {"grow": "one object, always visible, that grows from small to large or shrinks"}
 SPEED = 20                                   # pixels, at most, over a whole clip
 
 
@@ -39,9 +36,8 @@ class Clip:
 
 def _between(a: Object, b: Object, t: float) -> Object:
     """The object at time t in 0..1 on its way from a to b."""
-    x, y, radius, angle = (p + t * (q - p) for p, q in (
-        (a.x, b.x), (a.y, b.y), (a.radius, b.radius), (a.angle, b.angle)))
-    return replace(a, x=x, y=y, radius=radius, angle=angle)
+    x, y, angle = (p + t * (q - p) for p, q in ((a.x, b.x), (a.y, b.y), (a.angle, b.angle)))
+    return replace(a, x=x, y=y, angle=angle)
 
 
 def _collide(first: tuple[Object, ...], last: tuple[Object, ...], frames: int) -> bool:
@@ -56,15 +52,9 @@ def _elsewhere(o: Object, rng: np.random.Generator) -> Object:
     return replace(o, x=float(x), y=float(y), angle=rng.uniform(-MAX_TILT, MAX_TILT))
 
 
-def _resized(o: Object, rng: np.random.Generator) -> Object:
-    """The same object, large if it was small and small if it was large."""
-    size = "small" if o.size == "large" else "large"
-    return replace(o, size=size, radius=rng.uniform(*RADII[size]))
-
-
 def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
-    """A clip of one of the KINDS. Raises KeyError for any other kind."""
-    counts = {"single": [1], "brief": [1], "grow": [1], "pair": [2], "split": [2], "mixed": [1, 1, 2, 2, 3]}
+    """A clip of one of the CLIP_SETS. Raises KeyError for any other kind."""
+    counts = {"single": [1], "brief": [1], "pair": [2], "split": [2], "mixed": [1, 1, 2, 2, 3]}
     count = pick(counts[kind], rng)
     visible = np.ones((count, frames), bool)
     if kind == "split":                      # never on stage together, so they may cross
@@ -75,7 +65,7 @@ def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
         return Clip(first, last, visible, sample_background(rng))
     while True:
         first = sample_objects(rng, count)
-        last = tuple(_elsewhere(_resized(o, rng) if kind == "grow" else o, rng) for o in first)
+        last = tuple(_elsewhere(o, rng) for o in first)
         if not _collide(first, last, frames):
             break
     if kind == "brief":
