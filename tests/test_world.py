@@ -92,7 +92,7 @@ def test_every_shape_is_drawn_whole_at_every_tilt(shape):
     background = np.zeros((64, 64, 3), np.float32)
     areas = []
     for degrees in (-30, -11, 0, 17, 30):
-        o = world.Object(shape, "red", "large", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0, np.radians(degrees))
+        o = world.Object(shape, "red", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0, np.radians(degrees))
         image = world.draw((o,), background)[..., 0] / 255
         areas.append(image.sum())
         y, x = np.nonzero(image > 0.5)
@@ -109,7 +109,7 @@ def test_every_shape_is_drawn_whole_at_every_tilt(shape):
 
 def test_angles_turn_an_object():
     background = np.zeros((64, 64, 3), np.float32)
-    arrow = {degrees: world.draw((world.Object("arrow", "red", "large", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0,
+    arrow = {degrees: world.draw((world.Object("arrow", "red", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0,
                                                np.radians(degrees)),), background)[..., 0].astype(float)
              for degrees in (0, 90)}
     assert np.abs(np.rot90(arrow[0], -1) - arrow[90]).mean() < 5        # clockwise: y is downwards
@@ -193,6 +193,24 @@ def test_what_a_caption_says_of_places_and_sizes_is_true(seed):
         first, second = by_name[tuple(a)], by_name[b_colour, b_shape]
         assert link == "and" or holds[link](first, second)
         assert a_size in (None, first.size) and b_size in (None, second.size)
+
+
+@settings(max_examples=200)
+@given(seeds)
+def test_farther_objects_are_smaller_and_otherwise_the_same(seed):
+    objects, _, rng = scene(seed)
+    for near, far in zip(objects, world.farther(objects, rng), strict=True):
+        assert 0.5 <= far.radius / near.radius <= 1
+        assert (far.name, far.rgb, far.x, far.y, far.angle) == (near.name, near.rgb, near.x, near.y, near.angle)
+        words = world.caption((far,), np.random.default_rng(seed)).split()
+        assert "small" not in words or far.radius <= 9
+        assert "large" not in words or far.radius >= 12.5
+
+
+def test_some_are_half_as_large_and_some_as_before():
+    objects, _, rng = scene(0, 3)
+    ratios = [far.radius / near.radius for _ in range(100) for near, far in zip(objects, world.farther(objects, rng))]
+    assert min(ratios) < 0.52 and max(ratios) > 0.98
 
 
 def test_captions_vary():

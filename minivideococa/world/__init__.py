@@ -6,9 +6,9 @@ from a `numpy.random.Generator`, so a seed is enough to have the same pictures, 
 
 from .captions import LABELS, SPECIAL, VOCABULARY, caption, caption_of, objects_named
 from .clips import CLIP_SETS, Clip, draw_clip, sample_clip
-from .scenes import COLOURS, SHAPES, SIZE, Object, draw, sample_background, sample_objects
+from .scenes import COLOURS, SHAPES, SIZE, Object, draw, farther, sample_background, sample_objects
 
 __all__ = [
     "CLIP_SETS", "COLOURS", "LABELS", "SHAPES", "SIZE", "SPECIAL", "VOCABULARY", "Clip", "Object", "caption",
-    "caption_of", "draw", "draw_clip", "objects_named", "sample_background", "sample_clip", "sample_objects",
+    "caption_of", "draw", "draw_clip", "farther", "objects_named", "sample_background", "sample_clip", "sample_objects",
 ]

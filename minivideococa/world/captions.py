@@ -19,7 +19,7 @@ VOCABULARY = SPECIAL + tuple(dict.fromkeys(
 
 
 def _phrase(o: Object, with_size: bool) -> str:
-    words = [o.size] * with_size + [o.colour, o.shape]
+    words = [*([o.size] if with_size and o.size else []), o.colour, o.shape]
     return " ".join([("an" if words[0][0] in "aeiou" else "a"), *words])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,6 @@ class Object:
 
     shape: str
     colour: str
-    size: str
     rgb: tuple[float, float, float]
     x: float
     y: float
@@ -44,6 +43,13 @@ class Object:
     def name(self) -> tuple[str, str]:
         """What a caption must get right: (colour, shape)."""
         return self.colour, self.shape
+
+    @property
+    def size(self) -> str | None:
+        """"small" or "large"; None between them, where people would not agree."""
+        if self.radius <= RADII["small"][1]:
+            return "small"
+        return "large" if self.radius >= RADII["large"][0] else None
 
 
 def _circle(radius: float = 1.0, x: float = 0.0) -> np.ndarray:
@@ -132,11 +138,10 @@ def sample_object(rng: np.random.Generator, taken: tuple[Object, ...] = ()) -> O
         if (colour, shape) not in [o.name for o in taken]:
             break
     hue, jitter, saturation, value = COLOURS[colour]
-    size = pick(tuple(RADII), rng)
-    radius = rng.uniform(*RADII[size])
+    radius = rng.uniform(*RADII[pick(tuple(RADII), rng)])
     x, y = rng.uniform(radius + 1, SIZE - radius - 1, 2)
     rgb = _rgb(hue + rng.uniform(-jitter, jitter), rng.uniform(*saturation), rng.uniform(*value))
-    return Object(shape, colour, size, rgb, x, y, radius, rng.uniform(-MAX_TILT, MAX_TILT))
+    return Object(shape, colour, rgb, x, y, radius, rng.uniform(-MAX_TILT, MAX_TILT))
 
 
 def overlap(a: Object, b: Object) -> bool:
@@ -158,6 +163,11 @@ def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[
                 objects += (new,)
         if len(objects) == count:
             return objects
+
+
+def farther(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[Object, ...]:
+    """The same objects, each as if it stood up to twice as far away: its radius times a number from 0.5 to 1."""
+    return tuple(replace(o, radius=o.radius * rng.uniform(0.5, 1)) for o in objects)
 
 
 def draw(objects: tuple[Object, ...], background: np.ndarray) -> np.ndarray:
