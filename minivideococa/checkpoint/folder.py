@@ -6,13 +6,13 @@ and are in memory once, however many processes use them. The float16 and bfloat1
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..output import written_whole
 from .config import Config
 from .table import check
 
@@ -69,25 +69,33 @@ def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Ma
                      tokenizer_json: str | None = None) -> Path:
     """Writes a checkpoint folder, as a whole or not at all, and returns it. The arrays keep their dtype.
 
-    It is made beside its place and moved there at the end. Raises ValueError if `folder` holds something.
+    Raises ValueError if `folder` holds something, OSError if it cannot be written.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(folder).absolute()
     refuse_occupied(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder) as partial:
+        partial.mkdir()
         (partial / CONFIG).write_text(json.dumps(config.source, indent=2) + "\n", encoding="utf-8")
-        save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, partial / WEIGHTS)
-        shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # the library lets nobody else read its file
+        save_tensors(partial / WEIGHTS, tensors)
         if tokenizer_json is not None:
             (partial / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
         refuse_occupied(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that whoever may read new files here may read. Raises OSError if that fails."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path.touch()
+    mode = path.stat().st_mode  # the library lets nobody else read its file
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path.parent}: {path.name} cannot be written there: {error}") from None
+    path.chmod(mode)
 
 
 def refuse_occupied(folder: Path) -> None:

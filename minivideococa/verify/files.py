@@ -12,8 +12,9 @@ import numpy as np
 from .. import __version__
 from ..checkpoint import load
 from ..checkpoint.config import Config
-from ..checkpoint.folder import open_safetensors
+from ..checkpoint.folder import open_safetensors, save_tensors
 from ..model import VideoCoCa
+from ..output import place_for, written_whole
 from .blame import Report, verify
 from .precision import EPSILON, coarsest
 
@@ -21,21 +22,11 @@ from .precision import EPSILON, coarsest
 def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], model: VideoCoCa) -> None:
     """Write what `minivideococa.trace` collected, with the model's configuration and our version in the metadata.
 
-    It is made beside its place and moved there at the end.
+    Raises as `place_for`, and OSError if it cannot be written.
     """
-    from safetensors.numpy import save_file
-
-    path = Path(path).absolute()
     metadata = {"config": json.dumps(model.config.source), "version": __version__, "made_by": "minivideococa"}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.touch()
-        mode = partial.stat().st_mode        # any new file's: the library lets nobody else read its own
-        save_file({name: np.asarray(x, order="C") for name, x in tape.items()}, partial, metadata)
-        partial.chmod(mode)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(place_for(path)) as partial:
+        save_tensors(partial, tape, metadata)
 
 
 def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None,

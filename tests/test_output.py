@@ -1,0 +1,65 @@
+"""What is written is whole or not there, and only where a file may be."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from minivideococa.output import place_for, written_whole
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_file_takes_its_place_at_the_end(tmp_path: Path, before: str | None) -> None:
+    place = tmp_path / "a.txt"
+    if before:
+        place.write_text(before)
+    with written_whole(place) as partial:
+        partial.write_text("new")
+        assert partial.parent == tmp_path and (place.read_text() if before else not place.exists())
+    assert place.read_text() == "new" and names(tmp_path) == {"a.txt"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: type, kind: str) -> None:
+    place = tmp_path / "a.txt"
+    place.write_text("old")
+    with pytest.raises(error), written_whole(place) as partial:
+        if kind == "file":
+            partial.write_text("half")
+        if kind == "folder":
+            partial.mkdir()
+            (partial / "half").touch()
+        raise error
+    assert place.read_text() == "old" and names(tmp_path) == {"a.txt"}
+
+
+def test_a_folder_takes_its_place(tmp_path: Path) -> None:
+    with written_whole(tmp_path / "made") as partial:
+        partial.mkdir()
+        (partial / "inside").touch()
+    assert names(tmp_path) == {"made"} and names(tmp_path / "made") == {"inside"}
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with written_whole(place_for(tmp_path / "link")) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+
+
+def test_no_place(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    for wrong in ("pipe", ".", "/dev/null"):
+        with pytest.raises(ValueError, match="no regular file"):
+            place_for(tmp_path / wrong)
+    for wrong in ("missing/file", "file/inside"):
+        with pytest.raises(FileNotFoundError, match="there is no folder"):
+            place_for(tmp_path / wrong)
+    assert place_for(tmp_path / "file") == place_for(tmp_path / "." / "file")
