@@ -198,8 +198,10 @@ def run_trace(args: argparse.Namespace) -> None:
     import numpy as np
 
     from .checkpoint import load
+    from .output import place_for
     from .trace import trace
     from .verify import write_trace
+    place_for(args.output)                   # before the work
     model = load(args.weights, dtype=args.dtype)
     with progress(args.frames, "frames"), trace() as seen:
         video = model.encode(args.video, args.frames)
@@ -213,6 +215,7 @@ def run_trace(args: argparse.Namespace) -> None:
         model.decode(video.tokens, ids)
     write_trace(args.output, seen | read, model)
     tensors = [{"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in (seen | read).items()]
+    _warn_of_words(model, [args.text or ""])
     _print(args, "\n".join(f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors),
            {"trace": args.output, "tensors": tensors})
 
@@ -240,12 +243,16 @@ def run_convert(args: argparse.Namespace) -> None:
 
 
 def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """What to know of a result: that it is the embedded checkpoint's, or that a word is new to the tokenizer."""
+    """What to know of a result: that it is the embedded checkpoint's, and which words are new to the tokenizer."""
     if args.weights is None:
         print("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights",
               file=sys.stderr)
-    unknown = model.tokenizer.unknown([text.replace("{}", "") for text in texts]) if model.tokenizer else []
-    if unknown:
+    _warn_of_words(model, [text.replace("{}", "") for text in texts])
+
+
+def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
+    """Which words are new to the tokenizer."""
+    if unknown := model.tokenizer.unknown(texts) if model.tokenizer else []:
         print(f"minivideococa: this checkpoint's vocabulary lacks {', '.join(unknown)}: do not trust the result",
               file=sys.stderr)
 

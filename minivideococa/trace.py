@@ -18,7 +18,7 @@ if TYPE_CHECKING:                            # so that importing the package doe
 Tape = dict[str, "np.ndarray"]                # name -> array, in the order in which they came about
 
 _tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
-_given: ContextVar[Mapping[str, np.ndarray]] = ContextVar("given", default={})
+_given: ContextVar[Mapping[str, np.ndarray] | None] = ContextVar("given", default=None)
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def trace(given: Mapping[str, np.ndarray] | None = None) -> Iterator[Tape]:
     not from its own, which is collected all the same. So each block can be run from somebody else's input.
     """
     tape: Tape = {}
-    tokens = _tape.set(tape), _given.set(given or {})
+    tokens = _tape.set(tape), _given.set(given)
     try:
         yield tape
     finally:
@@ -44,7 +44,7 @@ def record(name: str, x: np.ndarray) -> np.ndarray:
     if tape is None:
         return x
     tape[name] = x.copy()                    # what comes after may work in place
-    return _given.get().get(name, x)
+    return (_given.get() or {}).get(name, x)
 
 
 def record_texts(name: str, x: np.ndarray) -> np.ndarray:
@@ -53,8 +53,8 @@ def record_texts(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def given() -> bool:
-    """Whether the trace that is on has arrays to go on from."""
-    return bool(_given.get())
+    """Whether the trace that is on gives arrays to go on from, if only none this time: then nothing is cut in pieces."""
+    return _given.get() is not None
 
 
 def apart(function: Callable) -> Callable:

@@ -9,11 +9,12 @@ that. Both runs are made in the other implementation's precision too, to see wha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..checkpoint.config import Config
 from ..model import VideoCoCa
 from ..progress import advance, progress
 from ..trace import trace
@@ -25,6 +26,7 @@ Arrays = dict[str, np.ndarray]
 
 NAMES = re.compile(r"frames|pixels|vision\.embed|vision\.block\.\d+|pool\.(flat|attended|tokens|latent)|ids|"
                    r"text\.(embed|block\.\d+|tokens|latent)|decoder\.block\.\d+\.(self|cross)|logits")
+AXES = {"frames": 4, "pixels": 4, "ids": 2}  # of the inputs
 SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
 FACTOR = 8                                   # up to so many times as much is called rounding
 
@@ -47,7 +49,8 @@ class Row:
     """A tensor of a trace: how far it is from the truth, how far rounding may bring it (`allowed`), and the verdict.
 
     by_itself, allowed_by_itself: the same, `rel`, of what it should be if the trace's own tensors before it are right.
-    status: "ok"; "wrong", where it errs by itself; "inherited", where it errs because of what came before it.
+    status: "ok"; "wrong", where it errs by itself; "inherited", where it errs because of what came before it; "not judged",
+    where numbers of that size overflow the dtype, so that rounding in it would explain anything.
     """
 
     name: str
@@ -73,23 +76,34 @@ class Report:
     remaining: float | None = None           # its error, `by_itself`, with that mistake
 
 
-def verify(model: VideoCoCa, tensors: Mapping[str, np.ndarray], dtype: str | None = None) -> Report:
+def verify(model: VideoCoCa, tensors: Mapping[str, np.ndarray], dtype: str | np.dtype | type | None = None) -> Report:
     """Compare a trace, name -> array, with what the model computes in float64 from the trace's own inputs.
 
     tensors: the inputs `frames` uint8 [T, H, W, 3] or `pixels` [T, 3, S, S], and `ids` [L] or [B, L], as far as the others
     depend on them, and any of the names of a trace, floating point; [1, ...] counts as [...]. dtype: what they were
-    computed in ("float64", "float32", "float16", "bfloat16"); if not given, the coarsest of theirs.
+    computed in ("float64", "float32", "float16", "bfloat16"); if not given, the coarsest of theirs, pixels aside.
     Nothing else may use a model in this process meanwhile. Raises ValueError if there is nothing to compare, or if an
     input is not there or not what it should be.
     """
-    inputs, found, unknown = sort(tensors)
+    tensors = {name: np.asarray(x) for name, x in tensors.items()}
+    return compare(model, tensors, {name: str(x.dtype) for name, x in tensors.items()}, dtype)
+
+
+def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping[str, str],
+            dtype: str | np.dtype | type | None = None) -> Report:
+    """`verify` for arrays that were read from dtypes, `stored`, which need not be theirs: NumPy has no bfloat16."""
+    if not isinstance(dtype, (str, type(None))):
+        dtype = np.dtype(dtype).name
     if dtype not in (None, *EPSILON):
         raise ValueError(f"dtype is {dtype!r}: give {', '.join(EPSILON)}")
-    dtype = coarsest([dtype or coarsest(str(x.dtype) for x in found.values()),
+    inputs, found, unknown = sort(tensors, stored)
+    others = [stored[name] for name in found if name != "pixels"]
+    dtype = coarsest([dtype or coarsest(others or [stored["pixels"]]),
                       "float32" if "frames" in inputs and "pixels" not in found else "float64"])     # as pixels are
+    pixels_dtype = coarsest([dtype, "float32", stored["pixels"] if "pixels" in found else "float32"])
     exact = cast(model, "float64")
     with progress(2 + 2 * SAMPLES, "runs"), np.errstate(all="ignore"):
-        start = right_pixels(exact, inputs, found, dtype)
+        start = right_pixels(exact, inputs, found, pixels_dtype)
         truth = run(exact, inputs, start)
         unknown += [name for name in found if name not in truth]
         found = {name: without_axes_of_one(found[name], x.shape).astype(np.float64)
@@ -98,51 +112,67 @@ def verify(model: VideoCoCa, tensors: Mapping[str, np.ndarray], dtype: str | Non
         local = run(exact, inputs, given)
         noise = rounding_errors(model, dtype, inputs, start, truth)
         local_noise = rounding_errors(model, dtype, inputs, given, local)
-    rows: list[Row] = []
+    if "pixels" in found:
+        noise["pixels"] = local_noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
+    sources = {name: sources_of(name, list(local), model.config) for name in local}
+    known = given.keys() | inputs.keys()
+    rows: dict[str, Row] = {}
     for name, x in found.items():
-        rows.append(judge(name, x, truth[name], noise[name], local[name], local_noise[name], rows))
-    accused = next((row for row in rows if row.status == "wrong"), None)
+        rows[name] = judge(name, x, truth[name], noise[name], local[name], local_noise[name], EPSILON[dtype],
+                           behind(name, sources, set()), behind(name, sources, known), rows)
+    accused = next((row for row in rows.values() if row.status == "wrong"), None)
     if accused is None:
-        return Report(dtype, rows, unknown)
-    way = way_to(accused.name, list(local), given.keys() | inputs.keys())
+        return Report(dtype, list(rows.values()), unknown)
+    way = way_to(accused.name, sources, known)
     mistake, remaining = diagnose(exact, inputs, local | given, way, found[accused.name], accused)
-    return Report(dtype, rows, unknown, accused, way[0], mistake, remaining)
+    return Report(dtype, list(rows.values()), unknown, accused, way[0], mistake, remaining)
 
 
-def sort(tensors: Mapping[str, np.ndarray]) -> tuple[Arrays, Arrays, list[str]]:
+def sort(tensors: Mapping[str, np.ndarray], stored: Mapping[str, str]) -> tuple[Arrays, Arrays, list[str]]:
     """The inputs of a trace; what is to be compared, pixels too where there are frames; and other names.
 
     Raises ValueError if there is nothing to compare, or no input for it, or if it is not floating point.
     """
-    unknown = [name for name in tensors if not NAMES.fullmatch(name)]
-    inputs = {name: tensors[name] for name in ("frames", "pixels", "ids") if name in tensors}
+    unknown = [name for name in stored if not NAMES.fullmatch(name)]
+    inputs = {name: without_first_axes(tensors[name], axes) for name, axes in AXES.items() if name in tensors}
     if "frames" in inputs:
         inputs.pop("pixels", None)
     found = {name: x for name, x in tensors.items() if name not in inputs and name not in unknown}
     if not found:
-        raise ValueError(f"nothing to compare among {', '.join(map(str, list(tensors)[:8])) or 'no tensors'}: "
-                         "give tensors under the names that minivideococa trace writes")
-    for name, x in found.items():
-        if str(x.dtype) not in EPSILON:
-            raise ValueError(f"{name} is {x.dtype}: give float64, float32, float16 or bfloat16")
-        if not name.startswith("text.") and not inputs.keys() & {"frames", "pixels"}:
+        there = ", ".join(map(printable, list(stored)[:8]))
+        raise ValueError(f"nothing to compare {f'among {there}' if there else 'in it'}: give the inputs, and tensors under "
+                         "the names that minivideococa trace writes")
+    for name in found.keys() | inputs.keys() & {"pixels"}:
+        if stored[name] not in EPSILON:
+            raise ValueError(f"{name} is {stored[name]}: give floating point: float64, float32, float16 or bfloat16")
+    if "pixels" in inputs and not np.isfinite(inputs["pixels"]).all():
+        raise ValueError("pixels, which all else is computed from, are not finite: look at what makes them")
+    for name in found:
+        if not name.startswith(("text.", "decoder.block.0.self")) and not inputs.keys() & {"frames", "pixels"}:
             raise ValueError(f"{name} depends on the video: put the frames or pixels beside it that it was computed from")
         if name.startswith(("text.", "decoder.", "logits")) and "ids" not in inputs:
             raise ValueError(f"{name} depends on the text: put the ids beside it that it was computed from")
     return inputs, found, unknown
 
 
+def printable(name: str) -> str:
+    """A name that somebody's file holds, in one line and without control characters."""
+    return repr(name)[1:-1]
+
+
 def run(model: VideoCoCa, inputs: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> Arrays:
     """Every intermediate that the model makes of these inputs, going on from the tensors given.
 
-    All frames are computed in one piece, so that nothing that is found depends on the number of threads.
+    A trace that gives has all frames computed in one piece, so that nothing that is found depends on the number of threads.
     """
-    with trace(given) as tape, substituted({"spread": lambda spread: lambda function, x, piece: function(x)}):
+    with trace(given) as tape:
         pixels = model.preprocess(inputs["frames"]) if "frames" in inputs else inputs.get("pixels")
-        video = None if pixels is None else model.encode_video(pixels)
+        if pixels is not None:
+            caption_tokens = model.encode_video(pixels).tokens
+        else:                                # what no video is there for is asked for by nobody
+            caption_tokens = np.zeros((1, model.config.embed_dim))
         if "ids" in inputs:
-            ids = np.atleast_2d(inputs["ids"])
-            model.decode(video.tokens, ids) if video else model.encode_text(ids)
+            model.decode(caption_tokens, np.atleast_2d(inputs["ids"]))
     advance()
     return tape
 
@@ -151,11 +181,10 @@ def right_pixels(exact: VideoCoCa, inputs: Arrays, found: Arrays, dtype: str) ->
     """The trace's own pixels, if they are right: they need not be ours to the bit, so the truth follows from them."""
     if "pixels" not in found:
         return {}
-    ours = exact.preprocess(inputs["frames"])
-    theirs = without_axes_of_one(found["pixels"], ours.shape)
-    allowed = FACTOR * EPSILON[coarsest([dtype, "float32"])]
-    theirs = theirs.astype(np.float64)
-    return {"pixels": theirs} if difference(theirs, ours).rel <= allowed else {}
+    with trace():                            # whose tape is nobody's
+        ours = exact.preprocess(inputs["frames"])
+    theirs = without_axes_of_one(found["pixels"], ours.shape).astype(np.float64)
+    return {"pixels": theirs} if difference(theirs, ours).rel <= FACTOR * EPSILON[dtype] else {}
 
 
 def rounding_errors(model: VideoCoCa, dtype: str, inputs: Arrays, given: Arrays, exact: Arrays) -> dict[str, float]:
@@ -174,32 +203,39 @@ def rounding_errors(model: VideoCoCa, dtype: str, inputs: Arrays, given: Arrays,
     return errors
 
 
-def judge(name: str, x: np.ndarray, truth: np.ndarray, noise: float, local: np.ndarray, local_noise: float,
-          before: list[Row]) -> Row:
-    """The row of a tensor. truth, local: what follows from the inputs, and from the trace's own tensors."""
-    if name == "pixels":                     # ours are float32 in every precision
-        noise = local_noise = max(noise, EPSILON["float32"])
-    found, by_itself, status = difference(x, truth), difference(x, local).rel, "ok"
-    causes = [row for row in before if row.status == "wrong" and
-              not (name.startswith("text.") and row.name.startswith(("pixels", "vision.", "pool.")))]
-    if by_itself > FACTOR * local_noise:     # what had a wrong shape could not be gone on from
-        status = "inherited" if any(row.shape != row.expected_shape for row in causes) else "wrong"
-    elif found.rel > FACTOR * noise and causes:
+def judge(name: str, x: np.ndarray, truth: np.ndarray, noise: float, local: np.ndarray, local_noise: float, epsilon: float,
+          causes: Iterable[str], untold: Iterable[str], before: Mapping[str, Row]) -> Row:
+    """The row of a tensor. truth, local: what follows from the inputs, and from the trace's own tensors.
+
+    causes: all that it depends on. untold: what of that stands behind no tensor of the trace that could be gone on from.
+    """
+    found, by_itself = difference(x, truth), difference(x, local).rel
+    misshapen = [before[cause] for cause in untold if cause in before]      # or else they would have been gone on from
+    if by_itself > FACTOR * local_noise:
+        status = "inherited" if misshapen else "wrong"
+    elif not np.isfinite(local_noise) and by_itself > FACTOR * epsilon:
+        status = "not judged"
+    elif found.rel > FACTOR * noise and any(before[cause].status == "wrong" for cause in causes if cause in before):
         status = "inherited"
+    else:
+        status = "ok"
     return Row(name, x.shape, truth.shape, found, FACTOR * noise, by_itself, FACTOR * local_noise, status)
 
 
 def difference(x: np.ndarray, truth: np.ndarray) -> Difference:
-    """How far x is from the truth, both [..., n]; infinitely, if the shapes differ or a number is wrongly not finite."""
+    """How far x is from the truth, both [..., n]; infinitely, if the shapes differ or a number is wrongly not finite.
+
+    Where the truth is zero altogether, its rows' length counts as 1.
+    """
     if x.shape != truth.shape:
         return Difference(np.inf, np.inf, np.nan)
     with np.errstate(all="ignore"):
         d = np.where((x == truth) | np.isnan(x) & np.isnan(truth), 0, x - truth)
         d[np.isnan(d)] = np.inf
         rows = np.linalg.norm(d, axis=-1).max()
-        typical = np.sqrt(np.mean(np.square(np.where(np.isfinite(truth), truth, 0)).sum(axis=-1)))
+        typical = np.sqrt(np.mean(np.square(np.where(np.isfinite(truth), truth, 0)).sum(axis=-1))) or 1.0
         cosine = np.vdot(x, truth) / (np.linalg.norm(x) * np.linalg.norm(truth))
-    return Difference(float(abs(d).max()), float(rows / typical) if rows else 0.0, float(cosine))
+        return Difference(float(abs(d).max()), float(rows / typical), float(np.clip(cosine, -1, 1)))
 
 
 def without_axes_of_one(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -207,15 +243,39 @@ def without_axes_of_one(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return x.reshape(shape) if x.shape == (1,) * (x.ndim - len(shape)) + shape else x
 
 
-def way_to(name: str, order: list[str], known: Iterable[str]) -> list[str]:
-    """From the last known name that this one is computed from to itself: its error may come from all but the first.
+def without_first_axes(x: np.ndarray, axes: int) -> np.ndarray:
+    """x [1, ...] without those first axes of one that are more than `axes` in all."""
+    while x.ndim > axes and len(x) == 1:
+        x = x[0]
+    return x
 
-    A name is computed from the one before it; but nothing follows from a latent, and nothing but logits from tokens.
-    """
-    at = order.index(name)
-    aside = {"pool.latent", "text.latent", *({"pool.tokens", "text.tokens"} if name.endswith(".latent") else ())}
-    start = max(i for i in range(at) if order[i] in known and order[i] not in aside)
-    return order[start:at + 1]
+
+def sources_of(name: str, order: list[str], config: Config) -> list[str]:
+    """What a tensor is computed from, by name: the one before it in path order, but for these. The first is the main one."""
+    latent_from = "pool.flat" if config.vision.attentional_pool == "parallel" else "pool.attended"
+    special = {"frames": [], "ids": [], "pool.latent": [latent_from], "text.embed": ["ids"],
+               "text.latent": [f"text.block.{config.text.layers - 1}"], "decoder.block.0.self": ["text.tokens"]}
+    if name in special or order[0] == name:  # where there are no frames, pixels come first
+        return special.get(name, [])
+    before = order[order.index(name) - 1]
+    return [before, "pool.tokens"] if name.endswith(".cross") else [before]
+
+
+def behind(name: str, sources: Mapping[str, list[str]], known: Container[str]) -> set[str]:
+    """All that a tensor depends on; what stands behind a known one does not count, nor does that one."""
+    found: set[str] = set()
+    for source in sources[name]:
+        if source not in known:
+            found |= {source} | behind(source, sources, known)
+    return found
+
+
+def way_to(name: str, sources: Mapping[str, list[str]], known: Container[str]) -> list[str]:
+    """From the last known name that this one is computed from to itself: its error may come from all but the first."""
+    way = [sources[name][0], name]
+    while way[0] not in known:
+        way.insert(0, sources[way[0]][0])
+    return way
 
 
 def diagnose(exact: VideoCoCa, inputs: Arrays, known: Arrays, way: list[str], x: np.ndarray,

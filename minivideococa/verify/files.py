@@ -15,8 +15,8 @@ from ..checkpoint.config import Config
 from ..checkpoint.folder import open_safetensors, save_tensors
 from ..model import VideoCoCa
 from ..output import place_for, written_whole
-from .blame import Report, verify
-from .precision import EPSILON, coarsest
+from .blame import NAMES, Report, compare
+from .precision import EPSILON
 
 
 def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], model: VideoCoCa) -> None:
@@ -38,12 +38,14 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
     """
     from safetensors import safe_open
 
+    if not os.path.isfile(path):
+        what = "a folder, not a trace" if path and os.path.isdir(path) else "there is no such file"
+        raise FileNotFoundError(f"{os.fspath(path)!r}: {what}; minivideococa trace makes one")
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; minivideococa trace makes one")
     stored = open_safetensors(path)
     dtypes = {name: tensor.dtype for name, tensor in stored.items()}
-    odd = [f"{name} is {kind}" for name, kind in dtypes.items() if kind not in (*EPSILON, "uint8", "int32", "int64")]
+    known = [name for name in dtypes if NAMES.fullmatch(name)]
+    odd = [f"{name} is {dtypes[name]}" for name in known if dtypes[name] not in (*EPSILON, "uint8", "int32", "int64")]
     if odd:
         raise ValueError(f"{path}: {', '.join(odd)}: write float64, float32, float16 or bfloat16, frames as uint8, "
                          "ids as int64")
@@ -52,10 +54,8 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
         config = _config((file.metadata() or {}).get("config"))
     if config not in (None, model.config):
         raise ValueError(f"{path}: of a model of another configuration: give its checkpoint with --weights")
-    if dtype is None:
-        dtype = coarsest([kind for name, kind in dtypes.items() if kind in EPSILON and name != "pixels"] or ["float32"])
     try:
-        return verify(model, {name: tensor.read() for name, tensor in stored.items()}, dtype)
+        return compare(model, {name: stored[name].read() for name in known}, dtypes, dtype)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .blame import Report, Row
+from .blame import Report, Row, printable
 from .mistakes import MISTAKES
 
 HEAD = ("name", "shape", "max error", "relative", "cosine", "rounding", "verdict")
@@ -34,8 +34,10 @@ def sentences(report: Report) -> list[str]:
                     if report.mistake else
                     f"It looks like none of the {len(MISTAKES)} mistakes that are known here: compare it step by step."
                     + " Or is it another model's? Then give --weights." * (row.shape != row.expected_shape))
+    if overflowed := [row.name for row in report.rows if row.status == "not judged"]:
+        said.append(f"Not judged, since our own numbers overflow {report.dtype} on the way there: {', '.join(overflowed)}.")
     if report.unknown:
-        said.append(f"Not compared, since no trace has such a name for this model: {', '.join(report.unknown)}.")
+        said.append(f"Not compared, since no trace has such a name for this model: {', '.join(map(printable, report.unknown))}.")
     return said
 
 
