@@ -8,7 +8,6 @@ that. Both runs are made in the other implementation's precision too, to see wha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,8 +23,6 @@ from .substitution import substituted
 
 Arrays = dict[str, np.ndarray]
 
-NAMES = re.compile(r"frames|pixels|vision\.embed|vision\.block\.\d+|pool\.(flat|attended|tokens|latent)|ids|"
-                   r"text\.(embed|block\.\d+|tokens|latent)|decoder\.block\.\d+\.(self|cross)|logits")
 AXES = {"frames": 4, "pixels": 4, "ids": 2}  # of the inputs
 SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
 FACTOR = 8                                   # up to so many times as much is called rounding
@@ -81,7 +78,8 @@ def verify(model: VideoCoCa, tensors: Mapping[str, np.ndarray], dtype: str | np.
 
     tensors: the inputs `frames` uint8 [T, H, W, 3] or `pixels` [T, 3, S, S], and `ids` [L] or [B, L], as far as the others
     depend on them, and any of the names of a trace, floating point; [1, ...] counts as [...]. dtype: what they were
-    computed in ("float64", "float32", "float16", "bfloat16"); if not given, the coarsest of theirs, pixels aside.
+    computed in ("float64", "float32", "float16", "bfloat16"); if not given, the coarsest of theirs, pixels aside, and no
+    finer than float32, as our pixels are, where there are frames without pixels.
     Nothing else may use a model in this process meanwhile. Raises ValueError if there is nothing to compare, or if an
     input is not there or not what it should be.
     """
@@ -96,16 +94,16 @@ def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping
         dtype = np.dtype(dtype).name
     if dtype not in (None, *EPSILON):
         raise ValueError(f"dtype is {dtype!r}: give {', '.join(EPSILON)}")
-    inputs, found, unknown = sort(tensors, stored)
-    others = [stored[name] for name in found if name != "pixels"]
-    dtype = coarsest([dtype or coarsest(others or [stored["pixels"]]),
-                      "float32" if "frames" in inputs and "pixels" not in found else "float64"])     # as pixels are
+    names = names_of(model.config)
+    inputs, found, unknown = sort(tensors, stored, names)
+    if dtype is None:
+        at_least = "float32" if "frames" in inputs and "pixels" not in found else "float64"
+        dtype = coarsest([at_least, *([stored[name] for name in found if name != "pixels"] or [stored["pixels"]])])
     pixels_dtype = coarsest([dtype, "float32", stored["pixels"] if "pixels" in found else "float32"])
     exact = cast(model, "float64")
     with progress(2 + 2 * SAMPLES, "runs"), np.errstate(all="ignore"):
         start = right_pixels(exact, inputs, found, pixels_dtype)
         truth = run(exact, inputs, start)
-        unknown += [name for name in found if name not in truth]
         found = {name: without_axes_of_one(found[name], x.shape).astype(np.float64)
                  for name, x in truth.items() if name in found}
         given = {name: x for name, x in found.items() if x.shape == truth[name].shape}
@@ -114,7 +112,7 @@ def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping
         local_noise = rounding_errors(model, dtype, inputs, given, local)
     if "pixels" in found:
         noise["pixels"] = local_noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
-    sources = {name: sources_of(name, list(local), model.config) for name in local}
+    sources = {name: sources_of(name, names, model.config) for name in names}
     known = given.keys() | inputs.keys()
     rows: dict[str, Row] = {}
     for name, x in found.items():
@@ -128,12 +126,21 @@ def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping
     return Report(dtype, list(rows.values()), unknown, accused, way[0], mistake, remaining)
 
 
-def sort(tensors: Mapping[str, np.ndarray], stored: Mapping[str, str]) -> tuple[Arrays, Arrays, list[str]]:
+def names_of(config: Config) -> list[str]:
+    """The names that a trace of a model has, in path order."""
+    return ["frames", "pixels", "vision.embed", *(f"vision.block.{i}" for i in range(config.vision.layers)),
+            "pool.flat", "pool.attended", "pool.tokens", "pool.latent",
+            "ids", "text.embed", *(f"text.block.{i}" for i in range(config.text.layers)), "text.tokens", "text.latent",
+            *(f"decoder.block.{i}.{block}" for i in range(config.decoder.layers) for block in ("self", "cross")), "logits"]
+
+
+def sort(tensors: Mapping[str, np.ndarray], stored: Mapping[str, str], names: Container[str]
+         ) -> tuple[Arrays, Arrays, list[str]]:
     """The inputs of a trace; what is to be compared, pixels too where there are frames; and other names.
 
     Raises ValueError if there is nothing to compare, or no input for it, or if it is not floating point.
     """
-    unknown = [name for name in stored if not NAMES.fullmatch(name)]
+    unknown = [name for name in stored if name not in names]
     inputs = {name: without_first_axes(tensors[name], axes) for name, axes in AXES.items() if name in tensors}
     if "frames" in inputs:
         inputs.pop("pixels", None)
@@ -167,14 +174,16 @@ def run(model: VideoCoCa, inputs: Mapping[str, np.ndarray], given: Mapping[str, 
     """
     with trace(given) as tape:
         pixels = model.preprocess(inputs["frames"]) if "frames" in inputs else inputs.get("pixels")
-        if pixels is not None:
-            caption_tokens = model.encode_video(pixels).tokens
-        else:                                # what no video is there for is asked for by nobody
-            caption_tokens = np.zeros((1, model.config.embed_dim))
+        caption_tokens = no_video(model) if pixels is None else model.encode_video(pixels).tokens
         if "ids" in inputs:
             model.decode(caption_tokens, np.atleast_2d(inputs["ids"]))
     advance()
     return tape
+
+
+def no_video(model: VideoCoCa) -> np.ndarray:
+    """Caption tokens [1, E] for a trace without a video, where nothing that depends on it is asked for."""
+    return np.zeros((1, model.config.embed_dim))
 
 
 def right_pixels(exact: VideoCoCa, inputs: Arrays, found: Arrays, dtype: str) -> Arrays:
@@ -250,14 +259,14 @@ def without_first_axes(x: np.ndarray, axes: int) -> np.ndarray:
     return x
 
 
-def sources_of(name: str, order: list[str], config: Config) -> list[str]:
+def sources_of(name: str, names: list[str], config: Config) -> list[str]:
     """What a tensor is computed from, by name: the one before it in path order, but for these. The first is the main one."""
     latent_from = "pool.flat" if config.vision.attentional_pool == "parallel" else "pool.attended"
     special = {"frames": [], "ids": [], "pool.latent": [latent_from], "text.embed": ["ids"],
                "text.latent": [f"text.block.{config.text.layers - 1}"], "decoder.block.0.self": ["text.tokens"]}
-    if name in special or order[0] == name:  # where there are no frames, pixels come first
-        return special.get(name, [])
-    before = order[order.index(name) - 1]
+    if name in special:
+        return special[name]
+    before = names[names.index(name) - 1]
     return [before, "pool.tokens"] if name.endswith(".cross") else [before]
 
 
@@ -314,7 +323,7 @@ def rerun(model: VideoCoCa, change: Change, inputs: Arrays, known: Arrays, way: 
         if "text" in stages:
             model.encode_text(np.atleast_2d(inputs["ids"]))
         if stages & {"decoder", "logits"}:
-            model.decode(known["pool.tokens"], np.atleast_2d(inputs["ids"]))
+            model.decode(known.get("pool.tokens", no_video(model)), np.atleast_2d(inputs["ids"]))
     return tape[way[-1]]
 
 

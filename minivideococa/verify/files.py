@@ -15,7 +15,7 @@ from ..checkpoint.config import Config
 from ..checkpoint.folder import open_safetensors, save_tensors
 from ..model import VideoCoCa
 from ..output import place_for, written_whole
-from .blame import NAMES, Report, compare
+from .blame import Report, compare, names_of
 from .precision import EPSILON
 
 
@@ -44,12 +44,12 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
     path = Path(path)
     stored = open_safetensors(path)
     dtypes = {name: tensor.dtype for name, tensor in stored.items()}
-    known = [name for name in dtypes if NAMES.fullmatch(name)]
+    model = load(weights, dtype="float64")
+    known = [name for name in names_of(model.config) if name in dtypes]
     odd = [f"{name} is {dtypes[name]}" for name in known if dtypes[name] not in (*EPSILON, "uint8", "int32", "int64")]
     if odd:
         raise ValueError(f"{path}: {', '.join(odd)}: write float64, float32, float16 or bfloat16, frames as uint8, "
                          "ids as int64")
-    model = load(weights, dtype="float64")
     with safe_open(path, framework="numpy") as file:
         config = _config((file.metadata() or {}).get("config"))
     if config not in (None, model.config):
