@@ -12,14 +12,16 @@ from minivideococa.evaluation.manifest import Entry, read_manifest, write_manife
 
 MSRVTT = {
     "info": {"year": "2099"},
-    "videos": [{"category": 9, "url": "u", "video_id": "video7", "start time": 1.5, "end time": 9.0, "split": "train", "id": 7},
+    "videos": [{"category": 9, "url": "u", "video_id": "video7", "start time": 1.5, "end time": 9.0,
+                "split": "train", "id": 7},
                {"video_id": "video8", "split": "validate"}, {"video_id": "video9", "split": "test"}],
     "sentences": [{"caption": "two cats knit", "video_id": "video8", "sen_id": 1},
                   {"caption": "a dog reads", "video_id": "video7", "sen_id": 0},
                   {"caption": "cats with wool", "video_id": "video8", "sen_id": 2}]}
 QA = [{"answer": "knit", "category_id": 3, "id": 5, "question": "what do the cats do?", "video_id": 8},
       {"answer": "wool", "category_id": 3, "id": 6, "question": "what do they use?", "video_id": 8}]
-ACTIVITYNET = {"v_a-B_c": {"duration": 8.5, "timestamps": [[0, 3.2], [3.2, 8.5]], "sentences": ["A cat sits.", " It\u2028knits. "]},
+ACTIVITYNET = {"v_a-B_c": {"duration": 8.5, "timestamps": [[0, 3.2], [3.2, 8.5]],
+                          "sentences": ["A cat sits.", " It\u2028knits. "]},
                "v__-9": {"duration": 2, "timestamps": [[0, 2]], "sentences": ["A dog reads."]}}
 KINETICS = ('label,youtube_id,time_start,time_end,split\n"cat\'s knitting, slow",-a_B,7,17,validate\n'
             'dog reading,xyz,120,130.0,train\n')
@@ -29,7 +31,8 @@ FILES: dict[str, tuple[str, str, list[Entry]]] = {
     "msrvtt": ("info.json", json.dumps(MSRVTT), [
         Entry(Path("video7.mp4"), ("a dog reads",)), Entry(Path("video8.mp4"), ("two cats knit", "cats with wool")),
         Entry(Path("video9.mp4"))]),
-    "msrvtt-1ka": ("test.csv", 'key,vid_key,video_id,sentence\nret0,msr7,video7,"a dog, who reads"\nret1,msr8,video8,cats\r\n', [
+    "msrvtt-1ka": ("test.csv", 'key,vid_key,video_id,sentence\n'
+                   'ret0,msr7,video7,"a dog, who reads"\nret1,msr8,video8,cats\r\n', [
         Entry(Path("video7.mp4"), ("a dog, who reads",)), Entry(Path("video8.mp4"), ("cats",))]),
     "msrvtt-qa": ("test_qa.json", json.dumps(QA), [
         Entry(Path("video8.mp4"), question="what do the cats do?", answer="knit"),

@@ -314,7 +314,7 @@ def test_objects_move_and_turn_and_keep_apart(kind):
 
 
 def test_some_grow_and_some_shrink():
-    """By a quarter to twice, at an even pace, whole in the picture and apart all the time; no larger or smaller than on stills."""
+    """By a quarter to twice, evenly, whole in the picture and apart all the time; no larger or smaller than on stills."""
     growth = []
     for seed in range(40):
         clip = world.sample_clip("grow", np.random.default_rng(seed), 9)
