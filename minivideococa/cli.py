@@ -126,6 +126,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("dest", metavar="DEST", help="the folder to make")
     sub.add_argument("--dtype", choices=["float16", "float32"], help="of the weights in it (default: as in SRC)")
     sub.add_argument("--config", metavar="FILE", help="the configuration, for a weights file that comes without")
+
+    sub = command("shapes", run_shapes, output, "Write clips of coloured shapes, and a manifest of what is true of them.")
+    sub.add_argument("folder", metavar="DIR", help="the folder to make")
+    sub.add_argument("--count", type=_positive, default=200, metavar="N", help="clips (default: 200)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other clips (default: 0)")
     return top
 
 
@@ -240,6 +245,17 @@ def run_convert(args: argparse.Namespace) -> None:
     from .checkpoint.convert import convert
     dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
     print(f"{dest} is ready: use it with --weights {dest}", file=sys.stderr)
+
+
+def run_shapes(args: argparse.Namespace) -> None:
+    """`shapes DIR`."""
+    from .world.shapes import write_shapes
+    with progress(args.count, "clips"):
+        manifest = write_shapes(args.folder, args.count, args.seed)
+    if args.json:
+        print(json.dumps({"manifest": str(manifest), "clips": args.count}, ensure_ascii=False))
+    else:
+        print(f"{args.count} clips are in {args.folder}, and what is true of them in {manifest}", file=sys.stderr)
 
 
 def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:

@@ -34,3 +34,24 @@ def written_whole(place: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty folder to fill, beside `folder`, whose place it takes at the end; what is above `folder` is made, too.
+
+    Raises ValueError if `folder` holds something, now or at the end; OSError if it cannot be made.
+    """
+    folder, place = Path(folder), Path(folder).resolve()
+    refuse_occupied(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(place) as partial:
+        partial.mkdir()
+        yield partial
+        refuse_occupied(folder)
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raises ValueError unless a folder can be put at `folder`: nothing is there, or an empty folder."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder}: is there already and not empty: give another place, or remove it first")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minivideococa.output import place_for, written_whole
+from minivideococa.output import folder_written_whole, place_for, refuse_occupied, written_whole
 
 
 def names(folder: Path) -> set[str]:
@@ -43,6 +43,29 @@ def test_a_folder_takes_its_place(tmp_path: Path) -> None:
         partial.mkdir()
         (partial / "inside").touch()
     assert names(tmp_path) == {"made"} and names(tmp_path / "made") == {"inside"}
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    (tmp_path / "a" / "empty").mkdir(parents=True)
+    for place in (tmp_path / "a" / "b" / "made", tmp_path / "a" / "empty"):
+        with folder_written_whole(place) as partial:
+            (partial / "inside").touch()
+            assert partial.parent == place.parent and not (place / "inside").exists()
+        assert names(place.parent) == {place.name} | ({"b"} if place.name == "empty" else set())
+        assert names(place) == {"inside"}
+
+
+def test_an_occupied_folder_is_refused_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for free in ("empty", "nothing"):
+        refuse_occupied(tmp_path / free)
+    for wrong in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match="not empty: give another place"), folder_written_whole(wrong):
+            raise AssertionError("never reached")
+    with pytest.raises(ValueError, match="not empty"), folder_written_whole(tmp_path / "empty"):
+        (tmp_path / "empty" / "theirs").touch()
+    assert names(tmp_path) == {"file", "empty"} and names(tmp_path / "empty") == {"theirs"}
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

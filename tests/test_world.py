@@ -1,6 +1,7 @@
 """The synthetic world: what is drawn is what is said, a seed says it all, and clips keep their promise."""
 
 import colorsys
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivideococa import world
+from minivideococa import read_video, world
+from minivideococa.demo import CLIPS
 from minivideococa.tasks import TEMPLATES
 from minivideococa.world.scenes import RADII
 
@@ -266,7 +268,7 @@ def test_a_clip_shows_what_its_set_says(kind):
         elif kind == "split":
             assert visible.astype(int).tolist() == [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4]
         else:
-            assert visible.all() and objects in {"single": [1], "pair": [2], "mixed": [1, 2, 3]}[kind]
+            assert visible.all() and objects in {"single": [1], "pair": [2], "mixed": [1, 2, 3], "grow": [1, 2]}[kind]
 
 
 def test_the_sets_use_their_freedom():
@@ -287,7 +289,7 @@ def test_a_frame_shows_the_visible_objects_and_no_others(kind):
         for i, frame in enumerate(frames):
             changed = (frame != empty).any(axis=2)
             assert changed.any() == clip.visible[:, i].any()
-            for o, seen in zip(clip.first, clip.visible[:, i], strict=True):
+            for o, seen in zip(clip.moments[i], clip.visible[:, i], strict=True):
                 its_own = (np.abs(frame - np.array(o.rgb) * 255) <= 1).all(axis=2) & changed
                 assert (its_own.sum() > 0.15 * np.pi * o.radius ** 2) == seen
 
@@ -298,7 +300,8 @@ def test_objects_move_and_turn_and_keep_apart(kind):
     for seed in range(15):
         clip = world.sample_clip(kind, np.random.default_rng(seed))
         for a, b in zip(clip.first, clip.last, strict=True):
-            assert (a.name, a.size, a.radius, a.rgb) == (b.name, b.size, b.radius, b.rgb)
+            assert (a.name, a.rgb) == (b.name, b.rgb)
+            assert (a.radius == b.radius) == (kind != "grow")
             assert np.hypot(a.x - b.x, a.y - b.y) <= 20 + 1e-9
             moved += np.hypot(a.x - b.x, a.y - b.y) > 1
             turned += abs(a.angle - b.angle) > 0.05
@@ -308,6 +311,89 @@ def test_objects_move_and_turn_and_keep_apart(kind):
                 places = [painted((o,), clip.background) for o in ends]
                 assert shared(places) <= CORNERS
     assert moved > 10 and turned > 10
+
+
+def test_some_grow_and_some_shrink():
+    """By a quarter to twice, evenly, whole in the picture and apart all the time; no larger or smaller than on stills."""
+    growth = []
+    for seed in range(40):
+        clip = world.sample_clip("grow", np.random.default_rng(seed), 9)
+        radii = np.array([[o.radius for o in now] for now in clip.moments])
+        np.testing.assert_allclose(np.diff(radii, axis=0), np.repeat((radii[-1:] - radii[:1]) / 8, 8, axis=0))
+        assert 7 <= radii.min() and radii.max() <= 16
+        growth += list(radii[-1] / radii[0])
+        areas = [[painted((o,), clip.background).sum() for o in now] for now in (clip.first, clip.last)]
+        assert ((np.diff(areas, axis=0)[0] > 0) == (radii[-1] > radii[0])).all()
+        for now in clip.moments:
+            assert all(o.radius < min(o.x, o.y, 64 - o.x, 64 - o.y) for o in now)
+            assert shared([painted((o,), clip.background) for o in now]) <= CORNERS
+    factors = [max(g, 1 / g) for g in growth]
+    assert 1.25 <= min(factors) < 1.3 and 1.9 < max(factors) <= 2 + 1e-9
+    assert 15 < sum(g > 1 for g in growth) < len(growth) - 15
+
+
+@kinds
+@settings(max_examples=60)
+@given(seed=seeds)
+def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
+    rng = np.random.default_rng(seed)
+    clip = world.sample_clip(kind, rng)
+    text = world.caption_throughout(clip, rng)
+    assert world.objects_named(text) == clip.names and set(text.split()) <= set(world.VOCABULARY)
+    for size, *name in re.findall(r"(small|large) (\w+) (\w+)", text):
+        radii = [o.radius for now in clip.moments for o in now if o.name == tuple(name)]
+        assert max(radii) <= 9 if size == "small" else min(radii) >= 12.5
+    relation = re.search(r"(\w+) (\w+) (left of|right of|above|below) an? (?:(?:small|large) )?(\w+) (\w+)$", text)
+    if relation:
+        assert clip.visible.all()
+        *a, where, b_colour, b_shape = relation.groups()
+        for now in clip.moments:
+            first, second = ({o.name: o for o in now}[name] for name in (tuple(a), (b_colour, b_shape)))
+            assert {"left of": first.x < second.x, "right of": first.x > second.x,
+                    "above": first.y < second.y, "below": first.y > second.y}[where]
+
+
+def test_what_stays_as_it_is_may_be_named():
+    """Sizes where none changes for good, relations where two are seen together; and prefixes everywhere."""
+    for kind in world.CLIP_SETS:
+        rng = np.random.default_rng(1)
+        texts = " / ".join(world.caption_throughout(world.sample_clip(kind, rng), rng) for _ in range(150))
+        assert all(f"/ {prefix} a" in texts for prefix in ("a photo of", "there is", "we see"))
+        assert ("small" in texts and "large" in texts) == (kind != "grow")
+        assert bool(re.search("left of|right of|above|below", texts)) == (kind in ("pair", "mixed", "grow"))
+
+
+@settings(max_examples=300)
+@given(seeds, st.sampled_from([1, 2, 3]))
+def test_a_question_has_one_answer(seed, count):
+    """The objects that it may mean: of the colour that it ends with, and not named in it."""
+    objects, _, rng = scene(seed, count)
+    question, answer = world.question_of(objects, rng)
+    words = question.split()
+    assert set(words) <= set(world.VOCABULARY) and not WRONG_ARTICLE.search(question)
+    meant = [o for o in objects if o.colour == words[-1] and o.name not in world.objects_named(question)]
+    assert [o.shape for o in meant] == [answer]
+    assert world.objects_named(f"{question} {answer}") <= {o.name for o in objects}
+
+
+def test_questions_where_colours_are_alike():
+    circle, star, heart = (world.Object(shape, colour, (1.0, 0.0, 0.0), 32.0, 32.0, 8.0, 0.0)
+                           for shape, colour in (("circle", "red"), ("star", "red"), ("heart", "orange")))
+    asked = {world.question_of((circle, star, heart), np.random.default_rng(seed)) for seed in range(100)}
+    endings = {(question.removeprefix("a photo of "), answer) for question, answer in asked}
+    assert endings > {("a red circle and a red", "star"), ("a red star and a red", "circle"), ("an orange", "heart")}
+    with pytest.raises(ValueError, match="no object"):
+        world.question_of((), np.random.default_rng(0))
+
+
+def test_the_demo_shows_what_the_sets_it_was_made_from_still_give():
+    """A GIF has 256 colours. Another draw from a set's random numbers would make another clip."""
+    for i, line in enumerate((CLIPS / "clips.jsonl").read_text().strip().split("\n")):
+        entry = json.loads(line)
+        clip = world.sample_clip(entry["set"], np.random.default_rng([9, i]), 16)
+        assert world.caption_of(clip.first) == entry["text"]
+        away = np.abs(read_video(CLIPS / entry["clip"], 16).astype(int) - world.draw_clip(clip))
+        assert away.mean() < 6 and np.quantile(away, 0.99) < 40
 
 
 @kinds

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..output import refuse_occupied
 from ..progress import advance, progress
 from .config import Config
-from .folder import (CONFIG, TOKENIZER, WEIGHTS, StoredTensor, open_safetensors, read_config, refuse_occupied,
-                     write_checkpoint)
+from .folder import CONFIG, TOKENIZER, WEIGHTS, StoredTensor, open_safetensors, read_config, write_checkpoint
 from .table import check
 from .unpickler import read_pickle
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..output import written_whole
+from ..output import folder_written_whole
 from .config import Config
 from .table import check
 
@@ -71,17 +71,12 @@ def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Ma
 
     Raises ValueError if `folder` holds something, OSError if it cannot be written.
     """
-    folder = Path(folder).absolute()
-    refuse_occupied(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder) as partial:
-        partial.mkdir()
+    with folder_written_whole(folder) as partial:
         (partial / CONFIG).write_text(json.dumps(config.source, indent=2) + "\n", encoding="utf-8")
         save_tensors(partial / WEIGHTS, tensors)
         if tokenizer_json is not None:
             (partial / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
-        refuse_occupied(folder)
-    return folder
+    return Path(folder).absolute()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
@@ -96,12 +91,6 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
     except SafetensorError as error:
         raise OSError(f"{path.parent}: {path.name} cannot be written there: {error}") from None
     path.chmod(mode)
-
-
-def refuse_occupied(folder: Path) -> None:
-    """Raises ValueError unless a checkpoint can be put at `folder`: nothing is there, or an empty folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder}: is there already and not empty: give another place, or remove it first")
 
 
 def read_config(path: Path) -> Config:

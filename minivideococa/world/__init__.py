@@ -1,14 +1,16 @@
 """A small synthetic world of coloured shapes, for training and testing without any data set.
 
-`scenes` draws still images, `captions` says what is in them, `clips` sets them in motion. Everything follows
-from a `numpy.random.Generator`, so a seed is enough to have the same pictures, sentences and videos again.
+`scenes` draws still images, `captions` says what is in them, `clips` sets them in motion, and `shapes` writes clips
+to files, with a manifest. Everything follows from a `numpy.random.Generator`, so a seed is enough to have the same
+pictures, sentences and videos again.
 """
 
-from .captions import LABELS, SPECIAL, VOCABULARY, caption, caption_of, objects_named
-from .clips import CLIP_SETS, Clip, draw_clip, sample_clip
+from .captions import LABELS, SPECIAL, VOCABULARY, caption, caption_of, objects_named, question_of
+from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 from .scenes import COLOURS, SHAPES, SIZE, Object, draw, farther, sample_background, sample_objects
 
 __all__ = [
     "CLIP_SETS", "COLOURS", "LABELS", "SHAPES", "SIZE", "SPECIAL", "VOCABULARY", "Clip", "Object", "caption",
-    "caption_of", "draw", "draw_clip", "farther", "objects_named", "sample_background", "sample_clip", "sample_objects",
+    "caption_of", "caption_throughout", "draw", "draw_clip", "farther", "objects_named", "question_of",
+    "sample_background", "sample_clip", "sample_objects",
 ]

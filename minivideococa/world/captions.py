@@ -30,12 +30,15 @@ def _relation(a: Object, b: Object) -> str:
     return "above" if a.y < b.y else "below"
 
 
-def caption(objects: tuple[Object, ...], rng: np.random.Generator) -> str:
-    """One of the many sentences that are true of an image: order, prefix, sizes and relation by chance."""
+def caption(objects: tuple[Object, ...], rng: np.random.Generator, together: bool = True) -> str:
+    """One of the many sentences that are true of an image: order, prefix, sizes and relation by chance.
+
+    Without `together` it does not say where one object stands, seen from another.
+    """
     objects = tuple(objects[i] for i in rng.permutation(len(objects)))
     phrases = [_phrase(o, rng.random() < SIZE_NAMED) for o in objects] or ["nothing"]
     link = "and"
-    if len(objects) == 2 and rng.random() < RELATION_NAMED:
+    if together and len(objects) == 2 and rng.random() < RELATION_NAMED:
         link = _relation(*objects)
     return " ".join([pick(PREFIXES, rng), f" {link} ".join(phrases)]).strip()
 
@@ -43,6 +46,20 @@ def caption(objects: tuple[Object, ...], rng: np.random.Generator) -> str:
 def caption_of(objects: tuple[Object, ...]) -> str:
     """The plain sentence: every object by colour and shape, nothing else."""
     return " and ".join(_phrase(o, with_size=False) for o in objects) or "nothing"
+
+
+def question_of(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[str, str]:
+    """A question and its answer: how a sentence begins, up to a colour, and the shape that goes on from there.
+
+    The vocabulary has no word to ask with. Where objects have one colour, all of them but the one asked for are named first:
+    "we see a red circle and a red" -> "star". So there is one answer. Raises ValueError without an object.
+    """
+    if not objects:
+        raise ValueError("there is no object to ask for")
+    asked = pick(objects, rng)
+    known = [_phrase(o, with_size=False) for o in objects if o.colour == asked.colour and o is not asked]
+    begun = " and ".join([*known, _phrase(asked, with_size=False).removesuffix(f" {asked.shape}")])
+    return f"{pick(PREFIXES, rng)} {begun}".strip(), asked.shape
 
 
 def objects_named(text: str) -> set[tuple[str, str]]:
