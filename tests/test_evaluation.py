@@ -107,7 +107,8 @@ def test_retrieve(model, clips):
 
 def test_copies_of_a_clip_do_not_find_themselves(model, clips, tmp_path):
     shutil.copy(clips["a"], tmp_path / "copy.png")
-    found = values(evaluate(model, [Entry(clips["a"], ("a red star",)), Entry(tmp_path / "copy.png", ("a blue ring",))], ["retrieve"]))
+    entries = [Entry(clips["a"], ("a red star",)), Entry(tmp_path / "copy.png", ("a blue ring",))]
+    found = values(evaluate(model, entries, ["retrieve"]))
     assert found["retrieve", "text-to-video R@1"] == 0 and found["retrieve", "text-to-video median rank"] == 2
 
 
@@ -130,7 +131,8 @@ def test_what_the_model_says_is_right_if_it_is_the_truth(model, clips):
 
 def test_answers_to_choose_from(model, clips):
     answers = ["red circle", "blue star", "green heart"]
-    entries = [Entry(path, (), (), question, "blue star") for path in clips.values() for question in ("this is a", "there is a")]
+    entries = [Entry(path, (), (), question, "blue star") for path in clips.values()
+               for question in ("this is a", "there is a")]
     result = evaluate(model, entries, answers=answers)
     chosen = [mvc.answer(model, entry.video, entry.question, answers) for entry in entries]
     assert [line["answer"] for line in result["predictions"]] == chosen
@@ -139,7 +141,8 @@ def test_answers_to_choose_from(model, clips):
 
 def test_lines_about_one_video_are_about_one_video(model, clips, calls):
     a, b = clips["a"], clips["b"]
-    lines = [Entry(a, ("a red star",), ("x",)), Entry(b, ("a blue ring", "a pink cross"), ("y",)), Entry(a, ("a green heart", "a red star")),
+    lines = [Entry(a, ("a red star",), ("x",)), Entry(b, ("a blue ring", "a pink cross"), ("y",)),
+             Entry(a, ("a green heart", "a red star")),
              Entry(a, (), (), "this is", "a"), Entry(a, (), (), "there is", "a"), Entry(a, (), (), "this is", "b")]
     result = evaluate(model, lines, **HOW)
     assert calls["encode_video"] == 2 and result["videos"] == 2
@@ -160,8 +163,8 @@ def test_which_tasks(model, clips, calls):
     before = calls["encode_video"]
     assert list(evaluate(model, [captioned, labelled], ["retrieve"])["metrics"]) == ["retrieve"]
     assert calls["encode_video"] == before + 1               # a video that the task is not about is not looked at
-    for asked, message in [(["qa"], 'qa: no entry.*"question" with "answer"'), (["sing"], "'sing': give some of classify, retrieve"),
-                           (["classify", "qa"], "qa: no entry")]:
+    for asked, message in [(["qa"], 'qa: no entry.*"question" with "answer"'),
+                           (["sing"], "'sing': give some of classify, retrieve"), (["classify", "qa"], "qa: no entry")]:
         with pytest.raises(ValueError, match=message):
             evaluate(model, [labelled], asked)
     with pytest.raises(ValueError, match="no entry of the manifest has"):
@@ -172,6 +175,8 @@ def test_which_tasks(model, clips, calls):
 def test_a_question_that_leaves_no_room_is_found_before_the_work(model, clips, calls):
     with pytest.raises(ValueError, match="'a a a a a a a a' leaves no room for an answer"):
         evaluate(model, [Entry(clips["a"], (), (), "this is", "a"), Entry(clips["b"], (), (), " ".join("a" * 8), "a")])
+    with pytest.raises(ValueError, match="'  ' is blank"):
+        evaluate(model, [Entry(clips["a"], (), (), "  ", "a")])
     with pytest.raises(ValueError, match="adapter is 'median'"):
         evaluate(model, everything(clips), adapter="median")
     assert calls["encode_video"] == 0
@@ -342,7 +347,8 @@ def test_a_cache_that_cannot_be_written_is_said(model, clips):
 
 def test_the_ensemble():
     assert len(set(tasks.ENSEMBLE)) == len(tasks.ENSEMBLE) >= 8
-    assert len({text for texts in tasks.label_sentences(["singing", "a dog"], tasks.ENSEMBLE) for text in texts}) == 2 * len(tasks.ENSEMBLE)
+    sentences = tasks.label_sentences(["singing", "a dog"], tasks.ENSEMBLE)
+    assert len({text for texts in sentences for text in texts}) == 2 * len(tasks.ENSEMBLE)
 
 
 # The command line
@@ -390,14 +396,17 @@ def test_options_reach_the_model(manifest, tmp_path, capsys):
     (tmp_path / "templates.txt").write_text("a photo of {}\nthere is {}\n")
     (tmp_path / "answers.txt").write_text("a green crescent\na red star\n")
     common = ["evaluate", str(manifest), "--frames", "2", "--adapter", "mean", "--cache", str(tmp_path / "here"), "-o"]
-    assert cli.main([*common, str(tmp_path / "1"), "--tasks", "classify, qa", "--ensemble", "--answers-file", str(tmp_path / "answers.txt")]) == 0
-    assert cli.main([*common, str(tmp_path / "2"), "--tasks", "classify", "--templates-file", str(tmp_path / "templates.txt")]) == 0
+    assert cli.main([*common, str(tmp_path / "1"), "--tasks", "classify, qa", "--ensemble",
+                     "--answers-file", str(tmp_path / "answers.txt")]) == 0
+    assert cli.main([*common, str(tmp_path / "2"), "--tasks", "classify",
+                     "--templates-file", str(tmp_path / "templates.txt")]) == 0
     assert (tmp_path / "here").is_dir() and not (tmp_path / "home").exists()
     model = mvc.load()
     video, labels = model.encode(CLIPS / "single.gif", 2, "mean"), sorted(e.labels[0] for e in read_manifest(manifest))
     for name, templates in ("1", tasks.ENSEMBLE), ("2", ["a photo of {}", "there is {}"]):
         first = json.loads((tmp_path / name).read_text("utf-8").split("\n")[0])
-        assert {x["label"]: x["probability"] for x in first["labels"]} == pytest.approx(dict(mvc.classify(model, video, labels, templates)))
+        told = {x["label"]: x["probability"] for x in first["labels"]}
+        assert told == pytest.approx(dict(mvc.classify(model, video, labels, templates)))
     assert json.loads((tmp_path / "1").read_text("utf-8").split("\n")[0])["answer"] == mvc.answer(
         model, video, "a photo of", ["a green crescent", "a red star"])
     capsys.readouterr()

@@ -115,7 +115,8 @@ def test_captions_are_compared_with_their_own_references():
 
 
 @pytest.mark.parametrize("text, want", [
-    ("A Man, (smiling)... sings!", "a man smiling sings"), ("don't  shake-it", "don't shake-it"), ("'quoted' - “so”", "quoted so"),
+    ("A Man, (smiling)... sings!", "a man smiling sings"), ("don't  shake-it", "don't shake-it"),
+    ("'quoted' - “so”", "quoted so"),
     ("one,two/three", "one two three"), ("a\nb\u0085c", "a b c"), ("Café – 3,5%", "café 3 5"), ("?!", "")])
 def test_words(text, want):
     assert metrics.words([text]) == [want]
@@ -161,6 +162,7 @@ def test_java_that_does_nothing_is_found_out(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("answer, truth, same", [
     ("A dog.", "the DOG", True), ("play the  guitar", "play guitar", True), ("dogs", "dog", False), ("a", "A", True),
-    ("a", "the", False), ("", "a", False), ("", "?", False), ("", "", False), ("an", "ant", False), ("two, three", "two three", True)])
+    ("a", "the", False), ("", "a", False), ("", "?", False), ("", "", False), ("an", "ant", False),
+    ("two, three", "two three", True)])
 def test_same_answer(answer, truth, same):
     assert metrics.same_answer(answer, truth) == metrics.same_answer(truth, answer) == same

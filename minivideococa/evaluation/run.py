@@ -28,7 +28,7 @@ NEEDS: dict[str, tuple[Callable[[Entry], Any], str]] = {     # whether an entry 
     "classify": (lambda entry: entry.labels, '"label" or "labels"'),
     "retrieve": (lambda entry: entry.captions, '"captions"'),
     "caption": (lambda entry: entry.captions, '"captions"'),
-    "qa": (lambda entry: entry.answer, '"question" with "answer"'),
+    "qa": (lambda entry: entry.question and entry.answer, '"question" with "answer"'),
 }
 
 
@@ -43,7 +43,7 @@ class Clip:
     latent: np.ndarray | None = None                                     # [E]
     caption: str | None = None
     answers: dict[str, str] = field(default_factory=dict)                # by question
-    ranking: list[tuple[str, float]] = field(default_factory=list)       # labels and their probabilities, best first
+    ranking: list[tuple[str, float]] = field(default_factory=list)       # the five likeliest labels, best first
     text_ranks: dict[str, int] = field(default_factory=dict)             # of the video, for each of its captions
     video_rank: int | None = None                                        # of the best-ranked of its captions, for the video
 
@@ -156,15 +156,17 @@ def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Path, Clip]:
                 clip.labels += [label for label in dict.fromkeys(entry.labels) if label not in clip.labels]
             if "retrieve" in tasks or "caption" in tasks:    # what another line said already does not count twice
                 clip.captions += [text for text in entry.captions if text not in clip.captions]
-            if "qa" in tasks and entry.answer:
+            if "qa" in tasks and entry.question and entry.answer:
                 clip.questions.append((entry.question, entry.answer))
     return clips
 
 
 def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
-    """Raises ValueError for a question after which no answer fits into the context."""
+    """Raises ValueError for a question that is blank, or after which no answer fits into the context."""
     for question in dict.fromkeys(questions):
         asked, longest = _asked(model, question), model.config.text.context_length
+        if not question.strip():
+            raise ValueError(f"the question {question!r} is blank: give a text")
         if asked > longest - 2:
             raise ValueError(f"the question {question!r} leaves no room for an answer: this model's texts have at most "
                              f"{longest} tokens")
@@ -207,7 +209,7 @@ def _classify(clips: Sequence[Clip], labels: Sequence[str], rows: np.ndarray, sc
     cosines = np.array([cosine(rows, clip.latent) for clip in clips])
     right = np.array([[label in clip.labels for label in labels] for clip in clips])
     for clip, probabilities in zip(clips, softmax(scale * cosines), strict=True):
-        clip.ranking = [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
+        clip.ranking = [(labels[i], float(probabilities[i])) for i in best_first(probabilities)[:5]]
     if several:
         return _metrics(len(clips), {"mAP": mean_average_precision(cosines, right)})
     place = ranks(cosines, right)
@@ -249,7 +251,7 @@ def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
     if clip.unreadable:
         return found | {"unreadable": clip.unreadable}
     if entry.labels and clip.ranking:
-        found["labels"] = [{"label": label, "probability": probability} for label, probability in clip.ranking[:5]]
+        found["labels"] = [{"label": label, "probability": probability} for label, probability in clip.ranking]
     if entry.captions and clip.video_rank:
         found["text_to_video_ranks"] = [clip.text_ranks[text] for text in entry.captions]
         found["video_to_text_rank"] = clip.video_rank
