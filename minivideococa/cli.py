@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .output import place_for
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -57,56 +58,61 @@ def parser() -> argparse.ArgumentParser:
                          help="how frames become a video: all their tokens pooled at once, each frame pooled by itself and "
                          "averaged, or all frames through the encoder as one sequence (default: attentional)")
 
-    def command(name: str, run, parent: argparse.ArgumentParser | None, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, parents=[parent] if parent else [], help=text, description=text)
+    search = argparse.ArgumentParser(add_help=False)
+    search.add_argument("--min-length", type=_positive, default=5, metavar="N", help="fewest tokens (default: 5)")
+    search.add_argument("--max-length", type=_positive, default=30, metavar="N", help="most tokens (default: 30)")
+    search.add_argument("--prompt", default="", metavar="TEXT", help="how the caption begins")
+    search.add_argument("--beams", type=_positive, default=6, metavar="N",
+                        help="captions to search for the best among (default: 6; 1 takes the likeliest token each time)")
+    search.add_argument("--beam-groups", type=_positive, metavar="N",
+                        help="groups of beams, alike unless there is a --diversity-penalty (default: 3 for 6 beams, else 1)")
+    search.add_argument("--diversity-penalty", type=float, default=0.0, metavar="X",
+                        help="what a group pays for a token that another took (default: 0)")
+    search.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X",
+                        help="more than 1 avoids tokens that were there already (default: 1)")
+    search.add_argument("--length-penalty", type=float, default=1.0, metavar="X",
+                        help="a beam's score is divided by its length to this power (default: 1)")
+    search.add_argument("--top-k", type=_positive, metavar="N", help="draw each token at random from the N likeliest")
+    search.add_argument("--top-p", type=float, metavar="P",
+                        help="draw each token at random from the likeliest that have probability P together")
+    search.add_argument("--temperature", type=float, metavar="X",
+                        help="draw each token at random; above 1 more, below 1 less surprising ones")
+    search.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another draw (default: 0)")
+    search.add_argument("--textbook", action="store_true",
+                        help="search and draw by probabilities, not by open_clip's habits (see the walkthrough)")
+    templates = argparse.ArgumentParser(add_help=False)
+    sentences = templates.add_mutually_exclusive_group()
+    sentences.add_argument("--templates-file", metavar="F",
+                           help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
+    sentences.add_argument("--ensemble", action="store_true", help="average over several sentences that come with the package")
+
+    def command(name: str, run, parents: Sequence[argparse.ArgumentParser], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=parents, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("caption", run_caption, adapted, "Say what a video shows.")
+    sub = command("caption", run_caption, [adapted, search], "Say what a video shows.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
-    sub.add_argument("--min-length", type=_positive, default=5, metavar="N", help="fewest tokens (default: 5)")
-    sub.add_argument("--max-length", type=_positive, default=30, metavar="N", help="most tokens (default: 30)")
-    sub.add_argument("--prompt", default="", metavar="TEXT", help="how the caption begins")
-    sub.add_argument("--beams", type=_positive, default=6, metavar="N",
-                     help="captions to search for the best among (default: 6; 1 takes the likeliest token each time)")
-    sub.add_argument("--beam-groups", type=_positive, metavar="N",
-                     help="groups of beams, alike unless there is a --diversity-penalty (default: 3 for 6 beams, else 1)")
-    sub.add_argument("--diversity-penalty", type=float, default=0.0, metavar="X",
-                     help="what a group pays for a token that another took (default: 0)")
-    sub.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X",
-                     help="more than 1 avoids tokens that were there already (default: 1)")
-    sub.add_argument("--length-penalty", type=float, default=1.0, metavar="X",
-                     help="a beam's score is divided by its length to this power (default: 1)")
-    sub.add_argument("--top-k", type=_positive, metavar="N", help="draw each token at random from the N likeliest")
-    sub.add_argument("--top-p", type=float, metavar="P",
-                     help="draw each token at random from the likeliest that have probability P together")
-    sub.add_argument("--temperature", type=float, metavar="X",
-                     help="draw each token at random; above 1 more, below 1 less surprising ones")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another draw (default: 0)")
-    sub.add_argument("--textbook", action="store_true",
-                     help="search and draw by probabilities, not by open_clip's habits (see the walkthrough)")
 
-    sub = command("classify", run_classify, adapted, "Tell which of some labels fits a video best.")
+    sub = command("classify", run_classify, [adapted, templates], "Tell which of some labels fits a video best.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
     labels = sub.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", metavar='"A,B,C"', help="the labels, with commas between")
     labels.add_argument("--labels-file", metavar="F", help="a file with a label a line")
-    sub.add_argument("--templates-file", metavar="F",
-                     help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
     sub.add_argument("--by", choices=["latent", "likelihood"], default="latent",
                      help="compare latents, or how likely the decoder finds the sentences (default: latent)")
 
-    sub = command("retrieve", run_retrieve, adapted, "Rank videos by how well they fit a text.")
+    sub = command("retrieve", run_retrieve, [adapted], "Rank videos by how well they fit a text.")
     sub.add_argument("text", metavar="TEXT", help="what to look for")
     sub.add_argument("videos", metavar="VIDEO", nargs="+", help="where to look")
 
-    sub = command("trace", run_trace, model, "Write every intermediate tensor of a video and a text to a file.")
+    sub = command("trace", run_trace, [model], "Write every intermediate tensor of a video and a text to a file.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
     sub.add_argument("-o", "--output", required=True, metavar="FILE", help="the safetensors file to write")
     sub.add_argument("--text", metavar="TEXT", help="the text to read and decode (default: the video's own caption)")
     sub.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in (default: float32)")
 
-    sub = command("verify", run_verify, output, "Tell which tensor of another implementation is wrong first, and why.")
+    sub = command("verify", run_verify, [output], "Tell which tensor of another implementation is wrong first, and why.")
     sub.add_argument("trace", metavar="TRACE", help="a safetensors file that any program wrote: frames or pixels, ids, and "
                      "tensors under the names that `trace` writes, in float64, float32, float16 or bfloat16")
     sub.add_argument("--weights", metavar="W", help=weights_help)
@@ -114,20 +120,40 @@ def parser() -> argparse.ArgumentParser:
                      help="what TRACE was computed in, if that is coarser than what it is stored in")
     sub.epilog = "Exit status: 0, all within what rounding explains; 1, something is not; 2, this is no trace."
 
-    sub = command("answer", run_answer, adapted, "Answer a question about a video, or complete a sentence about it.")
+    sub = command("answer", run_answer, [adapted], "Answer a question about a video, or complete a sentence about it.")
     sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
     sub.add_argument("question", metavar="QUESTION", help="the question, or how the sentence begins")
     sub.add_argument("--answers", metavar='"A,B"', help="rank these, with commas between (default: write one)")
 
-    command("demo", run_demo, output, "Caption, classify and retrieve on the clips that come with the package.")
+    sub = command("evaluate", run_evaluate, [adapted, search, templates], "Tell how good a model is on a data set.")
+    sub.add_argument("manifest", metavar="MANIFEST", help="a file with a JSON object a line: video, and what is true of it: "
+                     "captions, label or labels, question and answer; or, with --format, what a data set publishes")
+    sub.add_argument("--format", choices=("msrvtt", "msrvtt-1ka", "msrvtt-qa", "activitynet", "kinetics", "ucf101"),
+                     help="MANIFEST is this data set's own annotation file (the clips are in --videos)")
+    sub.add_argument("--videos", metavar="DIR", help="with --format: the folder with the clips, or with folders of them")
+    sub.add_argument("--split", metavar="NAME", help="with --format: only this split, where the file tells them apart")
+    sub.add_argument("--tasks", metavar='"A,B"',
+                     help="some of classify, retrieve, caption, qa (default: all that MANIFEST has what it takes for)")
+    sub.add_argument("--answers-file", metavar="F",
+                     help="a file with an answer a line, to rank for each question (default: write one)")
+    sub.add_argument("--tokenizer", choices=("words", "ptb"), default="words",
+                     help="how caption metrics cut texts: into lower-case words without punctuation, or as published figures "
+                     "do, for which pycocoevalcap runs Java (default: words)")
+    place = sub.add_mutually_exclusive_group()
+    place.add_argument("--cache", metavar="DIR", help="where encoded videos and written texts are kept for another run "
+                       "(default: with downloaded checkpoints)")
+    place.add_argument("--no-cache", action="store_true", help="keep nothing")
+    sub.add_argument("-o", "--output", metavar="FILE", help="write what was predicted: a JSON object a line, as in MANIFEST")
 
-    sub = command("convert", run_convert, None, "Make a checkpoint folder from open_clip's files.")
+    command("demo", run_demo, [output], "Caption, classify and retrieve on the clips that come with the package.")
+
+    sub = command("convert", run_convert, [], "Make a checkpoint folder from open_clip's files.")
     sub.add_argument("source", metavar="SRC", help="a folder as on the Hugging Face hub, or a weights file")
     sub.add_argument("dest", metavar="DEST", help="the folder to make")
     sub.add_argument("--dtype", choices=["float16", "float32"], help="of the weights in it (default: as in SRC)")
     sub.add_argument("--config", metavar="FILE", help="the configuration, for a weights file that comes without")
 
-    sub = command("shapes", run_shapes, output, "Write clips of coloured shapes, and a manifest of what is true of them.")
+    sub = command("shapes", run_shapes, [output], "Write clips of coloured shapes, and a manifest of what is true of them.")
     sub.add_argument("folder", metavar="DIR", help="the folder to make")
     sub.add_argument("--count", type=_positive, default=200, metavar="N", help="clips (default: 200)")
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other clips (default: 0)")
@@ -137,15 +163,19 @@ def parser() -> argparse.ArgumentParser:
 def run_caption(args: argparse.Namespace) -> None:
     """`caption VIDEO`."""
     from .checkpoint import load
-    how = {name: getattr(args, name) for name in (
-        "min_length", "max_length", "prompt", "beams", "beam_groups", "diversity_penalty", "repetition_penalty",
-        "length_penalty", "top_k", "top_p", "temperature", "seed", "textbook")}
     model = load(args.weights)
     video = _encode(model, args, [args.video])[0]
     with progress(args.max_length, "tokens"):
-        caption = model.caption(video, **how)
+        caption = model.caption(video, **_search(args))
     _caveat(args, model, [args.prompt])
     _print(args, caption, {"video": args.video, "caption": caption})
+
+
+def _search(args: argparse.Namespace) -> dict[str, Any]:
+    """How texts are written: the keywords of `generate`."""
+    return {name: getattr(args, name) for name in (
+        "min_length", "max_length", "prompt", "beams", "beam_groups", "diversity_penalty", "repetition_penalty",
+        "length_penalty", "top_k", "top_p", "temperature", "seed", "textbook")}
 
 
 def run_classify(args: argparse.Namespace) -> None:
@@ -153,14 +183,19 @@ def run_classify(args: argparse.Namespace) -> None:
     from .checkpoint import load
     from .tasks import classify
     labels = _lines(args.labels_file) if args.labels_file else [x.strip() for x in args.labels.split(",") if x.strip()]
-    templates = _lines(args.templates_file) if args.templates_file else None
+    templates = _templates(args)
     model = load(args.weights)
     video = _encode(model, args, [args.video])[0]
     with progress(len(labels) * len(templates or [""]), "texts"):
         ranking = classify(model, video, labels, templates, args.by)
-    _caveat(args, model, labels + (templates or []))
+    _caveat(args, model, [*labels, *(templates or [])])
     _print(args, "\n".join(f"{probability:.3f}  {label}" for label, probability in ranking),
            {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
+
+
+def _templates(args: argparse.Namespace) -> Sequence[str] | None:
+    from .tasks import ENSEMBLE
+    return _lines(args.templates_file) if args.templates_file else ENSEMBLE if args.ensemble else None
 
 
 def run_retrieve(args: argparse.Namespace) -> None:
@@ -233,6 +268,33 @@ def run_verify(args: argparse.Namespace) -> int:
     return 1 if report.diverges else 0
 
 
+def run_evaluate(args: argparse.Namespace) -> None:
+    """`evaluate MANIFEST`."""
+    from .checkpoint import load
+    from .checkpoint.hub import cache_folder
+    from .evaluation import evaluate, read_annotations, read_manifest, report, write_predictions
+    if (args.format is None) != (args.videos is None) or args.split and not args.format:
+        raise ValueError("--format and --videos go together, and --split with them")
+    entries = (read_annotations(args.format, args.manifest, args.videos, args.split) if args.format
+               else read_manifest(args.manifest))
+    place = place_for(args.output) if args.output else None
+    if place in {Path(path).resolve() for path in (args.manifest, *(entry.video for entry in entries))}:
+        raise ValueError(f"{args.output}: is what shall be evaluated: give another name")
+    tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
+    templates, answers = _templates(args), _lines(args.answers_file) if args.answers_file else None
+    cache = None if args.no_cache else Path(args.cache or cache_folder() / "videos")
+    model = load(args.weights)
+    with progress(len({entry.video for entry in entries}), "videos"):
+        result = evaluate(model, entries, tasks, num_frames=args.frames, adapter=args.adapter, templates=templates,
+                          answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
+    predictions = result.pop("predictions")
+    if place:
+        write_predictions(place, predictions)
+    texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
+    _caveat(args, model, [*texts, *(templates or []), *(answers or [])])
+    _print(args, report(result), {"manifest": args.manifest, **result})
+
+
 def run_demo(args: argparse.Namespace) -> None:
     """`demo`."""
     from .demo import report, run
@@ -269,7 +331,8 @@ def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) ->
 def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
     """Which words are new to the tokenizer."""
     if unknown := model.tokenizer.unknown(texts) if model.tokenizer else []:
-        print(f"minivideococa: this checkpoint's vocabulary lacks {', '.join(unknown)}: do not trust the result",
+        some = ", ".join(unknown[:20]) + (f" and {len(unknown) - 20} more" if len(unknown) > 20 else "")
+        print(f"minivideococa: this checkpoint's vocabulary lacks {some}: do not trust the result",
               file=sys.stderr)
 
 

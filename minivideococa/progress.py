@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,3 +32,19 @@ def advance(parts: int = 1) -> None:
     bar = _bar.get()
     if bar is not None:
         bar.update(parts)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """What is told inside the `with` does not count: the bar is for something larger, of which this is a piece."""
+    token = _bar.set(None)
+    try:
+        yield
+    finally:
+        _bar.reset(token)
+
+
+def say(message: str) -> None:
+    """A line on standard error, above the bar if there is one."""
+    from tqdm import tqdm
+    tqdm.write(message, file=sys.stderr)

@@ -14,6 +14,9 @@ from .ops import log_softmax, softmax, unit
 from .progress import advance
 
 TEMPLATES = ("a video of {}.",)
+ENSEMBLE = (                                 # to average over, for labels that are things as well as for those that are actions
+    "a video of {}.", "a short clip of {}.", "this video shows {}.", "a scene with {}.", "a recording of {}.",
+    "in this clip we see {}.", "a home video of {}.", "footage of {} from a camera.")
 
 
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | None = None) -> list[list[str]]:
@@ -75,12 +78,12 @@ def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str], prompt:
     if not texts or isinstance(texts, str):
         raise ValueError("give a list of at least one text to score")
     ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)
-    begin = _length(model, model.tokenize(prompt))[0] - 1 if prompt else 1       # where the text's own tokens begin
+    begin = text_lengths(model, model.tokenize(prompt))[0] - 1 if prompt else 1       # where the text's own tokens begin
     if begin > model.config.text.context_length - 2:
         raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most "
                          f"{model.config.text.context_length} tokens")
     video = model.encode(video)
-    lengths = _length(model, ids)
+    lengths = text_lengths(model, ids)
     scores = np.zeros(len(ids), video.tokens.dtype)
     for i in range(0, len(ids), TEXTS_AT_ONCE):
         some = slice(i, i + TEXTS_AT_ONCE)
@@ -92,15 +95,16 @@ def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str], prompt:
     return scores
 
 
-def _length(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
+def text_lengths(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
     """How many ids each text [B, L] has, start and end included: [B]."""
     return 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
 
 
-def answer(model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | None = None) -> str:
+def answer(model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | None = None, **how) -> str:
     """The answer to a question about a video: the likeliest of `answers` after the question, by `score`.
 
-    Without answers to choose from, what the decoder writes after the question. A model that was not finetuned for questions
+    Without answers to choose from, what the decoder writes after the question. `how`: the keywords of `generate`, whose
+    `max_length` counts the question too; `min_length` is 1 unless given. A model that was not finetuned for questions
     has only seen captions: "the colour of the circle is" may suit it better than "what colour is the circle?".
     Raises ValueError without a question, and for one that leaves no room.
     """
@@ -109,8 +113,8 @@ def answer(model: VideoCoCa, video: Video | Source, question: str, answers: Sequ
     video = model.encode(video)
     if answers is not None:
         return answers[int(score(model, video, answers, question).argmax())]
-    asked = _length(model, model.tokenize(question))[0] - 1
-    return model.tokenizer.decode(model.generate(video.tokens, prompt=question, min_length=1)[asked:])
+    asked = text_lengths(model, model.tokenize(question))[0] - 1
+    return model.tokenizer.decode(model.generate(video.tokens, prompt=question, **{"min_length": 1} | how)[asked:])
 
 
 def retrieve(

@@ -33,12 +33,9 @@ def read_video(path: str | os.PathLike, num_frames: int = 8) -> np.ndarray:
     path = os.fspath(path)
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; ask for at least 1 frame")
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    if os.path.isdir(path):
-        return _read_images(_list_images(path), num_frames)
-    if _is_still_image(path):
-        return _read_images([path], num_frames)
+    files = files_of(path)
+    if os.path.isdir(path) or _is_still_image(path):
+        return _read_images(files, num_frames)
 
     # Packets are quick to count, and most clips have one for each frame. The decode tells whether that is so.
     copying = [*FIRST_VIDEO, "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
@@ -50,6 +47,17 @@ def read_video(path: str | os.PathLike, num_frames: int = 8) -> np.ndarray:
             return clip
         count, select = decoded, decoded != count
     raise ValueError(f"{path}: each decode gives another number of frames, the file is damaged; re-encode it")
+
+
+def files_of(path: str | os.PathLike) -> list[str]:
+    """The files that a video is read from: itself, or the images of a folder (in natural order of their names).
+
+    Raises FileNotFoundError if `path` is not there, ValueError for a folder without images.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
+    return _list_images(path) if os.path.isdir(path) else [path]
 
 
 def sample_indices(count: int, num_frames: int) -> np.ndarray:

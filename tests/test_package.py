@@ -130,8 +130,9 @@ def test_every_package_that_is_imported_is_declared():
     if not project.is_file():
         pytest.skip("not a checkout")
     project = tomllib.loads(project.read_text())["project"]
+    extras = project["optional-dependencies"]
     declared = {re.split(r"[^\w-]", line)[0].replace("-", "_")
-                for line in project["dependencies"] + project["optional-dependencies"]["fast"]}
+                for line in project["dependencies"] + extras["fast"] + extras["eval"]}
     imported = {third_party(name) for path in MODULES for name, where in imports(path) if where != "types"}
     assert {{"PIL": "pillow"}.get(name, name) for name in imported - {None}} <= declared
 

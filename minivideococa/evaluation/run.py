@@ -1,0 +1,281 @@
+"""A model on a data set: each video is encoded once, each task looks at what it needs, and metrics come out.
+
+VideoCoCa (arXiv 2212.04979), section 4, evaluates zero-shot classification, retrieval, captioning and question answering.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model import ADAPTERS, Video, VideoCoCa
+from ..ops import softmax
+from ..output import written_whole
+from ..progress import advance, say, uncounted
+from ..tasks import TEXTS_AT_ONCE, answer, best_first, cosine, label_latents, text_lengths
+from ..video import read_video
+from .cache import content, get, identity, kept, put
+from .manifest import Entry
+from .metrics import Tokenizer, caption_scores, mean_average_precision, ranks, recall, same_answer, tokenizer_for
+
+NEEDS: dict[str, tuple[Callable[[Entry], Any], str]] = {     # whether an entry has what a task needs, and what that is
+    "classify": (lambda entry: entry.labels, '"label" or "labels"'),
+    "retrieve": (lambda entry: entry.captions, '"captions"'),
+    "caption": (lambda entry: entry.captions, '"captions"'),
+    "qa": (lambda entry: entry.question and entry.answer, '"question" with "answer"'),
+}
+
+
+@dataclass
+class Clip:
+    """A video: what its entries say of it, as far as a task asks for that, and what the model makes of it."""
+
+    labels: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    questions: list[tuple[str, str]] = field(default_factory=list)       # with their answers
+    unreadable: str | None = None                                        # why
+    latent: np.ndarray | None = None                                     # [E]
+    caption: str | None = None
+    answers: dict[str, str] = field(default_factory=dict)                # by question
+    ranking: list[tuple[str, float]] = field(default_factory=list)       # the five likeliest labels, best first
+    text_ranks: dict[str, int] = field(default_factory=dict)             # of the video, for each of its captions
+    video_rank: int | None = None                                        # of the best-ranked of its captions, for the video
+
+
+def evaluate(
+    model: VideoCoCa, entries: Sequence[Entry], tasks: Sequence[str] | None = None, *, num_frames: int = 8,
+    adapter: str = "attentional", templates: Sequence[str] | None = None, answers: Sequence[str] | None = None,
+    tokenizer: str = "words", cache: str | os.PathLike[str] | None = None, **how,
+) -> dict[str, Any]:
+    """How good the model is at the tasks named, or at all that the entries of a manifest have what it takes for.
+
+    "classify": the labels of all entries are the classes; top-1 and top-5 accuracy, or mean average precision if a video has
+    several labels. `templates` as in `tasks.classify`. "retrieve": videos by captions, and captions by videos. "caption":
+    BLEU-4, ROUGE-L and CIDEr against all captions of the video; `tokenizer` is "words" or "ptb", see `metrics`. "qa": accuracy
+    of the answers that are written or, with `answers`, are the likeliest of those. `how`: the keywords of `generate`; `prompt`
+    and `min_length` are for captions alone, and of an answer's ids `max_length` counts those after the question.
+
+    Entries with the same path are about one video. In the folder `cache` all that took long is kept, see there. A video that
+    cannot be read is told on standard error and left out of the metrics.
+
+    Returns {"videos": how many were seen, "unreadable": [{"video", "why"}], "metrics": {task: {metric: {"value", "items"}}},
+    "predictions": [{"video", ...} for each entry]}.
+    Raises ValueError for a task that no entry fits, if no video can be read, for a question that leaves no room for its answer,
+    and where caption metrics lack what they need; OSError if the cache cannot be written.
+    """
+    tasks = _fitting(tasks, entries)
+    if adapter not in ADAPTERS:
+        raise ValueError(f"adapter is {adapter!r}: give {', '.join(ADAPTERS)}")
+    tokenize = tokenizer_for(tokenizer) if "caption" in tasks else None
+    clips = _clips(entries, tasks)
+    _leave_room(model, [question for clip in clips.values() for question, _ in clip.questions])
+    cache = Path(cache) if cache else None
+    known = identity(model) if cache else None
+    labels = sorted({label for clip in clips.values() for label in clip.labels})
+    texts = list(dict.fromkeys(text for clip in clips.values() for text in clip.captions)) if "retrieve" in tasks else []
+    with uncounted():
+        label_rows = kept(cache, [known, "labels", labels, templates],
+                          lambda: label_latents(model, labels, templates)) if labels else None
+        text_rows = kept(cache, [known, "texts", texts], lambda: _text_latents(model, texts)) if texts else None
+
+    def watch(path: Path, clip: Clip) -> None:
+        """Fill in what the model makes of a video, or why it cannot be read."""
+        try:
+            facts = [known, content(path) if cache else None, num_frames, adapter]
+            arrays = get(cache, facts)
+            frames = None if arrays else read_video(path, num_frames)
+        except (OSError, ValueError) as error:
+            clip.unreadable = " ".join(str(error).split())
+            return
+        video = Video(**arrays) if arrays else model.encode(frames, adapter=adapter)
+        if not arrays:
+            put(cache, facts, vars(video))
+        clip.latent = video.latent
+        if "caption" in tasks and clip.captions:
+            clip.caption = kept(cache, [facts, "caption", how], lambda: model.caption(video, **how))
+        for question, _ in clip.questions:
+            clip.answers[question] = kept(cache, [facts, "answer", question, answers, how],
+                                          lambda: _answer(model, video, question, answers, how))
+
+    advance(len({entry.video for entry in entries}) - len(clips))
+    for path, clip in clips.items():
+        with uncounted():
+            watch(path, clip)
+        if clip.unreadable:
+            say(f"minivideococa: left out: {clip.unreadable}")
+        advance()
+    seen = [clip for clip in clips.values() if not clip.unreadable]
+    unreadable = [{"video": str(path), "why": clip.unreadable} for path, clip in clips.items() if clip.unreadable]
+    if not seen:
+        raise ValueError(f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}")
+    several = any(len(clip.labels) > 1 for clip in clips.values())
+    labelled, captioned = [clip for clip in seen if clip.labels], [clip for clip in seen if clip.captions]
+    judge = {
+        "classify": (labelled, lambda: _classify(labelled, labels, label_rows, model.logit_scale, several)),
+        "retrieve": (captioned, lambda: _retrieve(captioned, dict(zip(texts, text_rows, strict=True)))),
+        "caption": (captioned, lambda: _caption(captioned, tokenize)),
+        "qa": ([clip for clip in seen if clip.questions], lambda: _qa(seen))}
+    metrics = {}
+    for task in tasks:
+        some, metrics_of_it = judge[task]
+        metrics[task] = metrics_of_it() if some else {}
+        if not some:
+            say(f"minivideococa: {task}: none of its videos can be read")
+    return {"videos": len(seen), "unreadable": unreadable, "metrics": metrics,
+            "predictions": [_prediction(entry, clips.get(entry.video)) for entry in entries]}
+
+
+# Before the videos
+
+def _fitting(tasks: Sequence[str] | None, entries: Sequence[Entry]) -> list[str]:
+    """The tasks that are asked for, or else all that an entry fits. Raises ValueError where there is none."""
+    fits = {task: any(map(has, entries)) for task, (has, _) in NEEDS.items()}
+    for task in tasks or ():
+        if task not in NEEDS:
+            raise ValueError(f"task {task!r}: give some of {', '.join(NEEDS)}")
+        if not fits[task]:
+            raise ValueError(f"task {task}: no entry of the manifest has {NEEDS[task][1]}")
+    if not any(fits.values()):
+        raise ValueError(f"no entry of the manifest has {', '.join(dict.fromkeys(what for _, what in NEEDS.values()))}")
+    return [task for task in NEEDS if (task in tasks if tasks else fits[task])]
+
+
+def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Path, Clip]:
+    """The videos that the tasks are about, each with what they need of all entries that name it."""
+    clips: dict[Path, Clip] = {}
+    for entry in entries:
+        if any(NEEDS[task][0](entry) for task in tasks):
+            clip = clips.setdefault(entry.video, Clip())
+            if "classify" in tasks:
+                clip.labels += [label for label in dict.fromkeys(entry.labels) if label not in clip.labels]
+            if "retrieve" in tasks or "caption" in tasks:    # what another line said already does not count twice
+                clip.captions += [text for text in entry.captions if text not in clip.captions]
+            if "qa" in tasks and entry.question and entry.answer:
+                clip.questions.append((entry.question, entry.answer))
+    return clips
+
+
+def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
+    """Raises ValueError for a question that is blank, or after which no answer fits into the context."""
+    for question in dict.fromkeys(questions):
+        asked, longest = _asked(model, question), model.config.text.context_length
+        if not question.strip():
+            raise ValueError(f"the question {question!r} is blank: give a text")
+        if asked > longest - 2:
+            raise ValueError(f"the question {question!r} leaves no room for an answer: this model's texts have at most "
+                             f"{longest} tokens")
+
+
+def _text_latents(model: VideoCoCa, texts: Sequence[str]) -> np.ndarray:
+    """[texts, E], some at a time: a text's features take L x W numbers in each layer."""
+    return np.concatenate([model.encode_text(texts[i:i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)])
+
+
+# Of each video
+
+def _asked(model: VideoCoCa, question: str) -> int:
+    """How many ids a question has, the start token included."""
+    return int(text_lengths(model, model.tokenize(question))[0]) - 1
+
+
+def _answer(model: VideoCoCa, video: Video, question: str, answers: Sequence[str] | None, how: dict[str, Any]) -> str:
+    """What the model answers; `how` may say how captions are written."""
+    if answers:
+        return answer(model, video, question, answers)
+    how = {name: value for name, value in how.items() if name not in ("prompt", "min_length")}
+    return answer(model, video, question, **how | {"max_length": _asked(model, question) + how.get("max_length", 30)})
+
+
+# After the videos: each task gives its metrics, and notes at its clips what it predicts
+
+Metrics = dict[str, dict[str, float]]        # metric -> {"value": ..., "items": of how many videos, captions or questions}
+
+
+def _metrics(items: int, values: dict[str, float]) -> Metrics:
+    return {name: {"value": value, "items": items} for name, value in values.items()}
+
+
+def _classify(clips: Sequence[Clip], labels: Sequence[str], rows: np.ndarray, scale: float, several: bool) -> Metrics:
+    """Each video against the labels' latents [labels, E]; `several`: a video of the data set has more than one.
+
+    Cosines rank: a softmax would change the order of videos for a label, and make equals of what it rounds to 0.
+    """
+    cosines = np.array([cosine(rows, clip.latent) for clip in clips])
+    right = np.array([[label in clip.labels for label in labels] for clip in clips])
+    for clip, probabilities in zip(clips, softmax(scale * cosines), strict=True):
+        clip.ranking = [(labels[i], float(probabilities[i])) for i in best_first(probabilities)[:5]]
+    if several:
+        return _metrics(len(clips), {"mAP": mean_average_precision(cosines, right)})
+    place = ranks(cosines, right)
+    return _metrics(len(clips), {f"top-{k}": recall(place, k) for k in (1, 5)})
+
+
+def _retrieve(clips: Sequence[Clip], rows: dict[str, np.ndarray]) -> Metrics:
+    """Text-to-video asks with each caption [E]; video-to-text counts the best-ranked of a video's captions."""
+    latents = np.stack([clip.latent for clip in clips])
+    cosines = np.stack([cosine(latents, rows[text]) for clip in clips for text in clip.captions])
+    right = np.repeat(np.eye(len(clips), dtype=bool), [len(clip.captions) for clip in clips], axis=0)
+    of_videos, of_texts = ranks(cosines, right), ranks(cosines.T, right.T)
+    each = iter(of_videos.tolist())
+    for clip, rank in zip(clips, of_texts.tolist(), strict=True):
+        clip.text_ranks, clip.video_rank = {text: next(each) for text in clip.captions}, rank
+    found = {}
+    for way, places in ("text-to-video", of_videos), ("video-to-text", of_texts):
+        values = {f"{way} R@{k}": recall(places, k) for k in (1, 5, 10)}
+        found |= _metrics(len(places), values | {f"{way} median rank": float(np.median(places))})
+    return found
+
+
+def _caption(clips: Sequence[Clip], tokenize: Tokenizer) -> Metrics:
+    return _metrics(len(clips), caption_scores([clip.caption for clip in clips], [clip.captions for clip in clips], tokenize))
+
+
+def _qa(clips: Sequence[Clip]) -> Metrics:
+    right = [same_answer(clip.answers[question], truth) for clip in clips for question, truth in clip.questions]
+    return _metrics(len(right), {"accuracy": float(np.mean(right))})
+
+
+# What comes out
+
+def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
+    """What was predicted for an entry, as far as it says what would have been right."""
+    found: dict[str, Any] = {"video": str(entry.video)}
+    if clip is None:                         # no task needed it
+        return found
+    if clip.unreadable:
+        return found | {"unreadable": clip.unreadable}
+    if entry.labels and clip.ranking:
+        found["labels"] = [{"label": label, "probability": probability} for label, probability in clip.ranking]
+    if entry.captions and clip.video_rank:
+        found["text_to_video_ranks"] = [clip.text_ranks[text] for text in entry.captions]
+        found["video_to_text_rank"] = clip.video_rank
+    if entry.captions and clip.caption is not None:
+        found["caption"] = clip.caption
+    if entry.question in clip.answers:
+        found |= {"question": entry.question, "answer": clip.answers[entry.question]}
+    return found
+
+
+def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> None:
+    """A JSON object a line, whole or not at all. Raises OSError if it cannot be written."""
+    with written_whole(place) as partial:
+        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in predictions), encoding="utf-8")
+
+
+def report(result: dict[str, Any]) -> str:
+    """The metrics that `evaluate` found, a line each, for people."""
+    rows = [("task", "metric", "value", "items")]
+    rows += [(task, metric, f"{found['value']:.3f}", str(found["items"]))
+             for task, metrics in result["metrics"].items() for metric, found in metrics.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{task:<{widths[0]}}  {metric:<{widths[1]}}  {value:>{widths[2]}}  {items:>{widths[3]}}"
+             for task, metric, value, items in rows]
+    if left_out := len(result["unreadable"]):
+        lines += ["", f"{left_out} of {result['videos'] + left_out} videos cannot be read and are left out."]
+    return "\n".join(lines)
