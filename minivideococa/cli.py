@@ -7,7 +7,6 @@ wrong, or 130 after Ctrl-C; `verify` ends with 1 where something diverges.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .output import place_for
+from .output import json_text, place_for
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument("--cache", metavar="DIR", help="where encoded videos and written texts are kept for another run "
                        "(default: with downloaded checkpoints)")
     place.add_argument("--no-cache", action="store_true", help="keep nothing")
-    sub.add_argument("-o", "--output", metavar="FILE", help="write what was predicted: a JSON object a line, as in MANIFEST")
+    sub.add_argument("-o", "--output", metavar="FILE", help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
 
     command("demo", run_demo, [output], "Caption, classify and retrieve on the clips that come with the package.")
 
@@ -238,10 +237,9 @@ def run_trace(args: argparse.Namespace) -> None:
     import numpy as np
 
     from .checkpoint import load
-    from .output import place_for
     from .trace import trace
     from .verify import write_trace
-    place_for(args.output)                   # before the work
+    place_for(args.output, [args.video])     # before the work
     model = load(args.weights, dtype=args.dtype)
     with progress(args.frames, "frames"), trace() as seen:
         video = model.encode(args.video, args.frames)
@@ -277,16 +275,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
         raise ValueError("--format and --videos go together, and --split with them")
     entries = (read_annotations(args.format, args.manifest, args.videos, args.split) if args.format
                else read_manifest(args.manifest))
-    place = place_for(args.output) if args.output else None
-    if place in {Path(path).resolve() for path in (args.manifest, *(entry.video for entry in entries))}:
-        raise ValueError(f"{args.output}: is what shall be evaluated: give another name")
+    read = [args.manifest, args.answers_file or "", args.templates_file or "", *(entry.video for entry in entries)]
+    place = place_for(args.output, read) if args.output else None
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates, answers = _templates(args), _lines(args.answers_file) if args.answers_file else None
     cache = None if args.no_cache else Path(args.cache or cache_folder() / "videos")
     model = load(args.weights)
-    with progress(len({entry.video for entry in entries}), "videos"):
-        result = evaluate(model, entries, tasks, num_frames=args.frames, adapter=args.adapter, templates=templates,
-                          answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
+    result = evaluate(model, entries, tasks, num_frames=args.frames, adapter=args.adapter, templates=templates,
+                      answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
     predictions = result.pop("predictions")
     if place:
         write_predictions(place, predictions)
@@ -315,7 +311,7 @@ def run_shapes(args: argparse.Namespace) -> None:
     with progress(args.count, "clips"):
         manifest = write_shapes(args.folder, args.count, args.seed)
     if args.json:
-        print(json.dumps({"manifest": str(manifest), "clips": args.count}, ensure_ascii=False))
+        print(json_text({"manifest": str(manifest), "clips": args.count}))
     else:
         print(f"{args.count} clips are in {args.folder}, and what is true of them in {manifest}", file=sys.stderr)
 
@@ -339,7 +335,7 @@ def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
 def _lines(path: str) -> list[str]:
     """The lines of a text file that are not empty."""
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n")]
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
@@ -357,4 +353,4 @@ def _positive(text: str) -> int:
 
 
 def _print(args: argparse.Namespace, text: str, data: dict) -> None:
-    print(json.dumps(data, ensure_ascii=False) if args.json else text)
+    print(json_text(data) if args.json else text)

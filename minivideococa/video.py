@@ -52,12 +52,16 @@ def read_video(path: str | os.PathLike, num_frames: int = 8) -> np.ndarray:
 def files_of(path: str | os.PathLike) -> list[str]:
     """The files that a video is read from: itself, or the images of a folder (in natural order of their names).
 
-    Raises FileNotFoundError if `path` is not there, ValueError for a folder without images.
+    Raises FileNotFoundError if `path` is not there, ValueError for a folder without images, and for a pipe or a device.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    return _list_images(path) if os.path.isdir(path) else [path]
+    if os.path.isdir(path):
+        return _list_images(path)
+    if not os.path.isfile(path):                             # it is read more than once
+        raise ValueError(f"{path}: neither a file nor a folder; save the video to a file")
+    return [path]
 
 
 def sample_indices(count: int, num_frames: int) -> np.ndarray:

@@ -36,12 +36,19 @@ def test_caption_prompt_and_length(capsys):
     assert len(capsys.readouterr().out.split()) == 4                  # and the start token
 
 
+def test_a_trace_replaces_no_video(capsys, tmp_path):
+    video = tmp_path / "pair.gif"
+    video.write_bytes(Path(PAIR).read_bytes())
+    assert cli.main(["trace", str(video), "-o", str(video)]) == 2
+    assert "would replace what is read" in capsys.readouterr().err and video.read_bytes() == Path(PAIR).read_bytes()
+
+
 def test_classify(capsys, tmp_path):
     labels = "a red star, a green crescent,a blue ring"
     assert cli.main(["classify", str(CLIPS / "single.gif"), "--labels", labels]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[0].endswith("  a green crescent") and 0.5 < float(lines[0].split()[0]) <= 1
-    (tmp_path / "labels.txt").write_text("a red star\n\na green crescent\n")
+    (tmp_path / "labels.txt").write_text("\ufeffa red star\r\n\na green crescent\n")
     (tmp_path / "templates.txt").write_text("a photo of {}\nthere is {}\n")
     assert cli.main(["classify", str(CLIPS / "single.gif"), "--labels-file", str(tmp_path / "labels.txt"),
                      "--templates-file", str(tmp_path / "templates.txt"), "--json"]) == 0

@@ -112,6 +112,56 @@ def test_copies_of_a_clip_do_not_find_themselves(model, clips, tmp_path):
     assert found["retrieve", "text-to-video R@1"] == 0 and found["retrieve", "text-to-video median rank"] == 2
 
 
+def test_a_caption_that_two_videos_have_is_right_for_both(model, clips):
+    """Asked for, it still has to find its own video before the other."""
+    entries = [Entry(clips["a"], ("a red star",)), Entry(clips["b"], ("a red star",))]
+    found = values(evaluate(model, entries, ["retrieve"]))
+    assert found["retrieve", "video-to-text R@1"] == 1
+    assert found["retrieve", "text-to-video R@1"] == 0.5
+
+
+def test_two_paths_to_a_video_are_one(model, clips, tmp_path, calls):
+    (tmp_path / "link.png").symlink_to(clips["a"])
+    ways = [clips["a"], tmp_path / "link.png", tmp_path / ".." / tmp_path.name / "a.png"]
+    result = evaluate(model, [Entry(way, ("a red star", f"caption {i}")) for i, way in enumerate(ways)], ["retrieve"])
+    assert (result["videos"], calls["encode_video"]) == (1, 1)
+    assert [line["video"] for line in result["predictions"]] == [str(way) for way in ways]
+    assert values(result)["retrieve", "text-to-video R@1"] == 1
+    assert result["metrics"]["retrieve"]["text-to-video R@1"]["items"] == 4
+
+
+def test_what_evaluate_refuses_before_the_work(model, clips, calls):
+    for how, complaint in (({"tasks": "classify"}, "give a list"), ({"num_frames": 0}, "at least 1 frame")):
+        with pytest.raises(ValueError, match=complaint):
+            evaluate(model, everything(clips), **how)
+    assert set(calls.values()) == {0}
+
+
+def test_texts_that_were_encoded_before_an_end_are_kept(model, clips, tmp_path, monkeypatch):
+    """Ended by the last caption; the first ones need not be encoded again."""
+    entries = [Entry(clips["a"], tuple(f"a red star {'and a ring ' * i}" for i in range(40)))]
+    whole, encoded, encode = evaluate(model, entries, ["retrieve"]), [], mvc.VideoCoCa.encode_text
+
+    def until_the_last(self, texts):
+        if ended and len(encoded) == 2:
+            raise KeyboardInterrupt
+        encoded.append(texts)
+        return encode(self, texts)
+    monkeypatch.setattr(mvc.VideoCoCa, "encode_text", until_the_last)
+    ended = True
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, entries, ["retrieve"], cache=tmp_path / "cache")
+    ended = False
+    assert evaluate(model, entries, ["retrieve"], cache=tmp_path / "cache") == whole
+    assert [len(texts) for texts in encoded] == [16, 16, 8]
+
+
+def test_right_answers_that_cannot_be_chosen_are_told(model, clips, capsys):
+    entries = [Entry(path, (), (), "this is a", answer) for path, answer in zip(clips.values(), ("star", "Ring.", "cube"))]
+    evaluate(model, entries, ["qa"], answers=["ring", "heart"])
+    assert "2 right answers are not among those to choose from" in capsys.readouterr().err
+
+
 def test_what_the_model_says_is_right_if_it_is_the_truth(model, clips):
     how = HOW | {"min_length": 6}
     said = [model.caption(path, **how) for path in clips.values()]
@@ -339,8 +389,10 @@ def test_ended_while_a_file_is_written(model, clips, tmp_path, monkeypatch):
 
 
 def test_a_cache_that_cannot_be_written_is_said(model, clips):
-    with pytest.raises(OSError, match=r"^[^\n]*a.png: the cache cannot be written[^\n]*--no-cache$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*a.png: is no folder: [^\n]*cache$"):
         evaluate(model, everything(clips), cache=clips["a"])
+    with pytest.raises(OSError, match=r"^[^\n]*inside: the cache cannot be written[^\n]*--no-cache$"):
+        evaluate(model, everything(clips), cache=clips["a"] / "inside")
 
 
 # Templates of the package
@@ -447,10 +499,12 @@ def test_no_cache_leaves_nothing(manifest, tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments, names", [
     (["--tasks", "sing"], "'sing'"), (["--tasks", ""], "''"), (["--answers-file", "nowhere.txt"], "nowhere.txt"),
-    (["-o", "nowhere/out.jsonl"], "nowhere"), (["-o", "m.jsonl"], "m.jsonl"), (["-o", str(CLIPS / "pair.gif")], "pair.gif"),
+    (["-o", "nowhere/out.jsonl"], "nowhere"), (["-o", "m.jsonl"], "m.jsonl"),
+    (["--templates-file", "t.txt", "-o", "t.txt"], "t.txt"), (["--answers-file", "t.txt", "-o", "t.txt"], "t.txt"), (["-o", str(CLIPS / "pair.gif")], "pair.gif"),
     (["--weights", "nowhere"], "nowhere"), (["--prompt", "a " * 40], "max_length"), (["--max-length", "5"], "max_length")])
 def test_a_mistake_is_one_line_and_loses_nothing(manifest, monkeypatch, capsys, arguments, names):
     monkeypatch.chdir(manifest.parent)
+    Path("t.txt").write_text("\ufeffa video of {}")
     before = manifest.read_bytes()
     assert cli.main(["evaluate", "m.jsonl", *arguments]) == 2
     out, err = capsys.readouterr()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minivideococa.evaluation.manifest import Entry, read_manifest, write_manifest
 
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+words = st.text(max_size=8).map(str.strip).filter(bool)                  # surrogates too
 names = st.text("abcé ü7-", min_size=1, max_size=8).filter(str.strip)
 
 
@@ -44,12 +44,14 @@ def test_what_people_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line, complaint", [
-    ("{", "Expecting"), ("[1]", "not a JSON object"), ('{"label": "a"}', '"video" is missing'),
+    ("{", "not a JSON object"), ("[1]", "not a JSON object"), ("[" * 100_000, "not a JSON object.*--format"), ('{"label": "a"}', '"video" is missing'),
     ('{"video": 3}', '"video" is 3'), ('{"video": ""}', '"video" is \'\''),
     ('{"video": "x", "captions": "a"}', '"captions" is \'a\': give a list'),
     ('{"video": "x", "labels": [1]}', '"labels" is \\[1\\]'),
     ('{"video": "x", "label": "a", "labels": ["b"]}', 'both "label" and "labels"'),
-    ('{"video": "x", "answer": "a"}', 'needs its "question"'),
+    ('{"video": "x", "answer": "a"}', 'needs its "question"'), ('{"video": "x", "caption": "a"}', 'says "captions"'),
+    ('{"video": "x", "labels": [" "]}', '"labels" is'), ('{"video": "a\\u0000b"}', '"video" is'),
+    ('{"video": "x", "question": " "}', '"question" is'),
 ])
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, complaint: str) -> None:
     manifest = tmp_path / "m.jsonl"
@@ -58,9 +60,42 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, complain
         read_manifest(manifest)
 
 
+def test_labels_are_the_same_whatever_is_around_them(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('\ufeff{"video": "x", "label": "a ring "}\r\n{"video": "y", "labels": ["\\ta ring", "b"]}', "utf-8")
+    assert [entry.labels for entry in read_manifest(manifest)] == [("a ring",), ("a ring", "b")]
+
+
+def test_an_entry_refuses_what_would_be_cut_into_letters() -> None:
+    for wrong in ({"captions": "a ring"}, {"labels": "ring"}):
+        with pytest.raises(ValueError, match="give a list of texts"):
+            Entry(Path("x.mp4"), **wrong)
+    with pytest.raises(ValueError, match="needs its"):
+        Entry(Path("x.mp4"), answer="a")
+
+
+def test_videos_are_named_from_a_folder_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    write_manifest(tmp_path / "link" / "m.jsonl", [Entry(tmp_path / "link" / "1.mp4"), Entry(tmp_path / "real" / "2.mp4")])
+    lines = (tmp_path / "real" / "m.jsonl").read_text().strip().split("\n")
+    assert [json.loads(line)["video"] for line in lines] == ["1.mp4", "2.mp4"]
+
+
+def test_a_manifest_replaces_no_video_and_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "1.mp4").write_text("video")
+    with pytest.raises(ValueError, match="would replace what is read"):
+        write_manifest(tmp_path / "1.mp4", [Entry(tmp_path / "1.mp4")])
+    with pytest.raises(ValueError, match="no entry"):
+        write_manifest(tmp_path / "m.jsonl", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["1.mp4"]
+
+
 def test_no_manifest(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_manifest(tmp_path / "m.jsonl")
+    with pytest.raises(FileNotFoundError, match="a folder"):
+        read_manifest(tmp_path)
     (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="m.jsonl: "):
         read_manifest(tmp_path / "m.jsonl")

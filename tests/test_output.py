@@ -1,11 +1,14 @@
 """What is written is whole or not there, and only where a file may be."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from minivideococa.output import folder_written_whole, place_for, refuse_occupied, written_whole
+from minivideococa.output import folder_written_whole, json_text, place_for, refuse_occupied, written_whole
 
 
 def names(folder: Path) -> set[str]:
@@ -50,7 +53,8 @@ def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
     for place in (tmp_path / "a" / "b" / "made", tmp_path / "a" / "empty"):
         with folder_written_whole(place) as partial:
             (partial / "inside").touch()
-            assert partial.parent == place.parent and not (place / "inside").exists()
+            assert partial.parent == (place if place.name == "empty" else place.parent)
+            assert not (place / "inside").exists()
         assert names(place.parent) == {place.name} | ({"b"} if place.name == "empty" else set())
         assert names(place) == {"inside"}
 
@@ -66,6 +70,47 @@ def test_an_occupied_folder_is_refused_before_and_after(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not empty"), folder_written_whole(tmp_path / "empty"):
         (tmp_path / "empty" / "theirs").touch()
     assert names(tmp_path) == {"file", "empty"} and names(tmp_path / "empty") == {"theirs"}
+
+
+def test_an_empty_folder_is_filled_not_replaced(tmp_path: Path) -> None:
+    """Somebody may stand in it, or it may be a mount point."""
+    before = tmp_path.stat().st_ino
+    with folder_written_whole(tmp_path) as partial:
+        (partial / "inside").touch()
+        (partial / "deeper").mkdir()
+    assert tmp_path.stat().st_ino == before and names(tmp_path) == {"inside", "deeper"}
+
+
+def test_what_fails_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), folder_written_whole(tmp_path) as partial:
+        (partial / "inside").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path) == set()
+
+
+def test_what_is_read_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").touch()
+    (tmp_path / "in").touch()
+    (tmp_path / "link").symlink_to("in")
+    inputs = [tmp_path / "in", tmp_path / "images", tmp_path / "missing", "a\0b", tmp_path / "loop"]
+    (tmp_path / "loop").symlink_to("loop")
+    for wrong in ("in", "link", "images/0.png", "images/1.png"):
+        with pytest.raises(ValueError, match=f"{wrong}: would replace what is read"):
+            place_for(tmp_path / wrong, inputs)
+    assert place_for(tmp_path / "out", inputs) == tmp_path / "out"
+
+
+@given(st.text() | st.lists(st.text()))
+def test_json_is_read_again_and_is_text(data: object) -> None:
+    assert json.loads(json_text(data)) == data and "\n" not in json_text(data)
+    json_text(data).encode()
+    assert json_text("é") == '"é"'
+
+
+def test_json_of_what_utf8_has_not() -> None:
+    for text in "\ud83d", "\udce9", "é\udce9":
+        assert json.loads(json_text(text).encode()) == text
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

@@ -814,7 +814,7 @@ def test_the_report_in_words_and_as_json(right):
         assert str(list(row.shape)) in line and row.status in line
     assert sum("It breaks at vision.block.1: from your own vision.block.0," in line for line in lines) == 1
     data = json.loads(json.dumps(as_json(report), allow_nan=False))
-    assert set(data) == {"first_divergence", "diagnosis", "tensors"}
+    assert set(data) == {"first_divergence", "diagnosis", "tensors", "unknown"}
     assert data["first_divergence"] == "vision.block.1" and data["diagnosis"] is None
     for entry, row in zip(data["tensors"], report.rows, strict=True):
         assert entry == {"name": row.name, "shape": list(row.shape), "max_abs": row.difference.max_abs,

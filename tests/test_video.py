@@ -334,3 +334,9 @@ def test_interrupt_ends_ffmpeg(tmp_path):
     assert b"KeyboardInterrupt" in reader.communicate(timeout=20)[1]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ValueError, match="pipe.mp4: neither a file nor a folder"):
+        read_video(tmp_path / "pipe.mp4")

@@ -51,6 +51,14 @@ def identity(model: VideoCoCa) -> str:
     return digest.hexdigest()
 
 
+def folder_for(path: str | os.PathLike[str]) -> Path:
+    """The folder of a cache, which need not be there. Raises ValueError if something else is."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{path}: is no folder: give another place for the cache")
+    return folder
+
+
 def get(folder: Path | None, facts: Any) -> dict[str, np.ndarray] | None:
     """The arrays that `put` kept under these facts; None if there are none, they are damaged, or there is no cache."""
     if folder is None:

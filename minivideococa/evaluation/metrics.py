@@ -132,7 +132,7 @@ def _scorers() -> tuple[Any, Any, Any]:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError:
-        raise ValueError('caption metrics need pycocoevalcap: pip install "minivideococa[eval]", '
+        raise ValueError("caption metrics need pycocoevalcap: pip install pycocoevalcap, "
                          "or choose other tasks with --tasks") from None
     return Bleu(4), Rouge(), Cider()
 

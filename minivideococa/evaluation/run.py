@@ -5,7 +5,6 @@ VideoCoCa (arXiv 2212.04979), section 4, evaluates zero-shot classification, ret
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +15,11 @@ import numpy as np
 
 from ..model import ADAPTERS, Video, VideoCoCa
 from ..ops import softmax
-from ..output import written_whole
-from ..progress import advance, say, uncounted
+from ..output import json_text, written_whole
+from ..progress import advance, progress, say, uncounted
 from ..tasks import TEXTS_AT_ONCE, answer, best_first, cosine, label_latents, text_lengths
 from ..video import read_video
-from .cache import content, get, identity, kept, put
+from .cache import content, folder_for, get, identity, kept, put
 from .manifest import Entry
 from .metrics import Tokenizer, caption_scores, mean_average_precision, ranks, recall, same_answer, tokenizer_for
 
@@ -36,6 +35,7 @@ NEEDS: dict[str, tuple[Callable[[Entry], Any], str]] = {     # whether an entry 
 class Clip:
     """A video: what its entries say of it, as far as a task asks for that, and what the model makes of it."""
 
+    path: Path                                                           # as an entry has it
     labels: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     questions: list[tuple[str, str]] = field(default_factory=list)       # with their answers
@@ -61,7 +61,7 @@ def evaluate(
     of the answers that are written or, with `answers`, are the likeliest of those. `how`: the keywords of `generate`; `prompt`
     and `min_length` are for captions alone, and of an answer's ids `max_length` counts those after the question.
 
-    Entries with the same path are about one video. In the folder `cache` all that took long is kept, see there. A video that
+    Entries with the same path, links followed, are about one video. In the folder `cache` all that took long is kept, see there. A video that
     cannot be read is told on standard error and left out of the metrics.
 
     Returns {"videos": how many were seen, "unreadable": [{"video", "why"}], "metrics": {task: {metric: {"value", "items"}}},
@@ -70,26 +70,35 @@ def evaluate(
     and where caption metrics lack what they need; OSError if the cache cannot be written.
     """
     tasks = _fitting(tasks, entries)
+    if num_frames < 1:
+        raise ValueError(f"num_frames is {num_frames}: ask for at least 1 frame")
     if adapter not in ADAPTERS:
         raise ValueError(f"adapter is {adapter!r}: give {', '.join(ADAPTERS)}")
     tokenize = tokenizer_for(tokenizer) if "caption" in tasks else None
     clips = _clips(entries, tasks)
     _leave_room(model, [question for clip in clips.values() for question, _ in clip.questions])
-    cache = Path(cache) if cache else None
+    cache = folder_for(cache) if cache else None
     known = identity(model) if cache else None
     labels = sorted({label for clip in clips.values() for label in clip.labels})
     texts = list(dict.fromkeys(text for clip in clips.values() for text in clip.captions)) if "retrieve" in tasks else []
-    with uncounted():
-        label_rows = kept(cache, [known, "labels", labels, templates],
-                          lambda: label_latents(model, labels, templates)) if labels else None
-        text_rows = kept(cache, [known, "texts", texts], lambda: _text_latents(model, texts)) if texts else None
+    with progress(len(labels) + len(texts), "labels and captions"):
+        label_rows, text_rows = {}, {}
+        for label in labels:
+            with uncounted():
+                label_rows[label] = kept(cache, [known, "label", label, templates],
+                                         lambda: label_latents(model, [label], templates)[0])
+            advance()
+        for i in range(0, len(texts), TEXTS_AT_ONCE):        # kept by parts, so that a run that was ended goes on
+            some = texts[i:i + TEXTS_AT_ONCE]
+            text_rows |= zip(some, kept(cache, [known, "texts", some], lambda: model.encode_text(some)), strict=True)
+            advance(len(some))
 
-    def watch(path: Path, clip: Clip) -> None:
+    def watch(clip: Clip) -> None:
         """Fill in what the model makes of a video, or why it cannot be read."""
         try:
-            facts = [known, content(path) if cache else None, num_frames, adapter]
+            facts = [known, content(clip.path) if cache else None, num_frames, adapter]
             arrays = get(cache, facts)
-            frames = None if arrays else read_video(path, num_frames)
+            frames = None if arrays else read_video(clip.path, num_frames)
         except (OSError, ValueError) as error:
             clip.unreadable = " ".join(str(error).split())
             return
@@ -103,22 +112,26 @@ def evaluate(
             clip.answers[question] = kept(cache, [facts, "answer", question, answers, how],
                                           lambda: _answer(model, video, question, answers, how))
 
-    advance(len({entry.video for entry in entries}) - len(clips))
-    for path, clip in clips.items():
-        with uncounted():
-            watch(path, clip)
-        if clip.unreadable:
-            say(f"minivideococa: left out: {clip.unreadable}")
-        advance()
+    with progress(len(clips), "videos"):
+        for clip in clips.values():
+            with uncounted():
+                watch(clip)
+            if clip.unreadable:
+                say(f"minivideococa: left out: {clip.unreadable}")
+            advance()
     seen = [clip for clip in clips.values() if not clip.unreadable]
-    unreadable = [{"video": str(path), "why": clip.unreadable} for path, clip in clips.items() if clip.unreadable]
+    unreadable = [{"video": str(clip.path), "why": clip.unreadable} for clip in clips.values() if clip.unreadable]
     if not seen:
         raise ValueError(f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}")
+    if answers and "qa" in tasks:
+        missing = sum(not any(same_answer(answer, truth) for answer in answers) for clip in seen for _, truth in clip.questions)
+        if missing:
+            say(f"minivideococa: qa: {missing} right answers are not among those to choose from")
     several = any(len(clip.labels) > 1 for clip in clips.values())
     labelled, captioned = [clip for clip in seen if clip.labels], [clip for clip in seen if clip.captions]
     judge = {
-        "classify": (labelled, lambda: _classify(labelled, labels, label_rows, model.logit_scale, several)),
-        "retrieve": (captioned, lambda: _retrieve(captioned, dict(zip(texts, text_rows, strict=True)))),
+        "classify": (labelled, lambda: _classify(labelled, label_rows, model.logit_scale, several)),
+        "retrieve": (captioned, lambda: _retrieve(captioned, text_rows)),
         "caption": (captioned, lambda: _caption(captioned, tokenize)),
         "qa": ([clip for clip in seen if clip.questions], lambda: _qa(seen))}
     metrics = {}
@@ -128,13 +141,15 @@ def evaluate(
         if not some:
             say(f"minivideococa: {task}: none of its videos can be read")
     return {"videos": len(seen), "unreadable": unreadable, "metrics": metrics,
-            "predictions": [_prediction(entry, clips.get(entry.video)) for entry in entries]}
+            "predictions": [_prediction(entry, clips.get(_path(entry))) for entry in entries]}
 
 
 # Before the videos
 
 def _fitting(tasks: Sequence[str] | None, entries: Sequence[Entry]) -> list[str]:
     """The tasks that are asked for, or else all that an entry fits. Raises ValueError where there is none."""
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks is {tasks!r}: give a list of some of {', '.join(NEEDS)}")
     fits = {task: any(map(has, entries)) for task, (has, _) in NEEDS.items()}
     for task in tasks or ():
         if task not in NEEDS:
@@ -146,18 +161,24 @@ def _fitting(tasks: Sequence[str] | None, entries: Sequence[Entry]) -> list[str]
     return [task for task in NEEDS if (task in tasks if tasks else fits[task])]
 
 
+def _path(entry: Entry) -> Path:
+    """Where a video is, so that two ways to it are one."""
+    return Path(os.path.realpath(entry.video))
+
+
 def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Path, Clip]:
     """The videos that the tasks are about, each with what they need of all entries that name it."""
     clips: dict[Path, Clip] = {}
     for entry in entries:
         if any(NEEDS[task][0](entry) for task in tasks):
-            clip = clips.setdefault(entry.video, Clip())
+            clip = clips.setdefault(_path(entry), Clip(entry.video))
             if "classify" in tasks:
                 clip.labels += [label for label in dict.fromkeys(entry.labels) if label not in clip.labels]
             if "retrieve" in tasks or "caption" in tasks:    # what another line said already does not count twice
                 clip.captions += [text for text in entry.captions if text not in clip.captions]
-            if "qa" in tasks and entry.question and entry.answer:
-                clip.questions.append((entry.question, entry.answer))
+            asked = (entry.question, entry.answer)
+            if "qa" in tasks and all(asked) and asked not in clip.questions:
+                clip.questions.append(asked)
     return clips
 
 
@@ -170,11 +191,6 @@ def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
         if asked > longest - 2:
             raise ValueError(f"the question {question!r} leaves no room for an answer: this model's texts have at most "
                              f"{longest} tokens")
-
-
-def _text_latents(model: VideoCoCa, texts: Sequence[str]) -> np.ndarray:
-    """[texts, E], some at a time: a text's features take L x W numbers in each layer."""
-    return np.concatenate([model.encode_text(texts[i:i + TEXTS_AT_ONCE]) for i in range(0, len(texts), TEXTS_AT_ONCE)])
 
 
 # Of each video
@@ -201,11 +217,12 @@ def _metrics(items: int, values: dict[str, float]) -> Metrics:
     return {name: {"value": value, "items": items} for name, value in values.items()}
 
 
-def _classify(clips: Sequence[Clip], labels: Sequence[str], rows: np.ndarray, scale: float, several: bool) -> Metrics:
-    """Each video against the labels' latents [labels, E]; `several`: a video of the data set has more than one.
+def _classify(clips: Sequence[Clip], latents: dict[str, np.ndarray], scale: float, several: bool) -> Metrics:
+    """Each video against the labels' latents [E]; `several`: a video of the data set has more than one.
 
     Cosines rank: a softmax would change the order of videos for a label, and make equals of what it rounds to 0.
     """
+    labels, rows = list(latents), np.stack(list(latents.values()))
     cosines = np.array([cosine(rows, clip.latent) for clip in clips])
     right = np.array([[label in clip.labels for label in labels] for clip in clips])
     for clip, probabilities in zip(clips, softmax(scale * cosines), strict=True):
@@ -217,11 +234,13 @@ def _classify(clips: Sequence[Clip], labels: Sequence[str], rows: np.ndarray, sc
 
 
 def _retrieve(clips: Sequence[Clip], rows: dict[str, np.ndarray]) -> Metrics:
-    """Text-to-video asks with each caption [E]; video-to-text counts the best-ranked of a video's captions."""
-    latents = np.stack([clip.latent for clip in clips])
-    cosines = np.stack([cosine(latents, rows[text]) for clip in clips for text in clip.captions])
-    right = np.repeat(np.eye(len(clips), dtype=bool), [len(clip.captions) for clip in clips], axis=0)
-    of_videos, of_texts = ranks(cosines, right), ranks(cosines.T, right.T)
+    """Text-to-video asks with each caption [E] for its own video; video-to-text counts the best-ranked of a video's captions,
+    each of which is right, too, where another video has the same."""
+    latents, texts = np.stack([clip.latent for clip in clips]), [text for clip in clips for text in clip.captions]
+    cosines = np.stack([cosine(latents, rows[text]) for text in texts])
+    own = np.repeat(np.eye(len(clips), dtype=bool), [len(clip.captions) for clip in clips], axis=0)
+    said = np.array([[text in clip.captions for text in texts] for clip in clips])
+    of_videos, of_texts = ranks(cosines, own), ranks(cosines.T, said)
     each = iter(of_videos.tolist())
     for clip, rank in zip(clips, of_texts.tolist(), strict=True):
         clip.text_ranks, clip.video_rank = {text: next(each) for text in clip.captions}, rank
@@ -263,9 +282,9 @@ def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
 
 
 def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> None:
-    """A JSON object a line, whole or not at all. Raises OSError if it cannot be written."""
+    """A JSON object for each entry, a line each, whole or not at all. Raises OSError if it cannot be written."""
     with written_whole(place) as partial:
-        partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in predictions), encoding="utf-8")
+        partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
 
 
 def report(result: dict[str, Any]) -> str:

@@ -48,7 +48,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "diagnosis": report.mistake.words if report.mistake else None,
         "tensors": [{"name": row.name, "shape": list(row.shape), "max_abs": _finite(row.difference.max_abs),
                      "rel": _finite(row.difference.rel), "cosine": _finite(row.difference.cosine),
-                     "allowed": _finite(row.allowed), "status": row.status} for row in report.rows]}
+                     "allowed": _finite(row.allowed), "status": row.status} for row in report.rows],
+        "unknown": report.unknown}
 
 
 def _cells(row: Row) -> tuple[str, ...]:
