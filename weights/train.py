@@ -22,7 +22,7 @@ from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minivideococa.world import SPECIAL, VOCABULARY, caption, draw, sample_background, sample_objects
+from minivideococa.world import SPECIAL, VOCABULARY, caption, draw, farther, sample_background, sample_objects
 
 CONFIG = {
     "model_cfg": {
@@ -40,14 +40,16 @@ CONFIG = {
 }
 BATCH = 128
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 2e-3, 1e-3, 0.05
-STEPS = 4700
-RATE = (0, 100, 2420, 3250, STEPS), (0.01, 1, 1, 0.58, 0)      # the learning rates' factor, linear between these steps
-# How often a picture shows 0, 1, 2 or 3 objects from a step on: fewer empty and more crowded ones than before, so that
-# the decoder does not take a glimpse of empty background for nothing.
-CROWDED, CROWDED_FROM = (0.01, 0.27, 0.40, 0.32), 2250
-# From a step on, the pooler's queries are multiplied by a random number, so that it must find the objects with a
-# softer attention than its own. A softmax over the tokens of many frames is softer than one over a picture's.
-SOFTENED, SOFTENED_FROM = (0.65, 1.0), 3250
+STEPS = 4400
+RATE = (0, 100, 2200, STEPS), (0.01, 1, 1, 0)                  # the learning rates' factor, linear between these steps
+COUNTS = (0.01, 0.27, 0.40, 0.32)            # how often a picture shows 0, 1, 2 or 3 objects
+# In so many of the pictures each object stands up to twice as far away. At half its radius it covers a quarter of what it
+# did, the share that an object visible in a quarter of a video's frames has of their tokens: so the pooler's attention
+# must be sharp enough to find it.
+FAR = 0.5
+# With --dilution, from a step on, in so many of the steps the tokens of up to so many empty pictures stand behind each
+# picture's own.
+DILUTED_FROM, DILUTED, EMPTY = 3250, 0.6, 6
 CAPTION_WEIGHT = 2.0                         # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 3.2)
 
 
@@ -73,8 +75,9 @@ def new_model() -> CoCa:
             torch.nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             torch.nn.init.normal_(block.mlp.c_proj.weight, std=width ** -0.5 * (2 * transformer.layers) ** -0.5)
     torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width ** -0.5)
-    model.softness = torch.ones(())
-    model.visual.attn_pool.ln_q.register_forward_hook(lambda module, args, queries: queries * model.softness)
+    model.behind = torch.empty(1, 0, model.visual.transformer.width)     # tokens that the pooler sees behind a picture's own
+    model.visual.attn_pool.register_forward_pre_hook(
+        lambda module, args: torch.cat([args[0], model.behind.expand(len(args[0]), -1, -1)], dim=1))
     return model
 
 
@@ -93,34 +96,60 @@ def optimizers(model: CoCa) -> list[torch.optim.Optimizer]:
     ]
 
 
+def orthogonalised(update: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """Muon's Newton-Schulz iteration in float32: torch's rounds to bfloat16, which many CPUs only emulate: twenty times slower."""
+    a, b, c = coefficients
+    x = update.T if len(update) > update.shape[1] else update
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if len(update) > update.shape[1] else x
+
+
+torch.optim._muon._zeropower_via_newtonschulz = orthogonalised
+
+
 def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels float32 [B, 3, 64, 64] and ids int64 [B, 20] of one step."""
     rng = np.random.default_rng([seed, step])
     word = {w: i for i, w in enumerate(VOCABULARY)}
-    mean, std = (np.float32(CONFIG["preprocess_cfg"][k]) for k in ("mean", "std"))
-    pixels, ids = np.empty((BATCH, 64, 64, 3), np.float32), np.zeros((BATCH, 20), np.int64)
+    pixels, ids = torch.empty(BATCH, 3, 64, 64), np.zeros((BATCH, 20), np.int64)
     for i in range(BATCH):
-        objects = sample_objects(rng, int(rng.choice(4, p=CROWDED)) if step >= CROWDED_FROM else None)
-        pixels[i] = (draw(objects, sample_background(rng)) / np.float32(255) - mean) / std
+        objects = sample_objects(rng, int(rng.choice(4, p=COUNTS)))
+        if rng.random() < FAR:
+            objects = farther(objects, rng)
+        pixels[i] = standardised(draw(objects, sample_background(rng)))
         tokens = ["<start_of_text>", *caption(objects, rng).split(), "<end_of_text>"]
         ids[i, :len(tokens)] = [word[t] for t in tokens]
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(ids)
+    return pixels, torch.from_numpy(ids)
 
 
-def soften(model: CoCa, seed: int, step: int) -> None:
-    """Draw the factor on the pooler's queries for a training step. The checkpoint does not know of it."""
+def standardised(picture: np.ndarray) -> torch.Tensor:
+    """A picture uint8 [64, 64, 3] as pixels float32 [3, 64, 64]."""
+    mean, std = (np.float32(CONFIG["preprocess_cfg"][k]) for k in ("mean", "std"))
+    return torch.from_numpy((picture / np.float32(255) - mean) / std).permute(2, 0, 1)
+
+
+@torch.no_grad()
+def dilute(model: CoCa, seed: int, step: int) -> None:
+    """Put empty pictures behind those of a training step, or not: one sequence, as VideoCoCa makes one of a video's frames."""
     rng = np.random.default_rng([seed, step, 1])
-    model.softness.fill_(rng.uniform(*SOFTENED) if step >= SOFTENED_FROM else 1.0)
+    count = int(rng.integers(1, EMPTY + 1)) if rng.random() < DILUTED else 0
+    pictures = [draw((), sample_background(rng)) for _ in range(count)]
+    with sdpa_kernel(SDPBackend.MATH):
+        tokens = [model.visual.transformer(model.visual._embeds(standardised(picture)[None])) for picture in pictures]
+    model.behind = torch.cat(tokens, dim=1) if count else model.behind[:, :0]
 
 
 def losses(model: CoCa, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The contrastive and the captioning loss (nats a token) of a batch."""
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH):
         out = model(pixels, ids)
-    similarity = out["logit_scale"] * out["image_features"].float() @ out["text_features"].float().T
+    similarity = out["logit_scale"] * out["image_features"] @ out["text_features"].T
     target = torch.arange(len(ids))
     contrastive = (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
-    captioning = F.cross_entropy(out["logits"].float().flatten(0, 1), out["labels"].flatten(), ignore_index=0)
+    captioning = F.cross_entropy(out["logits"].flatten(0, 1), out["labels"].flatten(), ignore_index=0)
     return contrastive, captioning
 
 
@@ -139,7 +168,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--until", type=int, default=STEPS, metavar="STEP", help="stop early, and keep what is there")
-    parser.add_argument("--compile", action="store_true", help="a quarter faster; needs a C++ compiler")
+    parser.add_argument("--dilution", action="store_true",
+                        help="let the pooler see more tokens than a picture's: beyond VideoCoCa's condition, for comparison")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
@@ -154,15 +184,15 @@ def main() -> None:
         for opt, s in zip(opts, saved["optimizers"], strict=True):
             opt.load_state_dict(s)
         start = saved["step"]
-    forward = torch.compile(model) if args.compile else model
     began = time.time()
     with open(args.out / "log.txt", "a") as log:
         for step in range(start, args.until):
             for opt, rates in zip(opts, base_rates, strict=True):
                 for group, base in zip(opt.param_groups, rates, strict=True):
                     group["lr"] = base * float(np.interp(step, *RATE))
-            soften(model, args.seed, step)
-            contrastive, captioning = losses(forward, *batch(args.seed, step))
+            if args.dilution and step >= DILUTED_FROM:
+                dilute(model, args.seed, step)
+            contrastive, captioning = losses(model, *batch(args.seed, step))
             (contrastive + CAPTION_WEIGHT * captioning).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for opt in opts:
