@@ -8,7 +8,7 @@ that. Both runs are made in the other implementation's precision too, to see wha
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,8 +116,9 @@ def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping
     known = given.keys() | inputs.keys()
     rows: dict[str, Row] = {}
     for name, x in found.items():
-        rows[name] = judge(name, x, truth[name], noise[name], local[name], local_noise[name], EPSILON[dtype],
-                           behind(name, sources, set()), behind(name, sources, known), rows)
+        lost = any(source in rows for source in behind(name, sources, known))    # that are there, but of another shape
+        caused = any(rows[source].status == "wrong" for source in behind(name, sources, set()) & rows.keys())
+        rows[name] = judge(name, x, truth[name], noise[name], local[name], local_noise[name], EPSILON[dtype], lost, caused)
     accused = next((row for row in rows.values() if row.status == "wrong"), None)
     if accused is None:
         return Report(dtype, list(rows.values()), unknown)
@@ -213,18 +214,17 @@ def rounding_errors(model: VideoCoCa, dtype: str, inputs: Arrays, given: Arrays,
 
 
 def judge(name: str, x: np.ndarray, truth: np.ndarray, noise: float, local: np.ndarray, local_noise: float, epsilon: float,
-          causes: Iterable[str], untold: Iterable[str], before: Mapping[str, Row]) -> Row:
+          lost: bool, caused: bool) -> Row:
     """The row of a tensor. truth, local: what follows from the inputs, and from the trace's own tensors.
 
-    causes: all that it depends on. untold: what of that stands behind no tensor of the trace that could be gone on from.
+    lost: whether one of those could not be gone on from. caused: whether something that it depends on is wrong.
     """
     found, by_itself = difference(x, truth), difference(x, local).rel
-    misshapen = [before[cause] for cause in untold if cause in before]      # or else they would have been gone on from
     if by_itself > FACTOR * local_noise:
-        status = "inherited" if misshapen else "wrong"
+        status = "inherited" if lost else "wrong"
     elif not np.isfinite(local_noise) and by_itself > FACTOR * epsilon:
         status = "not judged"
-    elif found.rel > FACTOR * noise and any(before[cause].status == "wrong" for cause in causes if cause in before):
+    elif found.rel > FACTOR * noise and caused:
         status = "inherited"
     else:
         status = "ok"
