@@ -104,6 +104,20 @@ def stills(model: mvc.VideoCoCa, objects: int, count: int, seed: int) -> np.ndar
     return np.array(found)
 
 
+def misses(model: mvc.VideoCoCa, kind: str, count: int, seed: int) -> str:
+    """What goes wrong in captions of one set, attentional pooling at T = 8: in a line."""
+    clips = sample_set(kind, count, seed)
+    said = captions(model, [model.pool(model.encode_frames(model.preprocess(draw_clip(clip)[sample_indices(FRAMES, 8)])))
+                            for clip in clips])
+    pairs = [(clip.names, objects_named(text)) for clip, text in zip(clips, said, strict=True)]
+    wrong = [(shown, named) for shown, named in pairs if named != shown]
+    one_colour = [shown != named for shown, named in pairs if len(shown) > 1 and len({colour for colour, _ in shown}) == 1]
+    crosses = sum("cross" in dict(shown).values() and "square" in dict(named).values() for shown, named in wrong)
+    return (f"{kind}: {len(wrong)} of {count} captions are wrong; "
+            f"{sum(named < shown for shown, named in wrong)} name too little and nothing else; "
+            f"{sum(one_colour)} of {len(one_colour)} clips with objects of one colour; {crosses} take a cross for a square")
+
+
 def cell(correct: np.ndarray) -> str:
     """A share with its 95% interval: the quantiles of the shares of 2000 samples of as many clips, with replacement."""
     drawn = np.random.default_rng(0).integers(0, len(correct), (2000, len(correct)))
@@ -134,6 +148,7 @@ def main() -> int:
                 name = "centre frame" if T == 1 else f"queries x {scale}" if adapter == "sharper" else adapter
                 cells = [cell(results[kind][adapter, T][task]) for task, kind in columns]
                 print(f"| {T} | {name} | " + " | ".join(cells) + " |")
+    print("\n" + "\n".join(misses(model, kind, args.count, args.seed) for kind in ("brief", "split")))
     shares = {(task, kind, adapter): results[kind][adapter, 8][task].mean() for task, kind in columns for adapter in ADAPTERS}
     checks = [(f"{task} {kind} {shares[task, kind, 'attentional']:.3f} >= {least}",
                shares[task, kind, "attentional"] >= least) for (task, kind), least in MEANT.items()]
