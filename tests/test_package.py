@@ -93,7 +93,7 @@ print(*(set(sys.modules) - before))
 
 @pytest.mark.parametrize("module", ROW)
 def test_each_stage_knows_only_the_stages_before_it(module):
-    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads")}
+    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads", "resources")}
     lazy = {f".{name}" for name in LAZY.get(module, ())}
     for name, where in imports(PACKAGE / f"{module}.py"):
         if where == "types":
@@ -111,7 +111,8 @@ def test_the_trace_knows_nobody():
 
 
 @pytest.mark.parametrize("module, own, others", [
-    ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}), ("progress", set(), {"tqdm"})])
+    ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}), ("progress", set(), {"tqdm"}),
+    ("resources", set(), set()), ("inputs", {".resources"}, set())])
 def test_what_all_stages_may_use_knows_none_of_them(module, own, others):
     found = [(name, where) for name, where in imports(PACKAGE / f"{module}.py") if where != "types"]
     assert {name for name, _ in found if name.startswith(".")} == own

@@ -1,0 +1,46 @@
+"""What a request needs, worked out before it is carried out, against what the machine has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that this process can still use; None where the system does not say.
+
+    The least of what the system has available and what the process's control group (a container's limit) leaves.
+    """
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(1024 * int(line.split()[1]))
+    except (OSError, ValueError):
+        try:
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        except (AttributeError, OSError, ValueError):
+            return None
+    for limit, used in (("memory.max", "memory.current"),
+                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):      # versions 2 and 1
+        try:
+            root = Path("/sys/fs/cgroup")
+            found.append(max(0, int((root / limit).read_text()) - int((root / used).read_text())))
+        except (OSError, ValueError):        # no such control group, or no limit ("max")
+            continue
+    return min(found, default=None)
+
+
+def require_memory(need: int, what: str, hint: str) -> None:
+    """Raise ValueError, one line, if `need` bytes are more than are available. `hint` says what would fit."""
+    available = available_memory()
+    if available is not None and need > available:
+        raise ValueError(f"{what} needs {bytes_text(need)} of memory, and {bytes_text(available)} are available; {hint}")
+
+
+def bytes_text(count: int) -> str:
+    """Return a number of bytes for people: "1.5 GB", "20 MB"."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count // size} {unit}" if count >= 10 * size else f"{count / size:.1f} {unit}"
+    return f"{count // 1000} kB" if count >= 1000 else f"{count} bytes"

@@ -1,0 +1,64 @@
+"""Files that a user names: what is opened, what is refused, and how that is said."""
+
+import os
+
+import pytest
+
+from minivideococa import resources
+from minivideococa.inputs import parse_json, read_json, read_text, regular_file
+from minivideococa.resources import available_memory, bytes_text, require_memory
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_an_impossible_name_is_refused(name):
+    with pytest.raises(ValueError, match="is not the name of a file; give one"):
+        regular_file(name, "give one")
+
+
+@pytest.mark.parametrize("name", ["missing", "there/file", "x" * 5000])
+def test_a_missing_file_is_named(tmp_path, name):
+    (tmp_path / "there").write_text("a file, not a folder")
+    with pytest.raises(FileNotFoundError, match="; give one"):
+        regular_file(tmp_path / name, "give one")
+
+
+def test_folders_fifos_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(IsADirectoryError, match="is a folder; give one"):
+        regular_file(tmp_path, "give one")
+    for path in tmp_path / "fifo", "/dev/zero":
+        with pytest.raises(ValueError, match="not a regular file"):
+            regular_file(path, "give one")
+
+
+def test_a_file_without_permission_is_said_to_be_one(tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("x")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)       # root may read everything
+    with pytest.raises(PermissionError, match="secret: permission denied"):
+        regular_file(tmp_path / "secret", "give one")
+
+
+def test_text_and_json(tmp_path):
+    (tmp_path / "bom.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "bom.json", "give one") == {"a": 1}
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match="latin.txt: not UTF-8 text; give one"):
+        read_text(tmp_path / "latin.txt", "give one")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": NaN}', "[Infinity]"])
+def test_what_is_no_json_is_named(text):
+    with pytest.raises(ValueError, match="^f: not JSON: .*; give one$") as error:
+        parse_json(text, "f", "give one")
+    assert "\n" not in str(error.value)
+
+
+def test_memory_is_compared_with_what_is_there(monkeypatch):
+    assert available_memory() > 10**7
+    monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
+    require_memory(10**9, "this", "less")
+    with pytest.raises(ValueError, match="this needs 4.5 GB of memory, and 1.0 GB are available; less"):
+        require_memory(4_500_000_000, "this", "less")
+    monkeypatch.setattr(resources, "available_memory", lambda: None)  # the system does not say
+    require_memory(10**18, "this", "less")
+    assert bytes_text(20 * 10**6) == "20 MB" and bytes_text(900) == "900 bytes"
