@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
+# Versions 2 and 1: folder, limit, bytes in use, and the page cache among these that is given back on demand
+CONTROL_GROUPS = (("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+                  ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+
+
 def available_memory() -> int | None:
     """Return the bytes of memory that this process can still use; None where the system does not say.
 
@@ -21,12 +26,12 @@ def available_memory() -> int | None:
             found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         except (AttributeError, OSError, ValueError):
             return None
-    for limit, used in (("memory.max", "memory.current"),
-                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):      # versions 2 and 1
+    for group, limit, used, cache in CONTROL_GROUPS:
         try:
-            root = Path("/sys/fs/cgroup")
-            found.append(max(0, int((root / limit).read_text()) - int((root / used).read_text())))
-        except (OSError, ValueError):        # no such control group, or no limit ("max")
+            statistics = dict(line.split() for line in Path(group, "memory.stat").read_text().splitlines())
+            in_use = int(Path(group, used).read_text()) - int(statistics[cache])
+            found.append(max(0, int(Path(group, limit).read_text()) - in_use))
+        except (KeyError, OSError, ValueError):          # no such control group, or no limit ("max")
             continue
     return min(found, default=None)
 

@@ -62,3 +62,13 @@ def test_memory_is_compared_with_what_is_there(monkeypatch):
     monkeypatch.setattr(resources, "available_memory", lambda: None)  # the system does not say
     require_memory(10**18, "this", "less")
     assert bytes_text(20 * 10**6) == "20 MB" and bytes_text(900) == "900 bytes"
+
+
+def test_a_container_has_less(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("300000000\n")
+    (tmp_path / "memory.current").write_text("250000000\n")
+    (tmp_path / "memory.stat").write_text("anon 50000000\ninactive_file 200000000\n")
+    monkeypatch.setattr(resources, "CONTROL_GROUPS", [(tmp_path, "memory.max", "memory.current", "inactive_file")])
+    assert available_memory() == 250_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 250_000_000
