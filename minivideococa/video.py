@@ -211,11 +211,12 @@ def _require_memory(path: str, num_frames: int, width: int, height: int) -> None
 
 
 def _run_ffmpeg(
-    path: str, reading: list[str], writing: list[str], consume: Callable[[IO[bytes]], Any] = lambda stream: stream.read()
+    path: str, reading: list[str], writing: list[str], consume: Callable[[IO[bytes]], Any] | None = None
 ) -> tuple[Any, str]:
     """Run ffmpeg on a file with options for its input and its outputs.
 
-    Returns what `consume` makes of its standard output, and all that it wrote to standard error.
+    Returns what `consume` makes of its standard output (without it, output is discarded: None), and all that it wrote
+    to standard error.
 
     Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run.
     """
@@ -225,8 +226,9 @@ def _run_ffmpeg(
                "-progress", "pipe:2", "-stats_period", "1000000", *reading, "-i", "fd:", *writing]
     with open(path, "rb") as file, tempfile.TemporaryFile() as log:
         limit = 10**7 + 200 * os.path.getsize(path)  # a packet has some bytes; a report of it, at most 200
+        output = subprocess.PIPE if consume else subprocess.DEVNULL
         try:
-            process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
         except OSError as error:
             raise OSError(f"{command[0]}: cannot be run as ffmpeg ({error.strerror}); reinstall imageio-ffmpeg, "
                           "or correct IMAGEIO_FFMPEG_EXE") from None
@@ -236,7 +238,7 @@ def _run_ffmpeg(
             watch = threading.Thread(target=_watch, args=(process, log, limit, ended, faults), daemon=True)
             try:
                 watch.start()
-                result = consume(process.stdout)
+                result = consume(process.stdout) if consume and process.stdout else None
                 process.wait()
             except BaseException:  # Ctrl-C too
                 _kill(process)
@@ -249,7 +251,8 @@ def _run_ffmpeg(
     if faults:
         raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
     if process.returncode < 0:
-        raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; re-encode it")
+        raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
+                         f"re-encode it, or replace {command[0]}")
     if process.returncode > 0 or "progress=end" not in text:
         if "seen=" in text or "#tb 0" in text:
             raise ValueError(f"{path}: ffmpeg ended midway with exit status {process.returncode} "
