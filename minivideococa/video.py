@@ -126,17 +126,14 @@ def _read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple
          "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"])
     tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
-    durations = {}
-    stamps = []
-    for dts, pts, duration, flags in re.findall(
-            r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log):
-        stamp = int(pts) if int(pts) > -(2**63) else int(dts)
-        durations[stamp] = int(duration) - 1
-        if not int(flags or "0", 16) & 4:  # AV_PKT_FLAG_DISCARD: decoded, but outside the edit list
-            stamps.append(stamp)
+    packets = re.findall(r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log)
+    stamp = 0 if any(int(packet[1]) == -(2**63) for packet in packets) else 1  # dts, if some have no pts
+    durations = {int(packet[stamp]): int(packet[2]) - 1 for packet in packets}
+    # AV_PKT_FLAG_DISCARD: decoded, but not shown, as an edit list says
+    stamps = sorted(int(packet[stamp]) for packet in packets if not int(packet[3] or "0", 16) & 4)
     if not tick or not durations:
         raise _no_video(path, log)
-    return (sorted(stamps or durations), durations, Fraction(int(tick[1]), int(tick[2])),
+    return (stamps or list(durations), durations, Fraction(int(tick[1]), int(tick[2])),
             (int(size[1]), int(size[2])) if size else (0, 0))
 
 

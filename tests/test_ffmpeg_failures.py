@@ -191,4 +191,4 @@ def test_giant_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatc
                     "-c:v", "libx264", "-preset", "ultrafast", str(path)], check=True)
     monkeypatch.setattr(video, "_decode", None)
     monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
-    assert refused(path, "num_frames=8 of 8192 x 4096 needs 1.6 GB", "scale the video down").startswith(f"{path}: ")
+    assert refused(path, "num_frames=8 of 8192 x 4096 needs 1.6 GB", "ask for at most 1 frames").startswith(f"{path}: ")
