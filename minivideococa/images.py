@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; MPO is within JPEG
+SIGNED = ("AVIF", "GIF", "ICO", "JPEG", "PNG", "TIFF", "WEBP")  # with a signature that no other file has by chance
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
 ENDINGS = frozenset(
     ".apng .avif .avifs .bmp .gif .heic .heif .hif .ico .jfif .jpe .jpeg .jpg .jxl .mpo "
@@ -122,12 +123,14 @@ def read_images(
         _refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
         indices = sample_indices(len(paths), num_frames)
-        warn_of_repeats(path, indices)
+        if len(paths) > 1:
+            warn_of_repeats(path, indices)
         return _gather(_folder_frames(paths, indices, decode), indices)
     with _open(path) as image:
-        _check_size(path, image, num_frames)
         with _reading(path):
             positions = _positions(image)
+            _go_to(image, positions[0])
+        _check_size(path, image, num_frames)
         if len(positions) > 1 and image.format in ANIMATED:
             indices = _sample_animation(path, image, positions, num_frames, start, end)
         else:
@@ -189,19 +192,24 @@ def _open(path: str) -> Image.Image:
             raise ValueError(f"{path}: {_line(error)}; scale it down to at most {MAX_PIXELS} pixels") from None
         except UnidentifiedImageError:
             start = _first_bytes(path)
-            if start[4:8] != b"ftyp" or start[8:12] not in HEIF_BRANDS:
-                raise
-        try:
-            from pillow_heif import HeifImageFile
-        except ImportError:
-            raise ValueError(f"{path}: HEIC needs another package; "
-                             "convert it to JPEG, or pip install pillow-heif") from None
-        return HeifImageFile(path)
+            if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
+                return _open_heic(path)
+            if any(Image.OPEN[name][1](start) for name in SIGNED):  # ffmpeg might read what is left of it
+                raise ValueError(f"{path}: a damaged image; repair or remove it") from None
+            raise
+
+
+def _open_heic(path: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ValueError(f"{path}: HEIC needs another package; convert it to JPEG, or pip install pillow-heif") from None
+    return HeifImageFile(path)
 
 
 def _first_bytes(path: str) -> bytes:
     with open(path, "rb") as file:
-        return file.read(12)
+        return file.read(16)
 
 
 @contextmanager
@@ -251,7 +259,7 @@ def _positions(image: Image.Image) -> list[int]:
     count = getattr(image, "n_frames", 1)
     if image.format in ANIMATED:
         return list(range(int(image.info.get("default_image", False) and count > 1), count))
-    if image.format != "TIFF" or count == 1:
+    if image.format != "TIFF":
         return [image.tell()]
     pages, sizes = [], []
     for page in range(count):
@@ -262,7 +270,14 @@ def _positions(image: Image.Image) -> list[int]:
     if len(set(sizes)) > 1:
         page, size = next((page, size) for page, size in zip(pages, sizes) if size != sizes[0])
         raise ValueError("page %d is %d x %d, the first one %d x %d" % (page + 1, *size, *sizes[0]))
-    return pages or [0]
+    if not pages:
+        raise ValueError("reduced-resolution pictures only, as in a camera's raw file")
+    return pages
+
+
+def _go_to(image: Image.Image, position: int) -> None:
+    if image.tell() != position:  # most stills cannot seek
+        image.seek(position)
 
 
 def _sample_animation(path: str, image: Image.Image, positions: list[int], num_frames: int,
@@ -271,7 +286,7 @@ def _sample_animation(path: str, image: Image.Image, positions: list[int], num_f
     durations = []
     with _reading(path):
         for position in positions:
-            image.seek(position)
+            _go_to(image, position)
             image.load()
             duration = image.info.get("duration", 0)  # ms
             durations.append(duration if duration > 10 else 100)
@@ -289,8 +304,7 @@ def _file_frames(path: str, image: Image.Image, positions: list[int], indices: n
     size = image.size
     for index in np.unique(indices).tolist():
         with _reading(path):
-            if image.tell() != positions[index]:
-                image.seek(positions[index])
+            _go_to(image, positions[index])
             frame = to_rgb(image)
             if image.size != size:
                 raise ValueError("frame %d is %d x %d, the first one %d x %d" % (index + 1, *image.size, *size))

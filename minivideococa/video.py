@@ -25,8 +25,6 @@ from .images import is_image, list_images, read_images
 from .inputs import regular_file
 from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
 
-__all__ = ["files_of", "read_video", "sample_indices", "seconds"]
-
 OLDEST_FFMPEG = 7
 HANG_SECONDS = 30.0  # an ffmpeg that reports neither a packet nor a frame for so long is ended
 
@@ -159,8 +157,6 @@ def _decode(path: str, indices: np.ndarray, select: bool) -> tuple[np.ndarray | 
             received += 1
             if clip is None:
                 clip = np.empty((len(indices), *frame.shape), np.uint8)
-            if clip.shape[1:] != frame.shape:
-                raise ValueError(f"{path}: ffmpeg sends pictures of different sizes; try another ffmpeg")
             clip[indices == index] = frame
         return clip
 
@@ -185,14 +181,15 @@ def _report(file: str, line: str) -> list[str]:
 
 
 def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[np.ndarray]:
-    """PPM pictures (lines `P6`, `W H`, `255`, then the pixels) to the stream's end, uint8 `[H, W, 3]`."""
+    """PPM pictures of one size (lines `P6`, `W H`, `255`, then the pixels) to the stream's end, uint8 `[H, W, 3]`."""
+    first, width, height = b"", 0, 0
     while header := stream.readline(80):
         header += stream.readline(80) + stream.readline(80)
-        match = re.fullmatch(rb"P6\n(\d{1,9}) (\d{1,9})\n255\n", header)
-        if not match:
-            raise ValueError(f"{path}: ffmpeg sends something other than pictures; try another ffmpeg")
-        width, height = int(match[1]), int(match[2])
-        _require_memory(path, num_frames, width, height)
+        if not first and (match := re.fullmatch(rb"P6\n([1-9]\d{0,8}) ([1-9]\d{0,8})\n255\n", header)):
+            first, width, height = header, int(match[1]), int(match[2])
+            _require_memory(path, num_frames, width, height)
+        if header != first:
+            raise ValueError(f"{path}: ffmpeg sends something other than pictures of one size; try another ffmpeg")
         pixels = stream.read(height * width * 3)
         if len(pixels) < height * width * 3:  # ffmpeg was ended
             return
@@ -222,7 +219,7 @@ def _run_ffmpeg(
     command = [_executable(), "-nostdin", "-nostats", "-loglevel", "error", "-max_error_rate", "1",
                "-progress", "pipe:2", "-stats_period", "1000000", *reading, "-i", "fd:", *writing]
     with open(path, "rb") as file, tempfile.TemporaryFile() as log:
-        limit = 10**7 + 200 * os.path.getsize(path)  # a packet has some bytes; a report of it, at most 200
+        limit = min(10**9, 10**7 + 200 * os.path.getsize(path))  # a packet has some bytes; a report of it, at most 200
         output = subprocess.PIPE if consume else subprocess.DEVNULL
         try:
             process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
@@ -243,10 +240,10 @@ def _run_ffmpeg(
             finally:
                 ended.set()
                 watch.join()
+        if faults:
+            raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
         log.seek(0)
         text = log.read().decode(errors="replace")
-    if faults:
-        raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
     if process.returncode < 0:
         raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
                          f"re-encode it, or replace {command[0]}")
@@ -310,9 +307,9 @@ def _no_video(path: str, log: str) -> ValueError:
     except (OSError, subprocess.TimeoutExpired):
         answer = b""
     version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
-    if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(
-            "Unrecognized option|Option .*not found|Protocol not found|[Nn]o decoder found|Decoder .*not found", complaint):
-        return ValueError(f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} or "
-                          "newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE")
+    lacks = r"Unrecognized option|Option .*not found|Protocol not found|no decoder found for: (?!none)|Decoder .*not found"
+    if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(lacks, complaint):
+        return ValueError(f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
+                          "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE")
     return ValueError(f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
                       "give a video, an image or a folder of images")

@@ -20,8 +20,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="shell scripts and signals
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    subprocess.run([get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2",
-                    "-c:v", "libx264", str(path)], check=True)
+    subprocess.run([get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "lavfi",
+                    "-i", "testsrc2=s=64x48:r=25:d=2", "-c:v", "libx264", str(path)], check=True)
     return path
 
 
@@ -50,15 +50,16 @@ def refused(path, *words, **arguments):
 
 
 DECODING = 'case "$*" in *image2pipe*)'                       # not the reading of packets
+OTHERWISE = ';; *) exec "$FFMPEG" "$@";; esac'
 
 
 @posix
 @pytest.mark.parametrize("status", [0, 1])
 @pytest.mark.parametrize("script", [
     '"$FFMPEG" "$@" | head -c 40000; exit {status}',          # within a picture
-    f'{DECODING} "$FFMPEG" "$@" | head -c 36964; exit {{status}};; *) exec "$FFMPEG" "$@";; esac',   # after four pictures
-    f'{DECODING} "$FFMPEG" "$@" -t 1 2>/dev/null; exit {{status}};; *) exec "$FFMPEG" "$@";; esac',  # all, but no report
-    f'{DECODING} printf "seen=0 1/25\\nsent=0\\n" >&2; exit {{status}};; *) exec "$FFMPEG" "$@";; esac',
+    f'{DECODING} "$FFMPEG" "$@" | head -c 36964; exit {{status}}' + OTHERWISE,   # after four pictures
+    f'{DECODING} "$FFMPEG" "$@" -t 1 2>/dev/null; exit {{status}}' + OTHERWISE,  # all, but no report
+    f'{DECODING} printf "seen=0 1/25\\nsent=0\\n" >&2; exit {{status}}' + OTHERWISE,
     'head -c 3000 | "$FFMPEG" "$@" 2>/dev/null; exit {status}',
     'exit {status}'])
 def test_an_ffmpeg_that_dies_midway_is_an_error(clip, replace_ffmpeg, script, status):
@@ -69,7 +70,7 @@ def test_an_ffmpeg_that_dies_midway_is_an_error(clip, replace_ffmpeg, script, st
 
 @posix
 def test_an_ffmpeg_that_fails_after_all_frames_is_an_error(clip, replace_ffmpeg):
-    replace_ffmpeg(f'{DECODING} "$FFMPEG" "$@"; exit 3;; *) exec "$FFMPEG" "$@";; esac')
+    replace_ffmpeg(f'{DECODING} "$FFMPEG" "$@"; exit 3' + OTHERWISE)
     assert refused(clip, "ended midway with exit status 3").startswith(f"{clip}: ")
 
 
@@ -79,14 +80,14 @@ def test_an_ffmpeg_that_fails_after_all_frames_is_an_error(clip, replace_ffmpeg)
     "printf 'P6\\n64 48\\n255\\n'; head -c 9216 /dev/zero; printf 'P6\\n32 24\\n255\\n'; head -c 2304 /dev/zero",
     "printf 'P6\\n999999999 999999999\\n255\\nabc'", "printf 'P6\\n0 48\\n255\\n'"])
 def test_garbage_instead_of_pictures_names_the_file(clip, replace_ffmpeg, output):
-    replace_ffmpeg(f'{DECODING} "$FFMPEG" "$@" >/dev/null; {output};; *) exec "$FFMPEG" "$@";; esac')
+    replace_ffmpeg(f'{DECODING} "$FFMPEG" "$@" >/dev/null; {output}' + OTHERWISE)
     assert refused(clip).startswith(f"{clip}: ")
 
 
 @posix
 @pytest.mark.parametrize("script", [
-    "sleep 600", "exec sleep 600", f'{DECODING} "$FFMPEG" "$@" | head -c 20000; sleep 600;; *) exec "$FFMPEG" "$@";; esac',
-    f"{DECODING} sleep 600;; *) exec \"$FFMPEG\" \"$@\";; esac"])
+    "sleep 600", "exec sleep 600", f'{DECODING} "$FFMPEG" "$@" | head -c 20000; sleep 600' + OTHERWISE,
+    f"{DECODING} sleep 600" + OTHERWISE])
 def test_an_ffmpeg_that_hangs_is_ended(clip, replace_ffmpeg, monkeypatch, script):
     monkeypatch.setattr(video, "HANG_SECONDS", 1.0)
     replace_ffmpeg(script)
@@ -100,7 +101,7 @@ def test_an_ffmpeg_that_hangs_is_ended(clip, replace_ffmpeg, monkeypatch, script
                                     "while true; do printf 'P6\\n1 1\\n255\\nabc'; done"])
 def test_an_ffmpeg_that_prints_without_end_is_ended(clip, replace_ffmpeg, monkeypatch, output):
     monkeypatch.setattr(video, "HANG_SECONDS", 1.0)
-    for script in (output, f'{DECODING} {output};; *) exec "$FFMPEG" "$@";; esac'):
+    for script in (output, f'{DECODING} {output}' + OTHERWISE):
         replace_ffmpeg(script)
         begun = time.monotonic()
         assert refused(clip, "ffmpeg").startswith(f"{clip}: ")
@@ -139,8 +140,7 @@ def test_an_ffmpeg_that_is_too_old_blames_itself(clip, replace_ffmpeg, version):
 @posix
 def test_a_missing_decoder_is_no_fault_of_the_file(clip, replace_ffmpeg):
     executable = replace_ffmpeg(
-        f'{DECODING} echo "[vist#0:0] Decoding requested, but no decoder found for: jpegxl" >&2; exit 1;; '
-        '*) exec "$FFMPEG" "$@";; esac')
+        f'{DECODING} echo "[vist#0:0] Decoding requested, but no decoder found for: jpegxl" >&2; exit 1' + OTHERWISE)
     assert refused(clip, "no decoder found for: jpegxl", str(clip)).startswith(f"{executable}: ")
 
 

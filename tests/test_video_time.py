@@ -111,11 +111,12 @@ def test_frames_out_of_order(tmp_path):
 
 def test_matroska_without_durations(tmp_path):
     """The last frame then lasts as long as the one before it, whatever libavformat makes up."""
-    path = make(tmp_path / "clip.mkv", "-vf", "select='eq(n,0)+eq(n,5)+eq(n,10)+eq(n,30)+eq(n,49)'", "-fps_mode", "vfr", *H264)
+    path = make(tmp_path / "clip.mkv", "-vf", "select='eq(n,0)+eq(n,5)+eq(n,10)+eq(n,30)+eq(n,49)'",
+                "-fps_mode", "vfr", *H264)
     data = path.read_bytes()
     assert data.count(b"\x23\xe3\x83\x84") == 1
     path = tmp_path / "clip.mkv-without"
-    path.write_bytes(data.replace(b"\x23\xe3\x83\x84", b"\xec\x86\0\0"))  # DefaultDuration becomes a Void of the same size
+    path.write_bytes(data.replace(b"\x23\xe3\x83\x84", b"\xec\x86\0\0"))        # DefaultDuration becomes a Void
     stamps, made_up = showinfo(path)
     assert len(stamps) == 5 and made_up != stamps[-1] - stamps[-2] == Fraction(19, 25)
     assert_by_time(path)
