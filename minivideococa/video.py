@@ -48,8 +48,9 @@ def read_video(
     An `end` after the clip's end is the clip's end.
 
     Rotation metadata is honoured. Of several video streams the one is read that ffmpeg chooses by itself, and never
-    cover art. The frames are bit for bit those of `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip
-    that breaks midway, what decodes is used.
+    cover art. Time stamps are those of ffmpeg: edit lists apply, and where they jump in a transport stream, by more
+    than 10 seconds or back, the gap is closed. The frames are bit for bit those of
+    `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip that breaks midway, what decodes is used.
 
     Raises FileNotFoundError or another OSError if `path` cannot be opened, ValueError if it holds no readable clip,
     the frames do not fit into memory, `num_frames` is not an integer of at least 1, or [`start`, `end`) holds nothing

@@ -17,7 +17,7 @@ from PIL import Image
 
 from minivideococa.video import read_video, sample_indices
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frames:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frame:UserWarning")
 
 TEST = "testsrc2=s=64x48:r=25:d=2,noise=alls=30:allf=t:all_seed=7"       # 50 frames, all different
 LOSSLESS = ["-c:v", "ffv1"]

@@ -20,7 +20,7 @@ TEST = "testsrc2=s=64x48:r=25:d=2,noise=alls=30:allf=t:all_seed=7"       # 50 fr
 UNEVEN = ["-vf", "select='lt(mod(n*n,11),4)'", "-fps_mode", "vfr"]       # 23 of them, with their time stamps
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "3", "-b_strategy", "0", "-g", "20"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frames:UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frame:UserWarning")
 
 
 def ffmpeg(*arguments: str | Path) -> bytes:
