@@ -477,7 +477,7 @@ def test_a_data_sets_own_annotations(tmp_path, monkeypatch, capsys):
     (tmp_path / "testlist01.txt").write_text("RedRing/v_RedRing_g01_c01.avi\nGreenDiamond/v_GreenDiamond_g01_c01.avi\n"
                                              "GreenDiamond/v_GreenDiamond_g01_c02.avi\n")
     command = ["evaluate", str(tmp_path / "testlist01.txt"), "--json"]
-    assert cli.main([*command, "--format", "ucf101", "--videos", str(tmp_path / "videos")]) == 0
+    assert cli.main([*command, "--format", "ucf101", "--videos", str(tmp_path / "videos")]) == 3
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["metrics"]["classify"]["top-5"] == {"value": 1.0, "items": 2}
