@@ -266,7 +266,7 @@ def run_verify(args: argparse.Namespace) -> int:
     return 1 if report.diverges else 0
 
 
-def run_evaluate(args: argparse.Namespace) -> int:
+def run_evaluate(args: argparse.Namespace) -> None:
     """`evaluate MANIFEST`."""
     from .checkpoint import load
     from .checkpoint.hub import cache_folder
@@ -284,14 +284,11 @@ def run_evaluate(args: argparse.Namespace) -> int:
     result = evaluate(model, entries, tasks, num_frames=args.frames, adapter=args.adapter, templates=templates,
                       answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
     predictions = result.pop("predictions")
-    try:
-        if place:
-            write_predictions(place, predictions)
-    finally:                                 # the results are printed even if the disk is full
-        texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
-        _caveat(args, model, [*texts, *(templates or []), *(answers or [])])
-        _print(args, report(result), {"manifest": args.manifest, **result})
-    return 3 if result["unreadable"] else 0
+    if place:
+        write_predictions(place, predictions)
+    texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
+    _caveat(args, model, [*texts, *(templates or []), *(answers or [])])
+    _print(args, report(result), {"manifest": args.manifest, **result})
 
 
 def run_demo(args: argparse.Namespace) -> None:
