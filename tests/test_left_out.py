@@ -16,8 +16,6 @@ from minivideococa import cli
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, evaluate, read_manifest, run, write_manifest
 from minivideococa.evaluation.metrics import average_precision, recall
-from minivideococa.inputs import read_text
-from minivideococa.sampling import seconds
 
 TREE = Path(__file__).parents[1]
 
@@ -52,7 +50,7 @@ def test_whatever_a_reader_raises_costs_one_clip(model, pictures, tmp_path, monk
     """The second of three clips raises; the metrics are those of the other two."""
     bad, shape = tmp_path / "bad.png", (1, 9, 7, 3)
 
-    def read(path, num_frames, **part):
+    def read(path, num_frames, start, end):
         if path == bad and stage == "read_video":
             raise error
         return np.full(shape, 255 if path == bad else 0, np.uint8)

@@ -109,7 +109,7 @@ def evaluate(
         try:
             facts = [known, content(clip.path) if cache else None, num_frames, adapter, RULE, clip.start, clip.end]
             arrays = get(cache, facts)
-            pixels = None if arrays else model.preprocess(read_video(clip.path, num_frames, **_part(clip)))
+            pixels = None if arrays else model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
         except Exception as error:           # libraries raise many kinds, and no clip may cost the others their results
             clip.unreadable = _why(clip.path, error)
             return
