@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,22 @@ def test_retrieval_that_does_not_fit_is_refused_before_the_work(model, pictures,
     entries = [Entry(f"{i}.mp4", tuple(f"text {i} {j}" for j in range(10))) for i in range(100)]
     with pytest.raises(ValueError, match="retrieval among 1000 captions and 100 videos needs 2.4 MB .*1.0 MB are available; .*--tasks"):
         evaluate(model, entries, ["retrieve"])
+
+
+def test_frames_that_do_not_fit_are_refused_once(model, pictures, monkeypatch):
+    """2 * 10**9 frames of 14 x 14 pixels; not once for each video, as if it could not be read."""
+    monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**10)
+    monkeypatch.setattr(run, "read_video", None)
+    with pytest.raises(ValueError, match="^num_frames 2000000000 needs 9.4 TB of memory.*give fewer frames$"):
+        evaluate(model, labelled(pictures), num_frames=2 * 10**9)
+
+
+def test_many_captions_of_one_video_are_counted_once_each(model, pictures):
+    """In time that grows with their number."""
+    entry = Entry(pictures[0], tuple(f"text {i}" for i in range(100_000)))
+    begin = time.perf_counter()
+    clip, = run._clips([entry, entry, Entry(pictures[0], ("one more", "text 3"))], ["caption"]).values()
+    assert len(clip.captions) == 100_001 and time.perf_counter() - begin < 5
 
 
 def test_a_giant_manifest_is_refused(tmp_path, monkeypatch):

@@ -58,23 +58,30 @@ def evaluate(
     adapter: str = "attentional", templates: Sequence[str] | None = None, answers: Sequence[str] | None = None,
     tokenizer: str = "words", cache: str | os.PathLike[str] | None = None, **how,
 ) -> dict[str, Any]:
-    """How good the model is at the tasks named, or at all that the entries of a manifest have what it takes for.
+    """Evaluate a model on the entries of a manifest.
 
-    "classify": the labels of all entries are the classes; top-1 and top-5 accuracy, or mean average precision if a video has
-    several labels. `templates` as in `tasks.classify`. "retrieve": videos by captions, and captions by videos. "caption":
-    BLEU-4, ROUGE-L and CIDEr against all captions of the video; `tokenizer` is "words" or "ptb", see `metrics`. "qa": accuracy
-    of the answers that are written or, with `answers`, are the likeliest of those. `how`: the keywords of `generate`; `prompt`
-    and `min_length` are for captions alone, and of an answer's ids `max_length` counts those after the question.
+    tasks : some of "classify", "retrieve", "caption" and "qa". Default: all that an entry has the truth for.
 
-    Entries with the same path, links followed, and the same start and end are about one video. In the folder `cache` all
-    that took long is kept, see there. A video that cannot be read, for whatever reason, is reported on standard error and
-    left out of the metrics.
+        - "classify": the labels of all entries are the classes. Top-1 and top-5 accuracy, or mean average precision if a
+          video has several labels. `templates` as in `tasks.classify`.
+        - "retrieve": videos by captions, and captions by videos. Recall at 1, 5 and 10, and the median rank.
+        - "caption": BLEU-4, ROUGE-L and CIDEr against all captions of a video. `tokenizer` is "words" or "ptb", see `metrics`.
+        - "qa": accuracy of the generated answers or, with `answers`, of the likeliest of those.
 
-    Returns {"videos": how many were seen, "unreadable": [{"video", "why"}], "metrics": {task: {metric: {"value", "items"}}},
-    "predictions": [{"video", ...} for each entry]}; an unreadable part of a video has its "start" and "end", too.
-    Raises ValueError for an argument that makes no sense, a task that no entry fits, if no video can be read, for a question
-    that leaves no room for its answer, where caption metrics lack what they need, if retrieval does not fit into memory, and
-    if the model's latents are not finite; OSError if the cache cannot be written.
+    num_frames, adapter : as in `VideoCoCa.encode`.
+    cache : a folder in which encoded videos and generated texts are kept for another run. None: nothing is kept.
+    how : the keywords of `generate`. `prompt` and `min_length` apply to captions only; of the ids of an answer `max_length`
+        counts those after the question.
+
+    Entries with the same path, links followed, and the same start and end are about one video. A video that cannot be read,
+    for whatever reason, is reported on standard error and left out of the metrics.
+
+    Returns {"videos": number of videos that were read, "unreadable": [{"video", "why"}], "metrics": {task: {metric: {"value",
+    "items"}}}, "predictions": [{"video", ...} for each entry]}. Parts of videos have their "start" and "end" beside "video".
+
+    Raises ValueError for an argument that makes no sense, a task that no entry fits, a question that leaves no room for its
+    answer, missing packages of caption metrics, a request that does not fit into memory, latents that are not finite, and if
+    no video can be read; OSError if the cache cannot be written.
     """
     entries, templates, answers = _entries(entries), _texts("templates", templates), _texts("answers", answers)
     tasks = _fitting(tasks, entries)
@@ -86,8 +93,7 @@ def evaluate(
     tokenize = tokenizer_for(tokenizer) if "caption" in tasks else None
     clips = _clips(entries, tasks)
     _leave_room(model, [question for clip in clips.values() for question, _ in clip.questions])
-    if "retrieve" in tasks:
-        _require_memory_for_retrieval(clips.values())
+    _require_memory(model, num_frames, clips.values() if "retrieve" in tasks else ())
     cache = folder_for(cache) if cache is not None else None
     known = identity(model) if cache else None
     labels = sorted({label for clip in clips.values() for label in clip.labels})
@@ -101,7 +107,8 @@ def evaluate(
             advance()
         for i in range(0, len(texts), TEXTS_AT_ONCE):        # kept by parts, so that a run that was ended goes on
             some = texts[i:i + TEXTS_AT_ONCE]
-            text_rows |= zip(some, kept(cache, [known, "texts", some], lambda: _finite(model.encode_text(some), some[0])), strict=True)
+            rows = kept(cache, [known, "texts", some], lambda: _finite(model.encode_text(some), some[0]))
+            text_rows |= zip(some, rows, strict=True)
             advance(len(some))
 
     def watch(clip: Clip) -> None:
@@ -132,7 +139,8 @@ def evaluate(
                 say(f"minivideococa: left out: {clip.unreadable}")
             advance()
     seen = [clip for clip in clips.values() if not clip.unreadable]
-    unreadable = [{"video": str(clip.path), **_part(clip), "why": clip.unreadable} for clip in clips.values() if clip.unreadable]
+    unreadable = [{"video": str(clip.path), **_part(clip), "why": clip.unreadable}
+                  for clip in clips.values() if clip.unreadable]
     if not seen:
         raise ValueError(f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}")
     if answers and "qa" in tasks:
@@ -206,12 +214,14 @@ def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Any, Clip]:
         if any(NEEDS[task][0](entry) for task in tasks):
             clip = clips.setdefault(_key(entry), Clip(entry.video, entry.start, entry.end))
             if "classify" in tasks:
-                clip.labels += [label for label in dict.fromkeys(entry.labels) if label not in clip.labels]
-            if "retrieve" in tasks or "caption" in tasks:    # what another line said already does not count twice
-                clip.captions += [text for text in entry.captions if text not in clip.captions]
-            asked = (entry.question, entry.answer)
-            if "qa" in tasks and all(asked) and asked not in clip.questions:
-                clip.questions.append(asked)
+                clip.labels += entry.labels
+            if "retrieve" in tasks or "caption" in tasks:
+                clip.captions += entry.captions
+            if "qa" in tasks and entry.question and entry.answer:
+                clip.questions.append((entry.question, entry.answer))
+    for clip in clips.values():              # what two lines say counts once
+        clip.labels, clip.captions, clip.questions = (
+            list(dict.fromkeys(some)) for some in (clip.labels, clip.captions, clip.questions))
     return clips
 
 
@@ -226,10 +236,11 @@ def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
                              f"{longest} tokens")
 
 
-def _require_memory_for_retrieval(clips: Collection[Clip]) -> None:
-    """Raise ValueError if the cosines of all captions and videos, and what `ranks` makes of them, do not fit into memory."""
-    texts = sum(len(clip.captions) for clip in clips)
-    videos = sum(bool(clip.captions) for clip in clips)
+def _require_memory(model: VideoCoCa, num_frames: int, clips: Collection[Clip]) -> None:
+    """Raise ValueError if the pixels of a video, or the cosines and ranks of these videos and their captions, do not fit into
+    memory."""
+    require_memory(num_frames * 3 * model.config.vision.image_size ** 2 * 8, f"num_frames {num_frames}", "give fewer frames")
+    texts, videos = sum(len(clip.captions) for clip in clips), sum(bool(clip.captions) for clip in clips)
     require_memory(texts * videos * 24, f"retrieval among {texts} captions and {videos} videos",
                    "give fewer entries, or leave it out with tasks (--tasks)")
 
@@ -249,7 +260,7 @@ def _why(path: Path, error: Exception) -> str:
 def _finite(latents: np.ndarray, what: Any) -> np.ndarray:
     """Return the latents. Raises ValueError if one is not finite, since no metric could follow from it."""
     if not np.isfinite(latents).all():
-        raise ValueError(f"the model's latent of {str(what)!r} is not finite: its weights are damaged, or it is no trained model")
+        raise ValueError(f"the model's latent of {str(what)!r} is not finite: its weights are damaged")
     return latents
 
 
