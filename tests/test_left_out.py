@@ -71,8 +71,8 @@ def test_whatever_a_reader_raises_costs_one_clip(model, pictures, tmp_path, monk
     assert [line.get("unreadable") for line in result["predictions"]] == [None, left_out["why"], None]
 
 
-def test_a_picture_that_unfolds_is_left_out(model, pictures, tmp_path, monkeypatch):
-    """A real one: 1 x 1,000,000 pixels, with its shorter side enlarged, does not fit into 2 GB."""
+def test_a_picture_that_unfolds_costs_no_other_its_result(model, pictures, tmp_path):
+    """A real one: 1 x 1,000,000 pixels, with its shorter side enlarged, where 40 MB are left. It is read or left out."""
     resource = pytest.importorskip("resource")
     from PIL import Image
     Image.new("RGB", (1, 1_000_000)).save(tmp_path / "strip.png")
@@ -83,7 +83,8 @@ def test_a_picture_that_unfolds_is_left_out(model, pictures, tmp_path, monkeypat
         result = evaluate(model, labelled([pictures[0], tmp_path / "strip.png"]), num_frames=1)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
-    assert [left_out["video"] for left_out in result["unreadable"]] == [str(tmp_path / "strip.png")]
+    assert "unreadable" not in result["predictions"][0] and result["metrics"]["classify"]["top-1"]["items"] >= 1
+    assert {left_out["video"] for left_out in result["unreadable"]} <= {str(tmp_path / "strip.png")}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -299,7 +300,7 @@ def test_a_full_disk_takes_no_results_along(tmp_path):
     ("cat > /dev/null", "0 of 16 frames"), ("exit 0", "0 of 16 frames"),
     ('for last; do :; done; cat > /dev/null; : > "${last#file:}"', "0 of 16 frames"),
     ('for last; do :; done; cat > /dev/null; echo garbage > "${last#file:}"', "0 of 16 frames"),
-    ("while :; do sleep 1; done", "does not end")])
+    ("while :; do sleep 1; done", "does not end")], ids=range(5))
 def test_an_ffmpeg_that_writes_nothing_is_found_out(tmp_path, monkeypatch, capsys, script, complaint):
     from minivideococa.world import shapes
     executable = tmp_path / "ffmpeg"
@@ -309,7 +310,7 @@ def test_an_ffmpeg_that_writes_nothing_is_found_out(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(shapes, "TIMEOUT", -15, raising=False)
     assert cli.main(["shapes", str(tmp_path / "made"), "--count", "2"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "0000.mp4: cannot be written" in err and complaint in err
+    assert out == "" and err.count("\n") == 1 and f"{tmp_path / 'made' / '0000.mp4'}: cannot be written" in err and complaint in err
     assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
 
 

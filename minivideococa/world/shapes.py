@@ -51,7 +51,10 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
             rng = np.random.default_rng([seed, i])
             clip = sample_clip(kinds[i % len(kinds)], rng, frames)
             video = made / f"{i:04}.mp4"
-            write_video(video, draw_clip(clip))
+            try:
+                write_video(video, draw_clip(clip))
+            except OSError as error:         # by the name that the user knows
+                raise OSError(str(error).replace(str(made), os.fspath(folder))) from None
             entries.append(entry_of(video, clip, rng))
             advance()
         write_manifest(made / MANIFEST, entries)
