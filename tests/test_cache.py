@@ -95,9 +95,11 @@ def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
 
 
 @pytest.mark.parametrize("header", [
-    b'{"latent":{"dtype":"F64","shape":[8],"data_offsets":[0,63]}}', b'{"latent":{"dtype":"X","shape":[1],"data_offsets":[0,1]}}',
+    b'{"latent":{"dtype":"F64","shape":[8],"data_offsets":[0,63]}}',
+    b'{"latent":{"dtype":"X","shape":[1],"data_offsets":[0,1]}}',
     b'{"latent":[]}', b'{"latent":{}}', b"[]", b"null", b"[" * 100_000, b'{"a":{"dtype":"U8","shape":[1e400],"data_offsets":[0,1]}}',
-    b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]}}' % (b"9" * 400), b"\xff\xfe", b""], ids=lambda header: header[:20].decode("latin1"))
+    b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]}}' % (b"9" * 400), b"\xff\xfe", b""],
+    ids=lambda header: header[:20].decode("latin1"))
 def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header):
     entries, folder = [Entry(picture, labels=("x",))], tmp_path / "cache"
     first = evaluate(model, entries, cache=folder)
@@ -106,7 +108,8 @@ def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header
     assert evaluate(model, entries, cache=folder) == first and len(encoded) == 2
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OverflowError("too large"), RecursionError(), KeyError("dtype"), TypeError("x")], ids=repr)
+@pytest.mark.parametrize("error", [MemoryError(), OverflowError("too large"),
+    RecursionError(), KeyError("dtype"), TypeError("x")], ids=repr)
 def test_whatever_a_damaged_file_raises_it_is_made_anew(model, picture, tmp_path, monkeypatch, error):
     entries = [Entry(picture, labels=("x",))]
     first = evaluate(model, entries, cache=tmp_path / "cache")
@@ -168,7 +171,8 @@ def test_two_processes_with_one_process_id_fill_one_cache(tmp_path):
             "print('ready', file=sys.stderr, flush=True); sys.stdin.readline()\n"
             "sys.exit(main(['evaluate', 'm.jsonl', '--cache', 'cache', '--json', '--frames', '2']))")
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(TREE)}) for _ in range(2)]
+                             stderr=subprocess.PIPE,
+                             text=True, env=os.environ | {"PYTHONPATH": str(TREE)}) for _ in range(2)]
     for process in both:
         assert process.stderr.readline() == "ready\n"
     for process in both:

@@ -45,7 +45,8 @@ def labelled(paths):
 @pytest.mark.parametrize("error", [
     MemoryError(), MemoryError("Unable to allocate 9 TiB"), RecursionError("too deep"), OverflowError("int too large"),
     SyntaxError("broken PNG file"), KeyError(3), ZeroDivisionError("division by zero"), RuntimeError("no decoder"),
-    TypeError("'NoneType' object is not iterable"), OSError(5, "Input/output error"), ValueError("two\nlines")], ids=repr)
+    TypeError("'NoneType' object is not iterable"), OSError(5, "Input/output error"),
+    ValueError("two\nlines")], ids=repr)
 @pytest.mark.parametrize("stage", ["read_video", "preprocess"])
 def test_whatever_a_reader_raises_costs_one_clip(model, pictures, tmp_path, monkeypatch, capsys, error, stage):
     """The second of three clips raises; the metrics are those of the other two."""
@@ -119,8 +120,10 @@ def test_parts_are_read_as_seconds(tmp_path):
 
 
 @pytest.mark.parametrize("part", [
-    '"start": -1', '"start": true', '"start": []', '"start": {}', '"start": "1:2:3:4"', '"end": 0', '"start": 2, "end": 1',
-    '"start": 1e999', '"end": "soon"', '"end": NaN', f'"end": {"9" * 400}', f'"end": "{"9" * 400}"', f'"end": {"[" * 500 + "]" * 500}',
+    '"start": -1', '"start": true', '"start": []', '"start": {}', '"start": "1:2:3:4"', '"end": 0',
+    '"start": 2, "end": 1',
+    '"start": 1e999', '"end": "soon"', '"end": NaN', f'"end": {"9" * 400}', f'"end": "{"9" * 400}"',
+    f'"end": {"[" * 500 + "]" * 500}',
     '"start": 1e308, "end": 1'])
 def test_times_that_make_no_sense_are_named_with_their_line(tmp_path, part):
     (tmp_path / "m.jsonl").write_text('{"video": "x.mp4"}\n{"video": "x.mp4", %s}\n' % part)
@@ -165,12 +168,16 @@ def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
 
 @pytest.mark.parametrize("arguments, named", [
     ({"tasks": "classify"}, "tasks is 'classify'"), ({"tasks": [["classify"]]}, "task"), ({"tasks": 3}, "tasks is 3"),
-    ({"num_frames": 2.5}, "num_frames is 2.5"), ({"num_frames": 2.0}, "num_frames is 2.0"), ({"num_frames": None}, "num_frames is None"),
-    ({"num_frames": "8"}, "num_frames is '8'"), ({"num_frames": 0}, "num_frames is 0"), ({"num_frames": 10**22}, "num_frames is"),
+    ({"num_frames": 2.5}, "num_frames is 2.5"), ({"num_frames": 2.0}, "num_frames is 2.0"),
+    ({"num_frames": None}, "num_frames is None"),
+    ({"num_frames": "8"}, "num_frames is '8'"), ({"num_frames": 0}, "num_frames is 0"),
+    ({"num_frames": 10**22}, "num_frames is"),
     ({"adapter": None}, "adapter is None"), ({"adapter": ["mean"]}, "adapter is"),
-    ({"templates": "a video of {}"}, "templates is 'a video of {}'"), ({"templates": []}, "templates is"), ({"templates": [1]}, "templates is"),
+    ({"templates": "a video of {}"}, "templates is 'a video of {}'"), ({"templates": []}, "templates is"),
+    ({"templates": [1]}, "templates is"),
     ({"answers": "red"}, "answers is 'red'"), ({"answers": []}, "answers is"), ({"answers": 3}, "answers is 3"),
-    ({"cache": ""}, "cache is ''"), ({"cache": 3}, "cache is 3"), ({"cache": "a\0b"}, "cache is"), ({"cache": __file__}, "test_left_out.py"),
+    ({"cache": ""}, "cache is ''"), ({"cache": 3}, "cache is 3"), ({"cache": "a\0b"}, "cache is"),
+    ({"cache": __file__}, "test_left_out.py"),
     ({"start": 2.0}, "in the entries"), ({"end": 2.0}, "in the entries")])
 def test_an_argument_that_makes_no_sense_is_named(model, pictures, monkeypatch, arguments, named):
     monkeypatch.setattr(run, "read_video", None)             # nothing may be read before
@@ -180,7 +187,8 @@ def test_an_argument_that_makes_no_sense_is_named(model, pictures, monkeypatch, 
 
 
 @pytest.mark.parametrize("entries, named", [
-    ("m.jsonl", "read_manifest"), (Path("m.jsonl"), "read_manifest"), ([{"video": "x"}], "a dict in it"), (None, "a NoneType in it"),
+    ("m.jsonl", "read_manifest"), (Path("m.jsonl"), "read_manifest"), ([{"video": "x"}], "a dict in it"),
+    (None, "a NoneType in it"),
     ([None], "a NoneType in it"), (3, "an? int in it"), ([], "no entry"), (Entry("x.mp4"), "no entry")])
 def test_entries_that_are_none_are_named(model, entries, named):
     with pytest.raises(ValueError, match=named):
@@ -194,9 +202,11 @@ def test_entries_and_texts_may_come_from_generators(model, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"video": None}, {"video": ""}, {"video": "a\0b"}, {"video": "\ud83d.mp4"}, {"captions": "a ring"}, {"captions": None},
+    {"video": None}, {"video": ""}, {"video": "a\0b"}, {"video": "\ud83d.mp4"}, {"captions": "a ring"},
+    {"captions": None},
     {"captions": (3,)}, {"captions": (" ",)}, {"labels": ("",)}, {"question": "  "}, {"question": 3}, {"answer": "a"},
-    {"question": "why?", "answer": ""}, {"start": -1}, {"start": "x"}, {"end": float("nan")}, {"end": 10**400}, {"start": 2, "end": 2}], ids=repr)
+    {"question": "why?", "answer": ""}, {"start": -1}, {"start": "x"}, {"end": float("nan")},
+    {"end": 10**400}, {"start": 2, "end": 2}], ids=repr)
 def test_an_entry_is_checked_when_it_is_made(wrong):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         Entry(**{"video": Path("x.mp4")} | wrong)
@@ -216,7 +226,8 @@ def test_latents_that_are_not_finite_end_the_run(model, pictures, tmp_path):
 
 
 def test_metrics_of_nothing_are_refused():
-    for metric in (lambda: recall(np.array([], int), 1), lambda: average_precision(np.array([0.5, 0.1]), np.array([False, False])),
+    for metric in (lambda: recall(np.array([], int), 1),
+        lambda: average_precision(np.array([0.5, 0.1]), np.array([False, False])),
                    lambda: average_precision(np.array([]), np.array([], bool))):
         with pytest.raises(ValueError):
             metric()
