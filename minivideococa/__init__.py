@@ -8,10 +8,10 @@ Importing it is light: a name's module is imported when the name is first used.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from .trace import trace                     # at once: the function shall hide the module of the same name
 
+TYPE_CHECKING = False                        # as in typing, whose import takes as long as that of all else here
 if TYPE_CHECKING:
     from .checkpoint import load
     from .model import Video, VideoCoCa

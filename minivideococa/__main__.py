@@ -1,8 +1,18 @@
-"""`python -m minivideococa`: the command line."""
+"""Run the command line: `python -m minivideococa`, or `minivideococa`.
 
-import sys
+Nothing else is imported here, so that Ctrl-C ends quietly from the first moment on.
+"""
 
-from .cli import main
+
+def main() -> int:
+    """Return the exit status."""
+    try:
+        from . import cli
+        return cli.main()
+    except KeyboardInterrupt:                # while modules are imported
+        return 130
+
 
 if __name__ == "__main__":
+    import sys
     sys.exit(main())

@@ -1,46 +1,112 @@
-"""The command line: arguments and errors. What the commands do stands in the modules they call.
+"""The command line: arguments and errors. The work is in the modules that the commands call.
 
-Results go to standard output, messages to standard error. Exit status: 0, or 2 after one line that says what is
-wrong, or 130 after Ctrl-C; `verify` ends with 1 where something diverges.
+Results go to standard output, messages to standard error. Exit status:
+
+0    all is done
+1    `verify` found a tensor that is wrong
+2    an error: one line on standard error says what is wrong
+3    there is a result, but some inputs could not be read and were left out of it
+130  interrupted by Ctrl-C; 143 and 129: ended by SIGTERM or SIGHUP. No half-written file stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, terminal
+from .inputs import read_text
 from .output import json_text, place_for
-from .progress import progress
+from .progress import progress, say
 
 if TYPE_CHECKING:
     from .model import Video, VideoCoCa
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status. Argparse itself ends wrong usage with status 2."""
-    args = parser().parse_args(arguments)
+    """Run a command; return the exit status. Raises SystemExit for wrong usage (2), --help (0) and SIGTERM (143)."""
+    terminal.open_streams()
     try:
-        status = args.run(args) or 0
-        sys.stdout.flush()
-    except (ValueError, OSError, RuntimeError) as error:    # the last: imageio_ffmpeg finds no ffmpeg
-        if isinstance(error, BrokenPipeError):       # the reader (`| head`) has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"minivideococa: {error}", file=sys.stderr)
-        return 2
+        with _signals(), _warnings():
+            args = parser().parse_args(arguments)
+            if sys.stdout is None and args.run not in (run_convert, run_shapes):     # before the work, not after it
+                raise OSError(terminal.CLOSED)
+            return args.run(args) or 0
     except KeyboardInterrupt:
         return 130
-    return status
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:    # RuntimeError: imageio_ffmpeg finds no ffmpeg
+        terminal.tell(f"minivideococa: {_reason(error)}")
+        return 2
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong. An error of the system names its file first, as ours do."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """End by SystemExit on SIGTERM and SIGHUP, so that what is half written is removed. An ignored signal stays ignored."""
+    def end(number: int, _: Any) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)            # a second one does not interrupt the removal
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in before:
+        if before[number] == signal.SIG_DFL:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in before:
+            if before[number] == signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """Say what is warned of in one line each, and once."""
+    said = set()
+
+    def show(message: Warning | str, *_: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            say(f"minivideococa: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports wrong usage in one line, and prints help as results are printed."""
+
+    def error(self, message: str) -> NoReturn:
+        terminal.tell(f"minivideococa: {message}; see {self.prog} --help")
+        raise SystemExit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        terminal.write(message.rstrip("\n"))
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their arguments."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="minivideococa", description="Captions, classes and rankings of videos, by VideoCoCa in NumPy.")
     top.add_argument("--version", action="version", version=f"minivideococa {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -50,8 +116,12 @@ def parser() -> argparse.ArgumentParser:
     model = argparse.ArgumentParser(add_help=False, parents=[output])
     weights_help = ("a checkpoint folder, or hf-hub:OWNER/NAME "
                     "(default: the embedded tiny one, which knows coloured shapes and nothing else)")
-    model.add_argument("--weights", metavar="W", help=weights_help)
+    model.add_argument("--weights", type=_path, metavar="W", help=weights_help)
     model.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames to look at (default: 8)")
+    model.add_argument("--force", action="store_true", help="go on with words that the checkpoint's vocabulary lacks")
+    part = argparse.ArgumentParser(add_help=False)
+    part.add_argument("--start", type=_time, metavar="S", help="look at the video from here on: seconds, mm:ss or hh:mm:ss")
+    part.add_argument("--end", type=_time, metavar="S", help="look at the video up to here: seconds, mm:ss or hh:mm:ss")
     adapted = argparse.ArgumentParser(add_help=False, parents=[model])
     adapted.add_argument("--adapter", choices=("attentional", "mean", "joint"), default="attentional",
                          help="how frames become a video: all their tokens pooled at once, each frame pooled by itself and "
@@ -65,23 +135,23 @@ def parser() -> argparse.ArgumentParser:
                         help="captions to search for the best among (default: 6; 1 takes the likeliest token each time)")
     search.add_argument("--beam-groups", type=_positive, metavar="N",
                         help="groups of beams, alike unless there is a --diversity-penalty (default: 3 for 6 beams, else 1)")
-    search.add_argument("--diversity-penalty", type=float, default=0.0, metavar="X",
+    search.add_argument("--diversity-penalty", type=_number, default=0.0, metavar="X",
                         help="what a group pays for a token that another took (default: 0)")
-    search.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X",
+    search.add_argument("--repetition-penalty", type=_number, default=1.0, metavar="X",
                         help="more than 1 avoids tokens that were there already (default: 1)")
-    search.add_argument("--length-penalty", type=float, default=1.0, metavar="X",
+    search.add_argument("--length-penalty", type=_number, default=1.0, metavar="X",
                         help="a beam's score is divided by its length to this power (default: 1)")
     search.add_argument("--top-k", type=_positive, metavar="N", help="draw each token at random from the N likeliest")
-    search.add_argument("--top-p", type=float, metavar="P",
+    search.add_argument("--top-p", type=_number, metavar="P",
                         help="draw each token at random from the likeliest that have probability P together")
-    search.add_argument("--temperature", type=float, metavar="X",
+    search.add_argument("--temperature", type=_number, metavar="X",
                         help="draw each token at random; above 1 more, below 1 less surprising ones")
-    search.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another draw (default: 0)")
+    search.add_argument("--seed", type=_seed, default=0, metavar="N", help="another seed, another draw (default: 0)")
     search.add_argument("--textbook", action="store_true",
                         help="search and draw by probabilities, not by open_clip's habits (see the walkthrough)")
     templates = argparse.ArgumentParser(add_help=False)
     sentences = templates.add_mutually_exclusive_group()
-    sentences.add_argument("--templates-file", metavar="F",
+    sentences.add_argument("--templates-file", type=_path, metavar="F",
                            help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
     sentences.add_argument("--ensemble", action="store_true", help="average over several sentences that come with the package")
 
@@ -90,84 +160,88 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("caption", run_caption, [adapted, search], "Say what a video shows.")
-    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub = command("caption", run_caption, [adapted, part, search], "Say what a video shows.")
+    sub.add_argument("video", type=_path, metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
 
-    sub = command("classify", run_classify, [adapted, templates], "Tell which of some labels fits a video best.")
-    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub = command("classify", run_classify, [adapted, part, templates], "Tell which of some labels fits a video best.")
+    sub.add_argument("video", type=_path, metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
     labels = sub.add_mutually_exclusive_group(required=True)
     labels.add_argument("--labels", metavar='"A,B,C"', help="the labels, with commas between")
-    labels.add_argument("--labels-file", metavar="F", help="a file with a label a line")
+    labels.add_argument("--labels-file", type=_path, metavar="F", help="a file with a label a line")
     sub.add_argument("--by", choices=["latent", "likelihood"], default="latent",
                      help="compare latents, or how likely the decoder finds the sentences (default: latent)")
 
-    sub = command("retrieve", run_retrieve, [adapted], "Rank videos by how well they fit a text.")
-    sub.add_argument("text", metavar="TEXT", help="what to look for")
-    sub.add_argument("videos", metavar="VIDEO", nargs="+", help="where to look")
+    sub = command("retrieve", run_retrieve, [adapted, part], "Rank videos by how well they fit a text.")
+    sub.add_argument("text", type=_text, metavar="TEXT", help="what to look for")
+    sub.add_argument("videos", type=_path, metavar="VIDEO", nargs="+", help="where to look")
 
-    sub = command("trace", run_trace, [model], "Write every intermediate tensor of a video and a text to a file.")
-    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
-    sub.add_argument("-o", "--output", required=True, metavar="FILE", help="the safetensors file to write")
+    sub = command("trace", run_trace, [model, part], "Write every intermediate tensor of a video and a text to a file.")
+    sub.add_argument("video", type=_path, metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub.add_argument("-o", "--output", type=_path, required=True, metavar="FILE", help="the safetensors file to write")
     sub.add_argument("--text", metavar="TEXT", help="the text to read and decode (default: the video's own caption)")
     sub.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in (default: float32)")
 
     sub = command("verify", run_verify, [output], "Tell which tensor of another implementation is wrong first, and why.")
-    sub.add_argument("trace", metavar="TRACE", help="a safetensors file that any program wrote: frames or pixels, ids, and "
+    sub.add_argument("trace", type=_path, metavar="TRACE", help="a safetensors file that any program wrote: frames or pixels, ids, and "
                      "tensors under the names that `trace` writes, in float64, float32, float16 or bfloat16")
-    sub.add_argument("--weights", metavar="W", help=weights_help)
+    sub.add_argument("--weights", type=_path, metavar="W", help=weights_help)
     sub.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"),
                      help="what TRACE was computed in, if that is coarser than what it is stored in")
     sub.epilog = "Exit status: 0, all within what rounding explains; 1, something is not; 2, this is no trace."
 
-    sub = command("answer", run_answer, [adapted], "Answer a question about a video, or complete a sentence about it.")
-    sub.add_argument("video", metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
-    sub.add_argument("question", metavar="QUESTION", help="the question, or how the sentence begins")
+    sub = command("answer", run_answer, [adapted, part], "Answer a question about a video, or complete a sentence about it.")
+    sub.add_argument("video", type=_path, metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
+    sub.add_argument("question", type=_text, metavar="QUESTION", help="the question, or how the sentence begins")
     sub.add_argument("--answers", metavar='"A,B"', help="rank these, with commas between (default: write one)")
 
     sub = command("evaluate", run_evaluate, [adapted, search, templates], "Tell how good a model is on a data set.")
-    sub.add_argument("manifest", metavar="MANIFEST", help="a file with a JSON object a line: video, and what is true of it: "
+    sub.add_argument("manifest", type=_path, metavar="MANIFEST", help="a file with a JSON object a line: video, and what is true of it: "
                      "captions, label or labels, question and answer; or, with --format, what a data set publishes")
     sub.add_argument("--format", choices=("msrvtt", "msrvtt-1ka", "msrvtt-qa", "activitynet", "kinetics", "ucf101"),
                      help="MANIFEST is this data set's own annotation file (the clips are in --videos)")
-    sub.add_argument("--videos", metavar="DIR", help="with --format: the folder with the clips, or with folders of them")
+    sub.add_argument("--videos", type=_path, metavar="DIR", help="with --format: the folder with the clips, or with folders of them")
     sub.add_argument("--split", metavar="NAME", help="with --format: only this split, where the file tells them apart")
     sub.add_argument("--tasks", metavar='"A,B"',
                      help="some of classify, retrieve, caption, qa (default: all that MANIFEST has what it takes for)")
-    sub.add_argument("--answers-file", metavar="F",
+    sub.add_argument("--answers-file", type=_path, metavar="F",
                      help="a file with an answer a line, to rank for each question (default: write one)")
     sub.add_argument("--tokenizer", choices=("words", "ptb"), default="words",
                      help="how caption metrics cut texts: into lower-case words without punctuation, or as published figures "
                      "do, for which pycocoevalcap runs Java (default: words)")
     place = sub.add_mutually_exclusive_group()
-    place.add_argument("--cache", metavar="DIR", help="where encoded videos and written texts are kept for another run "
+    place.add_argument("--cache", type=_path, metavar="DIR", help="where encoded videos and written texts are kept for another run "
                        "(default: with downloaded checkpoints)")
     place.add_argument("--no-cache", action="store_true", help="keep nothing")
-    sub.add_argument("-o", "--output", metavar="FILE", help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
+    sub.add_argument("-o", "--output", type=_path, metavar="FILE", help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
 
     command("demo", run_demo, [output], "Caption, classify and retrieve on the clips that come with the package.")
 
     sub = command("convert", run_convert, [], "Make a checkpoint folder from open_clip's files.")
-    sub.add_argument("source", metavar="SRC", help="a folder as on the Hugging Face hub, or a weights file")
-    sub.add_argument("dest", metavar="DEST", help="the folder to make")
+    sub.add_argument("source", type=_path, metavar="SRC", help="a folder as on the Hugging Face hub, or a weights file")
+    sub.add_argument("dest", type=_path, metavar="DEST", help="the folder to make")
     sub.add_argument("--dtype", choices=["float16", "float32"], help="of the weights in it (default: as in SRC)")
-    sub.add_argument("--config", metavar="FILE", help="the configuration, for a weights file that comes without")
+    sub.add_argument("--config", type=_path, metavar="FILE", help="the configuration, for a weights file that comes without")
 
     sub = command("shapes", run_shapes, [output], "Write clips of coloured shapes, and a manifest of what is true of them.")
-    sub.add_argument("folder", metavar="DIR", help="the folder to make")
+    sub.add_argument("folder", type=_path, metavar="DIR", help="the folder to make")
     sub.add_argument("--count", type=_positive, default=200, metavar="N", help="clips (default: 200)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other clips (default: 0)")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="another seed, other clips (default: 0)")
     return top
 
 
 def run_caption(args: argparse.Namespace) -> None:
     """`caption VIDEO`."""
     from .checkpoint import load
+    from .video import files_of
+    files_of(args.video)                     # before the weights
     model = load(args.weights)
-    video = _encode(model, args, [args.video])[0]
+    _refuse_unknown(args, model, [args.prompt])
+    with progress(args.frames, "frames"):
+        video = _encode(model, args, args.video)
     with progress(args.max_length, "tokens"):
         caption = model.caption(video, **_search(args))
     _caveat(args, model, [args.prompt])
-    _print(args, caption, {"video": args.video, "caption": caption})
+    _print(args, [caption], {"video": args.video, "caption": caption})
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -181,14 +255,19 @@ def run_classify(args: argparse.Namespace) -> None:
     """`classify VIDEO --labels "A,B,C"`."""
     from .checkpoint import load
     from .tasks import classify
-    labels = _lines(args.labels_file) if args.labels_file else [x.strip() for x in args.labels.split(",") if x.strip()]
+    from .video import files_of
+    labels = _lines(args.labels_file) if args.labels_file else _items("--labels", args.labels)
     templates = _templates(args)
+    files_of(args.video)                     # before the weights
     model = load(args.weights)
-    video = _encode(model, args, [args.video])[0]
+    _refuse_unknown(args, model, [*labels, *(templates or [] if args.templates_file else [])])
+    templates = _known_templates(args, model, templates)
+    with progress(args.frames, "frames"):
+        video = _encode(model, args, args.video)
     with progress(len(labels) * len(templates or [""]), "texts"):
         ranking = classify(model, video, labels, templates, args.by)
     _caveat(args, model, [*labels, *(templates or [])])
-    _print(args, "\n".join(f"{probability:.3f}  {label}" for label, probability in ranking),
+    _print(args, [f"{probability:.3f}  {label}" for label, probability in ranking],
            {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
 
 
@@ -197,30 +276,71 @@ def _templates(args: argparse.Namespace) -> Sequence[str] | None:
     return _lines(args.templates_file) if args.templates_file else ENSEMBLE if args.ensemble else None
 
 
-def run_retrieve(args: argparse.Namespace) -> None:
+def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None) -> Sequence[str] | None:
+    """The user's own templates; of the package's, those with words that the vocabulary has, or else the bare label."""
+    from .tasks import TEMPLATES
+    ours = templates or TEMPLATES
+    known = [template for template in ours if not _unknown(model, [template])]
+    if args.templates_file or len(known) == len(ours):
+        return templates
+    say(f"minivideococa: {len(ours) - len(known)} of {len(ours)} sentences for labels are left out: this checkpoint's "
+        f"vocabulary lacks {_some(_unknown(model, ours))}")
+    return known or ["{}"]
+
+
+def run_retrieve(args: argparse.Namespace) -> int:
     """`retrieve TEXT VIDEO...`."""
     from .checkpoint import load
     from .tasks import retrieve
+    from .video import files_of
+    found, missing = _each(args.videos, files_of)
     model = load(args.weights)
-    ranking = retrieve(model, args.text, _encode(model, args, args.videos))
+    _refuse_unknown(args, model, [args.text])
+    with progress(len(found) * args.frames, "frames"):
+        videos, damaged = _each(list(found), lambda path: _encode(model, args, path))
+    left_out = missing | damaged
+    for why in left_out.values():
+        say(f"minivideococa: left out: {why}")
+    paths = [path for path in args.videos if path in videos]
+    ranking = retrieve(model, args.text, [videos[path] for path in paths])
     _caveat(args, model, [args.text])
-    _print(args, "\n".join(f"{cosine:.3f}  {args.videos[i]}" for i, cosine in ranking),
-           {"text": args.text, "videos": [{"video": args.videos[i], "cosine": cosine} for i, cosine in ranking]})
+    _print(args, [f"{cosine:.3f}  {paths[i]}" for i, cosine in ranking],
+           {"text": args.text, "videos": [{"video": paths[i], "cosine": cosine} for i, cosine in ranking],
+            "left_out": [{"video": path, "why": why} for path, why in left_out.items()]})
+    return 3 if left_out else 0
 
 
-def _encode(model: VideoCoCa, args: argparse.Namespace, paths: Sequence[str]) -> list[Video]:
-    """The videos, with a bar that counts their frames."""
-    with progress(len(paths) * args.frames, "frames"):
-        return [model.encode(path, args.frames, args.adapter) for path in paths]
+def _each(paths: Sequence[str], read: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What `read` makes of each path, and for those that it cannot read, why. Raises ValueError if it can read none."""
+    done, failed = {}, {}
+    for path in dict.fromkeys(paths):
+        try:
+            done[path] = read(path)
+        except (OSError, ValueError) as error:
+            failed[path] = _reason(error)
+    if not done:
+        reason = next(iter(failed.values()))
+        raise ValueError(reason if len(failed) == 1 else f"none of the {len(failed)} videos can be read: {reason}")
+    return done, failed
+
+
+def _encode(model: VideoCoCa, args: argparse.Namespace, path: str) -> Video:
+    """The video, or the part of it that is asked for."""
+    how = {name: getattr(args, name, None) for name in ("adapter", "start", "end")}
+    return model.encode(path, args.frames, **{name: value for name, value in how.items() if value is not None})
 
 
 def run_answer(args: argparse.Namespace) -> None:
     """`answer VIDEO "QUESTION" [--answers "A,B"]`."""
     from .checkpoint import load
     from .tasks import answer, best_first, score
-    answers = [x.strip() for x in (args.answers or "").split(",") if x.strip()]
+    from .video import files_of
+    answers = [] if args.answers is None else _items("--answers", args.answers)
+    files_of(args.video)                     # before the weights
     model = load(args.weights)
-    video = _encode(model, args, [args.video])[0]
+    _refuse_unknown(args, model, [args.question, *answers])
+    with progress(args.frames, "frames"):
+        video = _encode(model, args, args.video)
     with progress(len(answers) or 30, "texts" if answers else "tokens"):
         if answers:
             scores = score(model, video, answers, args.question)
@@ -228,7 +348,7 @@ def run_answer(args: argparse.Namespace) -> None:
         else:
             ranking = [{"answer": answer(model, video, args.question)}]
     _caveat(args, model, [args.question, *answers])
-    _print(args, "\n".join(f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking),
+    _print(args, [f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking],
            {"video": args.video, "question": args.question, "answers": ranking})
 
 
@@ -239,10 +359,13 @@ def run_trace(args: argparse.Namespace) -> None:
     from .checkpoint import load
     from .trace import trace
     from .verify import write_trace
+    from .video import files_of
     place_for(args.output, [args.video])     # before the work
+    files_of(args.video)                     # before the weights
     model = load(args.weights, dtype=args.dtype)
+    _refuse_unknown(args, model, [args.text or ""])
     with progress(args.frames, "frames"), trace() as seen:
-        video = model.encode(args.video, args.frames)
+        video = _encode(model, args, args.video)
     if args.text is None:
         ids = np.full((1, model.config.text.context_length), model.config.text.pad_id)
         caption = model.generate(video.tokens)
@@ -251,10 +374,11 @@ def run_trace(args: argparse.Namespace) -> None:
         ids = model.tokenize(args.text)
     with trace() as read:                    # apart from the caption's search, which computes the same names in steps
         model.decode(video.tokens, ids)
-    write_trace(args.output, seen | read, model)
     tensors = [{"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in (seen | read).items()]
     _warn_of_words(model, [args.text or ""])
-    _print(args, "\n".join(f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors),
+    with _written(args.output):
+        write_trace(args.output, seen | read, model)
+    _print(args, [f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors],
            {"trace": args.output, "tensors": tensors})
 
 
@@ -262,15 +386,16 @@ def run_verify(args: argparse.Namespace) -> int:
     """`verify TRACE`."""
     from .verify import as_json, text, verify_file
     report = verify_file(args.trace, args.weights, args.dtype)
-    _print(args, text(report), as_json(report))
+    _print(args, text(report).split("\n"), as_json(report))
     return 1 if report.diverges else 0
 
 
-def run_evaluate(args: argparse.Namespace) -> None:
+def run_evaluate(args: argparse.Namespace) -> int:
     """`evaluate MANIFEST`."""
     from .checkpoint import load
     from .checkpoint.hub import cache_folder
     from .evaluation import evaluate, read_annotations, read_manifest, report, write_predictions
+    from .video import files_of
     if (args.format is None) != (args.videos is None) or args.split and not args.format:
         raise ValueError("--format and --videos go together, and --split with them")
     entries = (read_annotations(args.format, args.manifest, args.videos, args.split) if args.format
@@ -280,29 +405,47 @@ def run_evaluate(args: argparse.Namespace) -> None:
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates, answers = _templates(args), _lines(args.answers_file) if args.answers_file else None
     cache = None if args.no_cache else Path(args.cache or cache_folder() / "videos")
+    _each([str(entry.video) for entry in entries], files_of)
     model = load(args.weights)
+    _refuse_unknown(args, model, [args.prompt, *(answers or []), *(templates or [] if args.templates_file else [])])
+    templates = _known_templates(args, model, templates)
     result = evaluate(model, entries, tasks, num_frames=args.frames, adapter=args.adapter, templates=templates,
                       answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
     predictions = result.pop("predictions")
-    if place:
-        write_predictions(place, predictions)
     texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
     _caveat(args, model, [*texts, *(templates or []), *(answers or [])])
-    _print(args, report(result), {"manifest": args.manifest, **result})
+    try:
+        if place:
+            with _written(args.output):
+                write_predictions(place, predictions)
+    finally:
+        _print(args, report(result).split("\n"), {"manifest": args.manifest, **result})
+    return 3 if result["unreadable"] else 0
+
+
+@contextmanager
+def _written(path: str) -> Iterator[None]:
+    """Name the file that is to be written in the system's error, which names a temporary file or none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def run_demo(args: argparse.Namespace) -> None:
     """`demo`."""
     from .demo import report, run
     result = run()
-    _print(args, report(result), result)
+    _print(args, report(result).split("\n"), result)
 
 
 def run_convert(args: argparse.Namespace) -> None:
     """`convert SRC DEST`."""
     from .checkpoint.convert import convert
     dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
-    print(f"{dest} is ready: use it with --weights {dest}", file=sys.stderr)
+    say(f"{dest} is ready: use it with --weights {dest}")
 
 
 def run_shapes(args: argparse.Namespace) -> None:
@@ -311,46 +454,122 @@ def run_shapes(args: argparse.Namespace) -> None:
     with progress(args.count, "clips"):
         manifest = write_shapes(args.folder, args.count, args.seed)
     if args.json:
-        print(json_text({"manifest": str(manifest), "clips": args.count}))
+        _print(args, [], {"manifest": str(manifest), "clips": args.count})
     else:
-        print(f"{args.count} clips are in {args.folder}, and what is true of them in {manifest}", file=sys.stderr)
+        say(f"{args.count} clips are in {args.folder}, and what is true of them in {manifest}")
 
+
+# Messages
 
 def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """What to know of a result: that it is the embedded checkpoint's, and which words are new to the tokenizer."""
+    """Say what to know of a result: that it is the embedded checkpoint's, and which words its vocabulary lacks."""
     if args.weights is None:
-        print("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights",
-              file=sys.stderr)
-    _warn_of_words(model, [text.replace("{}", "") for text in texts])
+        say("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights")
+    _warn_of_words(model, texts)
 
 
 def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Which words are new to the tokenizer."""
-    if unknown := model.tokenizer.unknown(texts) if model.tokenizer else []:
-        some = ", ".join(unknown[:20]) + (f" and {len(unknown) - 20} more" if len(unknown) > 20 else "")
-        print(f"minivideococa: this checkpoint's vocabulary lacks {some}: do not trust the result",
-              file=sys.stderr)
+    if unknown := _unknown(model, texts):
+        say(f"minivideococa: this checkpoint's vocabulary lacks {_some(unknown)}: do not trust the result")
 
 
-def _lines(path: str) -> list[str]:
-    """The lines of a text file that are not empty."""
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n")]
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no UTF-8 text: give a file with one entry a line") from None
-    if not any(lines):
-        raise ValueError(f"{path} is empty: give a file with one entry a line")
-    return [line for line in lines if line]
+def _refuse_unknown(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
+    """Raise ValueError, with --force not, for words of the user's own that a vocabulary of whole words lacks."""
+    from difflib import get_close_matches
+    if args.force or not (unknown := _unknown(model, texts)):
+        return
+    special = {token.content for token in model.tokenizer.vocabulary.get_added_tokens_decoder().values()}
+    words = sorted(model.tokenizer.vocabulary.get_vocab().keys() - special)
+    nearest = [get_close_matches(word, words, n=1, cutoff=0.1) for word in unknown[:SOME]]
+    told = [f"{word} (nearest: {near[0]})" if near else word for word, near in zip(unknown, nearest)]
+    raise ValueError(f"this checkpoint's vocabulary lacks {_some([*told, *unknown[SOME:]])}; "
+                     "give other words, or --force to go on")
+
+
+def _unknown(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
+    """The words of texts or templates that the tokenizer's vocabulary lacks."""
+    return model.tokenizer.unknown([text.replace("{}", "") for text in texts]) if model.tokenizer else []
+
+
+SOME = 20
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:SOME]) + (f" and {len(words) - SOME} more" if len(words) > SOME else "")
+
+
+def _print(args: argparse.Namespace, lines: Sequence[str], data: dict[str, Any]) -> None:
+    """Write a result: lines, or with --json a line of JSON, which has escapes of its own for what cannot be shown."""
+    if args.json:
+        text = json_text(data)
+        shown = terminal.encodable(terminal.printable(text), sys.stdout)
+        terminal.write(text if shown == text else json.dumps(data))
+    else:
+        terminal.write("\n".join(map(terminal.printable, lines)))
+
+
+# What arguments are: each function returns the value, or raises ArgumentTypeError, to which argparse adds the argument's name
+
+LARGEST = 2**31 - 1
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        value = int(text[:100])              # Python refuses to read thousands of digits
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number") from None
+    if not least <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {LARGEST}")
     return value
 
 
-def _print(args: argparse.Namespace, text: str, data: dict) -> None:
-    print(json_text(data) if args.json else text)
+def _number(text: str) -> float:
+    try:
+        if math.isfinite(value := float(text)):
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a finite number")
+
+
+def _time(text: str) -> float:
+    from .video import seconds
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a path")
+    return text
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: give a text")
+    return text
+
+
+def _items(name: str, text: str) -> list[str]:
+    """The texts between the commas of an argument. Raises ValueError if there is none."""
+    if not (items := [item.strip() for item in text.split(",") if item.strip()]):
+        raise ValueError(f"{name} is empty: give texts with commas between")
+    return items
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a text file that are not blank. Raises as `read_text`, and ValueError if there is none."""
+    hint = "give a file with one entry a line"
+    if not (lines := [line.strip() for line in read_text(path, hint).split("\n") if line.strip()]):
+        raise ValueError(f"{path} is empty: {hint}")
+    return lines

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from .terminal import tell
+
 _bar: ContextVar[Any] = ContextVar("bar", default=None)
 
 
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[None]:
-    """A bar on standard error for what is done inside the `with`, if it is a terminal and it takes over 2 seconds."""
+    """Show a bar on standard error, if that is a terminal, for what is done inside the `with`; it stands there at once."""
     from tqdm import tqdm
-    with tqdm(total=total, unit=f" {unit}", delay=2, leave=False, disable=None) as bar:
+    with tqdm(total=total, unit=f" {unit}", leave=False, disable=None) as bar:
         token = _bar.set(bar)
         try:
             yield
@@ -45,6 +47,7 @@ def uncounted() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """A line on standard error, above the bar if there is one."""
+    """Write a line to standard error, above the bar if there is one."""
     from tqdm import tqdm
-    tqdm.write(message, file=sys.stderr)
+    with tqdm.external_write_mode(file=sys.stderr):
+        tell(message)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False                        # as in typing, whose import takes as long as that of all else here
 if TYPE_CHECKING:                            # so that importing the package does not import NumPy
     import numpy as np
 

@@ -81,7 +81,7 @@ def test_demo_in_words_and_json(capsys):
 
 
 def test_unknown_words_are_told(capsys):
-    cli.main(["classify", PAIR, "--labels", "arm wrestling, a red ring"])
+    assert cli.main(["classify", PAIR, "--labels", "arm wrestling, a red ring", "--force"]) == 0
     out, err = capsys.readouterr()
     assert "a red ring" in out and "arm, wrestling" in err
 

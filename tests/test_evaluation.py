@@ -418,7 +418,8 @@ def manifest(tmp_path, monkeypatch):
 def test_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
-    assert err.count("\n") == 1 and "knows coloured shapes only" in err
+    caveat, = [line for line in err.splitlines() if not line.endswith("frames repeat")]
+    assert "knows coloured shapes only" in caveat
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)
     assert before["encode_video"] == 5 and (tmp_path / "home" / "videos").is_dir()
@@ -455,7 +456,8 @@ def test_options_reach_the_model(manifest, tmp_path, capsys):
     assert (tmp_path / "here").is_dir() and not (tmp_path / "home").exists()
     model = mvc.load()
     video, labels = model.encode(CLIPS / "single.gif", 2, "mean"), sorted(e.labels[0] for e in read_manifest(manifest))
-    for name, templates in ("1", tasks.ENSEMBLE), ("2", ["a photo of {}", "there is {}"]):
+    known = [template for template in tasks.ENSEMBLE if not model.tokenizer.unknown([template.replace("{}", "")])]
+    for name, templates in ("1", known), ("2", ["a photo of {}", "there is {}"]):
         first = json.loads((tmp_path / name).read_text("utf-8").split("\n")[0])
         told = {x["label"]: x["probability"] for x in first["labels"]}
         assert told == pytest.approx(dict(mvc.classify(model, video, labels, templates)))
@@ -465,7 +467,7 @@ def test_options_reach_the_model(manifest, tmp_path, capsys):
     assert cli.main(["classify", str(CLIPS / "single.gif"), "--frames", "2", "--adapter", "mean", "--labels", ",".join(labels),
                      "--ensemble", "--json"]) == 0
     told = {x["label"]: x["probability"] for x in json.loads(capsys.readouterr().out)["labels"]}
-    assert told == pytest.approx(dict(mvc.classify(model, video, labels, tasks.ENSEMBLE)))
+    assert told == pytest.approx(dict(mvc.classify(model, video, labels, known)))
 
 
 def test_a_data_sets_own_annotations(tmp_path, monkeypatch, capsys):
@@ -477,7 +479,7 @@ def test_a_data_sets_own_annotations(tmp_path, monkeypatch, capsys):
     (tmp_path / "testlist01.txt").write_text("RedRing/v_RedRing_g01_c01.avi\nGreenDiamond/v_GreenDiamond_g01_c01.avi\n"
                                              "GreenDiamond/v_GreenDiamond_g01_c02.avi\n")
     command = ["evaluate", str(tmp_path / "testlist01.txt"), "--json"]
-    assert cli.main([*command, "--format", "ucf101", "--videos", str(tmp_path / "videos")]) == 0
+    assert cli.main([*command, "--format", "ucf101", "--videos", str(tmp_path / "videos")]) == 3
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert result["metrics"]["classify"]["top-5"] == {"value": 1.0, "items": 2}

@@ -1,0 +1,76 @@
+"""Standard output and standard error, whatever they are connected to.
+
+A result is written, or an error says that it was not. A message that cannot be written is dropped and the work goes on.
+Characters that a stream cannot encode are escaped, and so are control characters in names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from typing import TextIO
+
+CLOSED = "standard output is closed: redirect it to a file, or to /dev/null"
+
+
+def open_streams() -> None:
+    """Open the null device in place of each standard stream that is closed.
+
+    Otherwise the next file that is opened would become standard output or standard error. `sys.stdout` stays None, so that
+    `write` can tell.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:                      # the lowest one that is free, so this one is opened
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+
+
+def write(text: str) -> None:
+    """Write a result and a line break to standard output, now. A reader that has left, such as `head`, is no error.
+
+    Raises OSError if standard output is closed or cannot be written to.
+    """
+    if sys.stdout is None:
+        raise OSError(CLOSED)
+    try:
+        print(encodable(text, sys.stdout), flush=True)
+    except OSError as error:
+        _discard(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(f"standard output: {error.strerror}: the result could not be written") from None
+
+
+def tell(message: str) -> None:
+    """Write a message to standard error, as one line; drop it if that is not possible."""
+    if sys.stderr is not None:
+        try:
+            print(encodable(printable(message), sys.stderr), file=sys.stderr, flush=True)
+        except OSError:
+            _discard(sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return a text with its line breaks, control characters and undecodable bytes escaped as in Python: one line."""
+    def escaped(c: str) -> str:
+        keep = c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"     # spaces, joiners of letters
+        return c if keep else c.encode("unicode_escape").decode()
+
+    return text if text.isprintable() else "".join(map(escaped, text))
+
+
+def encodable(text: str, stream: TextIO | None) -> str:
+    """Return a text with the characters escaped that the encoding of `stream` lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send to the null device what is still in a stream's buffer, so that the interpreter does not fail on it at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError:                          # a stream in memory
+        pass
