@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from .images import is_image, list_images, read_images
 
 FIRST_VIDEO = ["-map", "0:V:0"]                              # V: cover art does not count
 EVERY_FRAME = [*FIRST_VIDEO, "-fps_mode", "passthrough"]     # as decoded, whatever the timestamps say
@@ -33,9 +33,9 @@ def read_video(path: str | os.PathLike, num_frames: int = 8) -> np.ndarray:
     path = os.fspath(path)
     if num_frames < 1:
         raise ValueError(f"num_frames is {num_frames}; ask for at least 1 frame")
-    files = files_of(path)
-    if os.path.isdir(path) or _is_still_image(path):
-        return _read_images(files, num_frames)
+    files_of(path)
+    if os.path.isdir(path) or is_image(path):
+        return read_images(path, num_frames, decode=lambda file: _decode(file, 1, 1, False)[0])
 
     # Packets are quick to count, and most clips have one for each frame. The decode tells whether that is so.
     copying = [*FIRST_VIDEO, "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
@@ -58,7 +58,7 @@ def files_of(path: str | os.PathLike) -> list[str]:
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file or folder; check the path")
     if os.path.isdir(path):
-        return _list_images(path)
+        return list_images(path)
     if not os.path.isfile(path):                             # it is read more than once
         raise ValueError(f"{path}: neither a file nor a folder; save the video to a file")
     return [path]
@@ -154,53 +154,3 @@ def _read_pictures(stream: BinaryIO) -> Iterator[np.ndarray]:
         if len(pixels) < height * width * 3:                 # ffmpeg was ended
             return
         yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
-
-
-def _list_images(folder: str) -> list[str]:
-    """The images of a folder; frame2 comes before frame10."""
-    def natural(name: str) -> tuple:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
-
-    names = sorted(filter(_is_image_name, os.listdir(folder)), key=natural)
-    if not names:
-        raise ValueError(f"{folder}: no images in this folder; give a video or a folder of .jpg or .png")
-    return [os.path.join(folder, name) for name in names]
-
-
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-
-
-def _is_still_image(path: str) -> bool:
-    """Animations, and what Pillow cannot open, are left to ffmpeg."""
-    from PIL import Image
-
-    if not _is_image_name(os.path.basename(path)):
-        return False
-    try:
-        with Image.open(path) as image:
-            return not getattr(image, "is_animated", False)
-    except Exception:                                        # Pillow raises many kinds
-        return False
-
-
-def _read_images(paths: list[str], num_frames: int) -> np.ndarray:
-    """`read_video` for images, all of one size; those that are not sampled are opened, but not decoded."""
-    from PIL import Image, ImageOps
-
-    indices = sample_indices(len(paths), num_frames)
-    clip, first_size = None, None
-    for index, path in enumerate(paths):
-        try:
-            with Image.open(path) as image:
-                first_size = first_size or image.size
-                if image.size != first_size:
-                    raise ValueError("it is %d x %d, the first one %d x %d" % (*image.size, *first_size))
-                if index in indices:
-                    frame = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-                    if clip is None:
-                        clip = np.empty((num_frames, *frame.shape), np.uint8)
-                    clip[indices == index] = frame
-        except Exception as error:
-            raise ValueError(f"{path}: not a frame of this clip ({error}); repair or remove it") from None
-    return clip
