@@ -122,23 +122,24 @@ def read_images(
     if os.path.isdir(path):
         _refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
-        indices = sample_indices(len(paths), num_frames)
-        if len(paths) > 1:
-            warn_of_repeats(path, indices)
-        return _gather(_folder_frames(paths, indices, decode), indices)
-    with _open(path) as image:
-        with _reading(path):
-            positions = _positions(image)
-            _go_to(image, positions[0])
-        _check_size(path, image, num_frames)
-        if len(positions) > 1 and image.format in ANIMATED:
-            indices = _sample_animation(path, image, positions, num_frames, start, end)
-        else:
-            _refuse_times(path, "a still image" if len(positions) == 1 else "a sequence of pages", start, end)
-            indices = sample_indices(len(positions), num_frames)
-        if len(positions) > 1:
-            warn_of_repeats(path, indices)
-        return _gather(_file_frames(path, image, positions, indices), indices)
+        count, indices = len(paths), sample_indices(len(paths), num_frames)
+        clip = _gather(_folder_frames(paths, indices, decode), indices)
+    else:
+        with _open(path) as image:
+            with _reading(path):
+                positions = _positions(image)
+                _go_to(image, positions[0])
+            _check_size(path, image, num_frames)
+            count = len(positions)
+            if count > 1 and image.format in ANIMATED:
+                indices = _sample_animation(path, image, positions, num_frames, start, end)
+            else:
+                _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
+                indices = sample_indices(count, num_frames)
+            clip = _gather(_file_frames(path, image, positions, indices), indices)
+    if count > 1:
+        warn_of_repeats(path, indices)
+    return clip
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -276,8 +277,13 @@ def _positions(image: Image.Image) -> list[int]:
 
 
 def _go_to(image: Image.Image, position: int) -> None:
-    if image.tell() != position:  # most stills cannot seek
-        image.seek(position)
+    """Seek, frame by frame; most stills cannot."""
+    if position < image.tell():
+        image.seek(0)
+    while image.tell() < position:
+        if image.format == "GIF":
+            image.disposal_method = 0  # Pillow would go on with that of the frame before, where a frame states none
+        image.seek(image.tell() + 1)
 
 
 def _sample_animation(path: str, image: Image.Image, positions: list[int], num_frames: int,
@@ -301,14 +307,42 @@ def _sample_animation(path: str, image: Image.Image, positions: list[int], num_f
 def _file_frames(path: str, image: Image.Image, positions: list[int], indices: np.ndarray
                  ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the frame of each sampled frame of a file."""
-    size = image.size
-    for index in np.unique(indices).tolist():
-        with _reading(path):
+    size, wanted = image.size, np.unique(indices).tolist()
+    with _reading(path):
+        if image.format == "PNG" and len(positions) > 1:
+            for index, canvas in enumerate(_apng_canvases(image, positions[:wanted[-1] + 1])):
+                if index in indices:
+                    yield index, to_rgb(canvas)
+            return
+        for index in wanted:
             _go_to(image, positions[index])
             frame = to_rgb(image)
             if image.size != size:
                 raise ValueError("frame %d is %d x %d, the first one %d x %d" % (index + 1, *image.size, *size))
-        yield index, frame
+            yield index, frame
+
+
+def _apng_canvases(image: Image.Image, positions: list[int]) -> Iterator[Image.Image]:
+    """Yield the canvas (RGBA) of each frame of an APNG. Pillow itself blends semi-transparent frames wrongly."""
+    from PIL import Image
+
+    canvas = Image.new("RGBA", image.size)
+    canvas.info = {key: value for key, value in image.info.items() if key == "exif"}
+    for position in positions:
+        _go_to(image, position)
+        image.blend_op = 0  # leaves the frame's own pixels in its box
+        frame = Image.fromarray(to_rgb(image)) if image.mode.startswith("I") else image
+        box, before = image.info["bbox"], canvas.copy()
+        part = frame.convert("RGBA").crop(box)
+        if image.info["blend"]:
+            canvas.alpha_composite(part, box[:2])
+        else:
+            canvas.paste(part, box)
+        yield canvas
+        if image.info["disposal"] == 1:
+            canvas.paste((0, 0, 0, 0), box)
+        elif image.info["disposal"] == 2:
+            canvas = before
 
 
 def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str], np.ndarray] | None
@@ -346,6 +380,7 @@ def _gather(frames: Iterator[tuple[int, np.ndarray]], indices: np.ndarray) -> np
     for index, frame in frames:
         if clip is None:
             clip = np.empty((len(indices), *frame.shape), np.uint8)
-        clip[indices == index] = frame
+        for t in np.flatnonzero(indices == index):
+            clip[t] = frame
     assert clip is not None
     return clip

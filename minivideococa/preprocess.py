@@ -40,15 +40,23 @@ def preprocess(frames: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     resample = Image.Resampling[config.interpolation.upper()]
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (config.mean, config.std))
     pixels = np.empty((len(frames), 3, S, S), np.float32)
-    for frame, out in zip(frames, pixels):
+    for t, frame in enumerate(frames):
+        if t > 0 and _same(frame, frames[t - 1]):  # a still, or a clip of fewer than T frames
+            pixels[t] = pixels[t - 1]
+            continue
         # Pillow resizes and rounds in uint8: the pretrained encoders saw these very roundings.
         if height * width > LARGE:
             image = _resize_middle(frame, height, width, S, resample)
         else:
             image = np.asarray(Image.fromarray(frame).resize((width, height), resample))
         image = _centered(image, S, config.fill_color).transpose(2, 0, 1)
-        out[:] = (image.astype(np.float32) / 255 - mean) / std
+        pixels[t] = (image.astype(np.float32) / 255 - mean) / std
     return pixels
+
+
+def _same(frame: np.ndarray, other: np.ndarray) -> bool:
+    middle = len(frame) // 2  # tells most frames apart at once
+    return np.array_equal(frame[middle], other[middle]) and np.array_equal(frame, other)
 
 
 def _resized(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
