@@ -119,6 +119,7 @@ def read_images(
     Raises ValueError or OSError, whose message begins with the file's name, for images that cannot be read, differ in
     size, do not fit into memory or have more than `MAX_PIXELS` pixels, and for a time where there is none.
     """
+    require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
     if os.path.isdir(path):
         _refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
@@ -245,7 +246,7 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
                          "the most that is decoded; scale it down")
     copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
     require_memory((copies + 3 * num_frames) * width * height,
-                   f"{path}: {num_frames} frames of {width} x {height} pixels", "scale it down or ask for fewer frames")
+                   f"{path}: reading {num_frames} frames of {width} x {height} pixels", "scale it down or ask for fewer frames")
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -94,6 +94,30 @@ def test_every_format_holds_a_still_and_a_folder_takes_it(tmp_path, name, in_fol
     assert frames.shape == (3, 8, 16, 3) and which(frames) == [0, 0, 0]
 
 
+# What comes out of four pictures, red, green, blue and grey, in one file: alone, and in a folder.
+SEVERAL = [
+    ("a.gif", [0, 1, 2, 3], "refused"), ("a.png", [0, 1, 2, 3], "refused"), ("a.webp", [0, 1, 2, 3], "refused"),
+    ("a.avif", [0, 1, 2, 3], "refused"), ("a.tif", [0, 1, 2, 3], "refused"), ("a.mpo", [0, 0, 0, 0], [0, 0, 0, 0]),
+    ("a.jpg", [0, 0, 0, 0], [0, 0, 0, 0])]
+
+
+@pytest.mark.parametrize("name, alone, in_folder", SEVERAL)
+def test_what_is_a_still_and_what_is_a_sequence(tmp_path, name, alone, in_folder):
+    path, several = tmp_path / name, [plain(colour) for colour in COLOURS]
+    if alone == [0, 0, 0, 0]:
+        several[0].save(path, format="MPO", save_all=True, append_images=several[1:])
+    else:
+        save(path, several, **({} if name == "a.tif" else dict(duration=100)))
+    with Image.open(path) as image:
+        assert image.n_frames == 4
+    assert which(read_video(path, 4)) == alone
+    if in_folder == "refused":
+        with pytest.raises(ValueError, match=f"{name}: holds 4 frames; give it by itself"):
+            read_video(tmp_path, 4)
+    else:
+        assert which(read_video(tmp_path, 4)) == in_folder
+
+
 def test_the_endings_are_those_of_the_formats():
     Image.init()
     known = {ending for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
@@ -504,13 +528,6 @@ def test_natural_order_ignores_case(tmp_path):
 
 # What is refused
 
-def test_an_animation_in_a_folder_is_refused(tmp_path):
-    plain().save(tmp_path / "1.png")
-    save(tmp_path / "2.gif", [plain(), plain(COLOURS[1])], duration=100)
-    with pytest.raises(ValueError, match="2.gif: holds 2 frames; give it by itself"):
-        read_video(tmp_path)
-
-
 def test_a_fifo_or_a_device_in_a_folder_is_refused_and_a_folder_is_passed_over(tmp_path):
     plain().save(tmp_path / "1.png")
     (tmp_path / "inner.png").mkdir()
@@ -587,6 +604,12 @@ def test_memory_is_worked_out_before_an_image_is_decoded(tmp_path, monkeypatch, 
     monkeypatch.setattr(resources, "available_memory", lambda: need)
     if num_frames == 8:
         assert read_video(path, num_frames).shape == (8, 1000, 1000, 3)
+
+
+@pytest.mark.parametrize("name", ["", "a.png", "a.gif"])
+def test_any_number_of_frames_is_read_or_refused_at_once(tmp_path, name):
+    path = save(tmp_path / (name or "a.png"), [plain(), plain(COLOURS[1])][:1 + (name == "a.gif")])
+    refused(path if name else tmp_path, "2000000000 frames", "of memory", "fewer frames", num_frames=2 * 10**9)
 
 
 def test_the_figure_is_enough(tmp_path):
