@@ -24,8 +24,9 @@ Pixels are upright (EXIF orientation) and 8-bit RGB:
 |---------------------------------|------------------------------------------------------------------------------|
 | 1, L, P, RGB, RGBX, YCbCr, HSV  | `convert("RGB")`                                                             |
 | CMYK                            | `convert("RGB")`: no colour management                                       |
-| LA, PA, RGBA, La, RGBa, and     | over black: round(value * alpha / 255)                                       |
-| transparency of 1, L, P, RGB    |                                                                              |
+| LA, PA, RGBA, La, RGBa          | over black: round(value * alpha / 255)                                       |
+| 1, L, P, RGB, I;16 with a       | the same; transparent is black                                               |
+| transparent colour or palette   |                                                                              |
 | I;16, I;16L, I;16B, I;16N       | round(value / 257); a 12-bit TIFF: round(value * 255 / 4095)                 |
 | I                               | as I;16 if it came from a PNG or PGM file, which have 16 bits; refused else  |
 | F                               | round(value * 255), clipped to 0..255; NaN is 0                              |
@@ -129,7 +130,6 @@ def read_images(
         with _open(path) as image:
             with _reading(path):
                 positions = _positions(image)
-                _go_to(image, positions[0])
             _check_size(path, image, num_frames)
             count = len(positions)
             if count > 1 and image.format in ANIMATED:
@@ -176,6 +176,8 @@ def _grey(source: Image.Image, image: Image.Image) -> np.ndarray:
     if source.format == "TIFF":
         white = 2 ** source.tag_v2[258][0] - 1  # BitsPerSample
     grey = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    if source.format == "TIFF" and source.tag_v2.get(262) == 0:  # PhotometricInterpretation: 0 is white
+        grey = 255 - grey
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 0
     return grey
@@ -205,7 +207,8 @@ def _open_heic(path: str) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        raise ValueError(f"{path}: HEIC needs another package; convert it to JPEG, or pip install pillow-heif") from None
+        hint = "convert it to JPEG, or pip install pillow-heif"
+        raise ValueError(f"{path}: HEIC needs another package; {hint}") from None
     return HeifImageFile(path)
 
 
@@ -245,8 +248,8 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
         raise ValueError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS}, "
                          "the most that is decoded; scale it down")
     copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
-    require_memory((copies + 3 * num_frames) * width * height,
-                   f"{path}: reading {num_frames} frames of {width} x {height} pixels", "scale it down or ask for fewer frames")
+    what = f"{path}: reading {num_frames} frames of {width} x {height} pixels"
+    require_memory((copies + 3 * num_frames) * width * height, what, "scale it down or ask for fewer frames")
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -257,7 +260,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _positions(image: Image.Image) -> list[int]:
-    """Return the numbers, for `seek`, of the frames that an image consists of."""
+    """Return the numbers, for `seek`, of the frames that an image consists of. Nothing is decoded."""
     count = getattr(image, "n_frames", 1)
     if image.format in ANIMATED:
         return list(range(int(image.info.get("default_image", False) and count > 1), count))
@@ -274,6 +277,7 @@ def _positions(image: Image.Image) -> list[int]:
         raise ValueError("page %d is %d x %d, the first one %d x %d" % (page + 1, *size, *sizes[0]))
     if not pages:
         raise ValueError("reduced-resolution pictures only, as in a camera's raw file")
+    image.seek(pages[0])
     return pages
 
 
@@ -360,9 +364,11 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
                 raise ValueError(f"{path}: not a readable image; repair or remove it") from None
             image = Image.fromarray(decode(path)[0])
         with image, _reading(path):
+            positions = _positions(image)
+            if len(positions) > 1:
+                raise ValueError(f"{path}: holds {len(positions)} frames; give it by itself, not in a folder of images")
             _check_size(path, image, len(indices))
-            if len(_positions(image)) > 1:
-                raise ValueError(f"{path}: holds {image.n_frames} frames; give it by itself, not in a folder of images")
+            _go_to(image, positions[0])
             if size is None:
                 image.load()  # a PNG may state its orientation after the pixels
                 size = _upright_size(image)

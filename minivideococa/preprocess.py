@@ -28,7 +28,10 @@ def preprocess(frames: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     """
     from PIL import Image
 
-    frames = np.asarray(frames)
+    try:
+        frames = np.asarray(frames)
+    except ValueError:
+        raise ValueError("frames must have one size and be uint8 [T, H, W, 3]; scale them to one size") from None
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:]:
         raise ValueError(
             f"frames must be uint8 [T, H, W, 3] with values 0..255, not {frames.dtype} {list(frames.shape)}; "

@@ -191,6 +191,11 @@ def test_a_thumbnail_in_a_tiff_is_no_page(tmp_path):
     thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
     save(path, [plain(), thumbnail])
     assert which(read_video(path, 3)) == [0, 0, 0]
+    thumbnail.save(path, save_all=True, append_images=[plain()], tiffinfo={254: 1})      # which marks both pages
+    entry, before, after = struct.pack("<HHI", 254, 4, 1), *path.read_bytes().rsplit(struct.pack("<HHI", 254, 4, 1), 1)
+    path.write_bytes(before + entry + bytes(4) + after[4:])
+    assert which(read_video(path, 3)) == which(read_video(tmp_path, 3)) == [0, 0, 0]
+    assert read_video(tmp_path, 1).shape == (1, 8, 16, 3)
 
 
 def test_a_raw_file_is_not_taken_for_its_thumbnail(tmp_path):
@@ -207,8 +212,9 @@ def test_an_icon_is_its_largest_picture(tmp_path):
 def test_the_default_image_of_an_apng_is_not_played(tmp_path):
     path = save(tmp_path / "a.png", [plain(c) for c in COLOURS[:3]], duration=100, default_image=True)
     assert which(read_video(path, 2)) == [1, 2]
-    path = save(tmp_path / "b.png", [plain(c) for c in COLOURS[:2]], duration=100, default_image=True)
-    assert which(read_video(path, 2)) == [1, 1]
+    (tmp_path / "folder").mkdir()
+    path = save(tmp_path / "folder" / "a.png", [plain(c) for c in COLOURS[:2]], duration=100, default_image=True)
+    assert which(read_video(path, 2)) == which(read_video(tmp_path / "folder", 2)) == [1, 1]
 
 
 @pytest.mark.parametrize("name, content", [("a.jpg", "png"), ("a.mp4", "jpeg"), ("a.webm", "gif"), ("noending", "webp")])
@@ -285,7 +291,7 @@ def test_transparency_and_disposal_lie_over_black(tmp_path, name, disposal):
         layer[2:6, 4 * i:4 * i + 4] = (*COLOURS[i], 255)
         layers.append(layer)
     options = {".gif": dict(disposal=disposal), ".png": dict(disposal=disposal - 1, blend=1), ".webp": {}}
-    path = save(tmp_path / name, [Image.fromarray(layer) for layer in layers], duration=100, **options[Path(name).suffix])
+    path = save(tmp_path / name, [Image.fromarray(layer) for layer in layers], duration=100, **options[name[1:]])
     expected = [layer[..., :3] for layer in layers]
     if disposal == 1 and name != "a.webp":
         expected = np.maximum.accumulate(expected)
@@ -399,8 +405,9 @@ def test_the_transparent_colour_of_a_png_is_black(tmp_path, mode, key, pixels, e
 
 
 @pytest.mark.parametrize("mode, value, expected", [
-    ("1", 255, (255, 255, 255)), ("L", 77, (77, 77, 77)), ("RGB", (1, 2, 3), (1, 2, 3)), ("RGBX", (1, 2, 3, 9), (1, 2, 3)),
-    ("CMYK", (0, 255, 102, 0), (255, 0, 153)), ("CMYK", (0, 0, 0, 255), (0, 0, 0)), ("YCbCr", (90, 128, 128), (90, 90, 90)),
+    ("1", 255, (255, 255, 255)), ("L", 77, (77, 77, 77)), ("RGB", (1, 2, 3), (1, 2, 3)),
+    ("RGBX", (1, 2, 3, 9), (1, 2, 3)), ("CMYK", (0, 255, 102, 0), (255, 0, 153)), ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
+    ("YCbCr", (90, 128, 128), (90, 90, 90)),
     ("HSV", (0, 255, 200), (200, 0, 0)), ("P", 0, (0, 0, 0)),
     ("I;16", 32896, (128, 128, 128)), ("I;16L", 257 * 9 + 128, (9, 9, 9)), ("I;16B", 257 * 9 + 129, (10, 10, 10)),
     ("I;16N", 65535, (255, 255, 255)),
@@ -461,13 +468,17 @@ def test_16_bits_beside_ffmpeg(tmp_path, ending, pixels, channels):
     assert np.abs(frame - decoded_by_ffmpeg(path, (32, 16))[0]).max() <= 2           # which dithers
 
 
-def test_12_bits_reach_white(tmp_path):
-    packed = bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x00])             # 4095, 0, 2048, 0
-    entries = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 6)]
+@pytest.mark.parametrize("bits, white_is_zero, data, expected", [
+    (12, False, bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x00]), [255, 0, 128, 0]),       # 4095, 0, 2048, 0
+    (16, False, struct.pack("<4H", 65535, 0, 257, 32896), [255, 0, 1, 128]),
+    (16, True, struct.pack("<4H", 65535, 0, 257, 32896), [0, 255, 254, 127])])
+def test_white_of_a_grey_tiff(tmp_path, bits, white_is_zero, data, expected):
+    entries = [(256, 4), (257, 1), (258, bits), (259, 1), (262, 1 - white_is_zero), (273, 8), (277, 1), (278, 1),
+               (279, len(data))]
     directory = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
-    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 14) + packed
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data
                                      + struct.pack("<H", len(entries)) + directory + bytes(4))
-    assert read_video(tmp_path / "a.tif", 1)[0, 0, :, 0].tolist() == [255, 0, 128, 0]
+    assert read_video(tmp_path / "a.tif", 1)[0, 0, :, 0].tolist() == expected
 
 
 # Orientation and order

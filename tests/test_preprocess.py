@@ -111,7 +111,8 @@ def test_a_giant_aspect_ratio_takes_no_giant_array(shape, monkeypatch):
     index = (1, slice(499_990, 500_010)) if long == 0 else (1, slice(None), slice(499_990, 500_010))
     frames[index] = middle
     sizes, resize = [], Image.Image.resize
-    monkeypatch.setattr(Image.Image, "resize", lambda image, size, *a, **k: sizes.append(size) or resize(image, size, *a, **k))
+    monkeypatch.setattr(Image.Image, "resize",
+                        lambda image, size, *a, **k: sizes.append(size) or resize(image, size, *a, **k))
     pixels = preprocess(frames, config(size=224))
     assert pixels.shape == (2, 3, 224, 224) and max(w * h for w, h in sizes) <= 224 * 224
     np.testing.assert_array_equal(pixels[0], 0)
@@ -123,3 +124,8 @@ def test_memory_for_the_pixels_is_worked_out_first(monkeypatch):
     monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
     with pytest.raises(ValueError, match="preprocessing 1000000 frames needs 602 GB of memory.*fewer frames"):
         preprocess(frames, config(size=224))
+
+
+def test_frames_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match="must have one size"):
+        preprocess([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], config())
