@@ -64,6 +64,7 @@ JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEG after JPEG: a video for ffmpeg, thoug
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: beyond it Pillow suspects a decompression bomb
+MAX_ANIMATION = 2**36  # pixels of all frames together, some 20 minutes of decoding: 33,000 frames of 1920 x 1080
 
 
 def is_image(path: str) -> bool:
@@ -116,7 +117,8 @@ def read_images(
     the T frames are kept. An animated image is decoded twice, since Pillow learns a frame's duration by decoding it.
 
     Raises ValueError or OSError, whose message begins with the file's name, for images that cannot be read, differ in
-    size, do not fit into memory or have more than `MAX_PIXELS` pixels, and for a time where there is none.
+    size, do not fit into memory or have more than `MAX_PIXELS` pixels (all frames together: `MAX_ANIMATION`), and for a
+    time where there is none.
     """
     require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
     if os.path.isdir(path):
@@ -131,6 +133,8 @@ def read_images(
             _check_size(path, image, num_frames)
             count = len(positions)
             if count > 1 and image.format in ANIMATED:
+                if count * image.width * image.height > MAX_ANIMATION:
+                    raise ValueError(f"{path}: {count} frames of {_text(image.size)} pixels take too long; make it a video")
                 indices = _sample_animation(path, image, positions, num_frames, start, end)
             else:
                 _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)

@@ -602,6 +602,14 @@ def test_a_decompression_bomb_is_refused_before_it_unfolds(tmp_path, monkeypatch
             read_video(tmp_path if in_folder else path)
 
 
+def test_an_animation_of_many_giant_frames_is_refused(tmp_path):
+    """80 KB: a canvas of 9000 x 9000, and 2000 frames of one pixel each."""
+    frames = gif_frame(0, 0, np.zeros((1, 1), int), 1, 1) * 2000
+    head = b"GIF89a" + struct.pack("<HHBBB", 9000, 9000, 0xF7, 0, 0) + bytes(768)
+    (tmp_path / "a.gif").write_bytes(head + frames + b";")
+    refused(tmp_path / "a.gif", "2000 frames of 9000 x 9000", "make it a video")
+
+
 def test_a_larger_bomb_is_refused_by_pillow(tmp_path):
     refused(bomb(tmp_path / "bomb.png", 20_000, 20_000), "400000000 pixels", "scale it down")
 
