@@ -134,7 +134,8 @@ def read_images(
             count = len(positions)
             if count > 1 and image.format in ANIMATED:
                 if count * image.width * image.height > MAX_ANIMATION:
-                    raise ValueError(f"{path}: {count} frames of {_text(image.size)} pixels take too long; make it a video")
+                    what = f"{count} frames of {_text(image.size)} pixels"
+                    raise ValueError(f"{path}: {what} take too long; make it a video")
                 indices = _sample_animation(path, image, positions, num_frames, start, end)
             else:
                 _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
