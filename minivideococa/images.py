@@ -44,7 +44,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any  # Any: an image with attributes of its format's plugin
 
 import numpy as np
 
@@ -58,14 +58,13 @@ if TYPE_CHECKING:
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; MPO is within JPEG
 SIGNED = ("AVIF", "GIF", "ICO", "JPEG", "PNG", "TIFF", "WEBP")  # with a signature that no other file has by chance
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
-ENDINGS = frozenset(
-    ".apng .avif .avifs .bmp .gif .heic .heif .hif .ico .jfif .jpe .jpeg .jpg .jxl .mpo "
-    ".pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-)
+ENDINGS = {".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heif", ".hif", ".ico", ".jfif", ".jpe", ".jpeg",
+           ".jpg", ".jxl", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEG after JPEG: a video for ffmpeg, though the first one is an image
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: beyond it Pillow suspects a decompression bomb
+MAX_ANIMATION = 2**36  # pixels of all frames together, some 20 minutes of decoding: 33,000 frames of 1920 x 1080
 
 
 def is_image(path: str) -> bool:
@@ -118,7 +117,8 @@ def read_images(
     the T frames are kept. An animated image is decoded twice, since Pillow learns a frame's duration by decoding it.
 
     Raises ValueError or OSError, whose message begins with the file's name, for images that cannot be read, differ in
-    size, do not fit into memory or have more than `MAX_PIXELS` pixels, and for a time where there is none.
+    size, do not fit into memory or have more than `MAX_PIXELS` pixels (all frames together: `MAX_ANIMATION`), and for a
+    time where there is none.
     """
     require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
     if os.path.isdir(path):
@@ -133,6 +133,9 @@ def read_images(
             _check_size(path, image, num_frames)
             count = len(positions)
             if count > 1 and image.format in ANIMATED:
+                if count * image.width * image.height > MAX_ANIMATION:
+                    what = f"{count} frames of {_text(image.size)} pixels"
+                    raise ValueError(f"{path}: {what} take too long; make it a video")
                 indices = _sample_animation(path, image, positions, num_frames, start, end)
             else:
                 _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
@@ -164,7 +167,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(frame)
 
 
-def _grey(source: Image.Image, image: Image.Image) -> np.ndarray:
+def _grey(source: Any, image: Image.Image) -> np.ndarray:
     """Scale integers of 16 bits and floats to 8 bits: uint8 `[H, W]`. `image` is `source`, upright."""
     values = np.asarray(image)
     if image.mode == "F":
@@ -189,7 +192,7 @@ def _open(path: str) -> Image.Image:
 
     regular_file(path, "give an image")
     with _reading(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size refuses it
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size refuses those
         try:
             return Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
@@ -198,7 +201,8 @@ def _open(path: str) -> Image.Image:
             start = _first_bytes(path)
             if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
                 return _open_heic(path)
-            if any(Image.OPEN[name][1](start) for name in SIGNED):  # ffmpeg might read what is left of it
+            signatures: list[Any] = [Image.OPEN[name][1] for name in SIGNED]
+            if any(fits(start) for fits in signatures):  # ffmpeg might read what is left of it
                 raise ValueError(f"{path}: a damaged image; repair or remove it") from None
             raise
 
@@ -236,6 +240,10 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
 def _refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
     if start is not None or end is not None:
         raise ValueError(f"{path}: {kind} has no time; leave out start and end")
@@ -245,10 +253,10 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
     """Raise ValueError if an image is too large to be decoded, or T frames of it to be kept."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS}, "
+        raise ValueError(f"{path}: {_text(image.size)} pixels are more than {MAX_PIXELS}, "
                          "the most that is decoded; scale it down")
     copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
-    what = f"{path}: reading {num_frames} frames of {width} x {height} pixels"
+    what = f"{path}: reading {num_frames} frames of {_text(image.size)} pixels"
     require_memory((copies + 3 * num_frames) * width * height, what, "scale it down or ask for fewer frames")
 
 
@@ -259,7 +267,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if turned else image.size
 
 
-def _positions(image: Image.Image) -> list[int]:
+def _positions(image: Any) -> list[int]:
     """Return the numbers, for `seek`, of the frames that an image consists of. Nothing is decoded."""
     count = getattr(image, "n_frames", 1)
     if image.format in ANIMATED:
@@ -274,14 +282,14 @@ def _positions(image: Image.Image) -> list[int]:
             sizes.append(image.size)
     if len(set(sizes)) > 1:
         page, size = next((page, size) for page, size in zip(pages, sizes) if size != sizes[0])
-        raise ValueError("page %d is %d x %d, the first one %d x %d" % (page + 1, *size, *sizes[0]))
+        raise ValueError(f"page {page + 1} is {_text(size)}, the first one {_text(sizes[0])}")
     if not pages:
         raise ValueError("reduced-resolution pictures only, as in a camera's raw file")
     image.seek(pages[0])
     return pages
 
 
-def _go_to(image: Image.Image, position: int) -> None:
+def _go_to(image: Any, position: int) -> None:
     """Seek, frame by frame; most stills cannot."""
     if position < image.tell():
         image.seek(0)
@@ -323,11 +331,11 @@ def _file_frames(path: str, image: Image.Image, positions: list[int], indices: n
             _go_to(image, positions[index])
             frame = to_rgb(image)
             if image.size != size:
-                raise ValueError("frame %d is %d x %d, the first one %d x %d" % (index + 1, *image.size, *size))
+                raise ValueError(f"frame {index + 1} is {_text(image.size)}, the first one {_text(size)}")
             yield index, frame
 
 
-def _apng_canvases(image: Image.Image, positions: list[int]) -> Iterator[Image.Image]:
+def _apng_canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
     """Yield the canvas (RGBA) of each frame of an APNG. Pillow itself blends semi-transparent frames wrongly."""
     from PIL import Image
 
@@ -375,8 +383,8 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
             if _upright_size(image) != size:
                 image.load()
             if _upright_size(image) != size:
-                raise ValueError("%s: it is %d x %d upright, the first one, %s, %d x %d; remove it, or scale it"
-                                 % (path, *_upright_size(image), os.path.basename(paths[0]), *size))
+                raise ValueError(f"{path}: it is {_text(_upright_size(image))} upright, the first one, "
+                                 f"{os.path.basename(paths[0])}, {_text(size)}; remove it, or scale it")
             if index in wanted:
                 yield index, to_rgb(image)
 

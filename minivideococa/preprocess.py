@@ -6,38 +6,60 @@ Each frame is resized, cropped or padded to a square and normalized, bit for bit
 
 from __future__ import annotations
 
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .resources import require_memory
+
 if TYPE_CHECKING:
+    from PIL import Image
+
     from .checkpoint.config import PreprocessConfig
+
+LARGE = 2**26  # pixels of a resized frame: beyond, only the part that the crop keeps is resized
 
 
 def preprocess(frames: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     """Resize, centre and normalize frames: uint8 [T, H, W, 3] (0..255) -> float32 [T, 3, S, S].
 
-    Raises ValueError for anything but uint8 [T, H, W, 3].
+    Raises ValueError for anything but uint8 [T, H, W, 3], and for more frames than fit into memory.
     """
     from PIL import Image
 
-    frames = np.asarray(frames)
+    try:
+        frames = np.asarray(frames)
+    except ValueError:
+        raise ValueError("frames must have one size and be uint8 [T, H, W, 3]; scale them to one size") from None
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:]:
         raise ValueError(
             f"frames must be uint8 [T, H, W, 3] with values 0..255, not {frames.dtype} {list(frames.shape)}; "
             "floats in 0..1 become so by (frames * 255).round().astype(np.uint8), one image by image[None]"
         )
     S = config.size
+    require_memory(len(frames) * 3 * S * S * 4, f"preprocessing {len(frames)} frames", "give fewer frames")
     height, width = _resized(frames.shape[1], frames.shape[2], S, config.resize_mode)
     resample = Image.Resampling[config.interpolation.upper()]
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (config.mean, config.std))
     pixels = np.empty((len(frames), 3, S, S), np.float32)
-    for frame, out in zip(frames, pixels):
+    for t, frame in enumerate(frames):
+        if t > 0 and _same(frame, frames[t - 1]):  # a still, or a clip of fewer than T frames
+            pixels[t] = pixels[t - 1]
+            continue
         # Pillow resizes and rounds in uint8: the pretrained encoders saw these very roundings.
-        image = np.asarray(Image.fromarray(frame).resize((width, height), resample))
+        if height * width > LARGE:
+            image = _resize_middle(frame, height, width, S, resample)
+        else:
+            image = np.asarray(Image.fromarray(frame).resize((width, height), resample))
         image = _centered(image, S, config.fill_color).transpose(2, 0, 1)
-        out[:] = (image.astype(np.float32) / 255 - mean) / std
+        pixels[t] = (image.astype(np.float32) / 255 - mean) / std
     return pixels
+
+
+def _same(frame: np.ndarray, other: np.ndarray) -> bool:
+    middle = len(frame) // 2  # tells most frames apart at once
+    return np.array_equal(frame[middle], other[middle]) and np.array_equal(frame, other)
 
 
 def _resized(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
@@ -51,6 +73,27 @@ def _resized(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
     # "longest". A frame so narrow that it would vanish keeps one pixel; open_clip fails there.
     ratio = max(height / size, width / size)
     return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _resize_middle(frame: np.ndarray, height: int, width: int, size: int, resample: Image.Resampling) -> np.ndarray:
+    """Resize to [height, width] only the middle that `_centered` keeps: uint8 [H, W, 3] -> [<= size, <= size, 3].
+
+    Resizing the shortest side of a 1 x 1,000,000 frame to 224 would take 150 GB.
+    """
+    from PIL import Image
+
+    cut, box, shape = [], [], []
+    for old, new in zip(frame.shape[:2], (height, width)):
+        scale, kept = old / new, min(new, size)
+        start = max(0, round((new - size) / 2)) * scale  # in pixels of the frame
+        margin = 2 + ceil(2 * max(1, scale))  # the bicubic filter reaches 2 pixels, of the larger scale, to each side
+        first, last = max(0, floor(start) - margin), ceil(start + kept * scale) + margin
+        cut.append(slice(first, last))
+        box.append((start - first, start - first + kept * scale))
+        shape.append(kept)
+    (top, bottom), (left, right) = box
+    middle = Image.fromarray(np.ascontiguousarray(frame[cut[0], cut[1]]))
+    return np.asarray(middle.resize((shape[1], shape[0]), resample, box=(left, top, right, bottom)))
 
 
 def _centered(image: np.ndarray, size: int, fill: int) -> np.ndarray:

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from minivideococa import preprocess as module
+from minivideococa import resources
 from minivideococa.preprocess import preprocess
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "preprocess.npz")
@@ -81,3 +84,48 @@ def test_other_arrays_are_refused_with_what_to_do(frames):
     with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\].*\* 255") as error:
         preprocess(frames, config())
     assert str(list(frames.shape)) in str(error.value) and "\n" not in str(error.value)
+
+
+@given(st.integers(9, 3000), st.integers(1, 12), FILTERS, st.booleans(), SEEDS)
+def test_only_the_middle_of_a_giant_frame_is_resized(long, size, interpolation, tall, seed):
+    """Nothing else comes out: where a frame is resized along one side, the same to one step of 255."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (1, long, size, 3), np.uint8)
+    frames = frames if tall else frames.transpose(0, 2, 1, 3)
+    short = np.repeat(frames[:, :, :1] if tall else frames[:, :1], 3, axis=2 if tall else 1)    # constant across
+    for clip in (frames, short):
+        how = config(size=size, interpolation=interpolation)
+        whole = preprocess(clip, how)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "LARGE", 0)
+            assert np.abs(preprocess(clip, how) - whole).max() * 255 < 1.01
+
+
+@pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (2, 1_000_000)])
+def test_a_giant_aspect_ratio_takes_no_giant_array(shape, monkeypatch):
+    """1 x 1,000,000 pixels at S = 224 would be 224 x 224,000,000: 150 GB."""
+    frames = np.zeros((2, *shape, 3), np.uint8)
+    long = int(np.argmax(shape))
+    middle = np.take(frames[1], range(499_990, 500_010), axis=long)
+    middle[:] = 200                                          # the crop sees a pixel or two of these
+    index = (1, slice(499_990, 500_010)) if long == 0 else (1, slice(None), slice(499_990, 500_010))
+    frames[index] = middle
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize",
+                        lambda image, size, *a, **k: sizes.append(size) or resize(image, size, *a, **k))
+    pixels = preprocess(frames, config(size=224))
+    assert pixels.shape == (2, 3, 224, 224) and max(w * h for w, h in sizes) <= 224 * 224
+    np.testing.assert_array_equal(pixels[0], 0)
+    np.testing.assert_array_equal(pixels[1], np.float32(200) / np.float32(255))
+
+
+def test_memory_for_the_pixels_is_worked_out_first(monkeypatch):
+    frames = np.broadcast_to(np.uint8(0), (10**6, 8, 8, 3))
+    monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
+    with pytest.raises(ValueError, match="preprocessing 1000000 frames needs 602 GB of memory.*fewer frames"):
+        preprocess(frames, config(size=224))
+
+
+def test_frames_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match="must have one size"):
+        preprocess([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], config())

@@ -114,13 +114,6 @@ def test_odd_sizes(tmp_path):
         assert_exact(path, 63, 47)
 
 
-def test_transparent_gif(tmp_path):
-    filters = ("format=rgba,colorkey=black:0.3:0,split[a][b];"
-               "[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse=alpha_threshold=128")
-    path = make(tmp_path / "transparent.gif", "-filter_complex", filters, source="testsrc=s=64x48:r=10:d=1.2")
-    assert_exact(path, 64, 48)
-
-
 def test_rotation_is_honoured(tmp_path):
     upright = make(tmp_path / "upright.mp4", "-frames:v", "10", "-c:v", "libx264rgb", "-qp", "0")
     frames = decode_all(upright, 64, 48)
