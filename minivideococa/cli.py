@@ -298,7 +298,8 @@ def run_retrieve(args: argparse.Namespace) -> int:
     _refuse_unknown(args, model, [args.text])
     with progress(len(found) * args.frames, "frames"):
         videos, damaged = _each(list(found), lambda path: _encode(model, args, path))
-    left_out = missing | damaged
+    why_not = missing | damaged
+    left_out = {path: why_not[path] for path in args.videos if path in why_not}
     for why in left_out.values():
         say(f"minivideococa: left out: {why}")
     paths = [path for path in args.videos if path in videos]
@@ -413,7 +414,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
                       answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
     predictions = result.pop("predictions")
     texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
-    _caveat(args, model, [*texts, *(templates or []), *(answers or [])])
+    _caveat(args, model, [args.prompt, *texts, *(templates or []), *(answers or [])])
     try:
         if place:
             with _written(args.output):
@@ -425,13 +426,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _written(path: str) -> Iterator[None]:
-    """Name the file that is to be written in the system's error, which names a temporary file or none."""
+    """Name the output in an error of writing, such as a full disk, that names the unfinished file or none."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
+        if ".partial" in (reason := _reason(error)) or error.errno is not None and error.filename is None:
+            raise OSError(f"{path}: cannot be written: {error.strerror or reason.split(': ')[-1]}") from None
+        raise
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -444,14 +445,15 @@ def run_demo(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """`convert SRC DEST`."""
     from .checkpoint.convert import convert
-    dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
+    with _written(args.dest):
+        dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
     say(f"{dest} is ready: use it with --weights {dest}")
 
 
 def run_shapes(args: argparse.Namespace) -> None:
     """`shapes DIR`."""
     from .world.shapes import write_shapes
-    with progress(args.count, "clips"):
+    with progress(args.count, "clips"), _written(args.folder):
         manifest = write_shapes(args.folder, args.count, args.seed)
     if args.json:
         _print(args, [], {"manifest": str(manifest), "clips": args.count})
@@ -510,24 +512,21 @@ def _print(args: argparse.Namespace, lines: Sequence[str], data: dict[str, Any])
 
 # What arguments are: each function returns the value, or raises ArgumentTypeError, to which argparse adds the argument's name
 
-LARGEST = 2**31 - 1
-
-
 def _positive(text: str) -> int:
-    return _whole(text, 1)
+    return _whole(text, 1, 2**31 - 1)
 
 
 def _seed(text: str) -> int:
-    return _whole(text, 0)
+    return _whole(text, 0, 2**64 - 1)
 
 
-def _whole(text: str, least: int) -> int:
+def _whole(text: str, least: int, most: int) -> int:
     try:
         value = int(text[:100])              # Python refuses to read thousands of digits
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number") from None
-    if not least <= value <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {LARGEST}")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
     return value
 
 
