@@ -1,5 +1,6 @@
 """How a run ends: streams that are closed, full or cannot encode; signals; files that cannot be read or written; unknown words."""
 
+import inspect
 import json
 import os
 import pty
@@ -16,7 +17,7 @@ import pytest
 from safetensors import safe_open
 
 import minivideococa as mvc
-from minivideococa import cli, terminal, video
+from minivideococa import cli, terminal
 from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.demo import CLIPS
 
@@ -316,7 +317,7 @@ def test_a_full_disk_loses_no_table_and_the_file_is_named(tmp_path):
     result = limited("evaluate", str(tmp_path / "m.jsonl"), "--no-cache", "--frames", "1", "--tasks", "classify",
                      "--weights", str(embedded_checkpoint()), "-o", str(tmp_path / "out.jsonl"))
     assert result.returncode == 2 and "top-1" in result.stdout
-    assert one_line(result.stderr) and f"{tmp_path / 'out.jsonl'}: cannot be written: File too large" in result.stderr
+    assert one_line(result.stderr) and f"{tmp_path / 'out.jsonl'}: " in result.stderr and "File too large" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
@@ -373,7 +374,7 @@ def test_sentences_of_the_package_with_unknown_words_are_left_out(capsys):
 
 # A part of a video
 
-needs_parts = pytest.mark.skipif(not hasattr(video, "seconds"), reason="read_video takes no start and end")
+needs_parts = pytest.mark.skipif("start" not in inspect.signature(mvc.VideoCoCa.encode).parameters, reason="encode takes no part")
 
 
 @needs_parts
