@@ -384,10 +384,10 @@ def test_start_and_end_reach_the_reader(command, capsys, monkeypatch):
     given = []
     encode = mvc.VideoCoCa.encode
 
-    def look(self, video, *arguments, start=None, end=None, **how):
+    def look(self, video, *arguments, **how):
         if isinstance(video, str):
-            given.append((start, end))
-        return encode(self, video, *arguments, start=start, end=end, **how)
+            given.append((how["start"], how["end"]))
+        return encode(self, video, *arguments, **how)
     monkeypatch.setattr(mvc.VideoCoCa, "encode", look)
     assert cli.main([*command, "--start", "00:00.5", "--end", "1.25"]) == 0 and given == [(0.5, 1.25)]
 
