@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong. An error of the system names its file first, as ours do."""
+    """The text of an error. One of the system's names its file first, as ours do."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error) or type(error).__name__
@@ -58,29 +58,27 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """End by SystemExit on SIGTERM and SIGHUP, so that what is half written is removed. An ignored signal stays ignored."""
+    """Raise SystemExit on SIGTERM and SIGHUP, so that half-written files are removed. An ignored signal stays ignored."""
     def end(number: int, _: Any) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)            # a second one does not interrupt the removal
         raise SystemExit(128 + number)
 
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in before:
-        if before[number] == signal.SIG_DFL:
-            signal.signal(number, end)
+    unhandled = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in unhandled:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        for number in before:
-            if before[number] == signal.SIG_DFL:
-                signal.signal(number, signal.SIG_DFL)
+        for number in unhandled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def _warnings() -> Iterator[None]:
-    """Say what is warned of in one line each, and once."""
-    said = set()
+    """Print each warning as one line, and once."""
+    said: set[str] = set()
 
     def show(message: Warning | str, *_: Any) -> None:
         if str(message) not in said:
@@ -120,8 +118,8 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames to look at (default: 8)")
     model.add_argument("--force", action="store_true", help="go on with words that the checkpoint's vocabulary lacks")
     part = argparse.ArgumentParser(add_help=False)
-    part.add_argument("--start", type=_time, metavar="S", help="look at the video from here on: seconds, mm:ss or hh:mm:ss")
-    part.add_argument("--end", type=_time, metavar="S", help="look at the video up to here: seconds, mm:ss or hh:mm:ss")
+    part.add_argument("--start", type=_time, metavar="TIME", help="begin there: seconds, mm:ss or hh:mm:ss")
+    part.add_argument("--end", type=_time, metavar="TIME", help="end there: seconds, mm:ss or hh:mm:ss")
     adapted = argparse.ArgumentParser(add_help=False, parents=[model])
     adapted.add_argument("--adapter", choices=("attentional", "mean", "joint"), default="attentional",
                          help="how frames become a video: all their tokens pooled at once, each frame pooled by itself and "
@@ -155,7 +153,8 @@ def parser() -> argparse.ArgumentParser:
                            help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
     sentences.add_argument("--ensemble", action="store_true", help="average over several sentences that come with the package")
 
-    def command(name: str, run, parents: Sequence[argparse.ArgumentParser], text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[argparse.Namespace], int | None],
+                parents: Sequence[argparse.ArgumentParser], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=parents, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
@@ -182,7 +181,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in (default: float32)")
 
     sub = command("verify", run_verify, [output], "Tell which tensor of another implementation is wrong first, and why.")
-    sub.add_argument("trace", type=_path, metavar="TRACE", help="a safetensors file that any program wrote: frames or pixels, ids, and "
+    sub.add_argument("trace", type=_path, metavar="TRACE",
+                     help="a safetensors file that any program wrote: frames or pixels, ids, and "
                      "tensors under the names that `trace` writes, in float64, float32, float16 or bfloat16")
     sub.add_argument("--weights", type=_path, metavar="W", help=weights_help)
     sub.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"),
@@ -195,11 +195,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--answers", metavar='"A,B"', help="rank these, with commas between (default: write one)")
 
     sub = command("evaluate", run_evaluate, [adapted, search, templates], "Tell how good a model is on a data set.")
-    sub.add_argument("manifest", type=_path, metavar="MANIFEST", help="a file with a JSON object a line: video, and what is true of it: "
+    sub.add_argument("manifest", type=_path, metavar="MANIFEST",
+                     help="a file with a JSON object a line: video, and what is true of it: "
                      "captions, label or labels, question and answer; or, with --format, what a data set publishes")
     sub.add_argument("--format", choices=("msrvtt", "msrvtt-1ka", "msrvtt-qa", "activitynet", "kinetics", "ucf101"),
                      help="MANIFEST is this data set's own annotation file (the clips are in --videos)")
-    sub.add_argument("--videos", type=_path, metavar="DIR", help="with --format: the folder with the clips, or with folders of them")
+    sub.add_argument("--videos", type=_path, metavar="DIR",
+                     help="with --format: the folder with the clips, or with folders of them")
     sub.add_argument("--split", metavar="NAME", help="with --format: only this split, where the file tells them apart")
     sub.add_argument("--tasks", metavar='"A,B"',
                      help="some of classify, retrieve, caption, qa (default: all that MANIFEST has what it takes for)")
@@ -209,10 +211,12 @@ def parser() -> argparse.ArgumentParser:
                      help="how caption metrics cut texts: into lower-case words without punctuation, or as published figures "
                      "do, for which pycocoevalcap runs Java (default: words)")
     place = sub.add_mutually_exclusive_group()
-    place.add_argument("--cache", type=_path, metavar="DIR", help="where encoded videos and written texts are kept for another run "
+    place.add_argument("--cache", type=_path, metavar="DIR",
+                       help="where encoded videos and written texts are kept for another run "
                        "(default: with downloaded checkpoints)")
     place.add_argument("--no-cache", action="store_true", help="keep nothing")
-    sub.add_argument("-o", "--output", type=_path, metavar="FILE", help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
+    sub.add_argument("-o", "--output", type=_path, metavar="FILE",
+                     help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
 
     command("demo", run_demo, [output], "Caption, classify and retrieve on the clips that come with the package.")
 
@@ -276,8 +280,9 @@ def _templates(args: argparse.Namespace) -> Sequence[str] | None:
     return _lines(args.templates_file) if args.templates_file else ENSEMBLE if args.ensemble else None
 
 
-def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None) -> Sequence[str] | None:
-    """The user's own templates; of the package's, those with words that the vocabulary has, or else the bare label."""
+def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None
+                     ) -> Sequence[str] | None:
+    """The user's own templates; of the package's, those whose words the vocabulary has, or the bare label if none is left."""
     from .tasks import TEMPLATES
     ours = templates or TEMPLATES
     known = [template for template in ours if not _unknown(model, [template])]
@@ -476,7 +481,7 @@ def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
 
 
 def _refuse_unknown(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Raise ValueError, with --force not, for words of the user's own that a vocabulary of whole words lacks."""
+    """Raise ValueError for words of the user's own that a vocabulary of whole words lacks, unless --force is given."""
     from difflib import get_close_matches
     if args.force or not (unknown := _unknown(model, texts)):
         return
@@ -510,7 +515,7 @@ def _print(args: argparse.Namespace, lines: Sequence[str], data: dict[str, Any])
         terminal.write("\n".join(map(terminal.printable, lines)))
 
 
-# What arguments are: each function returns the value, or raises ArgumentTypeError, to which argparse adds the argument's name
+# Values of arguments. Where one is wrong, argparse adds the argument's name to the message.
 
 def _positive(text: str) -> int:
     return _whole(text, 1, 2**31 - 1)

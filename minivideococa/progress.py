@@ -20,7 +20,7 @@ _bar: ContextVar[Any] = ContextVar("bar", default=None)
 
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[None]:
-    """Show a bar on standard error, if that is a terminal, for what is done inside the `with`; it stands there at once."""
+    """Show a bar on standard error, if that is a terminal, while the `with` runs. It is visible at once, at 0."""
     from tqdm import tqdm
     with tqdm(total=total, unit=f" {unit}", leave=False, disable=None, **_size()) as bar:
         token = _bar.set(bar)

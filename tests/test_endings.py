@@ -1,5 +1,6 @@
 """How a run ends: streams that are closed, full or cannot encode; signals; files that cannot be read or written; unknown words."""
 
+import importlib
 import inspect
 import json
 import os
@@ -272,6 +273,7 @@ def test_a_file_that_never_ends_is_refused(refused, tmp_path, monkeypatch, comma
 def test_the_path_of_a_video_is_checked_before_weights_are_loaded(refused, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     Path("m.jsonl").write_text('{"video": "nowhere.mp4", "label": "a"}\n{"video": "nor.mp4", "label": "b"}\n')
+    importlib.import_module("minivideococa.verify")      # which keeps the `load` that it finds
     monkeypatch.setattr("minivideococa.checkpoint.load", lambda *_, **__: pytest.fail("the weights are loaded"))
     last = ["m.jsonl"] if command == ["evaluate"] else ["nowhere.mp4", *(["a"] if command == ["answer"] else [])]
     assert "nowhere.mp4: no such file" in refused(*command, *last)
