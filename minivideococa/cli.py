@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -431,12 +432,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _written(path: str) -> Iterator[None]:
-    """Name the output in an error of writing, such as a full disk, that names the unfinished file or none."""
+    """Name the output in an error of writing, such as a full disk, that names the unfinished file or no file at all."""
     try:
         yield
     except OSError as error:
-        if ".partial" in (reason := _reason(error)) or error.errno is not None and error.filename is None:
-            raise OSError(f"{path}: cannot be written: {error.strerror or reason.split(': ')[-1]}") from None
+        if error.errno is not None and error.filename is None:
+            raise OSError(f"{path}: cannot be written: {error.strerror}") from None
+        reason = _reason(error)
+        if (named := re.sub(r"^.*[/ ]\.[^/:]*partial[^/: ]*", lambda _: path, reason)) != reason:
+            raise OSError(named) from None
         raise
 
 
