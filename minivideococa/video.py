@@ -1,206 +1,318 @@
-"""The video stage: a file or a folder of images in, T uniformly sampled frames `uint8 [T, H, W, 3]` out.
+"""The video stage: a file or a folder of images in, T sampled frames `uint8 [T, H, W, 3]` out.
 
-The frames are the middle ones of T equal segments of the clip, counted over the frames that a full decode
-gives. ffmpeg decodes; only the T frames are kept, so memory does not grow with the length of the clip.
+The frames are those on screen at the middle of T equal parts of the clip's duration, see `sampling.py`. Images are
+read by Pillow, see `images.py`; ffmpeg decodes everything else. Only the T frames are kept, so memory does not grow
+with the length of the clip.
 """
+
+from __future__ import annotations
+
 import itertools
 import os
 import re
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from fractions import Fraction
+from typing import IO, Any
 
 import numpy as np
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from . import resources
+from .images import is_image, list_images, read_images
+from .inputs import regular_file
+from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
 
-FIRST_VIDEO = ["-map", "0:V:0"]                              # V: cover art does not count
-EVERY_FRAME = [*FIRST_VIDEO, "-fps_mode", "passthrough"]     # as decoded, whatever the timestamps say
+__all__ = ["files_of", "read_video", "sample_indices", "seconds"]
+
+OLDEST_FFMPEG = 7
+HANG_SECONDS = 30.0  # an ffmpeg that reports neither a packet nor a frame for so long is ended
+
+# Without -map, ffmpeg chooses one of several video streams itself, and cover art only if there is nothing else.
+VIDEO_ONLY = ["-an", "-sn", "-dn"]
+EVERY_FRAME = [*VIDEO_ONLY, "-fps_mode", "passthrough", "-enc_time_base", "demux"]  # as decoded, in the file's ticks
 
 
-def read_video(path: str | os.PathLike, num_frames: int = 8) -> np.ndarray:
+def read_video(
+    path: str | os.PathLike[str],
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+) -> np.ndarray:
     """Sample T = `num_frames` frames of a clip uniformly: uint8 `[T, H, W, 3]`, RGB.
 
-    Frame i is number `floor((i + 0.5) * n / T)` of the clip's n frames; where n < T, frames repeat.
-    `path` is a file that ffmpeg reads, a folder of images (in natural order of their names) or one image.
-    Rotation metadata is honoured. A video's frames are bit for bit those of
-    `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip that breaks midway, what decodes is used.
+    Frame t is the one on screen at (t + 1/2) * D / T of the clip's duration D. At a constant frame rate that is number
+    floor((t + 1/2) * n / T) of the clip's n frames. If they are fewer than T, frames repeat, with a UserWarning.
+    `path` is a file that ffmpeg reads, an image, or a folder of images (sampled by index, in natural order of their
+    names). `start` and `end` choose a part of the clip: seconds from its first frame, or texts such as "00:01:12.5".
+    An `end` after the clip's end is the clip's end.
 
-    Raises FileNotFoundError if `path` is not there, ValueError if it holds no readable clip or
-    `num_frames` < 1.
+    Rotation metadata is honoured. Of several video streams the one is read that ffmpeg chooses by itself, and never
+    cover art. The frames are bit for bit those of `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip
+    that breaks midway, what decodes is used.
+
+    Raises FileNotFoundError or another OSError if `path` cannot be opened, ValueError if it holds no readable clip,
+    the frames do not fit into memory, `num_frames` is not an integer of at least 1, or [`start`, `end`) holds nothing
+    of the clip.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"a {type(path).__name__} is not the path of a video; give a str or a pathlib.Path")
+    path = os.fspath(path)
+    num_frames = frame_count(num_frames)
+    start = None if start is None else seconds(start, "start")
+    end = None if end is None else seconds(end, "end")
+    files_of(path)
+    if os.path.isdir(path) or is_image(path):
+        return read_images(path, num_frames, start, end, decode=lambda file: _read_with_ffmpeg(file, 1, None, None))
+    return _read_with_ffmpeg(path, num_frames, start, end)
+
+
+def files_of(path: str | os.PathLike[str]) -> list[str]:
+    """Return the files that a video is read from: itself, or the images of a folder in natural order of their names.
+
+    Raises FileNotFoundError or another OSError if `path` cannot be opened, ValueError for a folder without images, a
+    FIFO or a device.
     """
     path = os.fspath(path)
-    if num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames}; ask for at least 1 frame")
-    files = files_of(path)
-    if os.path.isdir(path) or _is_still_image(path):
-        return _read_images(files, num_frames)
+    if os.path.isdir(path):
+        return list_images(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a FIFO or a device: the file is read more than once
+        raise ValueError(f"{path}: neither a file nor a folder; save the video to a file")
+    return [os.fspath(regular_file(path, "check the path of the video"))]
 
-    # Packets are quick to count, and most clips have one for each frame. The decode tells whether that is so.
-    copying = [*FIRST_VIDEO, "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
-    count, *_ = _run_ffmpeg(path, _count_packets, *copying)
+
+def _read_with_ffmpeg(path: str, num_frames: int, start: float | None, end: float | None) -> np.ndarray:
+    """`read_video` for one file that is not an image."""
+    # Packets are quick to read, and most clips have one for each frame. The time stamps of decoded frames decide.
+    stamps, durations, packet_tick, size = _read_packets(path)
+    _require_memory(path, num_frames, *size)
+
+    def sample(stamps: list[int], tick: Fraction) -> np.ndarray:
+        own = durations.get(stamps[-1], durations[max(durations)]) * (packet_tick / tick)
+        try:
+            return sample_times(stamps, int(own), num_frames, start, end, tick)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    try:
+        indices = sample(stamps, packet_tick)
+    except ValueError:  # start is after the last packet
+        indices = sample_indices(len(stamps), num_frames)
     select = True
     for _ in range(3):
-        clip, decoded = _decode(path, max(count, 1), num_frames, select)
-        if clip is not None:
-            return clip
-        count, select = decoded, decoded != count
-    raise ValueError(f"{path}: each decode gives another number of frames, the file is damaged; re-encode it")
+        clip, stamps, tick = _decode(path, indices, select)
+        guess, indices = indices, sample(stamps, tick)
+        if np.array_equal(guess, indices):
+            if clip is not None:
+                warn_of_repeats(path, indices)
+                return clip
+            select = False
+    raise ValueError(f"{path}: each decode gives other frames, the file is damaged; re-encode it")
 
 
-def files_of(path: str | os.PathLike) -> list[str]:
-    """The files that a video is read from: itself, or the images of a folder (in natural order of their names).
+def _read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[int, int]]:
+    """Read a video's packets without decoding them.
 
-    Raises FileNotFoundError if `path` is not there, ValueError for a folder without images, and for a pipe or a device.
+    Returns the sorted time stamps of those that will be shown; the duration that the file itself states for each (0 if
+    it states none) by time stamp; the seconds of a tick; and (width, height) of the pictures, 0 if not known.
     """
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    if os.path.isdir(path):
-        return _list_images(path)
-    if not os.path.isfile(path):                             # it is read more than once
-        raise ValueError(f"{path}: neither a file nor a folder; save the video to a file")
-    return [path]
+    # nofillin: libavformat does not make up durations; with 1 added to each, the muxer does not either.
+    # The second output fails if there is cover art only.
+    _, log = _run_ffmpeg(
+        path, ["-fflags", "nofillin"],
+        [*VIDEO_ONLY, "-c", "copy", "-copyinkf", "-bsf:v", "setts=pts=PTS:dts=DTS:duration=DURATION+1",
+         "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"])
+    tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
+    size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
+    durations = {}
+    stamps = []
+    for dts, pts, duration, flags in re.findall(
+            r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log):
+        stamp = int(pts) if int(pts) > -(2**63) else int(dts)
+        durations[stamp] = int(duration) - 1
+        if not int(flags or "0", 16) & 4:  # AV_PKT_FLAG_DISCARD: decoded, but outside the edit list
+            stamps.append(stamp)
+    if not tick or not durations:
+        raise _no_video(path, log)
+    return (sorted(stamps or durations), durations, Fraction(int(tick[1]), int(tick[2])),
+            (int(size[1]), int(size[2])) if size else (0, 0))
 
 
-def sample_indices(count: int, num_frames: int) -> np.ndarray:
-    """The middle of each of T equal segments of n = `count` frames, floor((i + 0.5) * n / T): int64 `[T]`."""
-    return (2 * np.arange(num_frames) + 1) * count // (2 * num_frames)
+def _decode(path: str, indices: np.ndarray, select: bool) -> tuple[np.ndarray | None, list[int], Fraction]:
+    """Decode a video and gather the frames with these `indices`, int64 `[T]`.
 
+    With `select` ffmpeg drops unwanted frames before it converts them to RGB. Its filter counts from 0 again where the
+    picture format changes in mid-stream, so ffmpeg also reports the true number of each frame that it sends. Without
+    `select` it sends every frame.
 
-def _decode(path: str, count: int, num_frames: int, select: bool) -> tuple[np.ndarray | None, int]:
-    """Decode a video that should have `count` frames.
-
-    With `select` ffmpeg drops unwanted frames before it converts them to RGB. Its filter counts from 0 again
-    where the picture format changes in mid-stream, so ffmpeg also reports the true number of each frame that
-    it sends. Without `select` it sends every frame.
-
-    Returns the sampled frames, or None if `count` or the filter was wrong; and the true count.
+    Returns the frames uint8 `[T, H, W, 3]`, or None if the filter was wrong or `indices` are beyond the last frame;
+    the time stamps of all decoded frames; and the seconds of a tick.
     """
-    indices = sample_indices(count, num_frames)
     wanted = np.unique(indices).tolist()
-    select = select and len(wanted) <= 64                    # ffmpeg's expressions may nest 100 deep
+    select = select and len(wanted) <= 64  # ffmpeg's expressions may nest 100 deep
+    received = 0
 
-    def gather(stream: BinaryIO) -> np.ndarray | None:
+    def gather(stream: IO[bytes]) -> np.ndarray | None:
+        nonlocal received
         clip = None
         arriving = itertools.chain(wanted, itertools.repeat(-1)) if select else itertools.count()
-        for index, frame in zip(arriving, _read_pictures(stream)):
+        for index, frame in zip(arriving, _read_pictures(path, stream, len(indices))):
+            received += 1
             if clip is None:
-                clip = np.empty((num_frames, *frame.shape), np.uint8)
+                clip = np.empty((len(indices), *frame.shape), np.uint8)
+            if clip.shape[1:] != frame.shape:
+                raise ValueError(f"{path}: ffmpeg sends pictures of different sizes; try another ffmpeg")
             clip[indices == index] = frame
         return clip
 
-    counting = [*EVERY_FRAME, "-f", "null", "-"]
-    sending = [*EVERY_FRAME, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
+    counting = [*EVERY_FRAME, *_report("pipe:2", "seen={pts} {tb}"), "-f", "null", "-"]
+    sending = [*EVERY_FRAME, *_report("pipe:02", "sent={ni}"), "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
     if select:
-        any_wanted = "+".join(f"eq(n,{index})" for index in wanted)
-        sending += ["-vf", f"select='{any_wanted}'",
-                    "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "sent={ni}"]
-    clip, decoded, sent, complaint = _run_ffmpeg(path, gather, *counting, *sending, "-")
-    if decoded == 0:
-        raise ValueError(f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
-                         "give a video, a GIF, an image or a folder of images")
-    right = decoded == count and (sent == wanted or not select)
-    return clip if right else None, decoded
+        sending += ["-vf", "select='" + "+".join(f"eq(n,{index})" for index in wanted) + "'"]
+    clip, log = _run_ffmpeg(path, [], [*counting, *sending, "-"], gather)
+    seen = re.findall(r"seen=(-?\d+) (\d+)/(\d+)", log)
+    sent = [int(number) for number in re.findall(r"sent=(\d+)", log)]
+    if not seen:
+        raise _no_video(path, log)
+    if received != len(sent):
+        raise ValueError(f"{path}: ffmpeg sent {received} pictures of {len(sent)}; try again, or another ffmpeg")
+    complete = sent == wanted if select else len(sent) > wanted[-1]
+    return clip if complete else None, [int(pts) for pts, *_ in seen], Fraction(int(seen[0][1]), int(seen[0][2]))
 
 
-def _run_ffmpeg(path: str, consume: Callable[[BinaryIO], Any], *outputs: str
-                ) -> tuple[Any, int, list[int], str]:
-    """Run ffmpeg on a file.
-
-    Returns what `consume` makes of its standard output, the number of frames that the first output was given,
-    the numbers reported as `sent=`, and ffmpeg's first error message.
-    """
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    # Given as an open file, no path is taken for an option, a protocol or a pattern of file names.
-    command = [get_ffmpeg_exe(), "-nostdin", "-nostats", "-loglevel", "error", "-progress", "pipe:2",
-               "-i", "fd:", *outputs]
-    with (open(path, "rb") as file, tempfile.TemporaryFile("w+", errors="replace") as log,
-          subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=log) as process):
-        try:
-            result = consume(process.stdout)
-            process.wait()
-        except BaseException:                                # Ctrl-C too
-            process.kill()
-            raise
-        if process.returncode < 0:
-            raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; re-encode it")
-        log.seek(0)
-        decoded, sent, complaint = 0, [], ""
-        for line in log:
-            key, _, value = line.strip().partition("=")
-            if key == "frame":
-                decoded = int(value)                         # a running total
-            elif key == "sent":
-                sent.append(int(value))
-            elif " " in key and not complaint:
-                complaint = re.sub(r"^(\[.*?\] )+", "", line.strip())
-    return result, decoded, sent, complaint
+def _report(file: str, line: str) -> list[str]:
+    """Options of an output: report each frame by a line to `file`. Two outputs must not share a name, or lines mix."""
+    return ["-stats_enc_pre", file, "-stats_enc_pre_fmt", line]
 
 
-def _count_packets(stream: BinaryIO) -> int:
-    """framecrc output: comments, and one line for each packet."""
-    return sum(not line.startswith(b"#") for line in stream)
-
-
-def _read_pictures(stream: BinaryIO) -> Iterator[np.ndarray]:
+def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[np.ndarray]:
     """PPM pictures (lines `P6`, `W H`, `255`, then the pixels) to the stream's end, uint8 `[H, W, 3]`."""
-    while stream.readline():
-        width, height = map(int, stream.readline().split())
-        stream.readline()
+    while header := stream.readline(80):
+        header += stream.readline(80) + stream.readline(80)
+        match = re.fullmatch(rb"P6\n(\d{1,9}) (\d{1,9})\n255\n", header)
+        if not match:
+            raise ValueError(f"{path}: ffmpeg sends something other than pictures; try another ffmpeg")
+        width, height = int(match[1]), int(match[2])
+        _require_memory(path, num_frames, width, height)
         pixels = stream.read(height * width * 3)
-        if len(pixels) < height * width * 3:                 # ffmpeg was ended
+        if len(pixels) < height * width * 3:  # ffmpeg was ended
             return
         yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
-def _list_images(folder: str) -> list[str]:
-    """The images of a folder; frame2 comes before frame10."""
-    def natural(name: str) -> tuple:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
-
-    names = sorted(filter(_is_image_name, os.listdir(folder)), key=natural)
-    if not names:
-        raise ValueError(f"{folder}: no images in this folder; give a video or a folder of .jpg or .png")
-    return [os.path.join(folder, name) for name in names]
+def _require_memory(path: str, num_frames: int, width: int, height: int) -> None:
+    """Raise ValueError if T frames, and what ffmpeg holds while it decodes, do not fit into memory."""
+    frame = 3 * width * height + 1000  # with its index and time
+    most = (resources.available_memory() or 0) // frame - 8
+    hint = f"ask for at most {most} frames" if most > 0 else "scale the video down"
+    resources.require_memory((num_frames + 8) * frame, f"{path}: num_frames={num_frames} of {width} x {height}", hint)
 
 
-def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+def _run_ffmpeg(
+    path: str, reading: list[str], writing: list[str], consume: Callable[[IO[bytes]], Any] = lambda stream: stream.read()
+) -> tuple[Any, str]:
+    """Run ffmpeg on a file with options for its input and its outputs.
 
+    Returns what `consume` makes of its standard output, and all that it wrote to standard error.
 
-def _is_still_image(path: str) -> bool:
-    """Animations, and what Pillow cannot open, are left to ffmpeg."""
-    from PIL import Image
-
-    if not _is_image_name(os.path.basename(path)):
-        return False
-    try:
-        with Image.open(path) as image:
-            return not getattr(image, "is_animated", False)
-    except Exception:                                        # Pillow raises many kinds
-        return False
-
-
-def _read_images(paths: list[str], num_frames: int) -> np.ndarray:
-    """`read_video` for images, all of one size; those that are not sampled are opened, but not decoded."""
-    from PIL import Image, ImageOps
-
-    indices = sample_indices(len(paths), num_frames)
-    clip, first_size = None, None
-    for index, path in enumerate(paths):
+    Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run.
+    """
+    # Given as an open file, no path is taken for an option, a protocol or a pattern of file names. The only progress
+    # report is the last one: it tells that ffmpeg came to its end. Damaged packets are no failure.
+    command = [_executable(), "-nostdin", "-nostats", "-loglevel", "error", "-max_error_rate", "1",
+               "-progress", "pipe:2", "-stats_period", "1000000", *reading, "-i", "fd:", *writing]
+    with open(path, "rb") as file, tempfile.TemporaryFile() as log:
+        limit = 10**7 + 200 * os.path.getsize(path)  # a packet has some bytes; a report of it, at most 200
         try:
-            with Image.open(path) as image:
-                first_size = first_size or image.size
-                if image.size != first_size:
-                    raise ValueError("it is %d x %d, the first one %d x %d" % (*image.size, *first_size))
-                if index in indices:
-                    frame = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-                    if clip is None:
-                        clip = np.empty((num_frames, *frame.shape), np.uint8)
-                    clip[indices == index] = frame
-        except Exception as error:
-            raise ValueError(f"{path}: not a frame of this clip ({error}); repair or remove it") from None
-    return clip
+            process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+        except OSError as error:
+            raise OSError(f"{command[0]}: cannot be run as ffmpeg ({error.strerror}); reinstall imageio-ffmpeg, "
+                          "or correct IMAGEIO_FFMPEG_EXE") from None
+        with process:
+            faults: list[str] = []
+            ended = threading.Event()
+            watch = threading.Thread(target=_watch, args=(process, log, limit, ended, faults), daemon=True)
+            try:
+                watch.start()
+                result = consume(process.stdout)
+                process.wait()
+            except BaseException:  # Ctrl-C too
+                _kill(process)
+                raise
+            finally:
+                ended.set()
+                watch.join()
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+    if faults:
+        raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
+    if process.returncode < 0:
+        raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; re-encode it")
+    if process.returncode > 0 or "progress=end" not in text:
+        if "seen=" in text or "#tb 0" in text:
+            raise ValueError(f"{path}: ffmpeg ended midway with exit status {process.returncode} "
+                             f"({_complaint(text) or 'no message'}); try again, or re-encode it")
+        raise _no_video(path, text)
+    return result, text
+
+
+def _watch(process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: threading.Event, faults: list[str]
+           ) -> None:
+    """Kill ffmpeg, and note the fault, if its log does not grow for HANG_SECONDS or grows beyond `limit` bytes."""
+    interval, quiet, before = 0.1, 0.0, 0
+    while not ended.wait(interval):
+        size = os.fstat(log.fileno()).st_size
+        quiet = quiet + interval if size == before else 0.0
+        before = size
+        if quiet >= HANG_SECONDS or size > limit:
+            faults.append("writes without end" if size > limit else f"makes no progress for {HANG_SECONDS:g} s")
+            _kill(process)
+            return
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill ffmpeg. Where it is a script that runs another program, that one holds the pipe, and is killed too."""
+    if os.name == "posix":
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # it has ended
+            pass
+    else:
+        process.kill()
+
+
+def _executable() -> str:
+    """Return the path of ffmpeg."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OSError(f"no ffmpeg: {error}; reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from None
+
+
+def _complaint(log: str) -> str:
+    """Return ffmpeg's first error message."""
+    for line in log.splitlines():
+        if " " in line and not re.match(r"#|0, |\w+=", line):
+            return "".join(c if c.isprintable() else "?" for c in re.sub(r"^(\[.*?\] )+", "", line.strip()))[:200]
+    return ""
+
+
+def _no_video(path: str, log: str) -> ValueError:
+    """Return the error for a file of which ffmpeg decodes nothing: the file's fault, or that of an old ffmpeg."""
+    complaint = _complaint(log)
+    command = [_executable(), "-version"]
+    try:
+        answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        answer = b""
+    version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
+    if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(
+            "Unrecognized option|Option .*not found|Protocol not found|[Nn]o decoder found|Decoder .*not found", complaint):
+        return ValueError(f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} or "
+                          "newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE")
+    return ValueError(f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
+                      "give a video, an image or a folder of images")

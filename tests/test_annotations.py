@@ -136,12 +136,12 @@ def test_another_file(format, wrong, tmp_path, clips):
     ("msrvtt", lambda text: text.replace('"test"', "1"), '"split" is missing or no text'),
     ("msrvtt-1ka", lambda text: text.replace("sentence", "text"), "no column sentence"),
     ("msrvtt-1ka", lambda text: text.replace(",cats", ""), "line 3: sentence is missing"),
-    ("msrvtt-qa", lambda text: text.replace('"answer": "wool"', '"answer": ""'), '"answer" is missing'),
+    ("msrvtt-qa", lambda text: text.replace('"answer": "wool"', '"answer": 0'), 'item 2: "answer" is missing'),
     ("msrvtt-qa", lambda text: text.replace("8", '"8"'), '"video_id" is missing or no number'),
     ("activitynet", lambda text: text.replace('["A dog reads."]', "[]"), "sentences of v__-9 are []"),
     ("kinetics", lambda text: text.replace("120", "soon"), 'a time of xyz is "soon"'),
     ("kinetics", lambda text: text.replace("120", "inf"), 'a time of xyz is "inf"'),
-    ("kinetics", lambda text: text.replace("dog reading", ""), "line 3: label is missing"),
+    ("kinetics", lambda text: text.replace("xyz", " "), "line 3: youtube_id is missing"),
     ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is no clip'),
 ])
 def test_a_mistake_is_named(format, change, complaint, tmp_path, clips):

@@ -17,9 +17,11 @@ import numpy as np
 
 from .. import __version__
 from ..checkpoint.folder import open_safetensors, save_tensors
+from ..inputs import regular_file
 from ..model import VideoCoCa
 from ..output import written_whole
 from ..video import files_of
+from .manifest import possible_path
 
 
 def content(video: str | os.PathLike[str]) -> list[Any]:
@@ -27,7 +29,7 @@ def content(video: str | os.PathLike[str]) -> list[Any]:
     counts, which tells images from videos. Raises OSError or ValueError where there is nothing to read."""
     hashes = []
     for path in files_of(video):
-        with open(path, "rb") as file:
+        with open(regular_file(path, "give a video, an image or a folder of images"), "rb") as file:
             name = os.path.basename(path) if os.path.isdir(video) else os.path.splitext(path)[1].lower()
             hashes.append([name, hashlib.file_digest(file, "sha256").hexdigest()])
     return hashes
@@ -52,7 +54,10 @@ def identity(model: VideoCoCa) -> str:
 
 
 def folder_for(path: str | os.PathLike[str]) -> Path:
-    """The folder of a cache, which need not be there. Raises ValueError if something else is."""
+    """Return the folder of a cache, which need not be there. Raises ValueError for an impossible name, and if something else
+    is there."""
+    if not isinstance(path, str | os.PathLike) or not possible_path(path):
+        raise ValueError(f"cache is {path!r}: give the path of a folder, or None for no cache")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{path}: is no folder: give another place for the cache")
@@ -60,12 +65,12 @@ def folder_for(path: str | os.PathLike[str]) -> Path:
 
 
 def get(folder: Path | None, facts: Any) -> dict[str, np.ndarray] | None:
-    """The arrays that `put` kept under these facts; None if there are none, they are damaged, or there is no cache."""
-    if folder is None:
+    """Return the arrays that `put` kept under these facts; None if there are none, they are damaged, or there is no cache."""
+    if folder is None or not (place := _place(folder, facts)).is_file():     # to open a FIFO would never end
         return None
     try:
-        arrays = {name: tensor.read().copy() for name, tensor in open_safetensors(_place(folder, facts)).items()}
-    except (OSError, ValueError):
+        arrays = {name: tensor.read().copy() for name, tensor in open_safetensors(place).items()}
+    except Exception:                        # a damaged header raises many kinds
         return None
     check = arrays.pop("sha256", None)
     return arrays if check is not None and check.tobytes() == _sha256(arrays) else None
@@ -80,8 +85,8 @@ def put(folder: Path | None, facts: Any, arrays: Mapping[str, np.ndarray]) -> No
         with written_whole(_place(folder, facts)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
-        raise OSError(f"{folder}: the cache cannot be written ({error}): "
-                      "give another folder with --cache, or --no-cache") from None
+        raise OSError(f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
+                      "MINIVIDEOCOCA_CACHE, or --no-cache") from None
 
 
 def kept(folder: Path | None, facts: Any, compute: Callable[[], Any]) -> Any:

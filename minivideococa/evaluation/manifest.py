@@ -2,28 +2,41 @@
 
     {"video": "clips/1.mp4", "captions": ["a man sings", "somebody sings a song"], "label": "singing"}
     {"video": "clips/1.mp4", "question": "what does the man do?", "answer": "sing"}
+    {"video": "talk.mp4", "start": 12.5, "end": "00:01:10", "captions": ["a woman draws a graph"]}
 
 `video` is a path, from the manifest's own folder if it is not absolute. All else may be there or not: `captions`, `label` or,
-where several are right, `labels`, and `question` with its `answer`. Other names are left alone.
+where several are right, `labels`, `question` with its `answer`, and `start` and `end`, which choose a part of the video. Other
+names are left alone. Blank captions, labels, questions and answers are reported and left out.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
+from ..inputs import parse_json, read_text
 from ..output import json_text, place_for, written_whole
+from ..progress import say
+from ..sampling import seconds
+
+HINT = "a manifest has a JSON object a line"
+NO_OBJECT = ('it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files are taken '
+             "with --format")
 
 
 @dataclass(frozen=True)
 class Entry:
     """A line of a manifest. `video` is a path as it can be opened.
 
-    Raises ValueError for a text where a tuple of texts is meant, and for an answer without its question.
+    `start` and `end` choose a part of the video: seconds, or a string as `seconds` reads it, which becomes seconds.
+    None stands for the video's own start and end.
+
+    Raises ValueError for a path that no file can have, a text where a tuple of texts is meant, a blank text, an answer
+    without its question, and an end that does not come after the start.
     """
 
     video: Path
@@ -31,74 +44,112 @@ class Entry:
     labels: tuple[str, ...] = ()
     question: str | None = None
     answer: str | None = None
+    start: float | None = None
+    end: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.video, str | os.PathLike) or not possible_path(self.video):
+            raise ValueError(f'"video" is {shortened(str(self.video))}, which is no name that a file can have: '
+                             "give the path of a video")
         for name in ("captions", "labels"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f'"{name}" is {getattr(self, name)!r}: give a list of texts')
-        if self.answer and not self.question:
+            texts = getattr(self, name)
+            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f'"{name}" is {shortened(texts)}: give a list of texts')
+        for name, texts in (("caption", self.captions), ("label", self.labels), ("question", [self.question]),
+                            ("answer", [self.answer])):
+            for text in texts:
+                if text is not None and (not isinstance(text, str) or not text.strip()):
+                    raise ValueError(f"the {name} {shortened(text)} is {'blank' if isinstance(text, str) else 'no text'}: "
+                                     "give a text, or leave it out")
+        if self.answer is not None and self.question is None:
             raise ValueError('an "answer" needs its "question"')
+        for name in ("start", "end"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, seconds(value, f'"{name}"'))
+        if self.end is not None and self.end <= (self.start or 0):
+            raise ValueError(f'"end" is {self.end:g} and "start" {self.start or 0:g} seconds: give an end after the start')
+
+
+def possible_path(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a file can have this path: it is not empty, holds no NUL, and the file system can encode it."""
+    name = os.fspath(path)
+    try:
+        return bool(name) and "\0" not in name and bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
-    """The entries of a manifest, in its order. The videos need not be there.
+    """Return the entries of a manifest, in its order. The videos need not be there.
 
-    Raises FileNotFoundError if there is no such file; ValueError, with the number of the line, for one that is no entry, and
-    if there is none at all.
+    Blank texts are reported on standard error and left out; their entries stay.
+
+    Raises OSError if `path` is not a file that can be read; ValueError, with the number of the line, for one that is no
+    entry, for a file without entries, and for one that does not fit into memory.
     """
-    path = Path(path)
-    if path.is_dir() or not path.exists():
-        what = "a folder" if path.is_dir() else "there is no such file"
-        raise FileNotFoundError(f"{path}: {what}; a manifest is a file with a JSON object a line")
-    entries = []
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-            if line.strip():
-                try:
-                    entries.append(_entry(_object(line), path.parent))
-                except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from None
-        if not entries:
-            raise ValueError("no entry is in it: a manifest has a JSON object a line")
-    except ValueError as error:              # no UTF-8, too
-        raise ValueError(f"{path}: {error}") from None
+    entries: list[Entry] = []
+    blanks: list[str] = []
+    for number, line in enumerate(read_text(path, HINT).split("\n"), 1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            fields = parse_json(line, where, NO_OBJECT)
+            if not isinstance(fields, dict):
+                raise ValueError(f"{where}: {NO_OBJECT}")
+            try:
+                entries.append(_entry(fields, Path(path).parent, f"line {number}", blanks))
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+    if not entries:
+        raise ValueError(f"{path}: no entry is in it; {HINT}")
+    report_blanks(path, blanks)
     return entries
 
 
-def _object(line: str) -> dict[str, Any]:
-    """The JSON object in a line. Raises ValueError."""
-    try:
-        if isinstance(fields := json.loads(line), dict):
-            return fields
-    except (ValueError, RecursionError):
-        pass
-    raise ValueError('not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files are '
-                     "taken with --format")
-
-
-def _entry(fields: dict[str, Any], folder: Path) -> Entry:
-    """What one JSON object says. Raises ValueError."""
+def _entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[str]) -> Entry:
+    """Return what one JSON object says. Raises ValueError."""
     if "caption" in fields and "captions" not in fields:
         raise ValueError('there is a "caption": a manifest says "captions": ["...", "..."]')
 
     def text(name: str) -> str | None:
-        if not isinstance(value := fields.get(name), (str, type(None))) or value is not None and not value.strip():
-            raise ValueError(f'"{name}" is {value!r}: give a text')
-        return value
+        value = fields.get(name)
+        if not isinstance(value, str | None):
+            raise ValueError(f'"{name}" is {shortened(value)}: give a text')
+        return None if value is None or is_blank(value, f'{where}: "{name}"', blanks) else value
 
     def texts(name: str) -> tuple[str, ...]:
         values = fields.get(name, [])
-        if not isinstance(values, list) or not all(isinstance(value, str) and value.strip() for value in values):
-            raise ValueError(f'"{name}" is {values!r}: give a list of texts')
-        return tuple(value.strip() for value in values)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError(f'"{name}" is {shortened(values)}: give a list of texts')
+        return tuple(value.strip() for number, value in enumerate(values, 1)
+                     if not is_blank(value, f'{where}: text {number} of "{name}"', blanks))
 
-    video, label, labels = text("video"), text("label"), texts("labels")
-    if not video or "\0" in video:
-        raise ValueError(f'"video" is {video!r}: give the path of a video' if video else
-                         '"video" is missing: give the path of a video')
+    video = fields.get("video")
+    if video is None:
+        raise ValueError('"video" is missing: give the path of a video')
+    if not isinstance(video, str) or not video.strip():
+        raise ValueError(f'"video" is {shortened(video)}: give the path of a video')
+    label, labels, question, answer = text("label"), texts("labels"), text("question"), text("answer")
     if label and labels:
         raise ValueError('both "label" and "labels" are there: give one of them')
-    return Entry(folder / video, texts("captions"), (label.strip(),) if label else labels, text("question"), text("answer"))
+    if question is None and fields.get("question") is not None:      # it is blank, and its answer goes with it
+        answer = None
+    return Entry(folder / video, texts("captions"), (label.strip(),) if label else labels, question, answer,
+                 fields.get("start"), fields.get("end"))
+
+
+def is_blank(text: str, where: str, blanks: list[str]) -> bool:
+    """Tell whether a text is blank. If so, `where` is added to `blanks`, for `report_blanks`."""
+    if text.strip():
+        return False
+    blanks.append(where)
+    return True
+
+
+def report_blanks(path: str | os.PathLike[str], blanks: Sequence[str]) -> None:
+    """Say on standard error, in one line, which blank texts of a file are left out; of many, the first three."""
+    if blanks:
+        more = f"; and {len(blanks) - 3} more" if len(blanks) > 3 else ""
+        say(f"minivideococa: {path}: {len(blanks)} blank text{'s' * (len(blanks) > 1)} left out: {'; '.join(blanks[:3])}{more}")
 
 
 def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
@@ -116,9 +167,10 @@ def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> No
         video = video.parent.resolve() / video.name
         video = video.relative_to(place.parent) if video.is_relative_to(place.parent) else video
         one = len(entry.labels) == 1
-        fields = {"video": video.as_posix(), "captions": entry.captions, "label": entry.labels[0] if one else None,
-                  "labels": () if one else entry.labels, "question": entry.question, "answer": entry.answer}
-        return json_text({name: value for name, value in fields.items() if value}) + "\n"
+        fields = {"video": video.as_posix(), "start": entry.start, "end": entry.end, "captions": entry.captions,
+                  "label": entry.labels[0] if one else None, "labels": () if one else entry.labels,
+                  "question": entry.question, "answer": entry.answer}
+        return json_text({name: value for name, value in fields.items() if value not in (None, ())}) + "\n"
 
     with written_whole(place) as partial:
         partial.write_text("".join(map(line, entries)), encoding="utf-8")

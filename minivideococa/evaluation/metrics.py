@@ -29,7 +29,12 @@ def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def recall(ranks: np.ndarray, k: int) -> float:
-    """R@k of a retrieval, or a classifier's top-k accuracy: the share of the ranks [n] that are at most k."""
+    """Return R@k of a retrieval, or a classifier's top-k accuracy: the share of the ranks [n] that are at most k.
+
+    Raises ValueError if there are no ranks.
+    """
+    if not len(ranks):
+        raise ValueError("there are no ranks to average")
     return float(np.mean(ranks <= k))
 
 
@@ -37,8 +42,10 @@ def average_precision(scores: np.ndarray, right: np.ndarray) -> float:
     """The mean, over the right items, of the precision among all that score at least as much as the item.
 
     scores [n], higher is better; right bool [n], True somewhere. This is scikit-learn's `average_precision_score`: no
-    interpolation, and what scores the same enters the ranking together.
+    interpolation, and what scores the same enters the ranking together. Raises ValueError if nothing is right.
     """
+    if not np.any(right):
+        raise ValueError("no item is right, so there is no precision to average")
     scores = np.where(np.isnan(scores), -np.inf, scores)
     order = np.argsort(-scores)
     scores, found = scores[order], np.cumsum(np.asarray(right, bool)[order])

@@ -6,9 +6,10 @@ VideoCoCa (arXiv 2212.04979), section 4, evaluates zero-shot classification, ret
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from ..model import ADAPTERS, Video, VideoCoCa
 from ..ops import softmax
 from ..output import json_text, written_whole
 from ..progress import advance, progress, say, uncounted
+from ..resources import require_memory
+from ..sampling import RULE, frame_count
 from ..tasks import TEXTS_AT_ONCE, answer, best_first, cosine, label_latents, text_lengths
 from ..video import read_video
 from .cache import content, folder_for, get, identity, kept, put
@@ -36,6 +39,8 @@ class Clip:
     """A video: what its entries say of it, as far as a task asks for that, and what the model makes of it."""
 
     path: Path                                                           # as an entry has it
+    start: float | None = None                                           # of the part to look at, in seconds
+    end: float | None = None
     labels: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     questions: list[tuple[str, str]] = field(default_factory=list)       # with their answers
@@ -53,31 +58,43 @@ def evaluate(
     adapter: str = "attentional", templates: Sequence[str] | None = None, answers: Sequence[str] | None = None,
     tokenizer: str = "words", cache: str | os.PathLike[str] | None = None, **how,
 ) -> dict[str, Any]:
-    """How good the model is at the tasks named, or at all that the entries of a manifest have what it takes for.
+    """Evaluate a model on the entries of a manifest.
 
-    "classify": the labels of all entries are the classes; top-1 and top-5 accuracy, or mean average precision if a video has
-    several labels. `templates` as in `tasks.classify`. "retrieve": videos by captions, and captions by videos. "caption":
-    BLEU-4, ROUGE-L and CIDEr against all captions of the video; `tokenizer` is "words" or "ptb", see `metrics`. "qa": accuracy
-    of the answers that are written or, with `answers`, are the likeliest of those. `how`: the keywords of `generate`; `prompt`
-    and `min_length` are for captions alone, and of an answer's ids `max_length` counts those after the question.
+    tasks : some of "classify", "retrieve", "caption" and "qa". Default: all that an entry has the truth for.
 
-    Entries with the same path, links followed, are about one video. In the folder `cache` all that took long is kept, see there. A video that
-    cannot be read is told on standard error and left out of the metrics.
+        - "classify": the labels of all entries are the classes. Top-1 and top-5 accuracy, or mean average precision if a
+          video has several labels. `templates` as in `tasks.classify`.
+        - "retrieve": videos by captions, and captions by videos. Recall at 1, 5 and 10, and the median rank.
+        - "caption": BLEU-4, ROUGE-L and CIDEr against all captions of a video. `tokenizer` is "words" or "ptb", see `metrics`.
+        - "qa": accuracy of the generated answers or, with `answers`, of the likeliest of those.
 
-    Returns {"videos": how many were seen, "unreadable": [{"video", "why"}], "metrics": {task: {metric: {"value", "items"}}},
-    "predictions": [{"video", ...} for each entry]}.
-    Raises ValueError for a task that no entry fits, if no video can be read, for a question that leaves no room for its answer,
-    and where caption metrics lack what they need; OSError if the cache cannot be written.
+    num_frames, adapter : as in `VideoCoCa.encode`.
+    cache : a folder in which encoded videos and generated texts are kept for another run. None: nothing is kept.
+    how : the keywords of `generate`. `prompt` and `min_length` apply to captions only; of the ids of an answer `max_length`
+        counts those after the question.
+
+    Entries with the same path, links followed, and the same start and end are about one video. A video that cannot be read,
+    for whatever reason, is reported on standard error and left out of the metrics.
+
+    Returns {"videos": number of videos that were read, "unreadable": [{"video", "why"}], "metrics": {task: {metric: {"value",
+    "items"}}}, "predictions": [{"video", ...} for each entry]}. Parts of videos have their "start" and "end" beside "video".
+
+    Raises ValueError for an argument that makes no sense, a task that no entry fits, a question that leaves no room for its
+    answer, missing packages of caption metrics, a request that does not fit into memory, latents that are not finite, and if
+    no video can be read; OSError if the cache cannot be written.
     """
+    entries, templates, answers = _entries(entries), _texts("templates", templates), _texts("answers", answers)
     tasks = _fitting(tasks, entries)
-    if num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames}: ask for at least 1 frame")
+    num_frames = frame_count(num_frames)
+    if "start" in how or "end" in how:
+        raise ValueError("start and end differ from video to video: give them in the entries")
     if adapter not in ADAPTERS:
         raise ValueError(f"adapter is {adapter!r}: give {', '.join(ADAPTERS)}")
     tokenize = tokenizer_for(tokenizer) if "caption" in tasks else None
     clips = _clips(entries, tasks)
     _leave_room(model, [question for clip in clips.values() for question, _ in clip.questions])
-    cache = folder_for(cache) if cache else None
+    _require_memory(model, num_frames, clips.values() if "retrieve" in tasks else ())
+    cache = folder_for(cache) if cache is not None else None
     known = identity(model) if cache else None
     labels = sorted({label for clip in clips.values() for label in clip.labels})
     texts = list(dict.fromkeys(text for clip in clips.values() for text in clip.captions)) if "retrieve" in tasks else []
@@ -86,24 +103,26 @@ def evaluate(
         for label in labels:
             with uncounted():
                 label_rows[label] = kept(cache, [known, "label", label, templates],
-                                         lambda: label_latents(model, [label], templates)[0])
+                                         lambda: _finite(label_latents(model, [label], templates)[0], label))
             advance()
         for i in range(0, len(texts), TEXTS_AT_ONCE):        # kept by parts, so that a run that was ended goes on
             some = texts[i:i + TEXTS_AT_ONCE]
-            text_rows |= zip(some, kept(cache, [known, "texts", some], lambda: model.encode_text(some)), strict=True)
+            rows = kept(cache, [known, "texts", some], lambda: _finite(model.encode_text(some), some[0]))
+            text_rows |= zip(some, rows, strict=True)
             advance(len(some))
 
     def watch(clip: Clip) -> None:
         """Fill in what the model makes of a video, or why it cannot be read."""
         try:
-            facts = [known, content(clip.path) if cache else None, num_frames, adapter]
+            facts = [known, content(clip.path) if cache else None, num_frames, adapter, RULE, clip.start, clip.end]
             arrays = get(cache, facts)
-            frames = None if arrays else read_video(clip.path, num_frames)
-        except (OSError, ValueError) as error:
-            clip.unreadable = " ".join(str(error).split())
+            pixels = None if arrays else model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
+        except Exception as error:           # libraries raise many kinds, and no clip may cost the others their results
+            clip.unreadable = _why(clip.path, error)
             return
-        video = Video(**arrays) if arrays else model.encode(frames, adapter=adapter)
+        video = Video(**arrays) if arrays else model.encode_video(pixels, adapter)
         if not arrays:
+            _finite(video.latent, clip.path)
             put(cache, facts, vars(video))
         clip.latent = video.latent
         if "caption" in tasks and clip.captions:
@@ -120,7 +139,8 @@ def evaluate(
                 say(f"minivideococa: left out: {clip.unreadable}")
             advance()
     seen = [clip for clip in clips.values() if not clip.unreadable]
-    unreadable = [{"video": str(clip.path), "why": clip.unreadable} for clip in clips.values() if clip.unreadable]
+    unreadable = [{"video": str(clip.path), **_part(clip), "why": clip.unreadable}
+                  for clip in clips.values() if clip.unreadable]
     if not seen:
         raise ValueError(f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}")
     if answers and "qa" in tasks:
@@ -141,18 +161,39 @@ def evaluate(
         if not some:
             say(f"minivideococa: {task}: none of its videos can be read")
     return {"videos": len(seen), "unreadable": unreadable, "metrics": metrics,
-            "predictions": [_prediction(entry, clips.get(_path(entry))) for entry in entries]}
+            "predictions": [_prediction(entry, clips.get(_key(entry))) for entry in entries]}
 
 
 # Before the videos
 
+def _entries(entries: Any) -> list[Entry]:
+    """Return the entries as a list. Raises ValueError if they are something else."""
+    if isinstance(entries, str | os.PathLike):
+        raise ValueError(f"entries is the path {os.fspath(entries)!r}: give what read_manifest makes of it")
+    entries = list(entries) if isinstance(entries, Iterable) else [entries]
+    for entry in entries:
+        if not isinstance(entry, Entry):
+            raise ValueError(f"entries has a {type(entry).__name__} in it: give a list of Entry")
+    return entries
+
+
+def _texts(name: str, texts: Any) -> list[str] | None:
+    """Return an argument as a list of texts, or None if it is None. Raises ValueError for anything else."""
+    if texts is None:
+        return None
+    if isinstance(texts, str) or not isinstance(texts, Iterable) or not (found := list(texts)) \
+            or not all(isinstance(text, str) for text in found):
+        raise ValueError(f"{name} is {shortened(texts)}: give a list of at least one text")
+    return found
+
+
 def _fitting(tasks: Sequence[str] | None, entries: Sequence[Entry]) -> list[str]:
     """The tasks that are asked for, or else all that an entry fits. Raises ValueError where there is none."""
-    if isinstance(tasks, str):
+    if tasks is not None and not isinstance(tasks, list | tuple):
         raise ValueError(f"tasks is {tasks!r}: give a list of some of {', '.join(NEEDS)}")
     fits = {task: any(map(has, entries)) for task, (has, _) in NEEDS.items()}
     for task in tasks or ():
-        if task not in NEEDS:
+        if not isinstance(task, str) or task not in NEEDS:
             raise ValueError(f"task {task!r}: give some of {', '.join(NEEDS)}")
         if not fits[task]:
             raise ValueError(f"task {task}: no entry of the manifest has {NEEDS[task][1]}")
@@ -161,24 +202,26 @@ def _fitting(tasks: Sequence[str] | None, entries: Sequence[Entry]) -> list[str]
     return [task for task in NEEDS if (task in tasks if tasks else fits[task])]
 
 
-def _path(entry: Entry) -> Path:
-    """Where a video is, so that two ways to it are one."""
-    return Path(os.path.realpath(entry.video))
+def _key(entry: Entry) -> tuple[str, float, float | None]:
+    """Return what tells videos apart: the path, links followed, and the part of it."""
+    return os.path.realpath(entry.video), entry.start or 0.0, entry.end
 
 
-def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Path, Clip]:
+def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Any, Clip]:
     """The videos that the tasks are about, each with what they need of all entries that name it."""
-    clips: dict[Path, Clip] = {}
+    clips: dict[Any, Clip] = {}
     for entry in entries:
         if any(NEEDS[task][0](entry) for task in tasks):
-            clip = clips.setdefault(_path(entry), Clip(entry.video))
+            clip = clips.setdefault(_key(entry), Clip(entry.video, entry.start, entry.end))
             if "classify" in tasks:
-                clip.labels += [label for label in dict.fromkeys(entry.labels) if label not in clip.labels]
-            if "retrieve" in tasks or "caption" in tasks:    # what another line said already does not count twice
-                clip.captions += [text for text in entry.captions if text not in clip.captions]
-            asked = (entry.question, entry.answer)
-            if "qa" in tasks and all(asked) and asked not in clip.questions:
-                clip.questions.append(asked)
+                clip.labels += entry.labels
+            if "retrieve" in tasks or "caption" in tasks:
+                clip.captions += entry.captions
+            if "qa" in tasks and entry.question and entry.answer:
+                clip.questions.append((entry.question, entry.answer))
+    for clip in clips.values():              # what two lines say counts once
+        clip.labels, clip.captions, clip.questions = (
+            list(dict.fromkeys(some)) for some in (clip.labels, clip.captions, clip.questions))
     return clips
 
 
@@ -193,7 +236,33 @@ def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
                              f"{longest} tokens")
 
 
+def _require_memory(model: VideoCoCa, num_frames: int, clips: Collection[Clip]) -> None:
+    """Raise ValueError if the pixels of a video, or the cosines and ranks of these videos and their captions, do not fit into
+    memory."""
+    require_memory(num_frames * 3 * model.config.vision.image_size ** 2 * 8, f"num_frames {num_frames}", "give fewer frames")
+    texts, videos = sum(len(clip.captions) for clip in clips), sum(bool(clip.captions) for clip in clips)
+    require_memory(texts * videos * 24, f"retrieval among {texts} captions and {videos} videos",
+                   "give fewer entries, or leave it out with tasks (--tasks)")
+
+
 # Of each video
+
+def _why(path: Path, error: Exception) -> str:
+    """Return one line that says why a video cannot be read. It names the video."""
+    name, text = " ".join(str(path).split()), " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory to read it"
+    elif not isinstance(error, OSError | ValueError):        # what a library says to itself
+        text = f"it cannot be read ({type(error).__name__}: {text})"
+    return text if name in text else f"{name}: {text}"
+
+
+def _finite(latents: np.ndarray, what: Any) -> np.ndarray:
+    """Return the latents. Raises ValueError if one is not finite, since no metric could follow from it."""
+    if not np.isfinite(latents).all():
+        raise ValueError(f"the model's latent of {str(what)!r} is not finite: its weights are damaged")
+    return latents
+
 
 def _asked(model: VideoCoCa, question: str) -> int:
     """How many ids a question has, the start token included."""
@@ -224,7 +293,7 @@ def _classify(clips: Sequence[Clip], latents: dict[str, np.ndarray], scale: floa
     """
     labels, rows = list(latents), np.stack(list(latents.values()))
     cosines = np.array([cosine(rows, clip.latent) for clip in clips])
-    right = np.array([[label in clip.labels for label in labels] for clip in clips])
+    right = _right([clip.labels for clip in clips], labels)
     for clip, probabilities in zip(clips, softmax(scale * cosines), strict=True):
         clip.ranking = [(labels[i], float(probabilities[i])) for i in best_first(probabilities)[:5]]
     if several:
@@ -233,13 +302,25 @@ def _classify(clips: Sequence[Clip], latents: dict[str, np.ndarray], scale: floa
     return _metrics(len(clips), {f"top-{k}": recall(place, k) for k in (1, 5)})
 
 
+def _right(texts: Sequence[Sequence[str]], candidates: Sequence[str]) -> np.ndarray:
+    """Return which candidates are among the texts of each video: bool [videos, candidates]."""
+    places: dict[str, list[int]] = {}
+    for column, candidate in enumerate(candidates):
+        places.setdefault(candidate, []).append(column)
+    right = np.zeros((len(texts), len(candidates)), bool)
+    for row, some in zip(right, texts, strict=True):
+        for text in some:
+            row[places[text]] = True
+    return right
+
+
 def _retrieve(clips: Sequence[Clip], rows: dict[str, np.ndarray]) -> Metrics:
     """Text-to-video asks with each caption [E] for its own video; video-to-text counts the best-ranked of a video's captions,
     each of which is right, too, where another video has the same."""
     latents, texts = np.stack([clip.latent for clip in clips]), [text for clip in clips for text in clip.captions]
     cosines = np.stack([cosine(latents, rows[text]) for text in texts])
     own = np.repeat(np.eye(len(clips), dtype=bool), [len(clip.captions) for clip in clips], axis=0)
-    said = np.array([[text in clip.captions for text in texts] for clip in clips])
+    said = _right([clip.captions for clip in clips], texts)
     of_videos, of_texts = ranks(cosines, own), ranks(cosines.T, said)
     each = iter(of_videos.tolist())
     for clip, rank in zip(clips, of_texts.tolist(), strict=True):
@@ -262,9 +343,14 @@ def _qa(clips: Sequence[Clip]) -> Metrics:
 
 # What comes out
 
+def _part(part: Entry | Clip) -> dict[str, float]:
+    """Return the start and end, those that are given."""
+    return {name: value for name, value in (("start", part.start), ("end", part.end)) if value is not None}
+
+
 def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
     """What was predicted for an entry, as far as it says what would have been right."""
-    found: dict[str, Any] = {"video": str(entry.video)}
+    found: dict[str, Any] = {"video": str(entry.video), **_part(entry)}
     if clip is None:                         # no task needed it
         return found
     if clip.unreadable:
@@ -282,9 +368,13 @@ def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
 
 
 def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> None:
-    """A JSON object for each entry, a line each, whole or not at all. Raises OSError if it cannot be written."""
-    with written_whole(place) as partial:
-        partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
+    """Write a JSON object for each entry, a line each, whole or not at all. Raises OSError if it cannot be written."""
+    try:
+        with written_whole(place) as partial:
+            partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"{place}: the predictions cannot be written ({error.strerror or error}): make room, or give another "
+                      "place with --output") from None
 
 
 def report(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Clips of the world as files that everything plays, with a manifest of what is true of them."""
+"""Write clips of the world as files that every player reads, with a manifest of what is true of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import numpy as np
 from ..evaluation.manifest import Entry, write_manifest
 from ..output import folder_written_whole
 from ..progress import advance
+from ..resources import require_memory
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 
 MANIFEST = "manifest.jsonl"
 FPS = 8
 ENLARGED = 4                                 # each pixel becomes 4 x 4, so that halving the colours' resolution blurs none
+TIMEOUT = 60                                 # seconds that ffmpeg may take for a clip, and one for each frame
+FRAME_BYTES = 1_000_000                      # of memory that a frame takes while its clip is written, at most
 CAPTIONS = 5                                 # of a clip, at most: the plain one, and what chance adds to it
 
 # BT.709 colours, said in the file; one thread and no version's name, so that the same frames give the same bytes
@@ -35,6 +38,10 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
     Written as a whole or not at all. Raises ValueError if `folder` holds something or a number is out of range, OSError
     if a file cannot be written, RuntimeError if there is no ffmpeg.
     """
+    for name, value in (("count", count), ("seed", seed), ("frames", frames)):
+        if not isinstance(value, int | np.integer):
+            raise ValueError(f"{name} is {value!r}: give an integer")
+    require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
     if count < 1 or seed < 0 or frames < 2:              # one frame cannot show two objects after each other
         raise ValueError(f"count is {count}, seed {seed}, frames {frames}: give at least 1, 0 and 2")
     kinds = list(CLIP_SETS)
@@ -44,7 +51,10 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
             rng = np.random.default_rng([seed, i])
             clip = sample_clip(kinds[i % len(kinds)], rng, frames)
             video = made / f"{i:04}.mp4"
-            write_video(video, draw_clip(clip))
+            try:
+                write_video(video, draw_clip(clip))
+            except OSError as error:         # by the name that the user knows
+                raise OSError(str(error).replace(str(made), os.fspath(folder))) from None
             entries.append(entry_of(video, clip, rng))
             advance()
         write_manifest(made / MANIFEST, entries)
@@ -59,16 +69,28 @@ def entry_of(video: Path, clip: Clip, rng: np.random.Generator) -> Entry:
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
-    """Write uint8 frames [T, H, W, 3] to an mp4, four times as large and 8 a second. Raises OSError if that fails.
+    """Write uint8 frames [T, H, W, 3] to an mp4, four times as large and 8 a second.
+
+    Raises OSError if ffmpeg fails, does not end, or does not leave a video of T frames.
 
     Read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips of the world; 13 at most).
     """
-    from imageio_ffmpeg import get_ffmpeg_exe
+    from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe
 
     frames = frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(FPS), "-i", "-"]
-    command = [get_ffmpeg_exe(), "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
-    result = subprocess.run(command, input=frames.tobytes(), capture_output=True)
+    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
+    try:
+        result = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=TIMEOUT + len(frames))
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{path}: cannot be written: ffmpeg does not end ({error.timeout:.0f} seconds)") from None
     if result.returncode:
         complaint = result.stderr.decode(errors="replace").strip() or f"ffmpeg ends with status {result.returncode}"
         raise OSError(f"{path}: cannot be written: " + complaint.split("\n")[0])
+    try:                                     # a status of 0 alone is no proof: the frames are counted
+        written = count_frames_and_secs(str(path))[0] if path.is_file() and path.stat().st_size else 0
+    except RuntimeError:
+        written = 0
+    if written != len(frames):
+        raise OSError(f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames are "
+                      f"there; check the ffmpeg at {command[0]}")

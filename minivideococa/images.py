@@ -1,0 +1,337 @@
+"""Still images, animated images and folders of images: T sampled frames `uint8 [T, H, W, 3]`, read by Pillow.
+
+The content of a file tells its format, not the ending of its name. What Pillow does not open is left to ffmpeg.
+
+| Format                          | Read as                                                                      |
+|---------------------------------|------------------------------------------------------------------------------|
+| JPEG, BMP, PPM/PGM/PBM/PFM      | still                                                                        |
+| MPO: JPEG with more pictures    | still: the first picture, not the other view, gain map or thumbnail          |
+| ICO                             | still: the largest picture                                                   |
+| HEIC, HEIF                      | still: the primary picture; needs the package `pillow-heif`, refused else    |
+| GIF, APNG, WebP, AVIF           | clip, frames sampled by time; still if there is one frame only               |
+| TIFF                            | sequence of its pages, sampled by index; still if there is one page only     |
+| JPEG XL                         | left to ffmpeg: still, or clip if animated                                   |
+| folder of any of these          | sequence of its files, sampled by index; an animated or multi-page file is   |
+|                                 | refused                                                                      |
+
+Stills and sequences without time take no `start` and `end`. A frame of 10 ms or less lasts 100 ms, as in browsers. The
+default image of an APNG that is not part of the animation is left out, as are reduced-resolution pages and masks of a
+TIFF. (Pillow and imageio read each page of a TIFF, ffmpeg the first one only.)
+
+Pixels are upright (EXIF orientation) and 8-bit RGB:
+
+| Mode of Pillow                  | Result                                                                       |
+|---------------------------------|------------------------------------------------------------------------------|
+| 1, L, P, RGB, RGBX, YCbCr, HSV  | `convert("RGB")`                                                             |
+| CMYK                            | `convert("RGB")`: no colour management                                       |
+| LA, PA, RGBA, La, RGBa, and     | over black: round(value * alpha / 255)                                       |
+| transparency of 1, L, P, RGB    |                                                                              |
+| I;16, I;16L, I;16B, I;16N       | round(value / 257); a 12-bit TIFF: round(value * 255 / 4095)                 |
+| I                               | as I;16 if it came from a PNG or PGM file, which have 16 bits; refused else  |
+| F                               | round(value * 255), clipped to 0..255; NaN is 0                              |
+| LAB                             | refused                                                                      |
+
+Files of 16-bit RGB are read as the upper 8 bits, which is within 1 of round(value / 257).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .inputs import regular_file
+from .resources import require_memory
+from .sampling import sample_indices, sample_times, warn_of_repeats
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; MPO is within JPEG
+ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
+ENDINGS = frozenset(
+    ".apng .avif .avifs .bmp .gif .heic .heif .hif .ico .jfif .jpe .jpeg .jpg .jxl .mpo "
+    ".pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEG after JPEG: a video for ffmpeg, though the first one is an image
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: beyond it Pillow suspects a decompression bomb
+
+
+def is_image(path: str) -> bool:
+    """Return whether `read_images` is to read this file: an image by its content, even one that will be refused."""
+    from PIL import UnidentifiedImageError
+
+    if path.lower().endswith(JPEG_STREAMS):
+        return False
+    try:
+        with _open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except (OSError, ValueError):
+        return True
+
+
+def list_images(folder: str) -> list[str]:
+    """Return the images of a folder, chosen by the endings of their names, in natural order: img2 before IMG10.
+
+    Hidden files and folders inside are passed over. Raises ValueError for a folder without images and for a FIFO or a
+    device among them, OSError for an image that cannot be read.
+    """
+    def natural(name: str) -> tuple[list[str | int], str]:
+        return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name
+
+    paths = [
+        os.path.join(folder, name)
+        for name in sorted(os.listdir(folder), key=natural)
+        if os.path.splitext(name)[1].lower() in ENDINGS and not name.startswith(".")
+    ]
+    paths = [path for path in paths if not os.path.isdir(path)]
+    if not paths:
+        raise ValueError(f"{folder}: no images in this folder; give a video or a folder of .jpg or .png")
+    for path in paths:
+        regular_file(path, "a folder of images holds regular files; remove it")
+    return paths
+
+
+def read_images(
+    path: str,
+    num_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+    decode: Callable[[str], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Sample T = `num_frames` frames of an image file or a folder of images: uint8 `[T, H, W, 3]`, RGB.
+
+    `start` and `end` are in seconds. `decode` returns the frame `[1, H, W, 3]` of a JPEG XL file, for folders. Only
+    the T frames are kept. An animated image is decoded twice, since Pillow learns a frame's duration by decoding it.
+
+    Raises ValueError or OSError, whose message begins with the file's name, for images that cannot be read, differ in
+    size, do not fit into memory or have more than `MAX_PIXELS` pixels, and for a time where there is none.
+    """
+    if os.path.isdir(path):
+        _refuse_times(path, "a folder of images", start, end)
+        paths = list_images(path)
+        indices = sample_indices(len(paths), num_frames)
+        warn_of_repeats(path, indices)
+        return _gather(_folder_frames(paths, indices, decode), indices)
+    with _open(path) as image:
+        _check_size(path, image, num_frames)
+        with _reading(path):
+            positions = _positions(image)
+        if len(positions) > 1 and image.format in ANIMATED:
+            indices = _sample_animation(path, image, positions, num_frames, start, end)
+        else:
+            _refuse_times(path, "a still image" if len(positions) == 1 else "a sequence of pages", start, end)
+            indices = sample_indices(len(positions), num_frames)
+        if len(positions) > 1:
+            warn_of_repeats(path, indices)
+        return _gather(_file_frames(path, image, positions, indices), indices)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Return an image, or the current frame of one, upright and over black: uint8 `[H, W, 3]`; see the table above.
+
+    Raises ValueError for a mode without a stated result, and Pillow's errors for a damaged file.
+    """
+    from PIL import Image, ImageOps
+
+    source, image = image, ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_grey(source, image)[..., None], 3, axis=2)
+    if image.mode == "LAB":
+        raise ValueError("no colour management for mode LAB: save it as RGB")
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    if image.mode == "La":
+        image = image.convert("LA")
+    layer, frame = image.convert("RGBA"), Image.new("RGB", image.size)
+    frame.paste(layer, mask=layer)
+    return np.asarray(frame)
+
+
+def _grey(source: Image.Image, image: Image.Image) -> np.ndarray:
+    """Scale integers of 16 bits and floats to 8 bits: uint8 `[H, W]`. `image` is `source`, upright."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        values = np.nan_to_num(values, nan=0, posinf=1, neginf=0)
+        return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    if image.mode == "I" and source.format not in ("PNG", "PPM"):
+        raise ValueError("32-bit or signed integers have no known white: save it with 8 or 16 bits")
+    white = 65535
+    if source.format == "TIFF":
+        white = 2 ** source.tag_v2[258][0] - 1  # BitsPerSample
+    grey = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 0
+    return grey
+
+
+def _open(path: str) -> Image.Image:
+    """Open an image without decoding it. Raises UnidentifiedImageError if it is none, ValueError or OSError."""
+    from PIL import Image, UnidentifiedImageError
+
+    regular_file(path, "give an image")
+    with _reading(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size refuses it
+        try:
+            return Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{path}: {_line(error)}; scale it down to at most {MAX_PIXELS} pixels") from None
+        except UnidentifiedImageError:
+            start = _first_bytes(path)
+            if start[4:8] != b"ftyp" or start[8:12] not in HEIF_BRANDS:
+                raise
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise ValueError(f"{path}: HEIC needs another package; "
+                             "convert it to JPEG, or pip install pillow-heif") from None
+        return HeifImageFile(path)
+
+
+def _first_bytes(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(12)
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    """Turn any error of Pillow, which raises many kinds, into a ValueError of one line that names the file."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise
+    except Exception as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise ValueError(f"{path}: not a readable image ({_line(error)}); repair or convert it") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
+    if start is not None or end is not None:
+        raise ValueError(f"{path}: {kind} has no time; leave out start and end")
+
+
+def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
+    """Raise ValueError if an image is too large to be decoded, or T frames of it to be kept."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS}, "
+                         "the most that is decoded; scale it down")
+    copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
+    require_memory((copies + 3 * num_frames) * width * height,
+                   f"{path}: {num_frames} frames of {width} x {height} pixels", "scale it down or ask for fewer frames")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) as turned by the EXIF orientation, as far as it is known without decoding."""
+    known = image.format != "PNG" or "exif" in image.info  # getexif() of a PNG would decode it
+    turned = known and image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5  # TIFF's size is upright
+    return image.size[::-1] if turned else image.size
+
+
+def _positions(image: Image.Image) -> list[int]:
+    """Return the numbers, for `seek`, of the frames that an image consists of."""
+    count = getattr(image, "n_frames", 1)
+    if image.format in ANIMATED:
+        return list(range(int(image.info.get("default_image", False) and count > 1), count))
+    if image.format != "TIFF" or count == 1:
+        return [image.tell()]
+    pages, sizes = [], []
+    for page in range(count):
+        image.seek(page)
+        if not image.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1 reduced resolution, 4 mask
+            pages.append(page)
+            sizes.append(image.size)
+    if len(set(sizes)) > 1:
+        page, size = next((page, size) for page, size in zip(pages, sizes) if size != sizes[0])
+        raise ValueError("page %d is %d x %d, the first one %d x %d" % (page + 1, *size, *sizes[0]))
+    return pages or [0]
+
+
+def _sample_animation(path: str, image: Image.Image, positions: list[int], num_frames: int,
+                      start: float | None, end: float | None) -> np.ndarray:
+    """Return the numbers of the sampled frames, counted in `positions`: int64 `[T]`."""
+    durations = []
+    with _reading(path):
+        for position in positions:
+            image.seek(position)
+            image.load()
+            duration = image.info.get("duration", 0)  # ms
+            durations.append(duration if duration > 10 else 100)
+    ticks = 10 if image.format == "GIF" else 1  # ms
+    begins = [round(begin / ticks) for begin in accumulate(durations, initial=0)]
+    try:
+        return sample_times(begins[:-1], begins[-1] - begins[-2], num_frames, start, end, Fraction(ticks, 1000))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _file_frames(path: str, image: Image.Image, positions: list[int], indices: np.ndarray
+                 ) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number and the frame of each sampled frame of a file."""
+    size = image.size
+    for index in np.unique(indices).tolist():
+        with _reading(path):
+            if image.tell() != positions[index]:
+                image.seek(positions[index])
+            frame = to_rgb(image)
+            if image.size != size:
+                raise ValueError("frame %d is %d x %d, the first one %d x %d" % (index + 1, *image.size, *size))
+        yield index, frame
+
+
+def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str], np.ndarray] | None
+                   ) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number and the frame of each sampled image of a folder. The others are opened, but not decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    wanted, size = set(indices.tolist()), None
+    for index, path in enumerate(paths):
+        try:
+            image = _open(path)
+        except UnidentifiedImageError:
+            if decode is None or not _first_bytes(path).startswith(JPEG_XL):
+                raise ValueError(f"{path}: not a readable image; repair or remove it") from None
+            image = Image.fromarray(decode(path)[0])
+        with image, _reading(path):
+            _check_size(path, image, len(indices))
+            if len(_positions(image)) > 1:
+                raise ValueError(f"{path}: holds {image.n_frames} frames; give it by itself, not in a folder of images")
+            if size is None:
+                image.load()  # a PNG may state its orientation after the pixels
+                size = _upright_size(image)
+            if _upright_size(image) != size:
+                image.load()
+            if _upright_size(image) != size:
+                raise ValueError("%s: it is %d x %d upright, the first one, %s, %d x %d; remove it, or scale it"
+                                 % (path, *_upright_size(image), os.path.basename(paths[0]), *size))
+            if index in wanted:
+                yield index, to_rgb(image)
+
+
+def _gather(frames: Iterator[tuple[int, np.ndarray]], indices: np.ndarray) -> np.ndarray:
+    """Put the sampled frames, which come with their numbers, into one array: uint8 `[T, H, W, 3]`."""
+    clip = None
+    for index, frame in frames:
+        if clip is None:
+            clip = np.empty((len(indices), *frame.shape), np.uint8)
+        clip[indices == index] = frame
+    assert clip is not None
+    return clip
