@@ -24,8 +24,9 @@ Pixels are upright (EXIF orientation) and 8-bit RGB:
 |---------------------------------|------------------------------------------------------------------------------|
 | 1, L, P, RGB, RGBX, YCbCr, HSV  | `convert("RGB")`                                                             |
 | CMYK                            | `convert("RGB")`: no colour management                                       |
-| LA, PA, RGBA, La, RGBa, and     | over black: round(value * alpha / 255)                                       |
-| transparency of 1, L, P, RGB    |                                                                              |
+| LA, PA, RGBA, La, RGBa          | over black: round(value * alpha / 255)                                       |
+| 1, L, P, RGB, I;16 with a       | the same; transparent is black                                               |
+| transparent colour or palette   |                                                                              |
 | I;16, I;16L, I;16B, I;16N       | round(value / 257); a 12-bit TIFF: round(value * 255 / 4095)                 |
 | I                               | as I;16 if it came from a PNG or PGM file, which have 16 bits; refused else  |
 | F                               | round(value * 255), clipped to 0..255; NaN is 0                              |
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; MPO is within JPEG
+SIGNED = ("AVIF", "GIF", "ICO", "JPEG", "PNG", "TIFF", "WEBP")  # with a signature that no other file has by chance
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
 ENDINGS = frozenset(
     ".apng .avif .avifs .bmp .gif .heic .heif .hif .ico .jfif .jpe .jpeg .jpg .jxl .mpo "
@@ -118,24 +120,27 @@ def read_images(
     Raises ValueError or OSError, whose message begins with the file's name, for images that cannot be read, differ in
     size, do not fit into memory or have more than `MAX_PIXELS` pixels, and for a time where there is none.
     """
+    require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
     if os.path.isdir(path):
         _refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
-        indices = sample_indices(len(paths), num_frames)
+        count, indices = len(paths), sample_indices(len(paths), num_frames)
+        clip = _gather(_folder_frames(paths, indices, decode), indices)
+    else:
+        with _open(path) as image:
+            with _reading(path):
+                positions = _positions(image)
+            _check_size(path, image, num_frames)
+            count = len(positions)
+            if count > 1 and image.format in ANIMATED:
+                indices = _sample_animation(path, image, positions, num_frames, start, end)
+            else:
+                _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
+                indices = sample_indices(count, num_frames)
+            clip = _gather(_file_frames(path, image, positions, indices), indices)
+    if count > 1:
         warn_of_repeats(path, indices)
-        return _gather(_folder_frames(paths, indices, decode), indices)
-    with _open(path) as image:
-        _check_size(path, image, num_frames)
-        with _reading(path):
-            positions = _positions(image)
-        if len(positions) > 1 and image.format in ANIMATED:
-            indices = _sample_animation(path, image, positions, num_frames, start, end)
-        else:
-            _refuse_times(path, "a still image" if len(positions) == 1 else "a sequence of pages", start, end)
-            indices = sample_indices(len(positions), num_frames)
-        if len(positions) > 1:
-            warn_of_repeats(path, indices)
-        return _gather(_file_frames(path, image, positions, indices), indices)
+    return clip
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -171,6 +176,8 @@ def _grey(source: Image.Image, image: Image.Image) -> np.ndarray:
     if source.format == "TIFF":
         white = 2 ** source.tag_v2[258][0] - 1  # BitsPerSample
     grey = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    if source.format == "TIFF" and source.tag_v2.get(262) == 0:  # PhotometricInterpretation: 0 is white
+        grey = 255 - grey
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 0
     return grey
@@ -189,19 +196,25 @@ def _open(path: str) -> Image.Image:
             raise ValueError(f"{path}: {_line(error)}; scale it down to at most {MAX_PIXELS} pixels") from None
         except UnidentifiedImageError:
             start = _first_bytes(path)
-            if start[4:8] != b"ftyp" or start[8:12] not in HEIF_BRANDS:
-                raise
-        try:
-            from pillow_heif import HeifImageFile
-        except ImportError:
-            raise ValueError(f"{path}: HEIC needs another package; "
-                             "convert it to JPEG, or pip install pillow-heif") from None
-        return HeifImageFile(path)
+            if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
+                return _open_heic(path)
+            if any(Image.OPEN[name][1](start) for name in SIGNED):  # ffmpeg might read what is left of it
+                raise ValueError(f"{path}: a damaged image; repair or remove it") from None
+            raise
+
+
+def _open_heic(path: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        hint = "convert it to JPEG, or pip install pillow-heif"
+        raise ValueError(f"{path}: HEIC needs another package; {hint}") from None
+    return HeifImageFile(path)
 
 
 def _first_bytes(path: str) -> bytes:
     with open(path, "rb") as file:
-        return file.read(12)
+        return file.read(16)
 
 
 @contextmanager
@@ -235,8 +248,8 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
         raise ValueError(f"{path}: {width} x {height} pixels are more than {MAX_PIXELS}, "
                          "the most that is decoded; scale it down")
     copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
-    require_memory((copies + 3 * num_frames) * width * height,
-                   f"{path}: {num_frames} frames of {width} x {height} pixels", "scale it down or ask for fewer frames")
+    what = f"{path}: reading {num_frames} frames of {width} x {height} pixels"
+    require_memory((copies + 3 * num_frames) * width * height, what, "scale it down or ask for fewer frames")
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -247,11 +260,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _positions(image: Image.Image) -> list[int]:
-    """Return the numbers, for `seek`, of the frames that an image consists of."""
+    """Return the numbers, for `seek`, of the frames that an image consists of. Nothing is decoded."""
     count = getattr(image, "n_frames", 1)
     if image.format in ANIMATED:
         return list(range(int(image.info.get("default_image", False) and count > 1), count))
-    if image.format != "TIFF" or count == 1:
+    if image.format != "TIFF":
         return [image.tell()]
     pages, sizes = [], []
     for page in range(count):
@@ -262,7 +275,20 @@ def _positions(image: Image.Image) -> list[int]:
     if len(set(sizes)) > 1:
         page, size = next((page, size) for page, size in zip(pages, sizes) if size != sizes[0])
         raise ValueError("page %d is %d x %d, the first one %d x %d" % (page + 1, *size, *sizes[0]))
-    return pages or [0]
+    if not pages:
+        raise ValueError("reduced-resolution pictures only, as in a camera's raw file")
+    image.seek(pages[0])
+    return pages
+
+
+def _go_to(image: Image.Image, position: int) -> None:
+    """Seek, frame by frame; most stills cannot."""
+    if position < image.tell():
+        image.seek(0)
+    while image.tell() < position:
+        if image.format == "GIF":
+            image.disposal_method = 0  # Pillow would go on with that of the frame before, where a frame states none
+        image.seek(image.tell() + 1)
 
 
 def _sample_animation(path: str, image: Image.Image, positions: list[int], num_frames: int,
@@ -271,7 +297,7 @@ def _sample_animation(path: str, image: Image.Image, positions: list[int], num_f
     durations = []
     with _reading(path):
         for position in positions:
-            image.seek(position)
+            _go_to(image, position)
             image.load()
             duration = image.info.get("duration", 0)  # ms
             durations.append(duration if duration > 10 else 100)
@@ -286,15 +312,42 @@ def _sample_animation(path: str, image: Image.Image, positions: list[int], num_f
 def _file_frames(path: str, image: Image.Image, positions: list[int], indices: np.ndarray
                  ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the frame of each sampled frame of a file."""
-    size = image.size
-    for index in np.unique(indices).tolist():
-        with _reading(path):
-            if image.tell() != positions[index]:
-                image.seek(positions[index])
+    size, wanted = image.size, np.unique(indices).tolist()
+    with _reading(path):
+        if image.format == "PNG" and len(positions) > 1:
+            for index, canvas in enumerate(_apng_canvases(image, positions[:wanted[-1] + 1])):
+                if index in indices:
+                    yield index, to_rgb(canvas)
+            return
+        for index in wanted:
+            _go_to(image, positions[index])
             frame = to_rgb(image)
             if image.size != size:
                 raise ValueError("frame %d is %d x %d, the first one %d x %d" % (index + 1, *image.size, *size))
-        yield index, frame
+            yield index, frame
+
+
+def _apng_canvases(image: Image.Image, positions: list[int]) -> Iterator[Image.Image]:
+    """Yield the canvas (RGBA) of each frame of an APNG. Pillow itself blends semi-transparent frames wrongly."""
+    from PIL import Image
+
+    canvas = Image.new("RGBA", image.size)
+    canvas.info = {key: value for key, value in image.info.items() if key == "exif"}
+    for position in positions:
+        _go_to(image, position)
+        image.blend_op = 0  # leaves the frame's own pixels in its box
+        frame = Image.fromarray(to_rgb(image)) if image.mode.startswith("I") else image
+        box, before = image.info["bbox"], canvas.copy()
+        part = frame.convert("RGBA").crop(box)
+        if image.info["blend"]:
+            canvas.alpha_composite(part, box[:2])
+        else:
+            canvas.paste(part, box)
+        yield canvas
+        if image.info["disposal"] == 1:
+            canvas.paste((0, 0, 0, 0), box)
+        elif image.info["disposal"] == 2:
+            canvas = before
 
 
 def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str], np.ndarray] | None
@@ -311,9 +364,11 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
                 raise ValueError(f"{path}: not a readable image; repair or remove it") from None
             image = Image.fromarray(decode(path)[0])
         with image, _reading(path):
+            positions = _positions(image)
+            if len(positions) > 1:
+                raise ValueError(f"{path}: holds {len(positions)} frames; give it by itself, not in a folder of images")
             _check_size(path, image, len(indices))
-            if len(_positions(image)) > 1:
-                raise ValueError(f"{path}: holds {image.n_frames} frames; give it by itself, not in a folder of images")
+            _go_to(image, positions[0])
             if size is None:
                 image.load()  # a PNG may state its orientation after the pixels
                 size = _upright_size(image)
@@ -332,6 +387,7 @@ def _gather(frames: Iterator[tuple[int, np.ndarray]], indices: np.ndarray) -> np
     for index, frame in frames:
         if clip is None:
             clip = np.empty((len(indices), *frame.shape), np.uint8)
-        clip[indices == index] = frame
+        for t in np.flatnonzero(indices == index):
+            clip[t] = frame
     assert clip is not None
     return clip

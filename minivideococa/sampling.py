@@ -114,9 +114,9 @@ def frame_count(num_frames: int) -> int:
     except TypeError:
         raise ValueError(f"num_frames is {num_frames!r:.80}; give an integer of at least 1") from None
     if num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames}; ask for at least 1 frame")
+        raise ValueError(f"num_frames is {num_frames!r:.80}; ask for at least 1 frame")
     if num_frames >= 2**31:
-        raise ValueError(f"num_frames is {num_frames:.3e}; ask for fewer than {2**31}")
+        raise ValueError(f"num_frames is {2**31} or more; ask for fewer")
     return num_frames
 
 
@@ -124,7 +124,7 @@ def warn_of_repeats(path: str, indices: np.ndarray) -> None:
     """Warn (UserWarning) if the sampled frames of a clip are not all different ones: `indices` int64 `[T]`."""
     distinct = len(np.unique(indices))
     if distinct < len(indices):
-        warnings.warn(f"{path}: {distinct} distinct frames for num_frames={len(indices)}; frames repeat", stacklevel=3)
+        warnings.warn(f"{path}: {distinct} distinct frame{'s' * (distinct > 1)} for num_frames={len(indices)}; frames repeat", stacklevel=4)
 
 
 def _cut(duration: Fraction, start: float | str | None, end: float | str | None, tick: Fraction

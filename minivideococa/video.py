@@ -25,8 +25,6 @@ from .images import is_image, list_images, read_images
 from .inputs import regular_file
 from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
 
-__all__ = ["files_of", "read_video", "sample_indices", "seconds"]
-
 OLDEST_FFMPEG = 7
 HANG_SECONDS = 30.0  # an ffmpeg that reports neither a packet nor a frame for so long is ended
 
@@ -50,8 +48,9 @@ def read_video(
     An `end` after the clip's end is the clip's end.
 
     Rotation metadata is honoured. Of several video streams the one is read that ffmpeg chooses by itself, and never
-    cover art. The frames are bit for bit those of `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip
-    that breaks midway, what decodes is used.
+    cover art. Time stamps are those of ffmpeg: edit lists apply, and where they jump in a transport stream, by more
+    than 10 seconds or back, the gap is closed. The frames are bit for bit those of
+    `ffmpeg -i FILE -fps_mode passthrough -pix_fmt rgb24`. Of a clip that breaks midway, what decodes is used.
 
     Raises FileNotFoundError or another OSError if `path` cannot be opened, ValueError if it holds no readable clip,
     the frames do not fit into memory, `num_frames` is not an integer of at least 1, or [`start`, `end`) holds nothing
@@ -126,17 +125,14 @@ def _read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple
          "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"])
     tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
-    durations = {}
-    stamps = []
-    for dts, pts, duration, flags in re.findall(
-            r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log):
-        stamp = int(pts) if int(pts) > -(2**63) else int(dts)
-        durations[stamp] = int(duration) - 1
-        if not int(flags or "0", 16) & 4:  # AV_PKT_FLAG_DISCARD: decoded, but outside the edit list
-            stamps.append(stamp)
+    packets = re.findall(r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log)
+    stamp = 0 if any(int(packet[1]) == -(2**63) for packet in packets) else 1  # dts, if some have no pts
+    durations = {int(packet[stamp]): int(packet[2]) - 1 for packet in packets}
+    # AV_PKT_FLAG_DISCARD: decoded, but not shown, as an edit list says
+    stamps = sorted(int(packet[stamp]) for packet in packets if not int(packet[3] or "0", 16) & 4)
     if not tick or not durations:
         raise _no_video(path, log)
-    return (sorted(stamps or durations), durations, Fraction(int(tick[1]), int(tick[2])),
+    return (stamps or list(durations), durations, Fraction(int(tick[1]), int(tick[2])),
             (int(size[1]), int(size[2])) if size else (0, 0))
 
 
@@ -162,8 +158,6 @@ def _decode(path: str, indices: np.ndarray, select: bool) -> tuple[np.ndarray | 
             received += 1
             if clip is None:
                 clip = np.empty((len(indices), *frame.shape), np.uint8)
-            if clip.shape[1:] != frame.shape:
-                raise ValueError(f"{path}: ffmpeg sends pictures of different sizes; try another ffmpeg")
             clip[indices == index] = frame
         return clip
 
@@ -188,14 +182,15 @@ def _report(file: str, line: str) -> list[str]:
 
 
 def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[np.ndarray]:
-    """PPM pictures (lines `P6`, `W H`, `255`, then the pixels) to the stream's end, uint8 `[H, W, 3]`."""
+    """PPM pictures of one size (lines `P6`, `W H`, `255`, then the pixels) to the stream's end, uint8 `[H, W, 3]`."""
+    first, width, height = b"", 0, 0
     while header := stream.readline(80):
         header += stream.readline(80) + stream.readline(80)
-        match = re.fullmatch(rb"P6\n(\d{1,9}) (\d{1,9})\n255\n", header)
-        if not match:
-            raise ValueError(f"{path}: ffmpeg sends something other than pictures; try another ffmpeg")
-        width, height = int(match[1]), int(match[2])
-        _require_memory(path, num_frames, width, height)
+        if not first and (match := re.fullmatch(rb"P6\n([1-9]\d{0,8}) ([1-9]\d{0,8})\n255\n", header)):
+            first, width, height = header, int(match[1]), int(match[2])
+            _require_memory(path, num_frames, width, height)
+        if header != first:
+            raise ValueError(f"{path}: ffmpeg sends something other than pictures of one size; try another ffmpeg")
         pixels = stream.read(height * width * 3)
         if len(pixels) < height * width * 3:  # ffmpeg was ended
             return
@@ -211,11 +206,12 @@ def _require_memory(path: str, num_frames: int, width: int, height: int) -> None
 
 
 def _run_ffmpeg(
-    path: str, reading: list[str], writing: list[str], consume: Callable[[IO[bytes]], Any] = lambda stream: stream.read()
+    path: str, reading: list[str], writing: list[str], consume: Callable[[IO[bytes]], Any] | None = None
 ) -> tuple[Any, str]:
     """Run ffmpeg on a file with options for its input and its outputs.
 
-    Returns what `consume` makes of its standard output, and all that it wrote to standard error.
+    Returns what `consume` makes of its standard output (without it, output is discarded: None), and all that it wrote
+    to standard error.
 
     Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run.
     """
@@ -224,9 +220,10 @@ def _run_ffmpeg(
     command = [_executable(), "-nostdin", "-nostats", "-loglevel", "error", "-max_error_rate", "1",
                "-progress", "pipe:2", "-stats_period", "1000000", *reading, "-i", "fd:", *writing]
     with open(path, "rb") as file, tempfile.TemporaryFile() as log:
-        limit = 10**7 + 200 * os.path.getsize(path)  # a packet has some bytes; a report of it, at most 200
+        limit = min(10**9, 10**7 + 200 * os.path.getsize(path))  # a packet has some bytes; a report of it, at most 200
+        output = subprocess.PIPE if consume else subprocess.DEVNULL
         try:
-            process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
         except OSError as error:
             raise OSError(f"{command[0]}: cannot be run as ffmpeg ({error.strerror}); reinstall imageio-ffmpeg, "
                           "or correct IMAGEIO_FFMPEG_EXE") from None
@@ -236,7 +233,7 @@ def _run_ffmpeg(
             watch = threading.Thread(target=_watch, args=(process, log, limit, ended, faults), daemon=True)
             try:
                 watch.start()
-                result = consume(process.stdout)
+                result = consume(process.stdout) if consume and process.stdout else None
                 process.wait()
             except BaseException:  # Ctrl-C too
                 _kill(process)
@@ -244,12 +241,13 @@ def _run_ffmpeg(
             finally:
                 ended.set()
                 watch.join()
+        if faults:
+            raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
         log.seek(0)
         text = log.read().decode(errors="replace")
-    if faults:
-        raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
     if process.returncode < 0:
-        raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; re-encode it")
+        raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
+                         f"re-encode it, or replace {command[0]}")
     if process.returncode > 0 or "progress=end" not in text:
         if "seen=" in text or "#tb 0" in text:
             raise ValueError(f"{path}: ffmpeg ended midway with exit status {process.returncode} "
@@ -310,9 +308,9 @@ def _no_video(path: str, log: str) -> ValueError:
     except (OSError, subprocess.TimeoutExpired):
         answer = b""
     version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
-    if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(
-            "Unrecognized option|Option .*not found|Protocol not found|[Nn]o decoder found|Decoder .*not found", complaint):
-        return ValueError(f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} or "
-                          "newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE")
+    lacks = r"Unrecognized option|Option .*not found|Protocol not found|no decoder found for: (?!none)|Decoder .*not found"
+    if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(lacks, complaint):
+        return ValueError(f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
+                          "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE")
     return ValueError(f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
                       "give a video, an image or a folder of images")
