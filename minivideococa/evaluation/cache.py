@@ -80,8 +80,8 @@ def put(folder: Path | None, facts: Any, arrays: Mapping[str, np.ndarray]) -> No
         with written_whole(_place(folder, facts)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
-        raise OSError(f"{folder}: the cache cannot be written ({error}): "
-                      "give another folder with --cache, or --no-cache") from None
+        raise OSError(f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
+                      "MINIVIDEOCOCA_CACHE, or --no-cache") from None
 
 
 def kept(folder: Path | None, facts: Any, compute: Callable[[], Any]) -> Any:
