@@ -18,6 +18,7 @@ from .config import Config
 from .table import check
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+RECORD = "minivideococa.source"              # the key of `read_record` in a safetensors file's metadata
 
 
 class StoredTensor(NamedTuple):
@@ -102,7 +103,8 @@ def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Ma
     """
     with folder_written_whole(folder, same=_same_checkpoint) as partial:
         (partial / CONFIG).write_text(json.dumps(config.source, indent=2) + "\n", encoding="utf-8")
-        save_tensors(partial / WEIGHTS, tensors, record)
+        # under one name, since the library writes several in any order
+        save_tensors(partial / WEIGHTS, tensors, {RECORD: json.dumps(record)} if record else None)
         if tokenizer_json is not None:
             (partial / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
     return Path(folder).absolute()
@@ -125,10 +127,11 @@ def read_record(weights: Path) -> dict[str, str]:
     Keys: "weights", the name of the file that they were converted from; "sha256", its SHA-256 (of several shards, one
     after the other); and, if it came from the hub, "repository" and "revision".
     """
-    return {name: text for name, text in _header(weights)[0].get("__metadata__", {}).items() if name in RECORD}
-
-
-RECORD = ("repository", "revision", "weights", "sha256")
+    try:
+        record = json.loads(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"))
+    except ValueError:                       # another program's
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:

@@ -59,7 +59,7 @@ def weights_caveat(record: Mapping[str, str]) -> str | None:
     `record` says where they came from, as `folder.read_record` returns it. The figures are those of open_clip's
     docs/openclip_classification_results.csv and docs/openclip_retrieval_results.csv.
     """
-    if record.get("repository", "").rpartition("/")[2] != SPOILT:
+    if str(record.get("repository", "")).rpartition("/")[2] != SPOILT:
         return None
     return (f"the weights of {record['repository']} are for captions only: finetuning has spoilt their latents "
             "(0.9 % on ImageNet, 0.3 % recall at 1 from text to image on COCO); to classify and retrieve take "
