@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -47,7 +48,7 @@ def written_whole(place: Path) -> Iterator[Path]:
 
     If the work fails, nothing of it remains. Raises OSError if nothing can be written there.
     """
-    with _unfinished(place.parent) as partial:
+    with _unfinished(place.parent) as partial, _named(partial, place):
         yield partial
         os.replace(partial, place)
 
@@ -59,15 +60,16 @@ def folder_written_whole(
     """An empty folder to fill. It takes the place of `folder` at the end; missing folders above `folder` are made.
 
     An empty `folder` stays and is filled at the end, since it may be a mount point or somebody's working directory.
-    If another process has filled `folder` meanwhile, its result is kept where `same(theirs, ours)` is true.
-    Raises ValueError if `folder` holds something else, now or at the end, and OSError if it cannot be made.
+    Raises ValueError if `folder` holds something, now or at the end, and OSError if it cannot be made. With `same`,
+    the folder of another process that makes the same is no obstacle: where `same(theirs, ours)` is true, theirs stays.
     """
     folder, place = Path(folder), Path(folder).resolve()
-    refuse_occupied(folder)
+    if not same:
+        refuse_occupied(folder)
     inside = place.is_dir()
     if not inside:
         place.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(place if inside else place.parent) as partial:
+    with _unfinished(place if inside else place.parent) as partial, _named(partial, place):
         partial.mkdir()
         yield partial
         lock = _lock(place) if inside else None          # two processes must not move their files by turns
@@ -118,6 +120,18 @@ def _unfinished(folder: Path) -> Iterator[Path]:
     finally:
         _remove(name)
         _unlock(lock)
+
+
+@contextmanager
+def _named(partial: Path, place: Path) -> Iterator[None]:
+    """In what is said of a failure to write, `place` in the stead of `partial`: the user does not know the latter."""
+    try:
+        yield
+    except OSError as error:
+        if str(partial) not in str(error) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = str(error).replace(str(partial), str(place))
+        raise OSError(text if str(place) in text else f"{place}: cannot be written: {error.strerror}") from None
 
 
 def _remove_abandoned(marker: Path) -> None:

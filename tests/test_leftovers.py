@@ -1,5 +1,6 @@
 """Unfinished work: two processes that write the same thing both succeed, and a killed one leaves no harm."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -113,7 +114,7 @@ def test_the_work_of_a_living_process_stays(tmp_path: Path, kind: str) -> None:
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               env=os.environ | {"PYTHONPATH": str(PACKAGE)})
     assert living.stdout.readline() == "begun\n"
-    os.utime(next(tmp_path.glob(".partial-*[!k]")), (0, 0))                # however old it is
+    os.utime(next(path for path in tmp_path.iterdir() if path.suffix != ".work"), (0, 0))          # however old it is
     with written_whole(tmp_path / "ours") as partial:
         partial.write_text("ours")
     living.communicate("", timeout=60)
@@ -134,6 +135,18 @@ def test_where_files_cannot_be_locked_the_age_decides(tmp_path: Path, monkeypatc
     with written_whole(tmp_path / "ours") as partial:
         partial.touch()
     assert names(tmp_path) == {".partial-bbbbbbbb", ".partial-bbbbbbbb.work", ".partial-mine", ".partial-mine.work", "ours"}
+
+
+@pytest.mark.parametrize("error", [
+    lambda partial: OSError(errno.ENOSPC, "No space left on device"),
+    lambda partial: OSError(errno.ENOSPC, "No space left on device", str(partial)),
+    lambda partial: OSError(f"{partial}: cannot be written: No space left on device")])
+@pytest.mark.parametrize("write", [written_whole, folder_written_whole])
+def test_a_full_disk_names_what_the_user_wanted_written(tmp_path: Path, write, error) -> None:
+    with pytest.raises(OSError, match="No space left on device") as told, write(tmp_path / "wanted") as partial:
+        raise error(partial)
+    assert str(tmp_path / "wanted") in str(told.value) and ".partial" not in str(told.value)
+    assert names(tmp_path) == set()
 
 
 def test_a_cache_that_cannot_be_written_names_both_ways_out(tmp_path: Path) -> None:

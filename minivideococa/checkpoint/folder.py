@@ -144,7 +144,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
     try:
         save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata)
     except SafetensorError as error:
-        raise OSError(f"{path.parent}: {path.name} cannot be written there: {error}") from None
+        raise OSError(f"{path}: cannot be written: {error}") from None
     path.chmod(mode)
 
 

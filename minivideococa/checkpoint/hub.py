@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..progress import say
 from .convert import CLIP_VOCABULARY, convert
-from .folder import CONFIG, TOKENIZER, read_config
+from .folder import CONFIG, TOKENIZER, WEIGHTS, read_config
 from .sources import CONFIG_NAMES, WEIGHT_STEMS, config_name, files_of, is_weights, weights_name
 
 TIMEOUT = 10                                 # seconds for the hub to say which files a repository has
@@ -33,15 +33,19 @@ def fetch(repo_id: str) -> Path:
         raise ValueError(f"hf-hub:{repo_id}: give hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
     name, revision = match.groups()
     folder = cache_folder() / repo_id.replace("/", "--")
-    if not (folder / CONFIG).is_file():
+    if not _complete(folder):
         _require_writable(cache_folder())
         source = _download(name, revision)
         try:
             convert(source, folder)
         except (ValueError, OSError):
-            if not (folder / CONFIG).is_file():  # otherwise another process was faster
+            if not _complete(folder):        # otherwise another process was faster
                 raise
     return folder
+
+
+def _complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def _require_writable(cache: Path) -> None:
