@@ -225,7 +225,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("source", type=_path, metavar="SRC", help="a folder as on the Hugging Face hub, or a weights file")
     sub.add_argument("dest", type=_path, metavar="DEST", help="the folder to make")
     sub.add_argument("--dtype", choices=["float16", "float32"], help="of the weights in it (default: as in SRC)")
-    sub.add_argument("--config", type=_path, metavar="FILE", help="the configuration, for a weights file that comes without")
+    sub.add_argument("--config", type=_path, metavar="FILE",
+                     help="the configuration: a file, coca_ViT-B-32 or coca_ViT-L-14 (default: "
+                     "the one in SRC, else that of the two which fits the weights)")
 
     sub = command("shapes", run_shapes, [output], "Write clips of coloured shapes, and a manifest of what is true of them.")
     sub.add_argument("folder", type=_path, metavar="DIR", help="the folder to make")
