@@ -40,6 +40,20 @@ def coarsest(dtypes: Iterable[str]) -> str:
     return max(dtypes, key=EPSILON.__getitem__)
 
 
+def coarser_than(dtype: str) -> list[str]:
+    """The dtypes that round more than this one, finest first."""
+    return [other for other, epsilon in EPSILON.items() if epsilon > EPSILON[dtype]]
+
+
+def is_held(x: np.ndarray, dtype: str) -> bool:
+    """Whether every number of a float64 array is one of this dtype, so that storing it there loses nothing."""
+    with np.errstate(all="ignore"):
+        narrow = x.astype(np.float32)
+        if not np.array_equal(narrow, x, equal_nan=True):
+            return False
+        return dtype == "float32" or np.array_equal(NARROW[dtype](narrow), narrow, equal_nan=True)
+
+
 def cast(model: VideoCoCa, dtype: str) -> VideoCoCa:
     """The model with its weights in this dtype: float64, float32, or one of the narrow ones held as float32."""
     def change(name: str, weight: np.ndarray) -> np.ndarray:
