@@ -25,14 +25,12 @@ from .layout import arranged, without_axes_of_one, without_first_axes
 from .memory import bytes_needed
 from .mistakes import OTHER_WEIGHTS
 from .path import behind, computed_from_inputs, names_of, nearest_known, place, sources_of
-from .precision import EPSILON, cast, coarser_than, coarsest, is_held, rounding
+from .precision import EPSILON, FACTOR, SAMPLES, cast, coarser_than, coarsest, is_held, rounding
 from .rows import Difference, Fault, Report, Row, difference
 
 Arrays = dict[str, np.ndarray]
 
 INPUTS = {"frames": 4, "pixels": 4, "ids": 2}            # and how many axes they have
-SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
-FACTOR = 8                                   # up to so many times as much is called rounding
 LIKE_ROUNDING = 1 / 16                       # of what rounding does: what errs less was computed more exactly
 COPIES = ("pixels", "pool.flat", "text.tokens")          # nothing is rounded in making them, or it is in another dtype
 NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
@@ -104,7 +102,7 @@ def judged(model: VideoCoCa, inputs: Arrays, found: Arrays, stored: Mapping[str,
     report = Report(dtype, list(rows.values()), [], not_finite=first_not_finite(found, truth, model.config))
     if all(row.status != "wrong" for row in rows.values()):
         return report, None
-    return report, Search(exact, inputs, local | given, set(given), found, rows, sources)
+    return report, Search(exact, inputs, local | given, set(given), found, rows, sources, dtype)
 
 
 def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[Report, Search | None]],

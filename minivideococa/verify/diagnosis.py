@@ -21,6 +21,7 @@ from ..progress import advance, progress
 from ..trace import trace
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, Change
 from .path import behind, nearest_known, place
+from .precision import EPSILON, FACTOR, SAMPLES, cast, rounding
 from .rows import Fault, Row, difference
 from .substitution import substituted
 
@@ -30,6 +31,7 @@ MOST = 8                                     # faults that are looked for
 TOGETHER = 3                                 # mistakes in one tensor
 BEAM = 6                                     # combinations that the search goes on from
 HELPS = 0.95                                 # one of several mistakes, allowed for, lowers the error to this part or less
+NEAR = 20                                    # times what rounding explains: then it is found out what it explains with a mistake
 STEPS = 4                                    # tensors from one in the trace to the next, where combinations are tried
 PARAMETERS = ("vision.", "pool.attended", "pool.latent", "text.embed", "text.block", "text.latent", "decoder.", "logits")
 
@@ -43,7 +45,7 @@ class Search:
     """The port's tensors, and what the model computes from them with some of the known mistakes in it.
 
     tensors: all of a run that went on from the port's own; those of `given` are the port's. found: the port's tensors.
-    rows, sources: by name. explained: what is found so far, name -> the mistakes that explain it.
+    rows, sources: by name. dtype: that rounding is judged by. explained: what is found so far, name -> the mistakes that explain it.
     """
 
     exact: VideoCoCa
@@ -53,6 +55,7 @@ class Search:
     found: Arrays
     rows: dict[str, Row]
     sources: dict[str, list[str]]
+    dtype: str
     explained: dict[str, Causes] = field(default_factory=dict)
     errors: dict[tuple[str, Causes], float] = field(default_factory=dict)     # that were computed before
 
@@ -65,14 +68,34 @@ class Search:
                 self.errors[name, causes] = np.inf
         return self.errors[name, causes]
 
+    def explains(self, name: str, causes: Causes, before: float) -> bool:
+        """Whether no more than rounding remains of a tensor's error `before`.
+
+        What a mistake makes of the numbers may round more than the right ones; where it leaves next to nothing, that counts.
+        """
+        row, error = self.rows[name], self.error(name, causes)
+        near = causes and error <= min(NEAR * row.allowed_by_itself, before / 20)
+        return error <= row.allowed_by_itself or bool(near) and error <= FACTOR * self.rounding_error(name, causes)
+
+    def rounding_error(self, name: str, causes: Causes) -> float:
+        """How far rounding moves a tensor if it is computed with these mistakes."""
+        run_in = "float32" if self.dtype == "float64" else self.dtype
+        rough, ours, errors = cast(self.exact, run_in), self.computed(name, causes), [0.0]
+        tensors = {key: x.astype(np.float32) if x.dtype.kind == "f" else x for key, x in self.tensors.items()}
+        for sample in range(SAMPLES):
+            with rounding(run_in, sample):
+                errors.append(difference(self.computed(name, causes, rough, tensors).astype(np.float64), ours).rel)
+        return max(errors) * EPSILON[self.dtype] / EPSILON[run_in] if max(errors) < np.inf else 0.0
+
     def steps(self, name: str) -> int:
         """How many tensors are computed from the port's own to get to this one, itself included."""
         return len(behind(name, self.sources, self.given | self.inputs.keys())) + 1
 
-    def computed(self, name: str, causes: Causes) -> np.ndarray:
+    def computed(self, name: str, causes: Causes, model: VideoCoCa | None = None, tensors: Arrays | None = None) -> np.ndarray:
         """A tensor as the model computes it from the port's last tensors before it, with these mistakes."""
         needed = behind(name, self.sources, self.given | self.inputs.keys()) | {name}
-        return rerun(self.exact, [CATALOGUE[cause][1] for cause in causes], self.inputs, self.tensors, needed, name)
+        return rerun(model or self.exact, [CATALOGUE[cause][1] for cause in causes], self.inputs, tensors or self.tensors,
+                     needed, name)
 
     def lost(self, name: str) -> bool:
         """Whether a tensor that this one is computed from is in the trace, but cannot be gone on from."""
@@ -90,14 +113,15 @@ class Search:
 
     def settle(self, name: str) -> Causes | None:
         """The fewest known mistakes that explain a tensor; None if they do not."""
-        limit = self.rows[name].allowed_by_itself
-        return next((causes for causes in self.with_known(name) if self.error(name, causes) <= limit), None)
+        before = self.error(name, ())
+        return next((causes for causes in self.with_known(name) if self.explains(name, causes, before)), None)
 
     def search(self, name: str, most: int) -> Causes | None:
-        """Up to `most` further mistakes that explain a tensor, with those known ones that help; None if there are none."""
-        base = min(self.with_known(name), key=lambda causes: self.error(name, causes))
+        """Up to `most` further mistakes that explain a tensor, with those known ones that help, or with all; else None."""
+        *_, whole = combinations_of_known = list(self.with_known(name))
+        base = min(combinations_of_known, key=lambda causes: self.error(name, causes))
         before = self.error(name, base)
-        beam, candidates = [base], [cause for cause in range(len(CATALOGUE)) if cause not in base]
+        beam, candidates = list({base, whole}), list(range(len(CATALOGUE)))
         for added in range(1, most + 1):
             errors: dict[Causes, float] = {}
             with progress(len(beam) * len(candidates), "known mistakes"):
@@ -110,12 +134,13 @@ class Search:
             if not errors:
                 return None
             best = min(errors, key=errors.__getitem__)
-            if errors[best] <= min(self.rows[name].allowed_by_itself, before / 2**added):
+            if errors[best] <= before / 2**added and self.explains(name, best, before):
                 return best
             if errors[best] > HELPS * before or self.steps(name) > STEPS:
                 return None
             if added == 1 and before < np.inf:           # what changes nothing now will not help later
-                candidates = [cause for cause in candidates if errors.get(tuple(sorted((*base, cause))), before) != before]
+                candidates = [cause for cause in candidates
+                              if errors.get(tuple(sorted((*whole, cause)))) not in (None, self.error(name, whole))]
             beam = [causes for causes in sorted(errors, key=errors.__getitem__)[:BEAM] if errors[causes] < np.inf]
         return None
 

@@ -15,6 +15,9 @@ from .substitution import substituted, with_parameters
 # The distance from 1 to the next number, by dtype: finest first
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
+SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
+FACTOR = 8                                   # up to so many times as much is called rounding
+
 # The narrow dtypes are rounded before and after these, which together see nearly every array of the forward pass; what
 # is inside them, long sums above all, implementations keep in float32
 ROUNDED = ("linear", "layer_norm", "softmax", "gelu", "quick_gelu")

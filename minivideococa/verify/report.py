@@ -70,7 +70,7 @@ def _faults(report: Report) -> list[str]:
             said.append(f"{after}, {row.name} is the next: from your own {fault.computed_from}, {off}.")
         if fault.worst and not again:
             said.append(f"It is worst at {_place(fault.worst)}: {fault.found:.6g}, where {fault.expected:.6g} belongs.")
-        said.append(_looks_like(fault))
+        said.append(_looks_like(fault, last=all(other.diverges is not row for other in report.faults[i + 1:])))
     if not report.all_found:
         said.append(f"There is more: no more than {MOST} faults are looked for at once.")
     elif len(report.faults) > 1:
@@ -78,13 +78,13 @@ def _faults(report: Report) -> list[str]:
     return said
 
 
-def _looks_like(fault: Fault) -> str:
-    """What a fault looks like, and where else it is."""
+def _looks_like(fault: Fault, last: bool) -> str:
+    """What a fault looks like, and where else it is. last: whether no other one in the same tensor follows."""
     row, also = fault.diverges, ", ".join(fault.also)
     if fault.mistake is OTHER_WEIGHTS:
         return f"It looks like this: {fault.mistake.words}. Every tensor that has weights of its own is off."
     if fault.mistake:
-        remaining = "" if fault.remaining is None else f" So computed, ours is yours to {fault.remaining:.1e}."
+        remaining = f" So computed, ours is yours to {fault.remaining:.1e}." if last and fault.remaining is not None else ""
         return f"It looks like this: {fault.mistake.words}.{remaining}" + (f" It explains also {also}." if also else "")
     known = len([mistake for mistake in MISTAKES if mistake not in (AXES_TRANSPOSED, BATCH_AXIS, OTHER_WEIGHTS)])
     return (f"It looks like none of the {known} mistakes that are known here, nor like some of them together: compare it "
