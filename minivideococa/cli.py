@@ -188,7 +188,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", type=_path, metavar="W", help=weights_help)
     sub.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"),
                      help="what TRACE was computed in, if that is coarser than what it is stored in")
-    sub.epilog = "Exit status: 0, all within what rounding explains; 1, something is not; 2, this is no trace."
+    sub.add_argument("--strict", action="store_true", help="exit with status 1, too, if TRACE lacks a tensor that `trace` "
+                     "would write for its inputs")
+    sub.epilog = ("Exit status: 0, all that was compared is within what rounding explains; 1, something is not, no tensor of "
+                  "the network was compared, or, with --strict, some are missing; 2, this is no trace.")
 
     sub = command("answer", run_answer, [adapted, part], "Answer a question about a video, or complete a sentence about it.")
     sub.add_argument("video", type=_path, metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
@@ -396,7 +399,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from .verify import as_json, text, verify_file
     report = verify_file(args.trace, args.weights, args.dtype)
     _print(args, text(report).split("\n"), as_json(report))
-    return 1 if report.diverges else 0
+    return 0 if report.right and not (args.strict and report.missing) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
