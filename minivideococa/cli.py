@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .model import Video, VideoCoCa
 
 
+NO_DESCRIPTION = ("(no description: the embedded checkpoint knows coloured shapes only, and this does not look like its "
+                  "world; give --weights)")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Argparse itself ends wrong usage with status 2."""
     args = parser().parse_args(arguments)
@@ -166,8 +170,10 @@ def run_caption(args: argparse.Namespace) -> None:
     video = _encode(model, args, [args.video])[0]
     with progress(args.max_length, "tokens"):
         caption = model.caption(video, **_search(args))
-    _caveat(args, model, [args.prompt])
-    _print(args, caption, {"video": args.video, "caption": caption})
+    known = _in_world(args, [video])
+    _caveat(args, model, [args.prompt], known)
+    _print(args, "\n".join([caption, *([NO_DESCRIPTION] if known == [False] else [])]),
+           {"video": args.video, "caption": caption, **({"in_world": known[0]} if known else {})})
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -187,9 +193,11 @@ def run_classify(args: argparse.Namespace) -> None:
     video = _encode(model, args, [args.video])[0]
     with progress(len(labels) * len(templates or [""]), "texts"):
         ranking = classify(model, video, labels, templates, args.by)
-    _caveat(args, model, [*labels, *(templates or [])])
+    known = _in_world(args, [video])
+    _caveat(args, model, [*labels, *(templates or [])], known)
     _print(args, "\n".join(f"{probability:.3f}  {label}" for label, probability in ranking),
-           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
+           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking],
+            **({"in_world": known[0]} if known else {})})
 
 
 def _templates(args: argparse.Namespace) -> Sequence[str] | None:
@@ -202,10 +210,13 @@ def run_retrieve(args: argparse.Namespace) -> None:
     from .checkpoint import load
     from .tasks import retrieve
     model = load(args.weights)
-    ranking = retrieve(model, args.text, _encode(model, args, args.videos))
-    _caveat(args, model, [args.text])
+    videos = _encode(model, args, args.videos)
+    ranking = retrieve(model, args.text, videos)
+    known = _in_world(args, videos)
+    _caveat(args, model, [args.text], known)
     _print(args, "\n".join(f"{cosine:.3f}  {args.videos[i]}" for i, cosine in ranking),
-           {"text": args.text, "videos": [{"video": args.videos[i], "cosine": cosine} for i, cosine in ranking]})
+           {"text": args.text, "videos": [{"video": args.videos[i], "cosine": cosine, **({"in_world": known[i]} if known else {})}
+                                          for i, cosine in ranking]})
 
 
 def _encode(model: VideoCoCa, args: argparse.Namespace, paths: Sequence[str]) -> list[Video]:
@@ -227,9 +238,10 @@ def run_answer(args: argparse.Namespace) -> None:
             ranking = [{"answer": answers[i], "score": float(scores[i])} for i in best_first(scores)]
         else:
             ranking = [{"answer": answer(model, video, args.question)}]
-    _caveat(args, model, [args.question, *answers])
+    known = _in_world(args, [video])
+    _caveat(args, model, [args.question, *answers], known)
     _print(args, "\n".join(f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking),
-           {"video": args.video, "question": args.question, "answers": ranking})
+           {"video": args.video, "question": args.question, "answers": ranking, **({"in_world": known[0]} if known else {})})
 
 
 def run_trace(args: argparse.Namespace) -> None:
@@ -316,9 +328,18 @@ def run_shapes(args: argparse.Namespace) -> None:
         print(f"{args.count} clips are in {args.folder}, and what is true of them in {manifest}", file=sys.stderr)
 
 
-def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """What to know of a result: that it is the embedded checkpoint's, and which words are new to the tokenizer."""
-    if args.weights is None:
+def _in_world(args: argparse.Namespace, videos: Sequence[Video]) -> list[bool] | None:
+    """Tell of each video whether it looks like the embedded checkpoint's world; None for other weights."""
+    from .world import in_world, is_embedded
+    return [in_world(video) for video in videos] if is_embedded(args.weights) else None
+
+
+def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: list[bool] | None = None) -> None:
+    """What to know of a result: that it is the embedded checkpoint's, and which words are new to the tokenizer.
+
+    `known` is what `_in_world` tells of the videos. The first is left out where all are of the checkpoint's world.
+    """
+    if args.weights is None and not (known and all(known)):
         print("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights",
               file=sys.stderr)
     _warn_of_words(model, [text.replace("{}", "") for text in texts])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
-from minivideococa.demo import CLIPS
+from minivideococa.demo import CLIPS, run
 from minivideococa.world import LABELS, objects_named, sample_clip
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
@@ -72,3 +72,8 @@ def test_mean_pooling_ranks_the_brief_object_first_but_with_half_the_probability
              for adapter in ("attentional", "mean")}
     assert {label for label, _ in first.values()} == {"a yellow crescent"}
     assert first["attentional"][1] > 0.95 and 0.4 < first["mean"][1] < 0.6
+
+
+def test_the_demo_warns_of_nothing(recwarn):
+    run()
+    assert not recwarn.list
