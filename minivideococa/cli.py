@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from .model import Video, VideoCoCa
 
 
+NO_DESCRIPTION = ("(no description: the embedded checkpoint knows coloured shapes only, and this does not look like its "
+                  "world; give --weights)")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status. Raises SystemExit for wrong usage (2), --help (0) and SIGTERM (143)."""
     terminal.open_streams()
@@ -250,8 +254,10 @@ def run_caption(args: argparse.Namespace) -> None:
         video = _encode(model, args, args.video)
     with progress(args.max_length, "tokens"):
         caption = model.caption(video, **_search(args))
-    _caveat(args, model, [args.prompt])
-    _print(args, [caption], {"video": args.video, "caption": caption})
+    known = _in_world(args, [video])
+    _caveat(args, model, [args.prompt], known)
+    _print(args, [caption, *([NO_DESCRIPTION] if known == [False] else [])],
+           {"video": args.video, "caption": caption, **({"in_world": known[0]} if known else {})})
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -276,9 +282,11 @@ def run_classify(args: argparse.Namespace) -> None:
         video = _encode(model, args, args.video)
     with progress(len(labels) * len(templates or [""]), "texts"):
         ranking = classify(model, video, labels, templates, args.by)
-    _caveat(args, model, [*labels, *(templates or [])])
+    known = _in_world(args, [video])
+    _caveat(args, model, [*labels, *(templates or [])], known)
     _print(args, [f"{probability:.3f}  {label}" for label, probability in ranking],
-           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
+           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking],
+            **({"in_world": known[0]} if known else {})})
 
 
 def _templates(args: argparse.Namespace) -> Sequence[str] | None:
@@ -315,9 +323,11 @@ def run_retrieve(args: argparse.Namespace) -> int:
         say(f"minivideococa: left out: {why}")
     paths = [path for path in args.videos if path in videos]
     ranking = retrieve(model, args.text, [videos[path] for path in paths])
-    _caveat(args, model, [args.text])
+    known = _in_world(args, [videos[path] for path in paths])
+    _caveat(args, model, [args.text], known)
     _print(args, [f"{cosine:.3f}  {paths[i]}" for i, cosine in ranking],
-           {"text": args.text, "videos": [{"video": paths[i], "cosine": cosine} for i, cosine in ranking],
+           {"text": args.text, "videos": [{"video": paths[i], "cosine": cosine, **({"in_world": known[i]} if known else {})}
+                                          for i, cosine in ranking],
             "left_out": [{"video": path, "why": why} for path, why in left_out.items()]})
     return 3 if left_out else 0
 
@@ -359,9 +369,11 @@ def run_answer(args: argparse.Namespace) -> None:
             ranking = [{"answer": answers[i], "score": float(scores[i])} for i in best_first(scores)]
         else:
             ranking = [{"answer": answer(model, video, args.question)}]
-    _caveat(args, model, [args.question, *answers])
+    known = _in_world(args, [video])
+    _caveat(args, model, [args.question, *answers], known)
     _print(args, [f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking],
-           {"video": args.video, "question": args.question, "answers": ranking})
+           {"video": args.video, "question": args.question, "answers": ranking,
+            **({"in_world": known[0]} if known else {})})
 
 
 def run_trace(args: argparse.Namespace) -> None:
@@ -477,9 +489,18 @@ def run_shapes(args: argparse.Namespace) -> None:
 
 # Messages
 
-def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Say what to know of a result: that it is the embedded checkpoint's, and which words its vocabulary lacks."""
-    if args.weights is None:
+def _in_world(args: argparse.Namespace, videos: Sequence[Video]) -> list[bool] | None:
+    """Tell of each video whether it looks like the embedded checkpoint's world; None for other weights."""
+    from .world import in_world, is_embedded
+    return [in_world(video) for video in videos] if is_embedded(args.weights) else None
+
+
+def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: list[bool] | None = None) -> None:
+    """Say what to know of a result: that it is the embedded checkpoint's, and which words its vocabulary lacks.
+
+    `known` is what `_in_world` tells of the videos. The first is left out where all are of the checkpoint's world.
+    """
+    if args.weights is None and not (known and all(known)):
         say("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights")
     _warn_of_words(model, texts)
 
