@@ -63,7 +63,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM and SIGHUP, so that half-written files are removed. An ignored signal stays ignored."""
+    """Raise SystemExit on SIGTERM and SIGHUP, so that half-written files are removed. Ignored signals stay ignored."""
     def end(number: int, _: Any) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)            # a second one does not interrupt the removal
         raise SystemExit(128 + number)
@@ -296,7 +296,7 @@ def _templates(args: argparse.Namespace) -> Sequence[str] | None:
 
 def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None
                      ) -> Sequence[str] | None:
-    """The user's own templates; of the package's, those whose words the vocabulary has, or the bare label if none is left."""
+    """The user's own templates; of the package's, those without unknown words, or the bare label if none is left."""
     from .tasks import TEMPLATES
     ours = templates or TEMPLATES
     known = [template for template in ours if not _unknown(model, [template])]
@@ -312,11 +312,11 @@ def run_retrieve(args: argparse.Namespace) -> int:
     from .checkpoint import load
     from .tasks import retrieve
     from .video import files_of
-    found, missing = _each(args.videos, files_of)
+    readable, missing = _each(args.videos, files_of)
     model = load(args.weights)
     _refuse_unknown(args, model, [args.text])
-    with progress(len(found) * args.frames, "frames"):
-        videos, damaged = _each(list(found), lambda path: _encode(model, args, path))
+    with progress(len(readable) * args.frames, "frames"):
+        videos, damaged = _each(list(readable), lambda path: _encode(model, args, path))
     why_not = missing | damaged
     left_out = {path: why_not[path] for path in args.videos if path in why_not}
     for why in left_out.values():
@@ -325,9 +325,9 @@ def run_retrieve(args: argparse.Namespace) -> int:
     ranking = retrieve(model, args.text, [videos[path] for path in paths])
     known = _in_world(args, [videos[path] for path in paths])
     _caveat(args, model, [args.text], known)
+    found = [{"video": paths[i], "cosine": cosine, **({"in_world": known[i]} if known else {})} for i, cosine in ranking]
     _print(args, [f"{cosine:.3f}  {paths[i]}" for i, cosine in ranking],
-           {"text": args.text, "videos": [{"video": paths[i], "cosine": cosine, **({"in_world": known[i]} if known else {})}
-                                          for i, cosine in ranking],
+           {"text": args.text, "videos": found,
             "left_out": [{"video": path, "why": why} for path, why in left_out.items()]})
     return 3 if left_out else 0
 
