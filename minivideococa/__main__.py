@@ -7,9 +7,18 @@ Nothing else is imported here, so that Ctrl-C ends quietly from the first moment
 def main() -> int:
     """Return the exit status."""
     try:
-        from . import cli
+        import os
+        import signal
+        from importlib import import_module
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler     # not where Ctrl-C is ignored
+        if ours:                             # extension modules turn a KeyboardInterrupt into an ImportError
+            signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        import_module("numpy")
+        cli = import_module(".cli", __package__)
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return cli.main()
-    except KeyboardInterrupt:                # while modules are imported
+    except KeyboardInterrupt:
         return 130
 
 

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,6 +32,10 @@ from .progress import progress, say
 
 if TYPE_CHECKING:
     from .model import Video, VideoCoCa
+
+
+NO_DESCRIPTION = ("(no description: the embedded checkpoint knows coloured shapes only, and this does not look like its "
+                  "world; give --weights)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong. An error of the system names its file first, as ours do."""
+    """The text of an error. One of the system's names its file first, as ours do."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error) or type(error).__name__
@@ -58,29 +63,27 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """End by SystemExit on SIGTERM and SIGHUP, so that what is half written is removed. An ignored signal stays ignored."""
+    """Raise SystemExit on SIGTERM and SIGHUP, so that half-written files are removed. Ignored signals stay ignored."""
     def end(number: int, _: Any) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)            # a second one does not interrupt the removal
         raise SystemExit(128 + number)
 
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in before:
-        if before[number] == signal.SIG_DFL:
-            signal.signal(number, end)
+    unhandled = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in unhandled:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        for number in before:
-            if before[number] == signal.SIG_DFL:
-                signal.signal(number, signal.SIG_DFL)
+        for number in unhandled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def _warnings() -> Iterator[None]:
-    """Say what is warned of in one line each, and once."""
-    said = set()
+    """Print each warning as one line, and once."""
+    said: set[str] = set()
 
     def show(message: Warning | str, *_: Any) -> None:
         if str(message) not in said:
@@ -120,8 +123,8 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--frames", type=_positive, default=8, metavar="T", help="frames to look at (default: 8)")
     model.add_argument("--force", action="store_true", help="go on with words that the checkpoint's vocabulary lacks")
     part = argparse.ArgumentParser(add_help=False)
-    part.add_argument("--start", type=_time, metavar="S", help="look at the video from here on: seconds, mm:ss or hh:mm:ss")
-    part.add_argument("--end", type=_time, metavar="S", help="look at the video up to here: seconds, mm:ss or hh:mm:ss")
+    part.add_argument("--start", type=_time, metavar="TIME", help="begin there: seconds, mm:ss or hh:mm:ss")
+    part.add_argument("--end", type=_time, metavar="TIME", help="end there: seconds, mm:ss or hh:mm:ss")
     adapted = argparse.ArgumentParser(add_help=False, parents=[model])
     adapted.add_argument("--adapter", choices=("attentional", "mean", "joint"), default="attentional",
                          help="how frames become a video: all their tokens pooled at once, each frame pooled by itself and "
@@ -155,7 +158,8 @@ def parser() -> argparse.ArgumentParser:
                            help='a file with a sentence a line, {} where the label goes (default: "a video of {}.")')
     sentences.add_argument("--ensemble", action="store_true", help="average over several sentences that come with the package")
 
-    def command(name: str, run, parents: Sequence[argparse.ArgumentParser], text: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[argparse.Namespace], int | None],
+                parents: Sequence[argparse.ArgumentParser], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=parents, help=text, description=text)
         sub.set_defaults(run=run)
         return sub
@@ -182,12 +186,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in (default: float32)")
 
     sub = command("verify", run_verify, [output], "Tell which tensor of another implementation is wrong first, and why.")
-    sub.add_argument("trace", type=_path, metavar="TRACE", help="a safetensors file that any program wrote: frames or pixels, ids, and "
+    sub.add_argument("trace", type=_path, metavar="TRACE",
+                     help="a safetensors file that any program wrote: frames or pixels, ids, and "
                      "tensors under the names that `trace` writes, in float64, float32, float16 or bfloat16")
     sub.add_argument("--weights", type=_path, metavar="W", help=weights_help)
     sub.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"),
                      help="what TRACE was computed in, if that is coarser than what it is stored in")
-    sub.epilog = "Exit status: 0, all within what rounding explains; 1, something is not; 2, this is no trace."
+    sub.add_argument("--strict", action="store_true", help="exit with status 1, too, if TRACE lacks a tensor that `trace` "
+                     "would write for its inputs")
+    sub.epilog = ("Exit status: 0, all that was compared is within what rounding explains; 1, something is not, no tensor of "
+                  "the network was compared, or, with --strict, some are missing; 2, this is no trace.")
 
     sub = command("answer", run_answer, [adapted, part], "Answer a question about a video, or complete a sentence about it.")
     sub.add_argument("video", type=_path, metavar="VIDEO", help="a video, a GIF, an image, or a folder of images")
@@ -195,11 +203,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--answers", metavar='"A,B"', help="rank these, with commas between (default: write one)")
 
     sub = command("evaluate", run_evaluate, [adapted, search, templates], "Tell how good a model is on a data set.")
-    sub.add_argument("manifest", type=_path, metavar="MANIFEST", help="a file with a JSON object a line: video, and what is true of it: "
+    sub.add_argument("manifest", type=_path, metavar="MANIFEST",
+                     help="a file with a JSON object a line: video, and what is true of it: "
                      "captions, label or labels, question and answer; or, with --format, what a data set publishes")
     sub.add_argument("--format", choices=("msrvtt", "msrvtt-1ka", "msrvtt-qa", "activitynet", "kinetics", "ucf101"),
                      help="MANIFEST is this data set's own annotation file (the clips are in --videos)")
-    sub.add_argument("--videos", type=_path, metavar="DIR", help="with --format: the folder with the clips, or with folders of them")
+    sub.add_argument("--videos", type=_path, metavar="DIR",
+                     help="with --format: the folder with the clips, or with folders of them")
     sub.add_argument("--split", metavar="NAME", help="with --format: only this split, where the file tells them apart")
     sub.add_argument("--tasks", metavar='"A,B"',
                      help="some of classify, retrieve, caption, qa (default: all that MANIFEST has what it takes for)")
@@ -209,10 +219,12 @@ def parser() -> argparse.ArgumentParser:
                      help="how caption metrics cut texts: into lower-case words without punctuation, or as published figures "
                      "do, for which pycocoevalcap runs Java (default: words)")
     place = sub.add_mutually_exclusive_group()
-    place.add_argument("--cache", type=_path, metavar="DIR", help="where encoded videos and written texts are kept for another run "
+    place.add_argument("--cache", type=_path, metavar="DIR",
+                       help="where encoded videos and written texts are kept for another run "
                        "(default: with downloaded checkpoints)")
     place.add_argument("--no-cache", action="store_true", help="keep nothing")
-    sub.add_argument("-o", "--output", type=_path, metavar="FILE", help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
+    sub.add_argument("-o", "--output", type=_path, metavar="FILE",
+                     help="write what was predicted: a JSON object for each line of MANIFEST, in its order")
 
     command("demo", run_demo, [output], "Caption, classify and retrieve on the clips that come with the package.")
 
@@ -220,7 +232,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("source", type=_path, metavar="SRC", help="a folder as on the Hugging Face hub, or a weights file")
     sub.add_argument("dest", type=_path, metavar="DEST", help="the folder to make")
     sub.add_argument("--dtype", choices=["float16", "float32"], help="of the weights in it (default: as in SRC)")
-    sub.add_argument("--config", type=_path, metavar="FILE", help="the configuration, for a weights file that comes without")
+    sub.add_argument("--config", type=_path, metavar="FILE",
+                     help="the configuration: a file, coca_ViT-B-32 or coca_ViT-L-14 (default: "
+                     "the one in SRC, else that of the two which fits the weights)")
 
     sub = command("shapes", run_shapes, [output], "Write clips of coloured shapes, and a manifest of what is true of them.")
     sub.add_argument("folder", type=_path, metavar="DIR", help="the folder to make")
@@ -240,8 +254,10 @@ def run_caption(args: argparse.Namespace) -> None:
         video = _encode(model, args, args.video)
     with progress(args.max_length, "tokens"):
         caption = model.caption(video, **_search(args))
-    _caveat(args, model, [args.prompt])
-    _print(args, [caption], {"video": args.video, "caption": caption})
+    known = _in_world(args, [video])
+    _caveat(args, model, [args.prompt], known)
+    _print(args, [caption, *([NO_DESCRIPTION] if known == [False] else [])],
+           {"video": args.video, "caption": caption, **({"in_world": known[0]} if known else {})})
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -266,9 +282,11 @@ def run_classify(args: argparse.Namespace) -> None:
         video = _encode(model, args, args.video)
     with progress(len(labels) * len(templates or [""]), "texts"):
         ranking = classify(model, video, labels, templates, args.by)
-    _caveat(args, model, [*labels, *(templates or [])])
+    known = _in_world(args, [video])
+    _caveat(args, model, [*labels, *(templates or [])], known)
     _print(args, [f"{probability:.3f}  {label}" for label, probability in ranking],
-           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking]})
+           {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking],
+            **({"in_world": known[0]} if known else {})})
 
 
 def _templates(args: argparse.Namespace) -> Sequence[str] | None:
@@ -276,8 +294,9 @@ def _templates(args: argparse.Namespace) -> Sequence[str] | None:
     return _lines(args.templates_file) if args.templates_file else ENSEMBLE if args.ensemble else None
 
 
-def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None) -> Sequence[str] | None:
-    """The user's own templates; of the package's, those with words that the vocabulary has, or else the bare label."""
+def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None
+                     ) -> Sequence[str] | None:
+    """The user's own templates; of the package's, those without unknown words, or the bare label if none is left."""
     from .tasks import TEMPLATES
     ours = templates or TEMPLATES
     known = [template for template in ours if not _unknown(model, [template])]
@@ -293,19 +312,22 @@ def run_retrieve(args: argparse.Namespace) -> int:
     from .checkpoint import load
     from .tasks import retrieve
     from .video import files_of
-    found, missing = _each(args.videos, files_of)
+    readable, missing = _each(args.videos, files_of)
     model = load(args.weights)
     _refuse_unknown(args, model, [args.text])
-    with progress(len(found) * args.frames, "frames"):
-        videos, damaged = _each(list(found), lambda path: _encode(model, args, path))
-    left_out = missing | damaged
+    with progress(len(readable) * args.frames, "frames"):
+        videos, damaged = _each(list(readable), lambda path: _encode(model, args, path))
+    why_not = missing | damaged
+    left_out = {path: why_not[path] for path in args.videos if path in why_not}
     for why in left_out.values():
         say(f"minivideococa: left out: {why}")
     paths = [path for path in args.videos if path in videos]
     ranking = retrieve(model, args.text, [videos[path] for path in paths])
-    _caveat(args, model, [args.text])
+    known = _in_world(args, [videos[path] for path in paths])
+    _caveat(args, model, [args.text], known)
+    found = [{"video": paths[i], "cosine": cosine, **({"in_world": known[i]} if known else {})} for i, cosine in ranking]
     _print(args, [f"{cosine:.3f}  {paths[i]}" for i, cosine in ranking],
-           {"text": args.text, "videos": [{"video": paths[i], "cosine": cosine} for i, cosine in ranking],
+           {"text": args.text, "videos": found,
             "left_out": [{"video": path, "why": why} for path, why in left_out.items()]})
     return 3 if left_out else 0
 
@@ -347,9 +369,11 @@ def run_answer(args: argparse.Namespace) -> None:
             ranking = [{"answer": answers[i], "score": float(scores[i])} for i in best_first(scores)]
         else:
             ranking = [{"answer": answer(model, video, args.question)}]
-    _caveat(args, model, [args.question, *answers])
+    known = _in_world(args, [video])
+    _caveat(args, model, [args.question, *answers], known)
     _print(args, [f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking],
-           {"video": args.video, "question": args.question, "answers": ranking})
+           {"video": args.video, "question": args.question, "answers": ranking,
+            **({"in_world": known[0]} if known else {})})
 
 
 def run_trace(args: argparse.Namespace) -> None:
@@ -387,7 +411,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from .verify import as_json, text, verify_file
     report = verify_file(args.trace, args.weights, args.dtype)
     _print(args, text(report).split("\n"), as_json(report))
-    return 1 if report.diverges else 0
+    return 0 if report.right and not (args.strict and report.missing) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -413,7 +437,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
                       answers=answers, tokenizer=args.tokenizer, cache=cache, **_search(args))
     predictions = result.pop("predictions")
     texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
-    _caveat(args, model, [*texts, *(templates or []), *(answers or [])])
+    _caveat(args, model, [args.prompt, *texts, *(templates or []), *(answers or [])])
     try:
         if place:
             with _written(args.output):
@@ -425,13 +449,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _written(path: str) -> Iterator[None]:
-    """Name the file that is to be written in the system's error, which names a temporary file or none."""
+    """Name the output in an error of writing, such as a full disk, that names the unfinished file or no file at all."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
+        if error.errno is not None and error.filename is None:
+            raise OSError(f"{path}: cannot be written: {error.strerror}") from None
+        reason = _reason(error)
+        if (named := re.sub(r"^.*[/ ]\.[^/:]*partial[^/: ]*", lambda _: path, reason)) != reason:
+            raise OSError(named) from None
+        raise
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -444,14 +471,15 @@ def run_demo(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """`convert SRC DEST`."""
     from .checkpoint.convert import convert
-    dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
+    with _written(args.dest):
+        dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
     say(f"{dest} is ready: use it with --weights {dest}")
 
 
 def run_shapes(args: argparse.Namespace) -> None:
     """`shapes DIR`."""
     from .world.shapes import write_shapes
-    with progress(args.count, "clips"):
+    with progress(args.count, "clips"), _written(args.folder):
         manifest = write_shapes(args.folder, args.count, args.seed)
     if args.json:
         _print(args, [], {"manifest": str(manifest), "clips": args.count})
@@ -461,9 +489,18 @@ def run_shapes(args: argparse.Namespace) -> None:
 
 # Messages
 
-def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Say what to know of a result: that it is the embedded checkpoint's, and which words its vocabulary lacks."""
-    if args.weights is None:
+def _in_world(args: argparse.Namespace, videos: Sequence[Video]) -> list[bool] | None:
+    """Tell of each video whether it looks like the embedded checkpoint's world; None for other weights."""
+    from .world import in_world, is_embedded
+    return [in_world(video) for video in videos] if is_embedded(args.weights) else None
+
+
+def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: list[bool] | None = None) -> None:
+    """Say what to know of a result: that it is the embedded checkpoint's, and which words its vocabulary lacks.
+
+    `known` is what `_in_world` tells of the videos. The first is left out where all are of the checkpoint's world.
+    """
+    if args.weights is None and not (known and all(known)):
         say("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights")
     _warn_of_words(model, texts)
 
@@ -474,7 +511,7 @@ def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
 
 
 def _refuse_unknown(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Raise ValueError, with --force not, for words of the user's own that a vocabulary of whole words lacks."""
+    """Raise ValueError for words of the user's own that a vocabulary of whole words lacks, unless --force is given."""
     from difflib import get_close_matches
     if args.force or not (unknown := _unknown(model, texts)):
         return
@@ -508,26 +545,23 @@ def _print(args: argparse.Namespace, lines: Sequence[str], data: dict[str, Any])
         terminal.write("\n".join(map(terminal.printable, lines)))
 
 
-# What arguments are: each function returns the value, or raises ArgumentTypeError, to which argparse adds the argument's name
-
-LARGEST = 2**31 - 1
-
+# Values of arguments. Where one is wrong, argparse adds the argument's name to the message.
 
 def _positive(text: str) -> int:
-    return _whole(text, 1)
+    return _whole(text, 1, 2**31 - 1)
 
 
 def _seed(text: str) -> int:
-    return _whole(text, 0)
+    return _whole(text, 0, 2**64 - 1)
 
 
-def _whole(text: str, least: int) -> int:
+def _whole(text: str, least: int, most: int) -> int:
     try:
         value = int(text[:100])              # Python refuses to read thousands of digits
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a whole number") from None
-    if not least <= value <= LARGEST:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {LARGEST}")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
     return value
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkstemp
 from typing import Any
 
 
@@ -30,53 +33,148 @@ def place_for(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[s
 
 
 def json_text(data: Any) -> str:
-    """A line of JSON. Letters stay letters, unless one is half of a pair or a byte of a file's name, which UTF-8 does not have.
-
-    Raises ValueError for NaN and infinity, which JSON does not have.
-    """
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    """A line of JSON. Letters stay letters, unless one is half of a pair or a byte of a file's name, which UTF-8 does not have."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)      # a ValueError: JSON has no NaN
     return text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(data)
+
+
+# A lock file, as tempfile.mkstemp names it, and beside it the unfinished file or folder.
+LEFTOVER = re.compile(r"\.partial-[a-z0-9_]{8}(\.work)?")
 
 
 @contextmanager
 def written_whole(place: Path) -> Iterator[Path]:
-    """A path beside `place` to make a file or a folder at; it is moved there at the end, or gone if that is not reached."""
-    partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
-    try:
+    """A path beside `place` to make a file or a folder at, which is moved to `place` at the end.
+
+    If the work fails, nothing of it remains. Raises OSError if nothing can be written there.
+    """
+    with _unfinished(place.parent) as partial, _named(partial, place):
         yield partial
         os.replace(partial, place)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def folder_written_whole(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty folder to fill, beside `folder`, whose place it takes at the end; what is above `folder` is made, too.
+def folder_written_whole(
+    folder: str | os.PathLike[str], same: Callable[[Path, Path], bool] | None = None,
+) -> Iterator[Path]:
+    """An empty folder to fill. It takes the place of `folder` at the end; missing folders above `folder` are made.
 
-    Where `folder` is there, empty, it stays, since it may be a mount point or where somebody works: it is filled at the end.
-    Raises ValueError if `folder` holds something, now or at the end; OSError if it cannot be made.
+    An empty `folder` stays and is filled at the end, since it may be a mount point or somebody's working directory.
+    Raises ValueError if `folder` holds something, now or at the end, and OSError if it cannot be made. With `same`,
+    the folder of another process that makes the same is no obstacle: where `same(theirs, ours)` is true, theirs stays.
     """
     folder, place = Path(folder), Path(folder).resolve()
-    refuse_occupied(folder)
-    if place.is_dir():
-        with TemporaryDirectory(prefix=".partial-", dir=place) as partial:
-            yield Path(partial)
-            if len(os.listdir(place)) > 1:
-                refuse_occupied(folder)
-            for made in list(Path(partial).iterdir()):
-                os.replace(made, place / made.name)
-        return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(place) as partial:
+    if not same:
+        refuse_occupied(folder)
+    inside = place.is_dir()
+    if not inside:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(place if inside else place.parent) as partial, _named(partial, place):
         partial.mkdir()
         yield partial
-        refuse_occupied(folder)
+        lock = _lock(place) if inside else None          # two processes must not move their files by turns
+        try:
+            refuse_occupied(folder)
+            for made in list(partial.iterdir()) if inside else []:
+                os.replace(made, place / made.name)
+            if not inside:
+                os.replace(partial, place)
+        except (ValueError, OSError):
+            if not (same and place.is_dir() and same(place, partial)):
+                refuse_occupied(folder)
+                raise
+        finally:
+            _unlock(lock)
 
 
 def refuse_occupied(folder: Path) -> None:
-    """Raises ValueError unless a folder can be put at `folder`: nothing is there, or an empty folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    """Raise ValueError unless a folder can be put at `folder`: nothing is there, or an empty folder.
+
+    The unfinished work of another process, or of a killed one, does not count.
+    """
+    if folder.exists() and not (folder.is_dir() and all(map(LEFTOVER.fullmatch, os.listdir(folder)))):
         raise ValueError(f"{folder}: is there already and not empty: give another place, or remove it first")
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """A path in `folder` for unfinished work, which is removed at the end, as is work that killed processes left.
+
+    A process holds a lock on a file beside its work; the system releases it when the process ends, however it ends.
+    """
+    try:
+        for name in os.listdir(folder):
+            if LEFTOVER.fullmatch(name) and not name.endswith(".work"):
+                _remove_abandoned(folder / name)
+        while True:
+            descriptor, name = mkstemp(prefix=".partial-", dir=folder)
+            os.close(descriptor)
+            lock = _lock(name)
+            if os.path.exists(name):         # else another process took it for abandoned before it was locked
+                break
+            _unlock(lock)
+    except OSError as error:
+        raise type(error)(f"{folder}: nothing can be written there: {error.strerror}; give another place") from None
+    try:
+        yield Path(name + ".work")
+    finally:
+        _remove(name)
+        _unlock(lock)
+
+
+@contextmanager
+def _named(partial: Path, place: Path) -> Iterator[None]:
+    """In what is said of a failure to write, `place` in the stead of `partial`: the user does not know the latter."""
+    try:
+        yield
+    except OSError as error:
+        if str(partial) not in str(error) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = str(error).replace(str(partial), str(place))
+        raise OSError(text if str(place) in text else f"{place}: cannot be written: {error.strerror}") from None
+
+
+def _remove_abandoned(marker: Path) -> None:
+    """Remove unfinished work if no process holds its lock; where files cannot be locked, if it is older than a day."""
+    try:
+        lock = _lock(marker, wait=False)
+        if lock is not None or time.time() - marker.stat().st_mtime > 24 * 3600:
+            _remove(str(marker))
+        _unlock(lock)
+    except OSError:                          # held, or gone, or somebody else's
+        pass
+
+
+def _remove(marker: str) -> None:
+    """Remove unfinished work, then the lock file beside it."""
+    work = Path(marker + ".work")
+    if work.is_dir() and not work.is_symlink():
+        shutil.rmtree(work, ignore_errors=True)
+    else:
+        work.unlink(missing_ok=True)
+    Path(marker).unlink(missing_ok=True)
+
+
+def _lock(path: str | Path, wait: bool = True) -> int | None:
+    """Lock a file or a folder and return the descriptor that holds the lock; None where it cannot be locked.
+
+    Raises BlockingIOError, without `wait`, if another process holds it.
+    """
+    try:
+        import fcntl                         # Windows has none
+        descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    except (ImportError, OSError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +20,22 @@ _bar: ContextVar[Any] = ContextVar("bar", default=None)
 
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[None]:
-    """Show a bar on standard error, if that is a terminal, for what is done inside the `with`; it stands there at once."""
+    """Show a bar on standard error, if that is a terminal, while the `with` runs. It is visible at once, at 0."""
     from tqdm import tqdm
-    with tqdm(total=total, unit=f" {unit}", leave=False, disable=None) as bar:
+    with tqdm(total=total, unit=f" {unit}", leave=False, disable=None, **_size()) as bar:
         token = _bar.set(bar)
         try:
             yield
         finally:
             _bar.reset(token)
+
+
+def _size() -> dict[str, int]:
+    """A size for a terminal that gives its own as 0 x 0, where tqdm would show nothing; otherwise tqdm finds it out."""
+    try:
+        return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
+    except (AttributeError, OSError):        # no stream, or no terminal
+        return {}
 
 
 def advance(parts: int = 1) -> None:

@@ -5,6 +5,7 @@ VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification and text-to-vi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,6 +54,7 @@ def classify(
     Raises ValueError for another `by`, and without a label or template.
     """
     if by == "latent":
+        _warn(model)
         latents = label_latents(model, labels, templates)
         logits = model.logit_scale * cosine(latents, model.encode(video).latent)
     elif by == "likelihood":
@@ -127,11 +129,18 @@ def retrieve(
     """
     if not candidates or isinstance(candidates, str):
         raise ValueError("give a list of at least one video or text to choose from")
+    _warn(model)
     if isinstance(query, str):
         cosines = cosine(np.stack([model.encode(video).latent for video in candidates]), model.encode_text(query)[0])
     else:
         cosines = cosine(model.encode_text(candidates), model.encode(query).latent)
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
+
+
+def _warn(model: VideoCoCa) -> None:
+    """Warn if the model's weights are known to have latents that cannot be compared."""
+    if model.caveat:
+        warnings.warn(model.caveat, stacklevel=3)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ CLOSED = "standard output is closed: redirect it to a file, or to /dev/null"
 def open_streams() -> None:
     """Open the null device in place of each standard stream that is closed.
 
-    Otherwise the next file that is opened would become standard output or standard error. `sys.stdout` stays None, so that
-    `write` can tell.
+    Otherwise the next file that is opened would become standard output or standard error. `sys.stdout` stays None,
+    so that `write` can tell.
     """
     for descriptor in range(3):
         try:
@@ -56,7 +56,7 @@ def tell(message: str) -> None:
 def printable(text: str) -> str:
     """Return a text with its line breaks, control characters and undecodable bytes escaped as in Python: one line."""
     def escaped(c: str) -> str:
-        keep = c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"     # spaces, joiners of letters
+        keep = c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"      # spaces, letter joiners
         return c if keep else c.encode("unicode_escape").decode()
 
     return text if text.isprintable() else "".join(map(escaped, text))
@@ -69,7 +69,7 @@ def encodable(text: str, stream: TextIO | None) -> str:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send to the null device what is still in a stream's buffer, so that the interpreter does not fail on it at exit."""
+    """Send what is left in a stream's buffer to the null device; otherwise the interpreter would fail on it at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except OSError:                          # a stream in memory

@@ -167,12 +167,18 @@ class Tokenizer:
         ids = np.full((len(texts), context_length or self.context_length), self.pad_id, np.int64)
         for row, text in zip(ids, texts):
             text = _SPECIALS.sub(_unspecial, clean_text(text, self.clean))
-            tokens = self.vocabulary.encode(text, add_special_tokens=False).ids
+            tokens = self._encode(text).ids
             tokens = [self.start_id, *tokens, self.end_id]
             if len(tokens) > len(row):
                 tokens[len(row) - 1 :] = [self.end_id]
             row[: len(tokens)] = tokens
         return ids
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self.vocabulary.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing narrower, for example without a token for unknown words
+            raise ValueError(f"the tokenizer cannot read {text!r:.60}: {' '.join(str(error).split())}") from None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Ids [length] -> the text up to the first end token or the padding, without start tokens.
@@ -197,25 +203,35 @@ class Tokenizer:
         words = []
         for text in _checked(texts):
             text = clean_text(text, self.clean)
-            encoding = self.vocabulary.encode(text, add_special_tokens=False)
+            encoding = self._encode(text)
             tokens = zip(encoding.tokens, encoding.offsets)
             words += [text[start:stop] for token, (start, stop) in tokens if token == unknown]
         return list(dict.fromkeys(words))
 
 
-def load_tokenizer(path: str | Path, context_length: int, pad_id: int, clean: str) -> Tokenizer:
-    """Read a `tokenizer.json` (the `tokenizers` library's format).
+def load_tokenizer(
+    path: str | Path, context_length: int, pad_id: int, clean: str, vocab_size: int | None = None,
+) -> Tokenizer:
+    """Read a `tokenizer.json` (the `tokenizers` library's format) for a model with `vocab_size` ids.
 
-    Raises FileNotFoundError, or ValueError for a file that is not one or has no start and end token.
+    Raises FileNotFoundError, or ValueError for a file that is not one, has no start and end token, or has ids that
+    the model does not have.
     """
     import tokenizers
 
-    if not Path(path).is_file():
+    from .inputs import parse_json, regular_file
+
+    if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no tokenizer file; put the checkpoint's tokenizer.json there")
+    file = regular_file(path, "put the checkpoint's tokenizer.json there")
     try:
-        vocabulary = tokenizers.Tokenizer.from_file(str(path))
+        text = file.read_text(encoding="utf-8-sig")
+        vocabulary = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library ({error})") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library ({reason})") from None
+    declared = {token["content"]: token["id"] for token in parse_json(text, str(path), "").get("added_tokens") or ()}
+    _check_ids(vocabulary, declared, vocab_size, str(path))
     vocabulary.no_padding()
     vocabulary.no_truncation()
     for start, end in (START, END), ("<|startoftext|>", "<|endoftext|>"):
@@ -223,6 +239,22 @@ def load_tokenizer(path: str | Path, context_length: int, pad_id: int, clean: st
         if start_id is not None and end_id is not None:
             return Tokenizer(vocabulary, context_length, pad_id, clean, start_id, end_id)
     raise ValueError(f"{path}: the vocabulary has no start and end token; it needs {START} and {END}")
+
+
+def _check_ids(vocabulary: tokenizers.Tokenizer, declared: dict[str, int], vocab_size: int | None, where: str) -> None:
+    """Raise ValueError unless there are tokens, each with an id of its own below `vocab_size`, as `declared`."""
+    ids = vocabulary.get_vocab(with_added_tokens=True)
+    if not vocabulary.get_vocab_size(with_added_tokens=False):
+        raise ValueError(f"{where}: its vocabulary is empty; put the checkpoint's own tokenizer.json there")
+    if len(set(ids.values())) < len(ids):
+        raise ValueError(f"{where}: several of its tokens have the same id; put the checkpoint's own tokenizer.json there")
+    for token, id in ids.items():
+        if declared.get(token, id) != id:
+            raise ValueError(f"{where}: {token!r:.60} is declared with the id {declared[token]}, but the vocabulary "
+                             f"gives it {id}; put the checkpoint's own tokenizer.json there")
+        if vocab_size is not None and id >= vocab_size:
+            raise ValueError(f"{where}: {token!r:.60} has the id {id}, and the model has the ids 0 to {vocab_size - 1}; "
+                             "put the checkpoint's own tokenizer.json there")
 
 
 def _checked(texts: str | Sequence[str]) -> list[str]:

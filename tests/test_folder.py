@@ -157,7 +157,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     for text in (b"", b"{", b"\xff\xfe", b"not json"):
         (folder / "config.json").write_bytes(text)
         (folder / "model.safetensors").write_bytes(b"")
-        assert "config.json: not a JSON file" in complaint(folder)
+        assert "config.json: not " + ("UTF-8" if text == b"\xff\xfe" else "JSON") in complaint(folder)
     (folder / "config.json").write_text("[]")
     assert "config.json: not a configuration of open_clip" in complaint(folder)
     (folder / "config.json").write_text(json.dumps(SOURCE))
@@ -182,7 +182,8 @@ def test_embedded_checkpoint_is_found(tmp_path: Path, place: str) -> None:
     package = tmp_path / "minivideococa"
     installed = Path(sys.modules["minivideococa"].__file__).parent
     shutil.copytree(installed / "checkpoint", package / "checkpoint")
-    shutil.copy(installed / "output.py", package)
+    for module in ("output.py", "inputs.py", "resources.py"):
+        shutil.copy(installed / module, package)
     (package / "__init__.py").touch()
     above = {"wheel": package, "checkout": tmp_path, "nowhere": tmp_path / "elsewhere"}[place]
     tiny = above / "weights" / "tiny"

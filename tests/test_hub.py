@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,27 +17,36 @@ import pytest
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint import hub
+from test_tokenizer import word_level
 
 GOLDEN = Path(__file__).parent / "golden" / "torch"
 MODEL_CFG = json.loads((GOLDEN / "coca.json").read_text())
 CONFIG = json.dumps({"model_cfg": MODEL_CFG, "preprocess_cfg": {}}).encode()
 SAFETENSORS, PICKLE = (GOLDEN / "coca.safetensors").read_bytes(), (GOLDEN / "coca_legacy.bin").read_bytes()
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+with tempfile.TemporaryDirectory() as folder:
+    TOKENIZER = word_level(Path(folder) / "tokenizer.json", ["their"]).read_bytes()
 
 REPOSITORIES = {
     "owner/both": {"open_clip_config.json": CONFIG, "open_clip_model.safetensors": SAFETENSORS,
-                   "open_clip_pytorch_model.bin": PICKLE, "tokenizer.json": b'{"their": "tokenizer"}',
+                   "open_clip_pytorch_model.bin": PICKLE, "tokenizer.json": TOKENIZER,
                    "README.md": b"not needed"},
     "owner/pickle": {"open_clip_config.json": CONFIG, "open_clip_pytorch_model.bin": PICKLE,
-                     "tokenizer.json": b"{}"},
+                     "tokenizer.json": TOKENIZER},
     "owner/converted": {"config.json": CONFIG, "model.safetensors": SAFETENSORS},
     "owner/other": {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""},
+    "owner/gated": {"open_clip_config.json": CONFIG, "open_clip_pytorch_model.bin": PICKLE},
     "owner/empty": {},
 }
 
 
 class Hub(BaseHTTPRequestHandler):
-    """HEAD and GET of /OWNER/NAME/resolve/REVISION/FILE, weights being on another host as the hub's are."""
+    """What the hub answers: /api/models/OWNER/NAME/revision/REVISION, and HEAD and GET of
+    /OWNER/NAME/resolve/REVISION/FILE, weights being on another host as the hub's are.
+
+    A repository's file is its bytes, or the path of a large one. `server.breaks` counts how often a transfer of
+    weights breaks off half-way; `server.lists` False is a mirror that does not list files.
+    """
 
     protocol_version = "HTTP/1.1"
 
@@ -43,46 +54,79 @@ class Hub(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {self.path}")
         if self.path in self.server.stored:
             return self.answer(200, self.server.stored[self.path])
-        if "/resolve/" not in self.path:
+        if self.path.startswith("/api/models/") and self.server.lists:
+            owner, name, *rest = self.path.removeprefix("/api/models/").split("/")
+            revision, file = rest[1] if rest else "main", None
+        elif "/resolve/" in self.path:
+            owner, name, _, revision, file = self.path.removeprefix("/").split("/", 4)
+        else:
             return self.answer(404)
-        owner, name, _, revision, file = self.path.removeprefix("/").split("/", 4)
-        files = REPOSITORIES.get(f"{owner}/{name}")
+        files = self.server.repositories.get(f"{owner}/{name}")
         commit = COMMITS.get(revision, revision if revision in COMMITS.values() else None)
         if name == "broken":
             self.close_connection = True
             return None
-        if name == "gated":
+        if name == "gated" and file:
             return self.answer(403, error="GatedRepo")
         if files is None:
             return self.answer(401, error="RepoNotFound")
         if commit is None:
             return self.answer(404, error="RevisionNotFound")
+        if file is None:
+            siblings = [{"rfilename": name} for name in files]
+            return self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": commit, "siblings": siblings}).encode())
         if file not in files:
             return self.answer(404, error="EntryNotFound", commit=commit)
         data = files[file]
-        if file.endswith((".bin", ".safetensors")):
+        if file.endswith((".bin", ".safetensors", ".pt")):
             self.server.storage.stored[self.path] = data
+            size = len(data) if isinstance(data, bytes) else data.stat().st_size
             self.answer(302, commit=commit, headers={
                 "Location": f"http://127.0.0.1:{self.server.storage.server_port}{self.path}",
-                "X-Linked-Size": str(len(data)), "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"'})
+                "X-Linked-Size": str(size), "X-Linked-Etag": f'"{digest(data)}"'})
         else:
             self.answer(200, data, commit=commit, headers={"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
 
     do_GET = do_HEAD
 
-    def answer(self, status: int, data: bytes = b"", error: str = "", commit: str = "",
+    def answer(self, status: int, data: bytes | Path = b"", error: str = "", commit: str = "",
                headers: dict[str, str] | None = None) -> None:
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        begin, end = 0, size
+        headers = (headers or {}) | {"X-Error-Code": error, "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        if wanted := self.headers.get("Range"):
+            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+            status, headers["Content-Range"] = 206, f"bytes {begin}-{size - 1}/{size}"
+            self.server.resumed.append(begin)
         self.send_response(status)
-        for name, value in ((headers or {}) | {"X-Error-Code": error, "X-Repo-Commit": commit}).items():
+        for name, value in headers.items():
             if value:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(size - begin))
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
+        if self.command != "GET":
+            return
+        if status in (200, 206) and self.path in self.server.stored and self.server.breaks:
+            self.server.breaks -= 1
+            end, self.close_connection = begin + (size - begin) // 2, True
+        if isinstance(data, bytes):
+            self.wfile.write(data[begin:end])
+        else:
+            with open(data, "rb") as file:
+                file.seek(begin)
+                for start in range(begin, end, 1 << 20):
+                    self.wfile.write(file.read(min(1 << 20, end - start)))
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+def digest(data: bytes | Path) -> str:
+    """SHA-256 of bytes or of a file."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @pytest.fixture
@@ -90,7 +134,8 @@ def server() -> Iterator[ThreadingHTTPServer]:
     server, storage = (ThreadingHTTPServer(("127.0.0.1", 0), Hub) for _ in range(2))
     server.storage = storage
     for one in (server, storage):
-        one.requests, one.stored = [], {}
+        one.requests, one.stored, one.resumed, one.breaks, one.lists = [], {}, [], 0, True
+        one.repositories = dict(REPOSITORIES)
         threading.Thread(target=one.serve_forever, daemon=True).start()
     yield server
     for one in (server, storage):
@@ -98,15 +143,19 @@ def server() -> Iterator[ThreadingHTTPServer]:
         one.server_close()
 
 
-def fetch(server: ThreadingHTTPServer, tmp_path: Path, *specs: str, **environment: str) -> list[str]:
-    """`hub.fetch` of each spec in a new process, as the address is read at import: folders or messages."""
-    code = """if True:
+def fetch(server: ThreadingHTTPServer, tmp_path: Path, *specs: str, raises: bool = False,
+          code: str = "", **environment: str) -> list[str]:
+    """`hub.fetch` of each spec in a new process, as the address is read at import: folders or messages.
+
+    With `raises`, ValueError with all that the process says if one cannot be fetched.
+    """
+    code = code or """if True:
         import sys
         from minivideococa.checkpoint.hub import fetch
         for spec in sys.argv[1:]:
             try:
                 print(fetch(spec))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 print("refused:", error)
     """
     clean = {name: value for name, value in os.environ.items()
@@ -117,6 +166,8 @@ def fetch(server: ThreadingHTTPServer, tmp_path: Path, *specs: str, **environmen
         env=clean | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"),
                      "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1",
                      "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache")} | environment)
+    if raises and "refused" in run.stdout:
+        raise ValueError(run.stderr + run.stdout.removeprefix("refused: "))
     return run.stdout.splitlines()
 
 
@@ -133,7 +184,7 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
         assert folder.parent == tmp_path / "cache"
         assert json.loads((folder / "config.json").read_text()) == json.loads(CONFIG)
         assert all(np.array_equal(weights(folder)[name], array) for name, array in expected.items())
-    assert (folders[0] / "tokenizer.json").read_text() == '{"their": "tokenizer"}'
+    assert (folders[0] / "tokenizer.json").read_bytes() == TOKENIZER
     assert not (folders[2] / "tokenizer.json").exists()
 
     # only what is needed was asked for: of "both" no pickle and nothing else; all from one commit
@@ -167,6 +218,39 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     for line, expected in zip(lines, told):
         assert line.startswith("refused: ") and expected in line
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    server.storage.breaks = 2
+    line, = fetch(server, tmp_path, "owner/pickle")
+    assert server.storage.breaks == 0 and sum(request.startswith("GET") for request in server.storage.requests) == 3
+    assert all(np.array_equal(weights(Path(line))[name], array)
+               for name, array in load_file(GOLDEN / "coca.safetensors").items())
+
+
+@pytest.mark.parametrize("endpoint", ["http://no-such-host.invalid", "http://127.0.0.1:9"])
+def test_without_a_connection_one_line_at_once(server: ThreadingHTTPServer, tmp_path: Path, endpoint: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(ValueError) as error:
+        fetch(server, tmp_path, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", raises=True, HF_ENDPOINT=endpoint)
+    took, told = time.monotonic() - started, str(error.value).splitlines()
+    assert len(told) == 1 and "the hub cannot be reached, and its files are not in the cache: " in told[0]
+    assert took < 4                          # with the start of the process and its imports; five tries take 24
+
+
+def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    server.lists = False
+    specs = ["owner/both", "owner/converted", "owner/absent", "owner/both@v9"]
+    *folders, absent, revision = fetch(server, tmp_path, *specs)
+    assert all(weights(Path(folder)) for folder in folders)
+    assert "there is no such repository" in absent and "no revision v9" in revision
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_the_download(server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written; set MINIVIDEOCOCA_CACHE.*--cache"):
+        fetch(server, tmp_path, "owner/pickle", raises=True, MINIVIDEOCOCA_CACHE=str(tmp_path / "file" / "in"))
+    assert server.requests == []
 
 
 def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:

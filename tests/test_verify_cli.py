@@ -167,7 +167,7 @@ def test_a_divergence_is_status_1(call, tmp_path, truth, name):
     status, out, err = call("verify", path, "--weights", FOLDER, "--json")
     report = json.loads(out)
     assert (status, err) == (1, "") and (report["first_divergence"], report["diagnosis"]) == (name, None)
-    assert set(report) == {"first_divergence", "diagnosis", "tensors", "unknown"}
+    assert {"first_divergence", "diagnosis", "tensors", "unknown"} < set(report)
     assert {x["name"] for x in report["tensors"]} == set(truth) - {"frames", "ids"}
     keys = {"name", "shape", "max_abs", "rel", "cosine", "allowed", "status"}
     assert all(set(x) == keys for x in report["tensors"])

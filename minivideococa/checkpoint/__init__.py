@@ -4,6 +4,8 @@ config      the configuration, in open_clip's layout
 table       the names and shapes of all tensors
 folder      a checkpoint folder, read and written
 unpickler   PyTorch's files, without PyTorch
+sources     which file is which in a folder or repository of weights
+released    the configurations of open_clip's released weights, and what these are good for
 convert     open_clip's files -> a checkpoint folder
 hub         the same from a repository on the Hugging Face hub
 """
@@ -21,7 +23,7 @@ HUB = "hf-hub:"
 
 
 def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -> VideoCoCa:
-    """The model of a checkpoint, in `dtype`: "float32" or "float64".
+    """Load the model of a checkpoint, in `dtype`: "float32" or "float64".
 
     `source` is None for the embedded tiny checkpoint, "hf-hub:OWNER/NAME" (or "hf-hub:OWNER/NAME@REVISION")
     for one that is fetched and converted once, or a checkpoint folder. Without a tokenizer.json in it the
@@ -32,19 +34,27 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     """
     from ..model import VideoCoCa
     from ..tokenizer import load_tokenizer
-    from .folder import TOKENIZER, embedded_checkpoint, read_checkpoint
+    from .folder import TOKENIZER, WEIGHTS, embedded_checkpoint, read_checkpoint, read_record
+    from .released import weights_caveat
     from .table import nest
 
+    repository = None
     if source is None:
         folder = embedded_checkpoint()
     elif str(source).startswith(HUB):
         from .hub import fetch
-        folder = fetch(str(source).removeprefix(HUB))
+        repository = str(source).removeprefix(HUB)
+        folder = fetch(repository)
     else:
-        folder = Path(source)
+        folder = source
     config, tensors = read_checkpoint(folder, dtype)
-    tokenizer = None
-    if (folder / TOKENIZER).is_file():
-        tokenizer = load_tokenizer(folder / TOKENIZER, context_length=config.text.context_length,
-                                   pad_id=config.text.pad_id, clean=config.tokenizer_clean)
-    return VideoCoCa(config, nest(tensors), tokenizer)
+    tokenizer, folder = None, Path(folder)
+    if (folder / TOKENIZER).exists():
+        tokenizer = load_tokenizer(folder / TOKENIZER, config.text.context_length, config.text.pad_id,
+                                   config.tokenizer_clean, config.text.vocab_size)
+    model = VideoCoCa(config, nest(tensors), tokenizer)
+    model.record = read_record(folder / WEIGHTS)
+    if repository:                           # a folder that an older version converted has no record
+        model.record.setdefault("repository", repository.partition("@")[0])
+    model.caveat = weights_caveat(model.record)
+    return model

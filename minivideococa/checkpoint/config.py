@@ -8,8 +8,7 @@ one.
 """
 
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -152,16 +151,21 @@ class Rule(NamedTuple):
     of_form: bool = True  # whether such a value is malformed, and cannot be compared with others
 
 
-def whole(default: int | None, least: int = 1, most: float = math.inf) -> Rule:
+# Far beyond any model, so that what is multiplied out below stays small before it is compared with the weights.
+MOST, MOST_LAYERS, MOST_RATIO, MOST_PIXEL = 2**24, 2**10, 2**10, 1e6
+
+
+def whole(default: int | None, least: int = 1, most: int = MOST) -> Rule:
     """A whole number within bounds."""
     return Rule(default, lambda value: type(value) is int and least <= value <= most,
-                f"not a whole number from {least}" + (f" to {most}" if most < math.inf else ""))
+                f"not a whole number from {least} to {most}")
 
 
 def square(default: int) -> Rule:
     """A side in pixels: n, or [n, n]."""
-    return Rule(default, lambda value: type(_side(value)) is int and _side(value) > 0,
-                "not a whole number of pixels (or twice the same: other than squares is not built here)")
+    return Rule(default, lambda value: type(_side(value)) is int and 0 < _side(value) <= MOST,
+                f"not a whole number of pixels from 1 to {MOST} (or twice the same: other than squares is not "
+                "built here)")
 
 
 def channels(default: tuple[float, ...], fits: Callable[[float], bool], otherwise: str) -> Rule:
@@ -183,7 +187,8 @@ def unused(*names: str) -> dict[str, Rule]:
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 SWITCH = Rule(False, lambda value: isinstance(value, bool), "neither true nor false")
-RATIO = Rule(4.0, lambda value: _is_number(value) and value > 0, "not a number above 0")
+RATIO = Rule(4.0, lambda value: _is_number(value) and 0 < value <= MOST_RATIO,
+             f"not a number above 0, up to {MOST_RATIO}")
 SECTION = Rule({}, lambda value: isinstance(value, dict), "not a section {...}")
 REQUIRED_SECTION = SECTION._replace(default=None)
 
@@ -208,7 +213,7 @@ PLAIN_BLOCKS = {
 }
 VISION = {
     "image_size": square(224), "patch_size": square(16),
-    "width": whole(768), "layers": whole(12), "head_width": whole(64), "mlp_ratio": RATIO,
+    "width": whole(768), "layers": whole(12, most=MOST_LAYERS), "head_width": whole(64), "mlp_ratio": RATIO,
     "no_ln_pre": SWITCH,
     "attentional_pool": only(False, (True, "parallel", "cascade"), "a vision tower without this pooling"),
     "attn_pooler_queries": whole(256), "attn_pooler_heads": whole(8),
@@ -222,7 +227,7 @@ VISION = {
 }
 TEXT = {
     "context_length": whole(77), "vocab_size": whole(49408),
-    "width": whole(512), "layers": whole(12), "heads": whole(8), "mlp_ratio": RATIO,
+    "width": whole(512), "layers": whole(12, most=MOST_LAYERS), "heads": whole(8), "mlp_ratio": RATIO,
     "pad_id": whole(0, least=0), "correct_cls_mask": SWITCH,
     "embed_cls": only(False, (True,), "a text tower without a class token"),
     "no_causal_mask": only(False, (False,), "a text tower without a causal mask"),
@@ -241,13 +246,16 @@ TOKENIZER = {"clean": only(None, (None, "lower", "whitespace"), "this cleaning o
 DECODER = {
     # open_clip reads a whole text configuration here, and builds the decoder from the five fields below
     **unused(*TEXT, "dim_head", "n_queries", "attn_pooler_heads"),
-    "context_length": whole(77), "width": whole(512), "layers": whole(12), "heads": whole(8),
+    "context_length": whole(77),
+    "width": whole(512), "layers": whole(12, most=MOST_LAYERS), "heads": whole(8),
     "ls_init_value": PLAIN_BLOCKS["ls_init_value"],
 }
 PREPROCESS = {
     "size": square(224), "mode": only("RGB", ("RGB",), "any mode but RGB"),
-    "mean": channels(MEAN, lambda c: True, "not a number for each of three channels"),
-    "std": channels(STD, lambda c: c > 0, "not a number above 0 for each of three channels"),
+    "mean": channels(MEAN, lambda c: abs(c) <= MOST_PIXEL,
+                     f"not a number from {-MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels"),
+    "std": channels(STD, lambda c: 1 / MOST_PIXEL <= c <= MOST_PIXEL,
+                    f"not a number from {1 / MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels"),
     "interpolation": only("bicubic", ("bicubic", "bilinear", "random"), "this interpolation"),
     "resize_mode": only("shortest", ("shortest", "longest", "squash"), "this way to resize"),
     "fill_color": whole(0, least=0, most=255),
@@ -264,14 +272,17 @@ class _Reader:
     def read(self, prefix: str, section: dict[str, Any] | None, rules: dict[str, Rule]) -> dict[str, Any]:
         if section is None:  # missing, and told
             return {name: rule.default for name, rule in rules.items()}
-        self.problems += [f"{prefix}{name} is unknown" for name in section if name not in rules]
+        if unknown := [prefix + name for name in section if name not in rules]:
+            self.problems.append(f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown")
         return {name: self.value(prefix + name, section.get(name, rule.default), rule)
                 for name, rule in rules.items()}
 
     def value(self, name: str, value: Any, rule: Rule) -> Any:
         if rule.fits(value):
             return value
-        told = "missing" if value is None else f"{json.dumps(value, default=repr)}: {rule.otherwise}"
+        text = json.dumps(value, default=repr)
+        text = text if len(text) < 60 else text[:56] + " ..."
+        told = "missing" if value is None else f"{text}: {rule.otherwise}"
         self.problems.append(f"{name} is {told}")
         self.malformed |= rule.of_form
         return rule.default
@@ -308,8 +319,14 @@ def _contradictions(model: dict, vision: dict, text: dict, decoder: dict) -> lis
     ) if wrong]
 
 
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """Return the first names, and how many more there are, on one line."""
+    more = f", ... and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + more
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and -math.inf < value < math.inf
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def _side(value: Any) -> Any:

@@ -1,9 +1,8 @@
 """open_clip's CoCa checkpoints -> a checkpoint folder.
 
-The source is what a hub repository holds (open_clip_config.json and open_clip_model.safetensors or
-open_clip_pytorch_model.bin), another checkpoint folder, or a bare file of weights with a configuration beside
-it: also a training checkpoint, its weights under `state_dict` and its names prefixed if the run was
-distributed.
+The source is what a hub repository holds, another checkpoint folder, or a file of weights: also a training checkpoint,
+its weights under `state_dict` and its names prefixed if the run was distributed. See `sources` for the files, and
+`released` for weights without a configuration.
 """
 
 import os
@@ -12,93 +11,85 @@ from pathlib import Path
 
 import numpy as np
 
+from ..inputs import read_text
 from ..output import refuse_occupied
-from ..progress import advance, progress
+from ..progress import advance, progress, say
 from .config import Config
-from .folder import CONFIG, TOKENIZER, WEIGHTS, StoredTensor, open_safetensors, read_config, write_checkpoint
+from .folder import TOKENIZER, StoredTensor, read_config, read_record, refuse_unsound, write_checkpoint
+from .released import fitting_config, named_config, names
+from .sources import CONFIG_NAMES, config_name, files_of, read_weights, sha256, weights_name
 from .table import check
-from .unpickler import read_pickle
 
-CONFIG_NAMES = ("open_clip_config.json", CONFIG)
-WEIGHT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", WEIGHTS)  # in this order
 CLIP_VOCABULARY = 49408
-
-# Causal masks that older versions of open_clip kept among the weights; here they are computed.
-MASKS = {"text.attn_mask", "text_decoder.attn_mask"}
 
 
 def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype: str | None = None,
             config: str | os.PathLike[str] | None = None) -> Path:
-    """Makes the checkpoint folder `dest` from `source`, a folder or a file of weights, and returns its path.
+    """Make the checkpoint folder `dest` from `source`, a folder or a file of weights, and return its path.
 
-    `config` is the configuration's file; a file of weights needs one. `dtype` is "float16" or "float32"; None
-    keeps every tensor's own, but bfloat16, unknown to NumPy, becomes float32. `dest` gets CLIP's tokenizer if
-    the vocabulary is CLIP's, otherwise the source's tokenizer.json if there is one.
+    `config` is the configuration: its file, or the name of one of open_clip's that come with the package,
+    "coca_ViT-B-32" or "coca_ViT-L-14". By default it is the one in the folder; if there is none, that of the two
+    whose every shape agrees with the weights. `dtype` is "float16" or "float32"; None keeps every tensor's own, but
+    bfloat16, unknown to NumPy, becomes float32. `dest` gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise
+    the source's tokenizer.json if there is one. Messages on standard error say what was chosen.
 
-    Raises FileNotFoundError for a file that is not there; ValueError if `dest` is not empty, the
-    configuration asks for what is not built here, the weights do not fit it, or a number is not finite (or
-    not in `dtype`).
+    Raises FileNotFoundError for a file that is not there; ValueError if `dest` is not empty, the configuration
+    asks for what is not built here, the weights do not fit it, or a number is not finite (or not in `dtype`).
     """
-    source, dest = Path(source), Path(dest)
     if dtype not in (None, "float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
+    for path, what in (source, "a folder, or a file of weights"), (dest, "a folder to make"):
+        if not os.fspath(path) or "\0" in os.fspath(path):
+            raise ValueError(f"{os.fspath(path)!r} is not the name of a file or folder: give {what}")
+    source, dest = Path(source), Path(dest)
     refuse_occupied(dest)
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such file or folder")
-    if source.is_dir():
-        weights = _first(source, WEIGHT_NAMES)
-        config_path = Path(config) if config else _first(source, CONFIG_NAMES)
-    elif config:
-        weights, config_path = source, Path(config)
-    else:
-        raise ValueError(f"{source}: a bare file of weights needs its configuration: give --config FILE")
+    files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
+    weights = source / weights_name(files, str(source)) if source.is_dir() else source
 
-    parsed = read_config(config_path)
+    beside = config_name(files)
+    if config is not None:
+        parsed = _config(config)
+    elif beside:
+        parsed = read_config(source / beside)
     stored = read_weights(weights)
+    if config is None and not beside:
+        try:
+            name, parsed = fitting_config(stored)
+        except ValueError as error:
+            if source.is_dir():
+                raise FileNotFoundError(f"{source}: none of {', '.join(CONFIG_NAMES)} is there; {error}") from None
+            raise ValueError(f"{weights}: its configuration is not known; {error}") from None
+        say(f"minivideococa: {weights}: no configuration is beside it; every shape agrees with open_clip's {name}, "
+            "which is taken")
     check(stored, parsed, str(weights))
+    tokenizer = _tokenizer(parsed, source)
     with progress(len(stored), "tensors"):
         tensors = {}
         for name, tensor in stored.items():
-            tensors[name] = _cast(tensor, dtype, f"{weights}: {name}")
+            tensors[name] = _cast(name, tensor, dtype, str(weights))
             advance()
-    return write_checkpoint(dest, parsed, tensors, _tokenizer(parsed, source))
+    return write_checkpoint(dest, parsed, tensors, tokenizer, _record(weights))
 
 
-def read_weights(path: Path) -> dict[str, StoredTensor]:
-    """The state dict in a .safetensors file or one of `torch.save`, by open_clip's names and not yet read."""
-    with open(path, "rb") as file:
-        if file.read(24) == b"version https://git-lfs.":
-            raise ValueError(f"{path}: only Git LFS's pointer to the weights: fetch them with `git lfs pull`")
-    if path.suffix == ".safetensors":
-        found = open_safetensors(path)
-    else:
-        found = read_pickle(path)
-        if isinstance(found, dict):
-            found = found.get("state_dict", found)
-        if not isinstance(found, dict) or not found:
-            raise ValueError(f"{path}: no state dict is in it")
-    for name, tensor in found.items():
-        if not (isinstance(name, str) and isinstance(tensor, StoredTensor)):
-            raise ValueError(f"{path}: not a state dict: its entry {name!r} is no tensor")
-    # a distributed run prefixes every name with "module.", torch.compile with "_orig_mod."
-    plain = {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in found.items()}
-    return {name: tensor for name, tensor in plain.items() if name not in MASKS}
+def _config(config: str | os.PathLike[str]) -> Config:
+    """The configuration of a name or in a file."""
+    if parsed := named_config(os.fspath(config)):
+        return parsed
+    if not os.path.exists(config):
+        raise FileNotFoundError(f"{config}: no such file, nor a configuration's name: give a file or "
+                                + " or ".join(names()))
+    return read_config(Path(config))
 
 
-def _first(folder: Path, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"{folder}: none of {', '.join(names)} is there")
-
-
-def _cast(tensor: StoredTensor, dtype: str | None, where: str) -> np.ndarray:
+def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.ndarray:
     array = tensor.read()
+    refuse_unsound(name, array, where)
     with np.errstate(over="ignore"):  # told below, by name
         cast = array.astype(dtype or array.dtype, copy=False)
     if not np.isfinite(cast).all():
-        reason = f"too large for {dtype}" if np.isfinite(array).all() else "that are not finite"
-        raise ValueError(f"{where} holds numbers {reason}")
+        raise ValueError(f"{where}: {name} holds numbers too large for {dtype}")
     return cast
 
 
@@ -107,4 +98,19 @@ def _tokenizer(config: Config, source: Path) -> str | None:
         from ..tokenizer import clip_tokenizer_json
         return clip_tokenizer_json()
     path = source / TOKENIZER
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    if not path.exists():
+        return None
+    from ..tokenizer import load_tokenizer
+    load_tokenizer(path, config.text.context_length, config.text.pad_id, config.tokenizer_clean, config.text.vocab_size)
+    return read_text(path, "give the tokenizer of the checkpoint")
+
+
+def _record(weights: Path) -> dict[str, str]:
+    """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record."""
+    if weights.suffix == ".safetensors" and "sha256" in (record := read_record(weights)):
+        return record
+    record = {"weights": weights.name, "sha256": sha256(files_of(weights))}
+    # the cache of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE
+    if found := re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()):
+        record |= {"repository": f"{found[1]}/{found[2]}", "revision": found[3]}
+    return record

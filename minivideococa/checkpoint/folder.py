@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..inputs import read_json, regular_file
 from ..output import folder_written_whole
 from .config import Config
 from .table import check
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+RECORD = "minivideococa.source"              # the key of `read_record` in a safetensors file's metadata
 
 
 class StoredTensor(NamedTuple):
@@ -47,36 +49,89 @@ def read_checkpoint(folder: str | os.PathLike[str],
     Raises FileNotFoundError if the folder or one of its files is not there, and ValueError if one is not what
     it should be or the tensors do not fit the configuration.
     """
-    folder = Path(folder)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}: give float32 or float64")
+    if not os.fspath(folder):
+        raise ValueError("'' is not the name of a checkpoint folder: give a folder, or hf-hub:OWNER/NAME")
+    folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if not folder.is_dir():
         raise ValueError(f"{folder}: a file, not a checkpoint folder: minivideococa convert makes those")
     for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+        if not (folder / name).exists():
             convertible = (folder / "open_clip_config.json").is_file()
             hint = "run minivideococa convert on it first" if convertible else "not a checkpoint folder"
             raise FileNotFoundError(f"{folder}: {name} is not there: {hint}")
     config = read_config(folder / CONFIG)
     stored = open_safetensors(folder / WEIGHTS)
     check(stored, config, str(folder / WEIGHTS))
-    return config, {name: tensor.read().astype(dtype, copy=False) for name, tensor in stored.items()}
+    tensors = {}
+    for name, tensor in stored.items():
+        tensors[name] = tensor.read().astype(dtype, copy=False)
+        # a float32 tensor is not read from its file before it is used, unless it is small
+        widened = tensor.dtype != dtype
+        refuse_unsound(name, tensors[name], str(folder / WEIGHTS), everything=widened or tensors[name].size <= SMALL)
+    return config, tensors
+
+
+SMALL = 2**18                                # numbers
+
+
+def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool = True) -> None:
+    """Raise ValueError for a tensor that no model has: not finite, a weight of zeros alone, or a scale that overflows.
+
+    With `everything` False only the first 4096 numbers are searched for some that are not finite, so that the rest
+    stays in its file. `where` is the name of the file.
+    """
+    first = tensor.reshape(-1)[:4096]
+    if not np.isfinite(tensor if everything else first).all():
+        raise ValueError(f"{where}: {name} holds numbers that are not finite: take weights that were trained to the end")
+    if (tensor.ndim > 1 or name.endswith("weight")) and not first.any() and not tensor.any():
+        raise ValueError(f"{where}: {name} holds nothing but zeros: the file is damaged, or was never filled")
+    if name == "logit_scale" and not tensor.max() < 80:
+        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, whose exponential is too large: the file is damaged")
 
 
 def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Mapping[str, np.ndarray],
-                     tokenizer_json: str | None = None) -> Path:
-    """Writes a checkpoint folder, as a whole or not at all, and returns it. The arrays keep their dtype.
+                     tokenizer_json: str | None = None, record: dict[str, str] | None = None) -> Path:
+    """Write a checkpoint folder, as a whole or not at all, and return it. The arrays keep their dtype.
 
-    Raises ValueError if `folder` holds something, OSError if it cannot be written.
+    `record` says where the weights came from; `read_record` returns it. If another process has written the same
+    checkpoint there meanwhile, that one stays.
+    Raises ValueError if `folder` holds something else, OSError if it cannot be written.
     """
-    with folder_written_whole(folder) as partial:
+    with folder_written_whole(folder, same=_same_checkpoint) as partial:
         (partial / CONFIG).write_text(json.dumps(config.source, indent=2) + "\n", encoding="utf-8")
-        save_tensors(partial / WEIGHTS, tensors)
+        # under one name, since the library writes several in any order
+        save_tensors(partial / WEIGHTS, tensors, {RECORD: json.dumps(record)} if record else None)
         if tokenizer_json is not None:
             (partial / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
     return Path(folder).absolute()
+
+
+def _same_checkpoint(ours: Path, theirs: Path) -> bool:
+    """Whether two folders hold the same checkpoint: equal files, of the weights the header, which has their record."""
+    def content(folder: Path, name: str) -> bytes | None:
+        if not (folder / name).is_file():
+            return None
+        with open(folder / name, "rb") as file:
+            return file.read(8 + int.from_bytes(file.read(8), "little")) if name == WEIGHTS else file.read()
+
+    return all(content(ours, name) == content(theirs, name) for name in (CONFIG, WEIGHTS, TOKENIZER))
+
+
+def read_record(weights: Path) -> dict[str, str]:
+    """Return where the weights in a safetensors file came from, as far as it says so.
+
+    Keys: "weights", the name of the file that they were converted from; "sha256", its SHA-256 (of several shards, one
+    after the other); and, if it came from the hub, "repository" and "revision".
+    """
+    try:
+        record = json.loads(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"))
+    except ValueError:                       # another program's
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
@@ -89,22 +144,16 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
     try:
         save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, metadata)
     except SafetensorError as error:
-        raise OSError(f"{path.parent}: {path.name} cannot be written there: {error}") from None
+        raise OSError(f"{path}: cannot be written: {error}") from None
     path.chmod(mode)
 
 
 def read_config(path: Path) -> Config:
-    """The configuration in a JSON file.
+    """Read the configuration in a JSON file.
 
     Raises FileNotFoundError if it is not there, ValueError if it is no JSON or no configuration of a CoCa.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        source: Any = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
-    return Config.parse(source, str(path))
+    return Config.parse(read_json(path, "give open_clip's configuration of the model, a JSON file"), str(path))
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -113,8 +162,15 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     The library checks the file; the tensors are views of it as it lies on disk, which the library does not give. The
     format: a header's size, the header, which is JSON, the data.
     """
+    header, data = _header(path)
+    return {name: _stored(entry, data) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """A safetensors file's header, and the bytes of all tensors as they lie on disk."""
     from safetensors import SafetensorError, safe_open
 
+    regular_file(path, "give a safetensors file")
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -122,9 +178,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
     memory = np.asarray(np.memmap(path, np.uint8, mode="c"))      # private: what is written stays out of the file
     start = 8 + int(memory[:8].view("<u8")[0])
-    header = json.loads(memory[8:start].tobytes())
-    header.pop("__metadata__", None)
-    return {name: _stored(entry, memory[start:]) for name, entry in header.items()}
+    return json.loads(memory[8:start].tobytes()), memory[start:]
 
 
 def _stored(entry: dict[str, Any], data: np.ndarray) -> StoredTensor:

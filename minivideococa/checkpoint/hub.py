@@ -1,15 +1,19 @@
 """A checkpoint from the Hugging Face hub: fetched and converted once, offline from then on.
 
-Only the configuration, one file of weights and, where the vocabulary is not CLIP's, the tokenizer are
-fetched, into huggingface_hub's own cache. The converted checkpoint is in the cache of this package.
+Only the configuration, the weights and, where the vocabulary is not CLIP's, the tokenizer are fetched, into
+huggingface_hub's own cache. The converted checkpoint is in the cache of this package.
 """
 
 import os
 import re
 from pathlib import Path
 
-from .convert import CLIP_VOCABULARY, CONFIG_NAMES, WEIGHT_NAMES, convert
-from .folder import CONFIG, TOKENIZER, read_config
+from ..progress import say
+from .convert import CLIP_VOCABULARY, convert
+from .folder import CONFIG, TOKENIZER, WEIGHTS, read_config
+from .sources import CONFIG_NAMES, WEIGHT_STEMS, config_name, files_of, is_weights, weights_name
+
+TIMEOUT = 10                                 # seconds for the hub to say which files a repository has
 
 
 def cache_folder() -> Path:
@@ -20,63 +24,145 @@ def cache_folder() -> Path:
 
 
 def fetch(repo_id: str) -> Path:
-    """The checkpoint folder of "OWNER/NAME" or "OWNER/NAME@REVISION". A second call makes no request.
+    """Return the checkpoint folder of "OWNER/NAME" or "OWNER/NAME@REVISION". A second call makes no request.
 
     Raises ValueError: no such repository, revision or files in it, no access, no connection, or nothing that
-    `convert` takes.
+    `convert` takes. Raises OSError if the cache cannot be written.
     """
     if not (match := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", repo_id)):
         raise ValueError(f"hf-hub:{repo_id}: give hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
     name, revision = match.groups()
     folder = cache_folder() / repo_id.replace("/", "--")
-    if not (folder / CONFIG).is_file():
+    if not _complete(folder):
+        _require_writable(cache_folder())
         source = _download(name, revision)
         try:
             convert(source, folder)
-        except ValueError:
-            if not (folder / CONFIG).is_file():  # otherwise another process was faster
+        except (ValueError, OSError):
+            if not _complete(folder):        # otherwise another process was faster
                 raise
     return folder
 
 
+def _complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
+def _require_writable(cache: Path) -> None:
+    """Raise PermissionError, before the download, if checkpoints cannot be written there."""
+    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to another "
+                              "folder (--cache of `evaluate` moves that of encoded videos)")
+
+
 def _download(name: str, revision: str | None) -> Path:
-    """The folder in huggingface_hub's cache that holds a repository's configuration and weights."""
-    from huggingface_hub import errors, hf_hub_download
-
-    def get(file: str, revision: str | None) -> Path | None:
-        try:
-            return Path(hf_hub_download(name, file, revision=revision))
-        except errors.LocalEntryNotFoundError:  # no connection; a subclass of the next
-            raise
-        except errors.EntryNotFoundError:
-            return None
-
-    def first(files: tuple[str, ...], revision: str | None) -> Path:
-        for file in files:
-            if path := get(file, revision):
-                return path
-        raise ValueError(f"none of {', '.join(files)} is in the repository")
+    """Return the folder in huggingface_hub's cache that holds a repository's configuration and weights."""
+    from huggingface_hub import errors
 
     try:
-        config = first(CONFIG_NAMES, revision)
-        commit = config.parent.name  # all files from one commit, whatever is pushed meanwhile
-        parsed = read_config(config)
-        fetched_before = [file for file in WEIGHT_NAMES if (config.parent / file).is_file()]
-        weights = first(tuple(fetched_before) or WEIGHT_NAMES, commit)
-        if parsed.text.vocab_size != CLIP_VOCABULARY:
-            get(TOKENIZER, commit)
+        return _fetch_files(name, revision)
     except errors.GatedRepoError:
         problem = "its owner must grant access: ask for it on the repository's page, then `hf auth login`"
     except errors.RepositoryNotFoundError:
         problem = "there is no such repository, or it is private: then `hf auth login` first"
     except errors.RevisionNotFoundError:
         problem = f"the repository has no revision {revision}"
-    except errors.LocalEntryNotFoundError as error:
-        problem = f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
     except ValueError as error:  # no name of a repository, or no checkpoint of open_clip
         problem = str(error)
     except Exception as error:  # a connection that breaks off is an error of whichever HTTP library is below
-        problem = f"it cannot be fetched: {error}"
-    else:
-        return weights.parent
+        problem = f"it cannot be fetched: {error or type(error).__name__}"
+        if _is(error, "OfflineModeIsEnabled"):
+            problem = "the hub cannot be reached, and its files are not in the cache: HF_HUB_OFFLINE is set"
+        elif _is(error, "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError"):
+            problem = f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
+        elif isinstance(error, OSError) and error.filename:
+            problem = f"it cannot be kept in the cache of huggingface_hub, which HF_HOME moves: {error}"
     raise ValueError(f"hf-hub:{name}: " + " ".join(problem.split()))
+
+
+def _is(error: BaseException, *names: str) -> bool:
+    """Whether an error's class, or a base of it, has one of these names: huggingface_hub has changed its HTTP library."""
+    return not {cls.__name__ for cls in type(error).__mro__}.isdisjoint(names)
+
+
+def _fetch_files(name: str, revision: str | None) -> Path:
+    """Fetch what is needed of a repository, all of it from one commit. Raises what huggingface_hub raises."""
+    from huggingface_hub import errors
+
+    cached = _cached(name, revision)
+    try:
+        files, commit = _listing(name, revision)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception:                        # no connection, which is no harm if everything is there
+        if cached is None or not any(is_weights(path.name) for path in cached.iterdir()):
+            raise
+        return cached
+
+    config = config_name(files)
+    if not any(map(is_weights, files)):
+        config_too = "" if config else f"none of {', '.join(CONFIG_NAMES)} is in the repository, and "
+        raise ValueError(f"{config_too}no file of weights is in the repository (.safetensors, .bin or .pt)")
+    if config:
+        path = _get(name, config, revision)
+        revision = path.parent.name          # all files from one commit, whatever is pushed meanwhile
+        if read_config(path).text.vocab_size != CLIP_VOCABULARY and TOKENIZER in files:
+            _get(name, TOKENIZER, revision)
+    there = cached.with_name(commit) if cached and commit else None
+    before = [file for file in files if is_weights(file) and there and (there / file).is_file()]
+    weights = _get(name, weights_name(before or files, f"hf-hub:{name}"), revision)
+    for shard in files_of(weights):
+        if shard != weights:
+            _get(name, shard.name, weights.parent.name)
+    return weights.parent
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """What huggingface_hub has fetched of a repository before, for whomever."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except errors.LocalEntryNotFoundError as error:
+        incomplete = getattr(error, "snapshot_path", None)               # files that are not needed here may be missing
+        return Path(incomplete) if incomplete else None
+
+
+def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
+    """The files of a repository, and its commit. This is asked first, since it fails at once without a connection.
+
+    Of a mirror that does not list files, those of the usual names that it has.
+    """
+    from huggingface_hub import HfApi, errors, get_hf_file_metadata, hf_hub_url
+
+    def exists(file: str) -> bool:
+        try:
+            get_hf_file_metadata(hf_hub_url(name, file, revision=revision))
+        except errors.EntryNotFoundError:
+            return False
+        return True
+
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
+        return [file.rfilename for file in info.siblings or ()], info.sha
+    except errors.HfHubHTTPError as error:
+        if _is(error, "RepositoryNotFoundError", "RevisionNotFoundError") or error.response.status_code != 404:
+            raise
+    suffixes = (".safetensors", ".safetensors.index.json", ".bin")
+    weights = [stem + suffix for stem in WEIGHT_STEMS for suffix in suffixes]
+    return [file for file in (*CONFIG_NAMES, *weights, TOKENIZER) if exists(file)], None
+
+
+def _get(name: str, file: str, revision: str | None) -> Path:
+    """Fetch a file. huggingface_hub resumes a transfer that breaks off, but not after every error: then it is repeated."""
+    from huggingface_hub import hf_hub_download
+
+    for tries_left in (2, 1, 0):
+        try:
+            return Path(hf_hub_download(name, file, revision=revision))
+        except Exception as error:
+            if not tries_left or not _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError"):
+                raise
+            say(f"minivideococa: hf-hub:{name}: {file}: the connection broke off ({error}); it is fetched again")
+    raise AssertionError("never reached")

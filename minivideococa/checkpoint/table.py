@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import Config
+from .config import Config, some
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -103,9 +103,16 @@ def check(tensors: Mapping[str, Any], config: Config, where: str) -> None:
 
     Raises ValueError: one line with all that is missing, unexpected, misshapen or not floating point.
     """
+    problems = misfits(tensors, config)
+    if any(problems.values()):
+        raise ValueError(f"{where}: the tensors do not fit the configuration: {told(problems)}")
+
+
+def misfits(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
+    """Return what is missing, unexpected, misshapen or not floating point: four lists, empty where all tensors fit."""
     shapes = parameter_shapes(config)
     known = {name: tensors[name] for name in shapes if name in tensors}
-    problems = {
+    return {
         "missing": [name for name in shapes if name not in tensors],
         "unexpected": [name for name in tensors if name not in shapes],
         "misshapen": [f"{name} {list(tensor.shape)}, not {list(shapes[name])}"
@@ -113,14 +120,11 @@ def check(tensors: Mapping[str, Any], config: Config, where: str) -> None:
                       if tensor.shape != shapes[name] and (name, tensor.shape) != ("logit_scale", (1,))],
         "not floating point": [f"{name} {tensor.dtype}" for name, tensor in known.items()
                                if str(tensor.dtype) not in FLOATS]}
-    if any(problems.values()):
-        raise ValueError(f"{where}: the tensors do not fit the configuration: "
-                         + "; ".join(f"{kind}: {_some(names)}" for kind, names in problems.items() if names))
 
 
-def _some(names: list[str], limit: int = 8) -> str:
-    more = f", ... and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def told(problems: Mapping[str, list[str]]) -> str:
+    """Return the problems that `misfits` found as text, on one line."""
+    return "; ".join(f"{kind}: {some(names)}" for kind, names in problems.items() if names)
 
 
 def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -132,10 +132,29 @@ def read_pickle(path: Path) -> Any:
                 return _read_zip(file, path)
             if head[257:262] == b"ustar":
                 raise pickle.UnpicklingError("it is in the old tar format: save it anew with PyTorch 1.6")
+            if head and not head.startswith(b"\x80"):              # as every pickle begins since protocol 2
+                raise pickle.UnpicklingError(f"it is {_kind(head)}: give the file of the weights")
             return _read_legacy(file, path)
         except Exception as error:  # a damaged pickle can raise nearly anything
-            reason = "it ends too early" if isinstance(error, EOFError) else " ".join(str(error).split())
+            if isinstance(error, EOFError):
+                reason = "it ends too early"
+            elif isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile):
+                reason = " ".join(str(error).split())
+            else:
+                reason = f"it is damaged ({type(error).__name__}: {' '.join(str(error).split())})"
             raise ValueError(f"{path}: not a readable PyTorch file: {reason}") from None
+
+
+def _kind(head: bytes) -> str:
+    """What a file that is no pickle seems to be, by its first bytes."""
+    if head[4:8] == b"ftyp":
+        return "a video or an image"
+    for begin, kind in {b"GIF8": "a GIF", b"\x89PNG": "a PNG", b"\xff\xd8": "a JPEG", b"\x1f\x8b": "a gzip archive",
+                        b"\x89HDF": "an HDF5 file", b"GGUF": "a GGUF file", b"%PDF": "a PDF", b"<": "a web page or XML",
+                        b"{": "JSON", b"[": "JSON"}.items():
+        if head.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(begin):
+            return kind
+    return "neither a zip archive nor a pickle"
 
 
 def _read_zip(file: IO[bytes], path: Path) -> Any:

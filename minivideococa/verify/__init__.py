@@ -1,4 +1,4 @@
-"""Tells an implementer which tensor is wrong first, and what the mistake looks like.
+"""Tells an implementer which tensors are wrong, and what the mistakes look like.
 
     from minivideococa.verify import verify, text
     print(text(verify(model, {"pixels": ..., "vision.embed": ..., "vision.block.0": ...})))
@@ -7,9 +7,10 @@
 of this; it is run, here, with some of its own functions replaced.
 """
 
-from .blame import Report, verify
+from .blame import verify
 from .files import verify_file, write_trace
 from .mistakes import MISTAKES
 from .report import as_json, text
+from .rows import Fault, Report
 
-__all__ = ["MISTAKES", "Report", "as_json", "text", "verify", "verify_file", "write_trace"]
+__all__ = ["MISTAKES", "Fault", "Report", "as_json", "text", "verify", "verify_file", "write_trace"]

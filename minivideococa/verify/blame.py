@@ -1,76 +1,39 @@
-"""Which tensor of another implementation is wrong first, and why.
+"""Which tensor of another implementation is wrong first.
 
 The truth is our float64 run on the very inputs. A wrong block makes all after it wrong, so the forward pass is run a
 second time, and after each name it goes on from the other implementation's own tensor (`trace(given)`): what it then
 computes is what each block should have made of the input that it really had. A block is accused only if it differs from
-that. Both runs are made in the other implementation's precision too, to see what rounding can explain.
+that. Both runs are made in the other implementation's precision too, to see what rounding can explain. What the
+mistakes are is found in diagnosis.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import get_close_matches
 
 import numpy as np
 
 from ..checkpoint.config import Config
 from ..model import VideoCoCa
 from ..progress import advance, progress
+from ..resources import require_memory
 from ..trace import trace
-from .mistakes import MISTAKES, Change, Mistake
-from .precision import EPSILON, cast, coarsest, rounding
-from .substitution import substituted
+from .diagnosis import Search, find_faults, of_other_weights, suspected, worst
+from .layout import arranged, without_axes_of_one, without_first_axes
+from .memory import bytes_needed
+from .mistakes import OTHER_WEIGHTS
+from .path import behind, computed_from_inputs, names_of, nearest_known, place, sources_of
+from .precision import EPSILON, FACTOR, SAMPLES, cast, coarser_than, coarsest, is_held, rounding
+from .rows import Difference, Fault, Report, Row, difference
 
 Arrays = dict[str, np.ndarray]
 
-AXES = {"frames": 4, "pixels": 4, "ids": 2}  # of the inputs
-SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
-FACTOR = 8                                   # up to so many times as much is called rounding
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far an array is from the truth.
-
-    max_abs: the largest difference of two numbers. rel: the largest length of a row's difference (a row runs along the
-    last axis), in units of the root mean square length of the truth's rows. cosine: of all the numbers.
-    """
-
-    max_abs: float
-    rel: float
-    cosine: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """A tensor of a trace: how far it is from the truth, how far rounding may bring it (`allowed`), and the verdict.
-
-    by_itself, allowed_by_itself: the same, `rel`, of what it should be if the trace's own tensors before it are right.
-    status: "ok"; "wrong", where it errs by itself; "inherited", where it errs because of what came before it; "not judged",
-    where numbers of that size overflow the dtype, so that rounding in it would explain anything.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    expected_shape: tuple[int, ...]
-    difference: Difference
-    allowed: float
-    by_itself: float
-    allowed_by_itself: float
-    status: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `verify` found, rows in path order."""
-
-    dtype: str                               # the precision that rounding was judged by
-    rows: list[Row]
-    unknown: list[str]                       # what the trace holds under names that no trace has
-    diverges: Row | None = None              # the first that errs by itself
-    computed_from: str | None = None         # the name in the trace from which it was computed
-    mistake: Mistake | None = None           # the known mistake that explains it
-    remaining: float | None = None           # its error, `by_itself`, with that mistake
+INPUTS = {"frames": 4, "pixels": 4, "ids": 2}            # and how many axes they have
+LIKE_ROUNDING = 1 / 16                       # of what rounding does: what errs less was computed more exactly
+COPIES = ("pixels", "pool.flat", "text.tokens")          # nothing is rounded in making them, or it is in another dtype
+NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
 
 
 def verify(model: VideoCoCa, tensors: Mapping[str, np.ndarray], dtype: str | np.dtype | type | None = None) -> Report:
@@ -96,16 +59,29 @@ def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping
         raise ValueError(f"dtype is {dtype!r}: give {', '.join(EPSILON)}")
     names = names_of(model.config)
     inputs, found, unknown = sort(tensors, stored, names)
+    require_memory(bytes_needed(model.config, inputs, found), "comparing this trace",
+                   "write one of fewer or smaller frames, or of fewer texts")
     if dtype is None:
         at_least = "float32" if "frames" in inputs and "pixels" not in found else "float64"
         dtype = coarsest([at_least, *([stored[name] for name in found if name != "pixels"] or [stored["pixels"]])])
+    report, search = judged(model, inputs, found, stored, dtype)
+    if search:
+        report = diagnosed(report, search, lambda coarser: judged(model, inputs, found, stored, coarser))
+    missing = [name for name in computed_from_inputs(names, inputs) if name not in found]
+    return replace(report, unknown=unknown, missing=missing, nearest=nearest_names(unknown, missing, names))
+
+
+def judged(model: VideoCoCa, inputs: Arrays, found: Arrays, stored: Mapping[str, str], dtype: str
+           ) -> tuple[Report, Search | None]:
+    """Every row of the report by this dtype; and what to look for the faults with, where something is wrong."""
+    names = names_of(model.config)
     pixels_dtype = coarsest([dtype, "float32", stored["pixels"] if "pixels" in found else "float32"])
     exact = cast(model, "float64")
     with progress(2 + 2 * SAMPLES, "runs"), np.errstate(all="ignore"):
         start = right_pixels(exact, inputs, found, pixels_dtype)
         truth = run(exact, inputs, start)
-        found = {name: without_axes_of_one(found[name], x.shape).astype(np.float64)
-                 for name, x in truth.items() if name in found}
+        shapes = {name: without_axes_of_one(found[name], truth[name].shape).shape for name in truth if name in found}
+        found, layouts = arrange({name: found[name] for name in shapes}, truth)
         given = {name: x for name, x in found.items() if x.shape == truth[name].shape}
         local = run(exact, inputs, given)
         noise = rounding_errors(model, dtype, inputs, start, truth)
@@ -118,36 +94,95 @@ def compare(model: VideoCoCa, tensors: Mapping[str, np.ndarray], stored: Mapping
     for name, x in found.items():
         lost = any(source in rows for source in behind(name, sources, known))    # that are there, but of another shape
         caused = any(rows[source].status == "wrong" for source in behind(name, sources, set()) & rows.keys())
-        rows[name] = judge(name, x, truth[name], noise[name], local[name], local_noise[name], EPSILON[dtype], lost, caused)
-    accused = next((row for row in rows.values() if row.status == "wrong"), None)
-    if accused is None:
-        return Report(dtype, list(rows.values()), unknown)
-    way = way_to(accused.name, sources, known)
-    mistake, remaining = diagnose(exact, inputs, local | given, way, found[accused.name], accused)
-    return Report(dtype, list(rows.values()), unknown, accused, way[0], mistake, remaining)
+        if layouts[name]:
+            rows[name] = Row(name, shapes[name], truth[name].shape, NOT_COMPARABLE, FACTOR * noise[name], np.inf,
+                             FACTOR * local_noise[name], "wrong", layouts[name])
+        else:
+            rows[name] = judge(name, x, truth[name], noise[name], local[name], local_noise[name], EPSILON[dtype], lost, caused)
+    report = Report(dtype, list(rows.values()), [], not_finite=first_not_finite(found, truth, model.config))
+    if all(row.status != "wrong" for row in rows.values()):
+        return report, None
+    return report, Search(exact, inputs, local | given, set(given), found, rows, sources, dtype)
 
 
-def names_of(config: Config) -> list[str]:
-    """The names that a trace of a model has, in path order."""
-    return ["frames", "pixels", "vision.embed", *(f"vision.block.{i}" for i in range(config.vision.layers)),
-            "pool.flat", "pool.attended", "pool.tokens", "pool.latent",
-            "ids", "text.embed", *(f"text.block.{i}" for i in range(config.text.layers)), "text.tokens", "text.latent",
-            *(f"decoder.block.{i}.{block}" for i in range(config.decoder.layers) for block in ("self", "cross")), "logits"]
+def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[Report, Search | None]],
+              by_coarser: bool = True) -> Report:
+    """The report with its faults; or, where the numbers are those of a coarser dtype, with the report by that one."""
+    first = suspected(search)[0]
+    config, row = search.exact.config, search.rows[first]
+    plain = [Fault(row, nearest_known(first, search.sources, search.given | search.inputs.keys()), **worst(search, first))]
+    if by_coarser and (coarser := held_by_coarser(report, search, judged_by)):
+        return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
+    if not row.layout and search.search(first, 1) is None:
+        if by_coarser and (coarser := like_rounding_in_coarser(report, judged_by)):
+            return replace(report, faults=plain, coarser=coarser)
+        if of_other_weights(search):
+            return replace(report, faults=[replace(plain[0], mistake=OTHER_WEIGHTS)])
+    faults, all_found = find_faults(search)
+    return replace(report, faults=faults, all_found=all_found)
 
 
-def sort(tensors: Mapping[str, np.ndarray], stored: Mapping[str, str], names: Container[str]
+def held_by_coarser(report: Report, search: Search, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
+    """The report by a coarser dtype in which every number of the trace can be held: then it was computed in that one.
+
+    Of several such dtypes, the one by which nothing is wrong, or else the finest, with its faults.
+    """
+    computed = [x for name, x in search.found.items() if name != "pixels"]
+    held = [dtype for dtype in coarser_than(report.dtype) if computed and all(is_held(x, dtype) for x in computed)]
+    reports = [judged_by(dtype) for dtype in held]
+    for coarser, wrong in reports:
+        if wrong is None:
+            return coarser
+    return diagnosed(*reports[0], judged_by, by_coarser=False) if reports else None
+
+
+def like_rounding_in_coarser(report: Report, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
+    """The report by a coarser dtype whose rounding explains all, if the errors are as large as that rounding makes them."""
+    for dtype in coarser_than(report.dtype):
+        ratio = EPSILON[dtype] / EPSILON[report.dtype]
+        if all(row.by_itself <= 4 * ratio * row.allowed_by_itself for row in report.rows):
+            coarser, wrong = judged_by(dtype)
+            errors = [row.by_itself / row.allowed_by_itself for row in coarser.rows if row.name not in COPIES]
+            if wrong is None and np.mean(np.array(errors) > LIKE_ROUNDING / FACTOR) > 0.8:
+                return coarser
+    return None
+
+
+def arrange(found: Arrays, truth: Arrays) -> tuple[Arrays, dict[str, str]]:
+    """The tensors in float64, with their axes as in a trace; and their own axes where these are others."""
+    pairs = {name: arranged(name, x, truth[name]) for name, x in found.items()}
+    return ({name: x.astype(np.float64) for name, (x, _) in pairs.items()},
+            {name: layout for name, (_, layout) in pairs.items()})
+
+
+def first_not_finite(found: Arrays, truth: Arrays, config: Config) -> tuple[str, dict[str, int]] | None:
+    """The name and the place of the first NaN or infinity where a finite number belongs."""
+    for name, x in found.items():
+        if x.shape == truth[name].shape and (wrong := np.argwhere(~np.isfinite(x) & np.isfinite(truth[name]))).size:
+            return name, place(name, tuple(wrong[0]), config)
+    return None
+
+
+def nearest_names(unknown: list[str], missing: list[str], names: list[str]) -> dict[str, str]:
+    """Unknown name -> the most similar name of a trace, where there is a similar one; first among those that are missing."""
+    similar = {name: (get_close_matches(name, missing, 1) or get_close_matches(name, names, 1)) for name in unknown}
+    return {name: matches[0] for name, matches in similar.items() if matches}
+
+
+def sort(tensors: Mapping[str, np.ndarray], stored: Mapping[str, str], names: list[str]
          ) -> tuple[Arrays, Arrays, list[str]]:
     """The inputs of a trace; what is to be compared, pixels too where there are frames; and other names.
 
     Raises ValueError if there is nothing to compare, or no input for it, or if it is not floating point.
     """
     unknown = [name for name in stored if name not in names]
-    inputs = {name: without_first_axes(tensors[name], axes) for name, axes in AXES.items() if name in tensors}
+    inputs = {name: without_first_axes(tensors[name], axes) for name, axes in INPUTS.items() if name in tensors}
     if "frames" in inputs:
         inputs.pop("pixels", None)
     found = {name: x for name, x in tensors.items() if name not in inputs and name not in unknown}
     if not found:
-        there = ", ".join(map(printable, list(stored)[:8]))
+        nearest = nearest_names(unknown, [], names)
+        there = ", ".join(printable(name) + (f" ({nearest[name]}?)" if name in nearest else "") for name in list(stored)[:8])
         raise ValueError(f"nothing to compare {f'among {there}' if there else 'in it'}: give the inputs, and tensors under "
                          "the names that minivideococa trace writes")
     for name in found.keys() | inputs.keys() & {"pixels"}:
@@ -160,7 +195,26 @@ def sort(tensors: Mapping[str, np.ndarray], stored: Mapping[str, str], names: Co
             raise ValueError(f"{name} depends on the video: put the frames or pixels beside it that it was computed from")
         if name.startswith(("text.", "decoder.", "logits")) and "ids" not in inputs:
             raise ValueError(f"{name} depends on the text: put the ids beside it that it was computed from")
+    check_axes_of_inputs(inputs, found)
     return inputs, found, unknown
+
+
+def check_axes_of_inputs(inputs: Arrays, found: Arrays) -> None:
+    """Raise ValueError, which names what is unusual, for inputs of another layout than a trace's."""
+    for name in inputs.keys() & {"frames", "pixels"}:
+        x = inputs[name]
+        if x.ndim == 5:
+            raise ValueError(f"{name} are {list(x.shape)}: a batch axis of {len(x)}; a trace is of one video: write one of them")
+        if name == "pixels" and x.ndim == 4 and x.shape[1] != 3 and 3 in x.shape:
+            order = "channels last" if x.shape[3] == 3 else "channels first" if x.shape[0] == 3 else "channels in the middle"
+            raise ValueError(f"pixels are {list(x.shape)}: {order}; transpose them to [T, 3, S, S]")
+    if "ids" in inputs:
+        ids = inputs["ids"]
+        if ids.dtype.kind == "f" and np.array_equal(ids, np.round(ids)):
+            raise ValueError(f"ids are {ids.dtype}, though whole numbers: write them as int64")
+        texts = [x for name, x in found.items() if name.startswith("text.")]
+        if ids.ndim == 2 and ids.shape[1] == 1 < len(ids) and any(x.shape[:1] != ids.shape[:1] for x in texts):
+            raise ValueError(f"ids are {list(ids.shape)}: sequence first; write one text as [L], several as [B, L]")
 
 
 def printable(name: str) -> str:
@@ -229,108 +283,3 @@ def judge(name: str, x: np.ndarray, truth: np.ndarray, noise: float, local: np.n
     else:
         status = "ok"
     return Row(name, x.shape, truth.shape, found, FACTOR * noise, by_itself, FACTOR * local_noise, status)
-
-
-def difference(x: np.ndarray, truth: np.ndarray) -> Difference:
-    """How far x is from the truth, both [..., n]; infinitely, if the shapes differ or a number is wrongly not finite.
-
-    Where the truth is zero altogether, its rows' length counts as 1.
-    """
-    if x.shape != truth.shape:
-        return Difference(np.inf, np.inf, np.nan)
-    with np.errstate(all="ignore"):
-        d = np.where((x == truth) | np.isnan(x) & np.isnan(truth), 0, x - truth)
-        d[np.isnan(d)] = np.inf
-        rows = np.linalg.norm(d, axis=-1).max()
-        typical = np.sqrt(np.mean(np.square(np.where(np.isfinite(truth), truth, 0)).sum(axis=-1))) or 1.0
-        cosine = np.vdot(x, truth) / (np.linalg.norm(x) * np.linalg.norm(truth))
-        return Difference(float(abs(d).max()), float(rows / typical), float(np.clip(cosine, -1, 1)))
-
-
-def without_axes_of_one(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """x [1, ..., *shape] as x [*shape]; anything else as it is."""
-    return x.reshape(shape) if x.shape == (1,) * (x.ndim - len(shape)) + shape else x
-
-
-def without_first_axes(x: np.ndarray, axes: int) -> np.ndarray:
-    """x [1, ...] without those first axes of one that are more than `axes` in all."""
-    while x.ndim > axes and len(x) == 1:
-        x = x[0]
-    return x
-
-
-def sources_of(name: str, names: list[str], config: Config) -> list[str]:
-    """What a tensor is computed from, by name: the one before it in path order, but for these. The first is the main one."""
-    latent_from = "pool.flat" if config.vision.attentional_pool == "parallel" else "pool.attended"
-    special = {"frames": [], "ids": [], "pool.latent": [latent_from], "text.embed": ["ids"],
-               "text.latent": [f"text.block.{config.text.layers - 1}"], "decoder.block.0.self": ["text.tokens"]}
-    if name in special:
-        return special[name]
-    before = names[names.index(name) - 1]
-    return [before, "pool.tokens"] if name.endswith(".cross") else [before]
-
-
-def behind(name: str, sources: Mapping[str, list[str]], known: Container[str]) -> set[str]:
-    """All that a tensor depends on; what stands behind a known one does not count, nor does that one."""
-    found: set[str] = set()
-    for source in sources[name]:
-        if source not in known:
-            found |= {source} | behind(source, sources, known)
-    return found
-
-
-def way_to(name: str, sources: Mapping[str, list[str]], known: Container[str]) -> list[str]:
-    """From the last known name that this one is computed from to itself: its error may come from all but the first."""
-    way = [sources[name][0], name]
-    while way[0] not in known:
-        way.insert(0, sources[way[0]][0])
-    return way
-
-
-def diagnose(exact: VideoCoCa, inputs: Arrays, known: Arrays, way: list[str], x: np.ndarray,
-             accused: Row) -> tuple[Mistake | None, float | None]:
-    """The known mistake with which the model computes x [...], and the error that remains; None if there is none."""
-    best, least = None, min(accused.allowed_by_itself, accused.by_itself / 2)
-    with progress(len(MISTAKES), "known mistakes"), np.errstate(all="ignore"):
-        for mistake in MISTAKES:
-            for change in mistake.changes:
-                try:
-                    remaining = difference(x, rerun(exact, change, inputs, known, way)).rel
-                except (ValueError, IndexError):         # a mistake that shapes do not let happen here
-                    continue
-                if remaining <= least:
-                    best, least = mistake, remaining
-            advance()
-    return best, least if best else None
-
-
-def rerun(model: VideoCoCa, change: Change, inputs: Arrays, known: Arrays, way: list[str]) -> np.ndarray:
-    """The last tensor on a way, computed from the first with a mistake in the forward pass; all others are `known`."""
-    model = change.of(model)
-    stages = {name.partition(".")[0] for name in way[1:]}
-    needed = {id(p) for name, p in blocks(model).items() if name in way[1:]}
-
-    def only_needed(block):
-        return lambda x, p, *rest, **more: block(x, p, *rest, **more) if id(p) in needed else x
-
-    pinned = {name: x for name, x in known.items() if name not in way[1:]}
-    with substituted(change.operations), substituted({"residual_block": only_needed}), trace(pinned) as tape:
-        tokens = known.get(f"vision.block.{model.config.vision.layers - 1}")
-        if stages & {"pixels", "vision"}:
-            tokens = model.encode_frames(model.preprocess(inputs["frames"]) if "frames" in inputs else inputs["pixels"])
-        if "pool" in stages:
-            model.pool(tokens)
-        if "text" in stages:
-            model.encode_text(np.atleast_2d(inputs["ids"]))
-        if stages & {"decoder", "logits"}:
-            model.decode(known.get("pool.tokens", no_video(model)), np.atleast_2d(inputs["ids"]))
-    return tape[way[-1]]
-
-
-def blocks(model: VideoCoCa) -> Arrays:
-    """The parameters of each residual block under the name of what it makes."""
-    vision, text, decoder = model.params["visual"], model.params["text"], model.params["text_decoder"]
-    return ({f"vision.block.{i}": p for i, p in enumerate(vision["transformer"]["resblocks"])}
-            | {f"text.block.{i}": p for i, p in enumerate(text["transformer"]["resblocks"])}
-            | {f"decoder.block.{i}.self": p for i, p in enumerate(decoder["resblocks"])}
-            | {f"decoder.block.{i}.cross": p for i, p in enumerate(decoder["cross_attn"])})

@@ -13,10 +13,13 @@ from .. import __version__
 from ..checkpoint import load
 from ..checkpoint.config import Config
 from ..checkpoint.folder import open_safetensors, save_tensors
+from ..inputs import parse_json, regular_file
 from ..model import VideoCoCa
 from ..output import place_for, written_whole
-from .blame import Report, compare, names_of
+from .blame import compare
+from .path import names_of
 from .precision import EPSILON
+from .rows import Report
 
 
 def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], model: VideoCoCa) -> None:
@@ -34,14 +37,12 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
     """`verify` of a trace file that any program wrote, by a checkpoint (None: the embedded one).
 
     dtype: what it was computed in, if that is not what it is stored in: then, the coarsest of its tensors' dtypes.
-    Raises FileNotFoundError if the file is not there, ValueError if it is no trace or one of another configuration.
+    Raises OSError if the file is not there or may not be read, ValueError if it is no trace, one of another
+    configuration, or one that takes more memory than there is.
     """
     from safetensors import safe_open
 
-    if not os.path.isfile(path):
-        what = "a folder, not a trace" if path and os.path.isdir(path) else "there is no such file"
-        raise FileNotFoundError(f"{os.fspath(path)!r}: {what}; minivideococa trace makes one")
-    path = Path(path)
+    path = regular_file(path, "give a trace, a safetensors file such as minivideococa trace makes")
     stored = open_safetensors(path)
     dtypes = {name: tensor.dtype for name, tensor in stored.items()}
     model = load(weights, dtype="float64")
@@ -51,18 +52,18 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
         raise ValueError(f"{path}: {', '.join(odd)}: write float64, float32, float16 or bfloat16, frames as uint8, "
                          "ids as int64")
     with safe_open(path, framework="numpy") as file:
-        config = _config((file.metadata() or {}).get("config"))
+        config = _config((file.metadata() or {}).get("config"), path)
     if config not in (None, model.config):
         raise ValueError(f"{path}: of a model of another configuration: give its checkpoint with --weights")
     try:
         return compare(model, {name: stored[name].read() for name in known}, dtypes, dtype)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:         # the latter: an axis that no array can have
         raise ValueError(f"{path}: {error}") from None
 
 
-def _config(text: str | None) -> Config | None:
+def _config(text: str | None, path: Path) -> Config | None:
     """The configuration in a trace's metadata; other programs may write there what they like, or nothing."""
     try:
-        return Config.parse(json.loads(text or "null"))
-    except ValueError:
+        return Config.parse(parse_json(text or "null", str(path), ""))
+    except (ValueError, OverflowError):
         return None

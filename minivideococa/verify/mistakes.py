@@ -1,6 +1,7 @@
 """The catalogue of known porting mistakes. Each is one operation, or one parameter, of our own forward pass replaced.
 
-A mistake that comes in several variants has several changes; a new one is a line in `MISTAKES`.
+A mistake that comes in several variants has several changes; a new one is a line in `MISTAKES`. Several mistakes at once
+are applied in the order of the catalogue. The last ones have no change: they are recognized by the tensors themselves.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import transformer
 from ..checkpoint.config import Config, PreprocessConfig
 from ..model import VideoCoCa
-from ..ops import attention, gelu, keys_and_values, layer_norm, quick_gelu
-from ..transformer import mlp
+from ..ops import gelu, keys_and_values, quick_gelu
 from .substitution import changing, with_parameters
 
 Make = Callable[[Callable], Callable]        # a function of the forward pass -> what stands for it
@@ -71,7 +72,7 @@ def shifted(positions: str, by: int) -> Change:
 def left_out(norm: str) -> Change:
     """A layer norm that does nothing: its weight is taken away, and without a weight there is no norm."""
     def make(layer_norm: Callable) -> Callable:
-        return lambda x, weight, bias: x if weight is None else layer_norm(x, weight, bias)
+        return lambda x, weight, bias, **more: x if weight is None else layer_norm(x, weight, bias, **more)
 
     return Change({"layer_norm": make}, {f"{norm}.weight": lambda weight: None})
 
@@ -109,10 +110,32 @@ def tanh_gelu(x: np.ndarray) -> np.ndarray:
 
 
 def post_norm_block(x, p, heads, activation, mask=None, context=None, past=None):
-    """A residual block that norms after the sums and not before the layers."""
+    """A residual block that norms after the sums and not before the layers, by transformer.py's own functions."""
+    layer_norm = transformer.layer_norm
     context = keys_and_values(x, p["attn"], heads) if context is None else context
-    x = layer_norm(x + attention(x, *context, p["attn"], heads, mask), **p["ln_1"])
-    return layer_norm(x + mlp(x, p["mlp"], activation), **p["ln_2"])
+    x = layer_norm(x + transformer.attention(x, *context, p["attn"], heads, mask), **p["ln_1"])
+    return layer_norm(x + transformer.mlp(x, p["mlp"], activation), **p["ln_2"])
+
+
+def unbiased_layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> np.ndarray:
+    """LayerNorm with the variance's sum divided by n - 1."""
+    variance = x.var(axis=-1, keepdims=True, ddof=1)
+    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + eps) * weight + bias
+
+
+def over_frames(block: Callable) -> Callable:
+    """A block that takes [T, N, W] for [N, T, W]: each token attends to the same token of the other frames."""
+    return lambda x, *rest: block(x.swapaxes(0, 1), *rest).swapaxes(0, 1)
+
+
+def not_transposed(source: int, destination: int) -> Make:
+    """A result y that was made with one axis in another place, and then reshaped to y's shape instead of transposed."""
+    def make(function: Callable) -> Callable:
+        def reshaped(*arguments):
+            y = function(*arguments)
+            return np.moveaxis(y, source, destination).reshape(y.shape)
+        return reshaped
+    return make
 
 
 def keys_times(power: float) -> Make:
@@ -206,7 +229,7 @@ def not_causal(block: Callable) -> Callable:
 def normed_features(tower: Callable) -> Callable:
     """ln_final on all that leaves the text tower."""
     def make(x, mask, text, config, past=None):
-        return layer_norm(tower(x, mask, text, config, past), **text["ln_final"])
+        return transformer.layer_norm(tower(x, mask, text, config, past), **text["ln_final"])
     return make
 
 
@@ -219,6 +242,9 @@ MISTAKES = (
             Change({"gelu": instead(quick_gelu)})),
     mistake("no_quick_gelu", "the exact GELU where the configuration has QuickGELU, x sigmoid(1.702 x)",
             Change({"quick_gelu": instead(gelu)})),
+    mistake("layer_norm_unbiased",
+            "LayerNorm with the unbiased variance (divided by n - 1); LayerNorm's is biased (divided by n)",
+            Change({"layer_norm": instead(unbiased_layer_norm)})),
     mistake("layer_norm_eps", "another eps than 1e-5 in LayerNorm",
             other_eps(1e-6), other_eps(1e-12), other_eps(1e-3)),
     mistake("no_ln_pre", "ln_pre left out, the norm before the first block",
@@ -250,6 +276,19 @@ MISTAKES = (
     mistake("heads_merged_unmoved",
             "heads merged by one reshape of [heads, L, E / heads] to [L, E]; they must be moved behind L first",
             Change({"merge_heads": instead(merge_unmoved)})),
+    mistake("heads_split_unmoved",
+            "heads merged without having been split: split by one reshape to [heads, L, E / heads], then merged by transposing",
+            Change({"split_heads": instead(split_unmoved)})),
+    mistake("heads_split_interleaved",
+            "heads split without merging back: split as [L, E / heads, heads], but merged as [L, heads, E / heads]",
+            Change({"split_heads": instead(split_interleaved)})),
+    mistake("heads_merged_interleaved",
+            "heads merged as [L, E / heads, heads] without having been split so: they are split as [L, heads, E / heads]",
+            Change({"merge_heads": instead(merge_interleaved)})),
+    mistake("attention_over_frames",
+            "the image encoder's attention goes over the frames and not over a frame's tokens: [T, N, W] is taken for "
+            "[N, T, W] (batch_first)",
+            Change({"vision.residual_block": over_frames})),
     mistake("qk_swapped", "queries and keys taken for each other; the order in in_proj is q, k, v",
             Change({"projection": swapped("q", "k")})),
     mistake("kv_swapped", "keys and values taken for each other; the order in in_proj is q, k, v",
@@ -273,11 +312,14 @@ MISTAKES = (
             shifted("visual.positional_embedding", 1), shifted("visual.positional_embedding", -1)),
     mistake("patches_by_column", "patches in column order; they go row by row",
             patches_seen(by_column)),
+    mistake("patch_transposed", "each patch's rows and columns exchanged",
+            patches_seen(lambda x: x.swapaxes(-1, -2))),
     mistake("patch_channels_last",
             "patches flattened with their channels last; the kernel is [W, 3, P, P], channels first",
             patches_seen(lambda x: np.moveaxis(x, 2, -1))),
-    mistake("patch_transposed", "each patch's rows and columns exchanged",
-            patches_seen(lambda x: x.swapaxes(-1, -2))),
+    mistake("patches_not_moved",
+            "the patch embedding's output [T, W, patches] reshaped to [T, patches, W]; its axes must be transposed",
+            Change({"vision.linear": not_transposed(-1, 1)})),
     mistake("bgr", "the frames' channels in the order BGR; they are RGB",
             Change({"preprocess.preprocess": reversed_channels})),
     mistake("bgr_kernel", "the channels of the patches reversed, BGR for RGB, though the pixels are right",
@@ -288,6 +330,8 @@ MISTAKES = (
             normalised(lambda p: ([m / 255 for m in p.mean], [s / 255 for s in p.std]))),
     mistake("pixels_raw", "pixels from 0 to 255, as they are in the frames",
             normalised(lambda p: ((0.0,) * 3, (1 / 255,) * 3))),
+    mistake("pixels_not_moved", "frames [T, S, S, 3] reshaped to [T, 3, S, S]; their axes must be transposed",
+            Change({"preprocess.preprocess": not_transposed(1, -1)})),
     mistake("imagenet_mean", "pixels normalised by ImageNet's mean and standard deviation; preprocess_cfg has others",
             normalised(lambda p: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))),
     mistake("text_positions_shifted", "the text's positional embedding shifted by one row",
@@ -324,4 +368,14 @@ MISTAKES = (
             parameter("*.c_fc.bias", np.zeros_like)),
     mistake("no_c_proj_bias", "the MLP's c_proj.bias dropped",
             parameter("*.c_proj.bias", np.zeros_like)),
+    mistake("axes_transposed",
+            "the tensor is right but for the order of its axes (sequence first, batch first, channels last): transpose it "
+            "before it is written"),
+    mistake("batch_axis",
+            "the tensor is right but for a batch axis of more than one: a trace is of one video, so write one of the batch"),
+    mistake("other_weights",
+            "the weights are not these: another model's, a finetuned twin's, or quantized ones; give the checkpoint that was "
+            "run with --weights"),
 )
+
+AXES_TRANSPOSED, BATCH_AXIS, OTHER_WEIGHTS = MISTAKES[-3:]

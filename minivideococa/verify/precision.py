@@ -15,6 +15,9 @@ from .substitution import substituted, with_parameters
 # The distance from 1 to the next number, by dtype: finest first
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
+SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
+FACTOR = 8                                   # up to so many times as much is called rounding
+
 # The narrow dtypes are rounded before and after these, which together see nearly every array of the forward pass; what
 # is inside them, long sums above all, implementations keep in float32
 ROUNDED = ("linear", "layer_norm", "softmax", "gelu", "quick_gelu")
@@ -38,6 +41,20 @@ NARROW: dict[str, Callable[[np.ndarray], np.ndarray]] = {"float16": to_float16, 
 def coarsest(dtypes: Iterable[str]) -> str:
     """The one of these dtypes that rounds most."""
     return max(dtypes, key=EPSILON.__getitem__)
+
+
+def coarser_than(dtype: str) -> list[str]:
+    """The dtypes that round more than this one, finest first."""
+    return [other for other, epsilon in EPSILON.items() if epsilon > EPSILON[dtype]]
+
+
+def is_held(x: np.ndarray, dtype: str) -> bool:
+    """Whether every number of a float64 array is one of this dtype, so that storing it there loses nothing."""
+    with np.errstate(all="ignore"):
+        narrow = x.astype(np.float32)
+        if not np.array_equal(narrow, x, equal_nan=True):
+            return False
+        return dtype == "float32" or np.array_equal(NARROW[dtype](narrow), narrow, equal_nan=True)
 
 
 def cast(model: VideoCoCa, dtype: str) -> VideoCoCa:

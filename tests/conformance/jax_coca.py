@@ -2,10 +2,10 @@
 
 It knows the papers (CoCa, arXiv 2205.01917; VideoCoCa, arXiv 2212.04979), how open_clip stores and runs its
 CoCa, and the names of a trace. It shares no line with the package. `trace` runs it in any of four precisions,
-right or with one of the MISTAKES that porters make: every `port.has("...")` is a place where one goes wrong.
+right or with some of the MISTAKES that porters make: every `port.has("...")` is a place where one goes wrong.
 
     python tests/conformance/jax_coca.py CHECKPOINT INPUTS.safetensors OUT.safetensors
-           [--dtype float32] [--mistake ID]
+           [--dtype float32] [--mistake ID ...]
 
 Axes: T frames, S image side, P patch side, G = S // P patches a side, N = 1 + G * G tokens of a frame,
 W vision width, Q queries, E width of everything after the pooler, L tokens of text, V vocabulary;
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,31 +40,33 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MISTAKES = (
     "tanh_gelu", "quick_gelu", "no_quick_gelu",
-    "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k", "no_ln_post",
+    "layer_norm_unbiased", "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k", "no_ln_post",
     "no_ln_1", "no_ln_2", "no_ln_1_kv", "post_norm",
     "attention_unscaled", "attention_scaled_twice",
     "heads_interleaved", "heads_not_moved", "heads_merged_unmoved",
+    "heads_split_unmoved", "heads_split_interleaved", "heads_merged_interleaved", "attention_over_frames",
     "qk_swapped", "kv_swapped", "qv_swapped",
     "qkv_transposed", "out_proj_transposed", "pool_proj_transposed", "text_projection_transposed",
     "class_token_last", "text_class_first", "positions_shifted", "text_positions_shifted",
-    "patches_by_column", "patch_channels_last", "patch_transposed",
+    "patches_by_column", "patch_channels_last", "patch_transposed", "patches_not_moved", "pixels_not_moved",
     "bgr", "pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean", "bgr_kernel",
     "mask_not_shifted", "no_padding_mask", "text_not_causal", "decoder_not_causal",
     "ln_final_on_features", "no_text_ln_final", "no_decoder_ln_final",
     "query_0_kept", "latent_last_query", "not_unit",
     "no_in_proj_bias", "no_out_proj_bias", "no_c_fc_bias", "no_c_proj_bias",
+    "axes_transposed", "batch_axis", "other_weights",
 )
 
 
 @dataclass(frozen=True)
 class Port:
-    """What every layer has to know: the kind of GELU, and the mistake that is planted."""
+    """What every layer has to know: the kind of GELU, and the mistakes that are planted."""
     quick_gelu: bool
-    mistake: str | None
+    mistakes: frozenset[str]
 
     def has(self, mistake: str) -> bool:
         assert mistake in MISTAKES, mistake
-        return mistake == self.mistake
+        return mistake in self.mistakes
 
 
 # Arithmetic: compiled once for each shape, and knowing nothing of mistakes ----------------------------------
@@ -89,10 +91,10 @@ def linear(x: jax.Array, weight: np.ndarray, bias: np.ndarray | None = None, ord
     return y if bias is None else y + bias
 
 
-@jax.jit
-def standardize(x: jax.Array, eps: float, weight: np.ndarray, bias: np.ndarray) -> jax.Array:
-    """[..., C] -> [..., C] of mean 0 and variance 1, then scaled and moved."""
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+@partial(jax.jit, static_argnames="ddof")
+def standardize(x: jax.Array, eps: float, weight: np.ndarray, bias: np.ndarray, ddof: int = 0) -> jax.Array:
+    """[..., C] -> [..., C] of mean 0 and variance 1, then scaled and moved; the variance's sum is divided by C - ddof."""
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True, ddof=ddof)
     return (x - mean) * jax.lax.rsqrt(variance + eps) * weight + bias
 
 
@@ -128,7 +130,8 @@ def layer_norm(port: Port, p: Tree, x: jax.Array, unless: str | None = None) -> 
     """[..., C] -> [..., C]; the mistake `unless` leaves it out."""
     if unless is not None and port.has(unless):
         return x
-    return standardize(x, 1e-6 if port.has("layer_norm_eps") else 1e-5, p["weight"], p["bias"])
+    eps = 1e-6 if port.has("layer_norm_eps") else 1e-5
+    return standardize(x, eps, p["weight"], p["bias"], 1 if port.has("layer_norm_unbiased") else 0)
 
 
 def attention(port: Port, p: Tree, x: jax.Array, context: jax.Array, heads: int,
@@ -148,7 +151,8 @@ def attention(port: Port, p: Tree, x: jax.Array, context: jax.Array, heads: int,
 
     power = 0.0 if port.has("attention_unscaled") else 1.0 if port.has("attention_scaled_twice") else 0.5
     split = "ldh" if port.has("heads_interleaved") else "hld" if port.has("heads_not_moved") else "lhd"
-    merged = "hld" if port.has("heads_merged_unmoved") else split
+    merged = "hld" if port.has("heads_merged_unmoved") else "ldh" if port.has("heads_merged_interleaved") else split
+    split = "hld" if port.has("heads_split_unmoved") else "ldh" if port.has("heads_split_interleaved") else split
     y = attend(q, k, v, mask, (x.shape[-1] // heads) ** -power, heads, split, merged)
     p, order = p["out_proj"], "io" if port.has("out_proj_transposed") else "oi"
     return linear(y, p["weight"], None if port.has("no_out_proj_bias") else p["bias"], order)
@@ -169,6 +173,9 @@ def block(port: Port, p: Tree, x: jax.Array, heads: int, mask: np.ndarray | None
         context = layer_norm(port, p["ln_1_kv"], context, unless="no_ln_1_kv")
 
     def attended(x: jax.Array) -> jax.Array:
+        if x.ndim == 3 and port.has("attention_over_frames"):     # [T, N, W] taken for [N, T, W]
+            x = x.swapaxes(0, 1)
+            return attention(port, p["attn"], x, x, heads, mask).swapaxes(0, 1)
         return attention(port, p["attn"], x, x if context is None else context, heads, mask)
 
     if port.has("post_norm"):
@@ -205,7 +212,7 @@ def preprocess(port: Port, cfg: Mapping[str, Any], frames: jax.Array) -> jax.Arr
         x = x / 255
     if not (port.has("pixels_not_normalised") or port.has("pixels_raw")):
         x = (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
-    return jnp.moveaxis(x, -1, 1)
+    return x.reshape(len(x), 3, *x.shape[1:3]) if port.has("pixels_not_moved") else jnp.moveaxis(x, -1, 1)
 
 
 def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tuple[jax.Array, Arrays]:
@@ -219,6 +226,8 @@ def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tu
     if port.has("bgr_kernel"):
         kernel = kernel[:, ::-1]
     x = patchify(pixels, kernel, "ji" if port.has("patches_by_column") else "ij")
+    if port.has("patches_not_moved"):                             # [T, W, G * G] reshaped, and not transposed
+        x = x.swapaxes(1, 2).reshape(x.shape)
     token = np.broadcast_to(p["class_embedding"], (len(pixels), 1, width))
     x = jnp.concatenate([x, token] if port.has("class_token_last") else [token, x], axis=1)
     positions = p["positional_embedding"]                         # [N, W]
@@ -313,20 +322,23 @@ def parameters(weights: Mapping[str, np.ndarray], dtype: str) -> Tree:
 
 def trace(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], *, ids: np.ndarray | None = None,
           frames: np.ndarray | None = None, pixels: np.ndarray | None = None, dtype: str = "float32",
-          mistake: str | None = None) -> dict[str, np.ndarray]:
+          mistake: str | Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Every named intermediate that follows from the inputs, in path order, in the dtype.
 
     config: what config.json holds, or its model_cfg alone. weights: by open_clip's names. ids [L] integers;
     frames uint8 [T, S, S, 3], from which the pixels are then made; pixels [T, 3, S, S]; dtype one of DTYPES;
-    mistake one of MISTAKES, which changes nothing where it cannot apply.
+    mistake one or several of MISTAKES, which change nothing where they cannot apply.
     ValueError: another dtype, mistake or shape, or a configuration without attentional pooler.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    if mistake is not None and mistake not in MISTAKES:
-        raise ValueError(f"mistake {mistake!r} is none of {', '.join(MISTAKES)}")
+    mistakes = frozenset([mistake] if isinstance(mistake, str) else mistake or ())
+    if not mistakes <= set(MISTAKES):
+        raise ValueError(f"mistakes {sorted(mistakes - set(MISTAKES))} are none of {', '.join(MISTAKES)}")
     cfg = config.get("model_cfg", config)
-    port, p = Port(cfg.get("quick_gelu", False), mistake), parameters(weights, dtype)
+    if "other_weights" in mistakes:                               # the same numbers in other places
+        weights = {name: np.random.RandomState(1).permutation(x.ravel()).reshape(x.shape) for name, x in weights.items()}
+    port, p = Port(cfg.get("quick_gelu", False), mistakes), parameters(weights, dtype)
     size = cfg["vision_cfg"].get("image_size", 224)
     out: dict[str, Any] = {}
     if frames is not None:
@@ -350,7 +362,16 @@ def trace(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], *, ids: 
         out |= intermediates
         if pixels is not None:
             out |= decoder(port, cfg["multimodal_cfg"], p["text_decoder"], features, caption)
-    return {name: np.asarray(x) for name, x in out.items()}
+    return {name: written(port, name, np.asarray(x)) for name, x in out.items()}
+
+
+def written(port: Port, name: str, x: np.ndarray) -> np.ndarray:
+    """A tensor as it goes into the trace."""
+    if port.has("axes_transposed") and name.startswith("vision"):             # sequence first, [N, T, W]
+        x = np.ascontiguousarray(x.swapaxes(0, 1))
+    if port.has("batch_axis") and name not in ("frames", "ids"):              # of a batch of two videos with their texts
+        x = np.stack([x, x[..., ::-1]])
+    return x
 
 
 def main() -> None:
@@ -360,7 +381,7 @@ def main() -> None:
     parser.add_argument("inputs", type=Path, help="safetensors file with frames or pixels, ids, or both")
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--mistake", metavar="ID", help="plant one: " + ", ".join(MISTAKES))
+    parser.add_argument("--mistake", metavar="ID", nargs="+", help="plant some: " + ", ".join(MISTAKES))
     args = parser.parse_args()
     try:
         config = json.loads((args.checkpoint / "config.json").read_text())

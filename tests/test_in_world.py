@@ -1,0 +1,159 @@
+"""Whether a video looks like the embedded checkpoint's world, and what the command line says of it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import minivideococa as mvc
+from minivideococa import cli
+from minivideococa.checkpoint.folder import embedded_checkpoint
+from minivideococa.demo import CLIPS
+from minivideococa.world import CLIP_SETS, draw_clip, in_world, is_embedded, sample_clip
+from minivideococa.world.judgement import STATISTICS, distance
+from minivideococa.world.shapes import write_shapes
+
+SEED = 20_000                                # neither training nor weights/measure_in_world.py draws from it
+COUNT = 25                                   # clips of each set
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mvc.load()
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Frames uint8 [8, 64, 64, 3] of COUNT clips of each set."""
+    return {kind: [draw_clip(sample_clip(kind, np.random.default_rng([SEED, i]))) for i in range(COUNT)]
+            for kind in CLIP_SETS}
+
+
+def texture(slope, seed):
+    """A still uint8 [1, 128, 128, 3] whose amplitudes fall as 1 / frequency ** slope, as those of photographs do."""
+    rng, size = np.random.default_rng(seed), 128
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
+    frequency[0, 0] = 1 / size
+    spectrum = np.fft.fft2(rng.standard_normal((3, size, size))) * frequency ** -slope
+    channels = np.moveaxis(np.fft.ifft2(spectrum).real, 0, -1)
+    grey = channels.mean(axis=-1, keepdims=True)
+    picture = grey + 0.3 * (channels - grey)
+    return np.clip(128 + 50 * (picture - picture.mean()) / picture.std(), 0, 255).astype(np.uint8)[None]
+
+
+FOREIGN = {
+    "noise": np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8),
+    "large noise": np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8),
+    "red": np.full((1, 64, 64, 3), (220, 30, 30), np.uint8),
+    "green": np.full((1, 64, 64, 3), (30, 180, 30), np.uint8),
+    "stripes": np.repeat(np.array([[220, 30, 30], [30, 60, 220]], np.uint8).repeat(8, 0), 4, 0)[None, None].repeat(64, 1),
+} | {f"1/f ** {slope}, {seed}": texture(slope, seed) for slope in (0.7, 1.0, 1.5, 2.0) for seed in range(5)}
+
+
+# The judgement
+
+@pytest.mark.parametrize("adapter", ["attentional", "mean", "joint"])
+def test_at_least_19_of_20_held_out_clips_are_in(model, clips, adapter):
+    judged = [in_world(model.encode(frames, adapter=adapter)) for frames in sum(clips.values(), [])]
+    assert len(judged) == COUNT * len(CLIP_SETS) and np.mean(judged) >= 0.95
+
+
+def test_at_least_19_of_20_stills_of_the_world_are_in(model, clips):
+    assert np.mean([in_world(model.encode(frames[4:5])) for frames in sum(clips.values(), [])]) >= 0.95
+
+
+def test_clips_that_shapes_writes_are_in(model, tmp_path):
+    write_shapes(tmp_path / "clips", count=18, seed=SEED)
+    assert sum(in_world(model.encode(path)) for path in sorted((tmp_path / "clips").glob("*.mp4"))) >= 17
+
+
+@pytest.mark.parametrize("T", [1, 8, 16])
+@pytest.mark.parametrize("adapter", ["attentional", "mean", "joint"])
+def test_the_demo_s_clips_are_in(model, T, adapter):
+    assert all(in_world(model.encode(path, T, adapter)) for path in sorted(CLIPS.glob("*.gif")))
+
+
+@pytest.mark.parametrize("adapter", ["attentional", "mean", "joint"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_pictures_are_out(model, name, adapter):
+    assert not in_world(model.encode(FOREIGN[name], adapter=adapter))
+
+
+@pytest.mark.parametrize("grey", [40, 128, 235, 255])
+def test_an_empty_picture_is_of_the_world_and_its_caption_right(model, grey):
+    video = model.encode(np.full((1, 96, 128, 3), grey, np.uint8))
+    assert in_world(video) and "nothing" in model.caption(video)
+
+
+def test_the_distance_is_mahalanobis(model):
+    """Against the definition, by solving with the covariance; 0 at the mean."""
+    rng = np.random.default_rng(1)
+    A, mean = rng.standard_normal((5, 5)), rng.standard_normal(5)
+    covariance = A @ A.T + np.eye(5)
+    video = mvc.Video(np.zeros(5), rng.standard_normal((7, 5)))
+    difference = video.tokens.mean(axis=0) - mean
+    assert distance(video, mean, np.linalg.inv(covariance)) == pytest.approx(
+        difference @ np.linalg.solve(covariance, difference))
+    assert distance(mvc.Video(np.zeros(5), mean[None]), mean, np.eye(5)) == 0
+
+
+def test_the_dtype_makes_no_difference(clips):
+    exact = mvc.load(dtype="float64")
+    model = mvc.load()
+    for frames in [kind[0] for kind in clips.values()] + [FOREIGN["noise"]]:
+        assert in_world(exact.encode(frames)) == in_world(model.encode(frames))
+
+
+def test_which_weights_are_the_embedded_ones(tmp_path):
+    assert is_embedded(None) and is_embedded(str(embedded_checkpoint())) and is_embedded(embedded_checkpoint() / ".")
+    assert not is_embedded("hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k") and not is_embedded(tmp_path)
+
+
+# The command line
+
+@pytest.fixture
+def foreign(tmp_path):
+    Image.fromarray(texture(1.5, 0)[0]).save(tmp_path / "foreign.png")
+    return str(tmp_path / "foreign.png")
+
+
+def run(capsys, *arguments):
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr()
+
+
+def test_a_caption_of_other_footage_says_that_it_is_none(capsys, foreign):
+    out, err = run(capsys, "caption", foreign)
+    caption, note = out.splitlines()
+    assert note.startswith("(no description: ") and "coloured shapes" in note and "--weights" in note
+    assert caption == mvc.load().caption(foreign) and "knows coloured shapes only" in err
+    assert json.loads(run(capsys, "caption", foreign, "--json").out) == {
+        "video": foreign, "caption": caption, "in_world": False}
+
+
+@pytest.mark.parametrize("clip", sorted(CLIPS.glob("*.gif")), ids=lambda path: path.stem)
+def test_a_caption_of_the_world_s_clip_has_no_caveat(capsys, clip):
+    out, err = run(capsys, "caption", clip)
+    assert out.count("\n") == 1 and "coloured shapes only" not in out + err
+    assert json.loads(run(capsys, "caption", clip, "--json").out)["in_world"] is True
+
+
+def test_the_embedded_checkpoint_by_its_path_is_judged_and_others_are_not(capsys, foreign, tmp_path):
+    assert run(capsys, "caption", foreign, "--weights", embedded_checkpoint()).out.count("\n") == 2
+    shutil.copytree(embedded_checkpoint(), tmp_path / "other", ignore=shutil.ignore_patterns(STATISTICS))
+    assert run(capsys, "caption", foreign, "--weights", tmp_path / "other").out.count("\n") == 1
+    assert "in_world" not in json.loads(run(capsys, "caption", foreign, "--weights", tmp_path / "other", "--json").out)
+
+
+def test_the_other_commands_judge_too(capsys, foreign):
+    clip = CLIPS / "single.gif"
+    for path, known in ((clip, True), (foreign, False)):
+        for command in (["classify", path, "--labels", "a red circle,a blue star"], ["answer", path, "a red"]):
+            out, err = run(capsys, *command, "--json")
+            assert json.loads(out)["in_world"] is known and ("coloured shapes only" in err) is not known
+    out, err = run(capsys, "retrieve", "a green crescent", foreign, clip, "--json")
+    assert {row["video"]: row["in_world"] for row in json.loads(out)["videos"]} == {str(clip): True, foreign: False}
+    assert "coloured shapes only" in err
+    assert "coloured shapes only" not in run(capsys, "retrieve", "a green crescent", clip).err
