@@ -31,7 +31,7 @@ def place_for(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[s
 
 def json_text(data: Any) -> str:
     """A line of JSON. Letters stay letters, unless one is half of a pair or a byte of a file's name, which UTF-8 does not have."""
-    text = json.dumps(data, ensure_ascii=False)
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)      # a ValueError: JSON has no NaN
     return text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(data)
 
 
