@@ -66,7 +66,8 @@ def array(name: str, values: Any) -> np.ndarray:
 def floats(name: str, values: Any, shape: tuple[int | str, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array of floats of this shape, in `dtype`. A letter in the shape stands for 1 or more."""
     x = array(name, values)
-    fits = x.ndim == len(shape) and all(n == m if isinstance(m, int) else n > 0 for n, m in zip(x.shape, shape, strict=True))
+    fits = x.ndim == len(shape) and all(n == m if isinstance(m, int) else n > 0
+                                        for n, m in zip(x.shape, shape, strict=True))
     if not fits:
         raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]")
     if x.dtype.kind != "f":
@@ -90,18 +91,18 @@ def frames(name: str, values: Any) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values
     if not isinstance(values, list | tuple) or len(values) == 0:
-        raise ValueError(f"{name} must be a path, frames uint8 [T, H, W, 3], or a list of frames or PIL images of one size, "
-                         f"not {what(values)}")
+        raise ValueError(f"{name} must be a path, frames uint8 [T, H, W, 3], or a list of frames or PIL images of one "
+                         f"size, not {what(values)}")
     images = []
     for i, value in enumerate(values):
         if hasattr(value, "convert"):        # a PIL image
             if value.mode[0] in "IF":
-                raise ValueError(f"{name}[{i}] is an image of mode {value.mode}: give 8 bits a channel, or the path of its file")
+                raise ValueError(f"{name}[{i}] is an image of mode {value.mode}: give 8 bits a channel, or its path")
             rgba = np.asarray(value.convert("RGBA"), np.uint16)
             value = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
         if not isinstance(value, np.ndarray):
-            raise ValueError(f"{name}[{i}] is {what(value)}: a list holds the frames of one video, as arrays or "
-                             "PIL images; give one path, or encode several videos one at a time")
+            raise ValueError(f"{name}[{i}] is {what(value)}: a list holds the frames of one video, as arrays or PIL "
+                             "images; give one path, or encode several videos one at a time")
         if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
             raise ValueError(f"{name}[{i}] is {value.dtype} {list(value.shape)}: give frames uint8 [H, W, 3]")
         if images and value.shape != images[0].shape:
@@ -115,7 +116,7 @@ def limits(least: float | None, most: float | None) -> str:
     """Return the end of a message: " from 1 to 10", " of 1 or more" or nothing."""
     if least is None:
         return ""
-    return f" of {least:g} or more" if most is None else f" from {least:g} to {most:g}"
+    return f" of {least} or more" if most is None else f" from {least} to {most}"
 
 
 def what(value: Any) -> str:

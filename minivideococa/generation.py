@@ -238,7 +238,8 @@ def check(
     than float32 can bear."""
     beams, beam_groups = whole("beams", beams, 1, BEAMS_AT_MOST), whole("beam_groups", beam_groups)
     if beams > 1 and (beam_groups < 1 or beams % beam_groups != 0):
-        raise ValueError(f"beam_groups is {beam_groups}: give a number that divides the {beams} beams; 1 is plain beam search")
+        raise ValueError(f"beam_groups is {beam_groups}: give a number that divides the {beams} beams; 1 is plain beam "
+                         "search")
     if top_p is not None and number("top_p", top_p, 0, 1) == 0:
         raise ValueError(f"top_p is {top_p}: give a number of more than 0, at most 1")
     return {

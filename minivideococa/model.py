@@ -40,9 +40,9 @@ class VideoCoCa:
     """A CoCa that takes videos. Made by `minivideococa.load`; it computes in the dtype of its weights.
 
     `config` holds the configuration, `params` the weights as a tree under open_clip's names, `tokenizer` is None
-    the checkpoint has none. Every method raises ValueError, one line that names the argument: for an array of another
-    shape or kind than it says, for numbers that are not finite, for a request that does not fit into memory, and where it
-    needs words and there is no tokenizer.
+    where the checkpoint has none. Every method raises ValueError, one line that names the argument, for an array of
+    another shape or kind than it says, for numbers that are not finite, for a request that does not fit into memory,
+    and where it needs words and there is no tokenizer.
     """
 
     def __init__(self, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
@@ -92,10 +92,10 @@ class VideoCoCa:
         self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional",
         start: float | str | None = None, end: float | str | None = None,
     ) -> Video:
-        """A path, frames uint8 [T, H, W, 3], a list of frames or PIL images, or a video that is encoded already -> the video.
+        """A path, frames uint8 [T, H, W, 3], a list of frames or PIL images, or an encoded video -> the video.
 
-        The frames are encoded as `encode_video` does it. A path is read as `num_frames` frames between `start` and `end`,
-        see `read_video`.
+        The frames are encoded as `encode_video` does it. A path is read as `num_frames` frames between `start` and
+        `end`, see `read_video`.
         """
         check_adapter(adapter)
         num_frames = arguments.whole("num_frames", num_frames, 1)
@@ -105,7 +105,7 @@ class VideoCoCa:
             self._require_memory_for_frames(num_frames, adapter)
             video = read_video(video, num_frames, **part)
         elif part:
-            raise ValueError(f"{', '.join(part)}: choose a part of a file by its path; of frames, give only those that are to be encoded")
+            raise ValueError(f"{', '.join(part)}: choose a part of a file by its path; of frames, give only some")
         elif isinstance(video, Video):
             self._floats("the latent's numbers", video.latent, (self.config.embed_dim,))
             return video
@@ -151,8 +151,8 @@ class VideoCoCa:
         `minivideococa.generation` says what each of them does, and what `textbook` changes: as it stands, the ids
         are those of open_clip's `generate`. `cache=False` computes everything anew for each token.
 
-        Raises ValueError for lengths that leave no room, for values that make no sense, for more than 1000 beams, and for
-        more than there is memory for.
+        Raises ValueError for lengths that leave no room, for values that make no sense, for more than 1000 beams, and
+        for more than there is memory for.
         """
         if beam_groups is None:
             beam_groups = 3 if isinstance(beams, int | np.integer) and beams == 6 else 1
@@ -239,7 +239,8 @@ class VideoCoCa:
         known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (vocabulary - 2, vocabulary - 1)
         start_id = known[0] if start_id is None else start_id
         end_id = known[1] if end_id is None else end_id
-        return arguments.whole("start_id", start_id, 0, vocabulary - 1), arguments.whole("end_id", end_id, 0, vocabulary - 1)
+        return (arguments.whole("start_id", start_id, 0, vocabulary - 1),
+                arguments.whole("end_id", end_id, 0, vocabulary - 1))
 
     def _pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S], recorded and in the weights' dtype."""
@@ -252,7 +253,7 @@ class VideoCoCa:
         return self._finite(f"{name} hold numbers that are not finite in {x.dtype}", x)
 
     def _finite(self, message: str, x: np.ndarray) -> np.ndarray:
-        """The array, checked; not while a trace gives tensors to go on from, which another implementation has computed."""
+        """The array, checked; not while a trace gives tensors to go on from: they are another implementation's."""
         return x if given() else arguments.finite(message, x)
 
     def _require_memory_for_frames(self, T: int, adapter: str = "attentional") -> None:
@@ -262,8 +263,9 @@ class VideoCoCa:
         def need(T: int) -> int:
             M = T * c.tokens
             encoding = 2 * M * c.width + 3 * T * c.image_size**2             # tokens, once in pieces; pixels
-            pooling = M * (3 * c.width + 3 * self.config.embed_dim + c.pooler_heads * c.queries)     # norm, keys, values, scores
-            joint = M * (4 * c.width + c.mlp_width + c.heads * M) if adapter == "joint" else 0       # every token sees all others
+            # norm, keys, values, scores; and jointly every token attends to all others
+            pooling = M * (3 * c.width + 3 * self.config.embed_dim + c.pooler_heads * c.queries)
+            joint = M * (4 * c.width + c.mlp_width + c.heads * M) if adapter == "joint" else 0
             return size * (encoding + max(pooling, joint))
 
         require_memory(f"encoding {T} frames", T, need, "frames")
@@ -273,12 +275,13 @@ class VideoCoCa:
         c, size = self.config, self.params["logit_scale"].dtype.itemsize
         layers = c.text.layers + c.decoder.layers
         positions = begun if cache else max_length                           # at most, in one step
-        one = 2 * layers * max_length * c.embed_dim * cache                  # keys and values
-        one += positions * (c.text.vocab_size + 8 * c.embed_dim + c.decoder.heads * c.vision.queries)
-        one += 5 * c.text.vocab_size                                         # logits, as the rules change them
+        one = 3 * layers * max_length * c.embed_dim * cache                  # keys and values, and copies of some
+        keys = max(c.vision.queries, max_length)                             # that a position attends to
+        one += positions * (c.text.vocab_size + 16 * c.embed_dim + 2 * c.decoder.heads * keys)
+        one += 8 * c.text.vocab_size                                         # logits, as the rules change them
         rows = generation.rows_per_text(**how)
-        what = f"generating {videos} texts" + (f" with {rows} beams each" if rows > 1 else "")
-        require_memory(what, videos * rows, lambda rows: size * rows * one, "beams in all" if rows > 1 else "texts")
+        what = f"generating {videos} texts" if rows == 1 else f"beam search with {videos} x {rows} beams"
+        require_memory(what, videos * rows, lambda rows: size * rows * one, "texts" if rows == 1 else "beams in all")
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

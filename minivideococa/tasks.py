@@ -51,7 +51,8 @@ def classify(
 
     by "latent": the video is compared with "a video of LABEL.", or with each label's average over `templates`, as the
     paper does. by "likelihood": how probable the decoder finds those sentences, added up for each label.
-    The last keywords are those of `VideoCoCa.encode`. Raises ValueError for another `by`, and without a label or template.
+    The last keywords are those of `VideoCoCa.encode`.
+    Raises ValueError for another `by`, and without a label or template.
     """
     if not isinstance(by, str) or by not in ("latent", "likelihood"):
         raise ValueError(f"by is 'latent' or 'likelihood', not {arguments.shown(by)}")
@@ -62,8 +63,8 @@ def classify(
         latents = label_latents(model, labels, templates)
         logits = model.logit_scale * cosine(latents, model.encode(video, **part).latent)
     else:
-        scores = score(model, video, [text for texts in sentences for text in texts], **part).reshape(len(labels), -1)
-        logits = np.logaddexp.reduce(scores, axis=1)
+        scores = score(model, video, [text for texts in sentences for text in texts], **part)
+        logits = np.logaddexp.reduce(scores.reshape(len(labels), -1), axis=1)
     probabilities = softmax(arguments.finite(f"the logits are {NOT_FINITE}", logits))
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
@@ -72,14 +73,15 @@ TEXTS_AT_ONCE = 16                           # a text's logits take L x V number
 
 
 def score(
-    model: VideoCoCa, video: Video | Source, texts: Sequence[str] | np.ndarray, prompt: str = "", *, num_frames: int = 8,
-    start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    model: VideoCoCa, video: Video | Source, texts: Sequence[str] | np.ndarray, prompt: str = "", *,
+    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
 ) -> np.ndarray:
     """The natural logarithm of each text's probability, given the video and the prompt that the text goes on from: [B].
 
     It is the sum over the text's tokens, and its end, of the log-probability that the decoder gives each after those
     before it; a text that is longer than the context counts as far as it goes.
-    The last keywords are those of `VideoCoCa.encode`. Raises ValueError without a text, and for a prompt that leaves it no room.
+    The last keywords are those of `VideoCoCa.encode`.
+    Raises ValueError without a text, and for a prompt that leaves it no room.
     """
     texts, prompt = arguments.texts("texts", texts), arguments.text("prompt", prompt)
     ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)
@@ -107,15 +109,16 @@ def text_lengths(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
 
 def answer(
     model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | np.ndarray | None = None, *,
-    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional", **how,
+    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    **how,
 ) -> str:
     """The answer to a question about a video: the likeliest of `answers` after the question, by `score`.
 
     Without answers to choose from, what the decoder writes after the question. `how`: the keywords of `generate`, whose
     `max_length` counts the question too; `min_length` is 1 unless given. A model that was not finetuned for questions
     has only seen captions: "the colour of the circle is" may suit it better than "what colour is the circle?".
-    The keywords before `how` are those of `VideoCoCa.encode`. Raises ValueError without a question, and for one that leaves
-    no room.
+    The keywords before `how` are those of `VideoCoCa.encode`.
+    Raises ValueError without a question, and for one that leaves no room.
     """
     if not arguments.text("question", question).strip():
         raise ValueError("question is blank: give a question")

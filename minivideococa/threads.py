@@ -5,7 +5,11 @@ the element-wise work between two products. So each thread takes frames of its o
 
 The rule: BLAS's own number of threads is the number of threads (so OMP_NUM_THREADS and its kin are respected), if there
 are frames for all of them. If there are not, the frames are computed one piece after another, and BLAS threads its
-products as it likes. Several callers at once take turns, since each of them uses all cores.
+products as it likes. Several callers at once take turns, since each of them uses all cores; so results do not depend on
+who else computes.
+
+A process may be forked while one of its threads encodes so. It must not be while OpenBLAS threads a product itself, as
+in `generate` or for fewer frames than threads: OpenBLAS can then hang, in the fork or in the child.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ from .trace import apart, given, record
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-# BLAS's number of threads belongs to the whole process: one thread at a time may change it. A lock is never released in a
-# forked child if another thread held it, so each process has its own, under its id.
+# BLAS's number of threads belongs to the whole process: one thread at a time may change it. If another thread held the
+# lock during a fork, the child's copy would never be released. So each process has its own, under its id.
 _locks: dict[int, Lock] = {}
 _threads_before = 0                          # BLAS's number of threads while it is limited, else 0
 
@@ -61,8 +65,9 @@ def threads_for(count: int) -> Iterator[int]:
     with _locks.setdefault(os.getpid(), Lock()):
         blas = blas_libraries()
         if _threads_before:                  # inherited by a fork, together with the limit
-            thread = Thread(target=partial(blas.limit, limits=_threads_before))     # threadpoolctl obeys one thread at a
-            thread.start()                                                          # time, for as long as it lives
+            # threadpoolctl obeys one thread at a time, for as long as it lives: so one that ends at once
+            thread = Thread(target=partial(blas.limit, limits=_threads_before))
+            thread.start()
             thread.join()
             _threads_before = 0
         threads = max((library.num_threads for library in blas.lib_controllers), default=1)
