@@ -8,9 +8,11 @@ odd habits included; `textbook` turns each of them off and stands beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from .arguments import flag, number, whole
 from .ops import log_softmax, softmax
 from .progress import advance
 
@@ -19,6 +21,8 @@ from .progress import advance
 NextLogits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]            # (ids [R, L], logits [R, V]) -> logits [R, V]
 Choice = Callable[[np.ndarray], np.ndarray]                      # logits [R, V] -> ids [R]
+
+BEAMS_AT_MOST = 1000                         # a search with more takes hours, even of a small model
 
 
 def no_end_before(min_length: int, end_id: int) -> Rule:
@@ -208,7 +212,8 @@ def generate(
 ) -> list[np.ndarray]:
     """Texts begun as ids [B, L0] -> B texts, by the strategy that the keywords of `VideoCoCa.generate` ask for."""
     check(beams=beams, beam_groups=beam_groups, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
-          repetition_penalty=repetition_penalty, diversity_penalty=diversity_penalty, length_penalty=length_penalty)
+          repetition_penalty=repetition_penalty, diversity_penalty=diversity_penalty, length_penalty=length_penalty,
+          textbook=textbook)
     rules = [no_end_before(min_length, end_id)]
     if repetition_penalty != 1:
         rules.append(penalize_repetition(repetition_penalty))
@@ -227,22 +232,33 @@ def generate(
 
 def check(
     *, beams: int, beam_groups: int, top_k: int | None, top_p: float | None, temperature: float | None, seed: int,
-    repetition_penalty: float, diversity_penalty: float, length_penalty: float,
-) -> None:
-    """Raises ValueError, one line, for a value that makes no sense, or more than float32 can bear."""
-    wrong = {
-        f"beams {beams} must be 1 or more": beams < 1,
-        f"beam_groups {beam_groups} must divide the {beams} beams: 1 does, and is plain beam search":
-            beams > 1 and (beam_groups < 1 or beams % beam_groups != 0),
-        f"top_k {top_k} must be 1 or more": top_k is not None and top_k < 1,
-        f"top_p {top_p} must be more than 0 and at most 1": top_p is not None and not 0 < top_p <= 1,
-        f"temperature {temperature} must be from 1e-6 to 1e6":
-            temperature is not None and not 1e-6 <= temperature <= 1e6,
-        f"seed {seed} must be 0 or more": seed < 0,
-        f"repetition_penalty {repetition_penalty} must be from 1e-6 to 1e6": not 1e-6 <= repetition_penalty <= 1e6,
-        f"diversity_penalty {diversity_penalty} must be from 0 to 1e6": not 0 <= diversity_penalty <= 1e6,
-        f"length_penalty {length_penalty} must be from -100 to 100": not -100 <= length_penalty <= 100,
-    }
-    for message, is_wrong in wrong.items():
-        if is_wrong:
-            raise ValueError(message)
+    repetition_penalty: float, diversity_penalty: float, length_penalty: float, textbook: bool,
+) -> dict[str, Any]:
+    """Return the values as Python's own numbers. Raises ValueError, one line, for one that makes no sense, or for more
+    than float32 can bear."""
+    beams, beam_groups = whole("beams", beams, 1, BEAMS_AT_MOST), whole("beam_groups", beam_groups)
+    if beams > 1 and (beam_groups < 1 or beams % beam_groups != 0):
+        raise ValueError(f"beam_groups is {beam_groups}: give a number that divides the {beams} beams; 1 is plain beam "
+                         "search")
+    if top_p is not None and number("top_p", top_p, 0, 1) == 0:
+        raise ValueError(f"top_p is {top_p}: give a number of more than 0, at most 1")
+    return {
+        "beams": beams, "beam_groups": beam_groups,
+        "top_k": None if top_k is None else whole("top_k", top_k, 1),
+        "top_p": None if top_p is None else number("top_p", top_p, 0, 1),
+        "temperature": None if temperature is None else number("temperature", temperature, 1e-6, 1e6),
+        "seed": whole("seed", seed, 0),
+        "repetition_penalty": number("repetition_penalty", repetition_penalty, 1e-6, 1e6),
+        "diversity_penalty": number("diversity_penalty", diversity_penalty, 0, 1e6),
+        "length_penalty": number("length_penalty", length_penalty, -100, 100),
+        "textbook": flag("textbook", textbook)}
+
+
+def rows_per_text(
+    *, beams: int, beam_groups: int, diversity_penalty: float, top_k: int | None, top_p: float | None,
+    temperature: float | None, **others: object,
+) -> int:
+    """Return how many rows of ids a text takes while it is generated; the keywords are those of `check`."""
+    if (top_k, top_p, temperature) != (None, None, None):
+        return 1
+    return beams if diversity_penalty else max(1, beams // beam_groups)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import decoder, generation, pooling, text, vision
+from . import arguments, decoder, generation, pooling, resources, text, vision
 from .ops import Params
-from .trace import record, record_texts
+from .threads import threads_for
+from .trace import given, record, record_texts
 from .transformer import no_past, reorder
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 ADAPTERS = ("attentional", "mean", "joint")          # the ways to make a video of frames, see `encode_video`
 
-Source = str | os.PathLike | np.ndarray              # the path of a video, or its frames uint8 [T, H, W, 3]
+# The path of a video; its frames uint8 [T, H, W, 3]; or a list of frames [H, W, 3] or of PIL images of one size
+Source = str | os.PathLike | np.ndarray | list | tuple
+
+NOT_FINITE = "not finite: the weights or the input hold numbers that are not"
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,9 @@ class VideoCoCa:
     """A CoCa that takes videos. Made by `minivideococa.load`; it computes in the dtype of its weights.
 
     `config` holds the configuration, `params` the weights as a tree under open_clip's names, `tokenizer` is None
-    where the checkpoint has none. Every method raises ValueError, one line, for an array of another shape than it
-    says, and where it needs words and there is no tokenizer.
+    where the checkpoint has none. Every method raises ValueError, one line that names the argument, for an array of
+    another shape or kind than it says, for numbers that are not finite, for a request that does not fit into memory,
+    and where it needs words and there is no tokenizer.
     """
 
     record: dict[str, str] = {}              # where the weights came from, see `checkpoint.folder.read_record`
@@ -50,14 +56,17 @@ class VideoCoCa:
         """What cosines are multiplied by before a softmax over them."""
         return float(np.exp(self.params["logit_scale"]))
 
-    def preprocess(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [T, H, W, 3] -> pixels float32 [T, 3, S, S]. Raises ValueError for anything else."""
+    def preprocess(self, frames: np.ndarray | Sequence) -> np.ndarray:
+        """Frames uint8 [T, H, W, 3], or a list of frames or PIL images -> pixels float32 [T, 3, S, S]."""
         from .preprocess import preprocess
-        return preprocess(record("frames", np.asarray(frames)), self.config.preprocess)
+        return preprocess(record("frames", arguments.frames("frames", frames)), self.config.preprocess)
 
     def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself."""
-        return vision.encode_frames(self._pixels(pixels), self.params["visual"], self.config.vision)
+        pixels = self._pixels(pixels)
+        self._require_memory_for_frames(len(pixels))
+        tokens = vision.encode_frames(pixels, self.params["visual"], self.config.vision)
+        return self._finite(f"the frame tokens are {NOT_FINITE}", tokens)
 
     def pool(self, tokens: np.ndarray) -> Video:
         """Frame tokens [T, N, W] -> the video: all frames' tokens in one row, through CoCa's own poolers.
@@ -65,7 +74,8 @@ class VideoCoCa:
         VideoCoCa (arXiv 2212.04979), section 3.
         """
         tokens = self._floats("frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width))
-        return Video(*pooling.pool(tokens, self.params["visual"], self.config.vision))
+        self._require_memory_for_frames(len(tokens))
+        return self._pool(pooling.pool, tokens)
 
     def encode_video(self, pixels: np.ndarray, adapter: str = "attentional") -> Video:
         """Pixels [T, 3, S, S] -> the video, by one of the ways that VideoCoCa compares (arXiv 2212.04979, section 3).
@@ -74,26 +84,35 @@ class VideoCoCa:
         itself, then averaged. "joint": all frames through the encoder as one sequence, then pooled.
         Raises ValueError for another adapter.
         """
-        if adapter == "attentional":
-            return self.pool(self.encode_frames(pixels))
-        visual, config = self.params["visual"], self.config.vision
-        if adapter == "mean":
-            return Video(*pooling.mean_pool(self.encode_frames(pixels), visual, config))
-        if adapter == "joint":
-            return self.pool(vision.encode_jointly(self._pixels(pixels), visual, config))
-        raise ValueError(f"adapter is {adapter!r}: give {', '.join(ADAPTERS)}")
+        check_adapter(adapter)
+        pixels = self._pixels(pixels)
+        self._require_memory_for_frames(len(pixels), adapter)
+        encode = vision.encode_jointly if adapter == "joint" else vision.encode_frames
+        tokens = encode(pixels, self.params["visual"], self.config.vision)
+        return self._pool(pooling.mean_pool if adapter == "mean" else pooling.pool, tokens)
 
-    def encode(self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional") -> Video:
-        """A path, frames uint8 [T, H, W, 3], or a video that is encoded already -> the video, as `encode_video` does it.
+    def encode(
+        self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional",
+        start: float | str | None = None, end: float | str | None = None,
+    ) -> Video:
+        """A path, frames uint8 [T, H, W, 3], a list of frames or PIL images, or an encoded video -> the video.
 
-        A path is read as `num_frames` frames, spread evenly.
+        The frames are encoded as `encode_video` does it. A path is read as `num_frames` frames between `start` and
+        `end`, see `read_video`.
         """
-        if isinstance(video, Video):
-            return video
-        if not isinstance(video, np.ndarray):
+        check_adapter(adapter)
+        num_frames = arguments.whole("num_frames", num_frames, 1)
+        part = {name: time for name, time in {"start": start, "end": end}.items() if time is not None}
+        if isinstance(video, str | os.PathLike):
             from .video import read_video
-            video = read_video(video, num_frames)
-        return self.encode_video(self.preprocess(video), adapter)
+            self._require_memory_for_frames(num_frames, adapter)
+            video = read_video(video, num_frames, **part)
+        elif part:
+            raise ValueError(f"{', '.join(part)}: choose a part of a file by its path; of frames, give only some")
+        elif isinstance(video, Video):
+            self._floats("the latent's numbers", video.latent, (self.config.embed_dim,))
+            return video
+        return self.encode_video(self.preprocess(arguments.frames("video", video)), adapter)
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
@@ -101,15 +120,20 @@ class VideoCoCa:
 
     def encode_text(self, texts: str | Sequence[str] | np.ndarray) -> np.ndarray:
         """Texts, or ids [B, L] -> latents [B, E] of unit length."""
-        return self._encode_ids(texts if isinstance(texts, np.ndarray) else self.tokenize(texts))[0]
+        if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":        # no ids
+            texts = self.tokenize(texts if isinstance(texts, str) else arguments.texts("texts", texts))
+        latents = self._encode_ids(texts)[0]
+        return self._finite(f"the latent is {NOT_FINITE}", latents)
 
     def decode(self, tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Caption tokens [Q', E] or [B, Q', E] and ids [B, L] -> logits [B, L, V] of the token after each id."""
-        batch = () if np.ndim(tokens) == 2 else (len(ids),)
+        tokens, ids = arguments.array("caption tokens", tokens), self._ids(ids)
+        batch = () if tokens.ndim == 2 else (len(ids),)
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         features = self._encode_ids(ids)[1]
         seen = decoder.watch(tokens if batch else tokens[None], self.params["text_decoder"], self.config.decoder)
-        return decoder.decode(features, seen, self.params["text_decoder"], self.config.decoder)
+        logits = decoder.decode(features, seen, self.params["text_decoder"], self.config.decoder)
+        return self._finite(f"the logits are {NOT_FINITE}", logits)
 
     def generate(
         self, tokens: np.ndarray, *, beams: int = 6, beam_groups: int | None = None, min_length: int = 5, max_length: int = 30,
@@ -130,11 +154,19 @@ class VideoCoCa:
         `minivideococa.generation` says what each of them does, and what `textbook` changes: as it stands, the ids
         are those of open_clip's `generate`. `cache=False` computes everything anew for each token.
 
-        Raises ValueError for lengths that leave no room and for values that make no sense.
+        Raises ValueError for lengths that leave no room, for values that make no sense, for more than 1000 beams, and
+        for more than there is memory for.
         """
         if beam_groups is None:
-            beam_groups = 3 if beams == 6 else 1
-        batch = ("B",) if np.ndim(tokens) == 3 else ()
+            beam_groups = 3 if isinstance(beams, int | np.integer) and beams == 6 else 1
+        how = generation.check(
+            beams=beams, beam_groups=beam_groups, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
+            repetition_penalty=repetition_penalty, diversity_penalty=diversity_penalty, length_penalty=length_penalty,
+            textbook=textbook)
+        cache, prompt = arguments.flag("cache", cache), arguments.text("prompt", prompt)
+        min_length, max_length = arguments.whole("min_length", min_length, 0), arguments.whole("max_length", max_length)
+        tokens = arguments.array("caption tokens", tokens)
+        batch = ("B",) if tokens.ndim == 3 else ()
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         tokens = tokens if batch else tokens[None]
         start_id, end_id = self._start_and_end(start_id, end_id)
@@ -146,16 +178,19 @@ class VideoCoCa:
         if not max(min_length, len(begin)) < max_length:
             raise ValueError(f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
                              f"{len(begin)} ids; this model's texts have at most {longest}")
+        self._require_memory_for_texts(len(tokens), len(begin), max_length, cache, how)
         texts = generation.generate(
             self._next_logits(tokens, cache), np.tile(begin, (len(tokens), 1)), max_length=max_length,
-            min_length=min_length, end_id=end_id, pad_id=self.config.pad_id, beams=beams, beam_groups=beam_groups,
-            top_k=top_k, top_p=top_p, temperature=temperature, seed=seed, repetition_penalty=repetition_penalty,
-            diversity_penalty=diversity_penalty, length_penalty=length_penalty, textbook=textbook)
+            min_length=min_length, end_id=end_id, pad_id=self.config.pad_id, **how)
         return texts if batch else texts[0]
 
-    def caption(self, video: Video | Source, num_frames: int = 8, **how) -> str:
-        """A sentence about the video. `how`: the keywords of `generate`."""
-        return self._need_tokenizer().decode(self.generate(self.encode(video, num_frames).tokens, **how))
+    def caption(
+        self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional",
+        start: float | str | None = None, end: float | str | None = None, **how,
+    ) -> str:
+        """A sentence about the video. The first keywords are those of `encode`; `how`: the keywords of `generate`."""
+        tokenizer = self._need_tokenizer()
+        return tokenizer.decode(self.generate(self.encode(video, num_frames, adapter, start, end).tokens, **how))
 
     def _next_logits(self, tokens: np.ndarray, cache: bool) -> generation.NextLogits:
         """Caption tokens [B, Q', E] -> what `generation` asks for each token's logits, R / B rows of ids a video."""
@@ -168,23 +203,38 @@ class VideoCoCa:
             reorder(decoder_past, rows)
             record_texts("ids", ids)
             features = text.next_features(ids, words, self.config.text, text_past)
-            return decoder.decode(features, seen, layers, self.config.decoder, decoder_past)[:, -1]
+            logits = decoder.decode(features, seen, layers, self.config.decoder, decoder_past)[:, -1]
+            return self._finite(f"the logits are {NOT_FINITE}", logits)
 
         def anew(ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            return decoder.decode(self._encode_ids(ids)[1], seen, layers, self.config.decoder)[:, -1]
+            logits = decoder.decode(self._encode_ids(ids)[1], seen, layers, self.config.decoder)[:, -1]
+            return self._finite(f"the logits are {NOT_FINITE}", logits)
 
         return cached if cache else anew
 
-    def _encode_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [B, L] -> latents [B, E] and token features [B, L, E]."""
-        ids, longest, vocabulary = np.asarray(ids), self.config.text.context_length, self.config.text.vocab_size
+    def _pool(self, pooler: Callable, tokens: np.ndarray) -> Video:
+        """Frame tokens [T, N, W] -> the video, under the rule of threads that the frames were encoded by."""
+        with threads_for(len(tokens)):
+            video = Video(*pooler(tokens, self.params["visual"], self.config.vision))
+        self._finite(f"the latent is {NOT_FINITE}", video.latent)
+        self._finite(f"the caption tokens are {NOT_FINITE}", video.tokens)
+        return video
+
+    def _ids(self, ids: np.ndarray) -> np.ndarray:
+        """Ids [B, L] of the vocabulary."""
+        ids = arguments.array("ids", ids)
+        longest, vocabulary = self.config.text.context_length, self.config.text.vocab_size
         if ids.ndim != 2 or len(ids) == 0 or not 0 < ids.shape[1] <= longest:
             raise ValueError(f"ids have shape {list(ids.shape)}, not [B, L] with L from 1 to {longest}")
         if ids.dtype.kind not in "iu":
             raise ValueError(f"ids are {ids.dtype}, not whole numbers: use model.tokenize(texts)")
         if ids.min() < 0 or ids.max() >= vocabulary:
             raise ValueError(f"ids reach from {ids.min()} to {ids.max()}: the vocabulary has 0 to {vocabulary - 1}")
-        return text.encode_text(record_texts("ids", ids), self.params["text"], self.config.text)
+        return ids
+
+    def _encode_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids [B, L] -> latents [B, E] and token features [B, L, E]."""
+        return text.encode_text(record_texts("ids", self._ids(ids)), self.params["text"], self.config.text)
 
     def _start_and_end(self, start_id: int | None, end_id: int | None) -> tuple[int, int]:
         """The ids that a text begins and ends with: as given, or the tokenizer's, or CLIP's."""
@@ -192,27 +242,66 @@ class VideoCoCa:
         known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (vocabulary - 2, vocabulary - 1)
         start_id = known[0] if start_id is None else start_id
         end_id = known[1] if end_id is None else end_id
-        if not (0 <= start_id < vocabulary and 0 <= end_id < vocabulary):
-            raise ValueError(f"start_id {start_id} or end_id {end_id} is not in the vocabulary, "
-                             f"0 to {vocabulary - 1}")
-        return start_id, end_id
+        return (arguments.whole("start_id", start_id, 0, vocabulary - 1),
+                arguments.whole("end_id", end_id, 0, vocabulary - 1))
 
     def _pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S], recorded and in the weights' dtype."""
         size = self.config.vision.image_size
-        return self._floats("pixels", record("pixels", np.asarray(pixels)), ("T", 3, size, size))
+        return self._floats("pixels", record("pixels", arguments.array("pixels", pixels)), ("T", 3, size, size))
 
     def _floats(self, name: str, x: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-        """The array in the weights' dtype. Raises ValueError unless it has the shape; letters may be any number."""
-        x = np.asarray(x)
-        fits = x.ndim == len(shape) and all(n == m if isinstance(m, int) else n > 0
-                                            for n, m in zip(x.shape, shape, strict=True))
-        if not fits:
-            raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]")
-        return x.astype(self.params["logit_scale"].dtype, copy=False)
+        """The array in the weights' dtype. Raises ValueError unless it is of floats, finite and of this shape."""
+        x = arguments.floats(name, x, shape, self.params["logit_scale"].dtype)
+        return self._finite(f"{name} hold numbers that are not finite in {x.dtype}", x)
+
+    def _finite(self, message: str, x: np.ndarray) -> np.ndarray:
+        """The array, checked; not while a trace gives tensors to go on from: they are another implementation's."""
+        return x if given() else arguments.finite(message, x)
+
+    def _require_memory_for_frames(self, T: int, adapter: str = "attentional") -> None:
+        """Raises ValueError if so many frames do not fit into memory."""
+        c, size = self.config.vision, self.params["logit_scale"].dtype.itemsize
+
+        def need(T: int) -> int:
+            M = T * c.tokens
+            encoding = 2 * M * c.width + 3 * T * c.image_size**2             # tokens, once in pieces; pixels
+            # norm, keys, values, scores; and jointly every token attends to all others
+            pooling = M * (3 * c.width + 3 * self.config.embed_dim + c.pooler_heads * c.queries)
+            joint = M * (4 * c.width + c.mlp_width + c.heads * M) if adapter == "joint" else 0
+            return size * (encoding + max(pooling, joint))
+
+        require_memory(f"encoding {T} frames", T, need, "frames")
+
+    def _require_memory_for_texts(self, videos: int, begun: int, max_length: int, cache: bool, how: dict) -> None:
+        """Raises ValueError if so many texts do not fit into memory while they are generated."""
+        c, size = self.config, self.params["logit_scale"].dtype.itemsize
+        layers = c.text.layers + c.decoder.layers
+        positions = begun if cache else max_length                           # at most, in one step
+        one = 3 * layers * max_length * c.embed_dim * cache                  # keys and values, and copies of some
+        keys = max(c.vision.queries, max_length)                             # that a position attends to
+        one += positions * (c.text.vocab_size + 16 * c.embed_dim + 2 * c.decoder.heads * keys)
+        one += 8 * c.text.vocab_size                                         # logits, as the rules change them
+        rows = generation.rows_per_text(**how)
+        what = f"generating {videos} texts" if rows == 1 else f"beam search with {videos} x {rows} beams"
+        require_memory(what, videos * rows, lambda rows: size * rows * one, "texts" if rows == 1 else "beams in all")
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError("this checkpoint has no tokenizer.json, so it knows no words: put one into its folder, "
                              "or pass ids")
         return self.tokenizer
+
+
+def check_adapter(adapter: str) -> None:
+    """Raise ValueError unless it is one of `ADAPTERS`."""
+    if not isinstance(adapter, str) or adapter not in ADAPTERS:
+        raise ValueError(f"adapter is {arguments.shown(adapter)}: give {', '.join(ADAPTERS)}")
+
+
+def require_memory(what: str, count: int, need: Callable[[int], int], unit: str) -> None:
+    """Raise ValueError if need(count) bytes are more than there are, and say how many would fit. `need` must grow."""
+    available = resources.available_memory()
+    if available is not None and need(count) > available:
+        fits = bisect_right(range(1, 10**9), available, key=need)
+        resources.require_memory(need(count), what, f"{fits} {unit} would fit")

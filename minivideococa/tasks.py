@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .model import Source, Video, VideoCoCa
+from . import arguments
+from .model import NOT_FINITE, Source, Video, VideoCoCa
 from .ops import log_softmax, softmax, unit
 from .progress import advance
 
@@ -22,9 +23,8 @@ ENSEMBLE = (                                 # to average over, for labels that 
 
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | None = None) -> list[list[str]]:
     """Each label's sentences, one per template with a `{}`. Raises ValueError where there is nothing to choose from."""
-    templates = TEMPLATES if templates is None else templates
-    if not labels or not templates or isinstance(labels, str) or isinstance(templates, str):
-        raise ValueError("classification needs a list of labels, and of templates, of at least one each")
+    labels = arguments.texts("labels", labels, blank=False)
+    templates = list(TEMPLATES) if templates is None else arguments.texts("templates", templates)
     wrong = [t for t in templates if t.count("{}") != 1]
     if wrong:
         raise ValueError(f"a template holds {{}} once, where the label goes: not {wrong[0]!r}")
@@ -44,49 +44,56 @@ def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[s
 
 
 def classify(
-    model: VideoCoCa, video: Video | Source, labels: Sequence[str], templates: Sequence[str] | None = None,
-    by: str = "latent",
+    model: VideoCoCa, video: Video | Source, labels: Sequence[str] | np.ndarray,
+    templates: Sequence[str] | np.ndarray | None = None, by: str = "latent", *, num_frames: int = 8,
+    start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
 ) -> list[tuple[str, float]]:
     """Zero-shot classification: [(label, probability)], best first.
 
     by "latent": the video is compared with "a video of LABEL.", or with each label's average over `templates`, as the
     paper does. by "likelihood": how probable the decoder finds those sentences, added up for each label.
+    The last keywords are those of `VideoCoCa.encode`.
     Raises ValueError for another `by`, and without a label or template.
     """
+    if not isinstance(by, str) or by not in ("latent", "likelihood"):
+        raise ValueError(f"by is 'latent' or 'likelihood', not {arguments.shown(by)}")
+    labels = arguments.texts("labels", labels, blank=False)
+    sentences = label_sentences(labels, templates)
+    part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
     if by == "latent":
         _warn(model)
         latents = label_latents(model, labels, templates)
-        logits = model.logit_scale * cosine(latents, model.encode(video).latent)
-    elif by == "likelihood":
-        sentences = label_sentences(labels, templates)
-        scores = score(model, video, [text for texts in sentences for text in texts]).reshape(len(labels), -1)
-        logits = np.logaddexp.reduce(scores, axis=1)
+        logits = model.logit_scale * cosine(latents, model.encode(video, **part).latent)
     else:
-        raise ValueError(f"by is 'latent' or 'likelihood', not {by!r}")
-    probabilities = softmax(logits)
+        scores = score(model, video, [text for texts in sentences for text in texts], **part)
+        logits = np.logaddexp.reduce(scores.reshape(len(labels), -1), axis=1)
+    probabilities = softmax(arguments.finite(f"the logits are {NOT_FINITE}", logits))
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
 
 TEXTS_AT_ONCE = 16                           # a text's logits take L x V numbers
 
 
-def score(model: VideoCoCa, video: Video | Source, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+def score(
+    model: VideoCoCa, video: Video | Source, texts: Sequence[str] | np.ndarray, prompt: str = "", *,
+    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+) -> np.ndarray:
     """The natural logarithm of each text's probability, given the video and the prompt that the text goes on from: [B].
 
     It is the sum over the text's tokens, and its end, of the log-probability that the decoder gives each after those
     before it; a text that is longer than the context counts as far as it goes.
+    The last keywords are those of `VideoCoCa.encode`.
     Raises ValueError without a text, and for a prompt that leaves it no room.
     """
-    if not texts or isinstance(texts, str):
-        raise ValueError("give a list of at least one text to score")
+    texts, prompt = arguments.texts("texts", texts), arguments.text("prompt", prompt)
     ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)
     begin = text_lengths(model, model.tokenize(prompt))[0] - 1 if prompt else 1       # where the text's own tokens begin
     if begin > model.config.text.context_length - 2:
         raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most "
                          f"{model.config.text.context_length} tokens")
-    video = model.encode(video)
+    video = model.encode(video, num_frames, adapter, start, end)
     lengths = text_lengths(model, ids)
-    scores = np.zeros(len(ids), video.tokens.dtype)
+    scores = np.zeros(len(ids), model.params["logit_scale"].dtype)
     for i in range(0, len(ids), TEXTS_AT_ONCE):
         some = slice(i, i + TEXTS_AT_ONCE)
         given, asked = ids[some, :lengths[some].max() - 1], ids[some, 1:lengths[some].max()]
@@ -102,38 +109,55 @@ def text_lengths(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
     return 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
 
 
-def answer(model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | None = None, **how) -> str:
+def answer(
+    model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | np.ndarray | None = None, *,
+    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    **how,
+) -> str:
     """The answer to a question about a video: the likeliest of `answers` after the question, by `score`.
 
     Without answers to choose from, what the decoder writes after the question. `how`: the keywords of `generate`, whose
     `max_length` counts the question too; `min_length` is 1 unless given. A model that was not finetuned for questions
     has only seen captions: "the colour of the circle is" may suit it better than "what colour is the circle?".
+    The keywords before `how` are those of `VideoCoCa.encode`.
     Raises ValueError without a question, and for one that leaves no room.
     """
-    if not question.strip():
-        raise ValueError("give a question")
-    video = model.encode(video)
+    if not arguments.text("question", question).strip():
+        raise ValueError("question is blank: give a question")
+    part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
     if answers is not None:
-        return answers[int(score(model, video, answers, question).argmax())]
+        answers = arguments.texts("answers", answers)
+        return answers[int(score(model, video, answers, question, **part).argmax())]
+    video = model.encode(video, **part)
     asked = text_lengths(model, model.tokenize(question))[0] - 1
     return model.tokenizer.decode(model.generate(video.tokens, prompt=question, **{"min_length": 1} | how)[asked:])
 
 
 def retrieve(
-    model: VideoCoCa, query: str | Video | Source, candidates: Sequence[str | Video | Source],
+    model: VideoCoCa, query: str | Video | Source, candidates: Sequence[str | Video | Source] | np.ndarray, *,
+    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
 ) -> list[tuple[int, float]]:
     """[(index, cosine)], best first: videos for a text, or texts for a video.
 
     A `str` as the query is a text, and the candidates are videos (encoded, frames or paths). Any other query is a
-    video, and the candidates are texts; to ask with a file, give a `pathlib.Path`.
+    video, and the candidates are texts; to ask with a file, give a `pathlib.Path`. The keywords are those of
+    `VideoCoCa.encode`.
     """
-    if not candidates or isinstance(candidates, str):
-        raise ValueError("give a list of at least one video or text to choose from")
+    part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
     _warn(model)
     if isinstance(query, str):
-        cosines = cosine(np.stack([model.encode(video).latent for video in candidates]), model.encode_text(query)[0])
+        query = arguments.text("query", query, blank=False)
+        if not isinstance(candidates, list | tuple) or not candidates:
+            raise ValueError(f"candidates must be a list of at least one video, not {arguments.what(candidates)}")
+        text = model.encode_text(query)[0]
+        cosines = cosine(np.stack([model.encode(video, **part).latent for video in candidates]), text)
     else:
-        cosines = cosine(model.encode_text(candidates), model.encode(query).latent)
+        texts = arguments.texts("candidates", candidates, blank=False)
+        latents = []
+        for i in range(0, len(texts), TEXTS_AT_ONCE):
+            latents.append(model.encode_text(texts[i:i + TEXTS_AT_ONCE]))
+            advance(len(latents[-1]))
+        cosines = cosine(np.concatenate(latents), model.encode(query, **part).latent)
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
 
 

@@ -4,25 +4,37 @@ A matrix product that BLAS spreads over its threads makes them wait for each oth
 the element-wise work between two products. So each thread takes frames of its own and computes every product by itself.
 
 The rule: BLAS's own number of threads is the number of threads (so OMP_NUM_THREADS and its kin are respected), if there
-are frames for all of them. If there are not, or BLAS cannot be told to use one thread each (threadpoolctl does that: the
-extra `fast`), the frames are computed one piece after another, and BLAS threads its products as it likes.
+are frames for all of them. If there are not, the frames are computed one piece after another, and BLAS threads its
+products as it likes. Several callers at once take turns, since each of them uses all cores; so results do not depend on
+who else computes.
+
+A process may be forked while one of its threads encodes so. It must not be while OpenBLAS threads a product itself, as
+in `generate` or for fewer frames than threads: OpenBLAS can then hang, in the fork or in the child.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from threading import Lock
+from functools import cache, partial
+from threading import Lock, Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .progress import advance
 from .trace import apart, given, record
 
-_limit_lock = Lock()                         # BLAS's number of threads is the whole process's
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+# BLAS's number of threads belongs to the whole process: one thread at a time may change it. If another thread held the
+# lock during a fork, the child's copy would never be released. So each process has its own, under its id.
+_locks: dict[int, Lock] = {}
+_threads_before = 0                          # BLAS's number of threads while it is limited, else 0
 
 
 def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: int) -> np.ndarray:
@@ -48,19 +60,36 @@ def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: i
 
 @contextmanager
 def threads_for(count: int) -> Iterator[int]:
-    """How many threads to use; where it is more than one, BLAS keeps to one thread in each of them meanwhile."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        yield 1
-        return
-    blas = ThreadpoolController().select(user_api="blas")
-    threads = max((library.num_threads for library in blas.lib_controllers), default=1)
-    if threads == 1 or count < threads:
-        yield 1
-        return
-    with _limit_lock, blas.limit(limits=1):
-        yield threads
+    """Yield how many threads to use for `count` frames. If several, BLAS is limited to one thread meanwhile."""
+    global _threads_before
+    with _locks.setdefault(os.getpid(), Lock()):
+        blas = blas_libraries()
+        if _threads_before:                  # inherited by a fork, together with the limit
+            # threadpoolctl obeys one thread at a time, for as long as it lives: so one that ends at once
+            thread = Thread(target=partial(blas.limit, limits=_threads_before))
+            thread.start()
+            thread.join()
+            _threads_before = 0
+        threads = max((library.num_threads for library in blas.lib_controllers), default=1)
+        if threads > 1:
+            if count < threads:
+                yield 1
+                return
+            _threads_before = threads
+            try:
+                with blas.limit(limits=1):
+                    yield threads
+            finally:
+                _threads_before = 0
+            return
+    yield 1                                  # BLAS has one thread: nothing to limit, so callers do not wait
+
+
+@cache
+def blas_libraries() -> ThreadpoolController:
+    """Return the handle on the BLAS that NumPy uses, found once."""
+    from threadpoolctl import ThreadpoolController
+    return ThreadpoolController().select(user_api="blas")
 
 
 @cache

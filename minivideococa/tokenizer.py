@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import arguments
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -164,7 +166,8 @@ class Tokenizer:
         with the end token. Raises ValueError for anything but texts.
         """
         texts = _checked(texts)
-        ids = np.full((len(texts), context_length or self.context_length), self.pad_id, np.int64)
+        length = self.context_length if context_length is None else arguments.whole("context_length", context_length, 1)
+        ids = np.full((len(texts), length), self.pad_id, np.int64)
         for row, text in zip(ids, texts):
             text = _SPECIALS.sub(_unspecial, clean_text(text, self.clean))
             tokens = self._encode(text).ids
@@ -183,12 +186,18 @@ class Tokenizer:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Ids [length] -> the text up to the first end token or the padding, without start tokens.
 
-        Bytes that make no character become U+FFFD. Raises ValueError for a batch of ids.
+        Bytes that make no character become U+FFFD. Raises ValueError for a batch of ids, and for ids that the
+        vocabulary does not have.
         """
-        ids = np.asarray(ids)
+        ids = arguments.array("ids", ids)
         if ids.ndim != 1:
             raise ValueError(f"decode takes one row of ids, [length], not {list(ids.shape)}")
+        if ids.size and ids.dtype.kind not in "iu":
+            raise ValueError(f"ids are {ids.dtype}: give whole numbers")
         ids = ids.tolist()
+        for i in ids:
+            if not 0 <= i < 2**32 or self.vocabulary.id_to_token(i) is None:
+                raise ValueError(f"ids hold {i}, which the vocabulary does not have")
         if self.end_id in ids:
             ids = ids[: ids.index(self.end_id)]
         else:
@@ -258,8 +267,8 @@ def _check_ids(vocabulary: tokenizers.Tokenizer, declared: dict[str, int], vocab
 
 
 def _checked(texts: str | Sequence[str]) -> list[str]:
-    texts = list(texts) if isinstance(texts, (list, tuple, np.ndarray)) else [texts]
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"a text must be a str, not {type(text).__name__} ({text!r:.40})")
-    return texts
+    """Return the texts as a list. Raises ValueError for anything but a text or a list of texts."""
+    texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
+    if isinstance(texts, list | tuple):
+        return arguments.texts("texts", texts) if texts else []
+    return [arguments.text("texts", texts)]

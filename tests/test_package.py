@@ -88,12 +88,12 @@ video = net.encode_video(np.ones((2, 3, 4, 4)))
 net.generate(video.tokens)
 print(*(set(sys.modules) - before))
 """)
-    assert {third_party(name) for name in loaded} - {None, "threadpoolctl"} == {"numpy"}     # which it can do without
+    assert {third_party(name) for name in loaded} - {None} == {"numpy", "threadpoolctl"}
 
 
 @pytest.mark.parametrize("module", ROW)
 def test_each_stage_knows_only_the_stages_before_it(module):
-    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads", "resources")}
+    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads", "resources", "arguments")}
     lazy = {f".{name}" for name in LAZY.get(module, ())}
     for name, where in imports(PACKAGE / f"{module}.py"):
         if where == "types":
@@ -112,7 +112,8 @@ def test_the_trace_knows_nobody():
 
 @pytest.mark.parametrize("module, own, others", [
     ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}), ("progress", {".terminal"}, {"tqdm"}),
-    ("terminal", set(), set()), ("resources", set(), set()), ("inputs", {".resources"}, set())])
+    ("terminal", set(), set()), ("resources", set(), set()), ("inputs", {".resources"}, set()),
+    ("arguments", set(), {"numpy"})])
 def test_what_all_stages_may_use_knows_none_of_them(module, own, others):
     found = [(name, where) for name, where in imports(PACKAGE / f"{module}.py") if where != "types"]
     assert {name for name, _ in found if name.startswith(".")} == own
@@ -133,7 +134,7 @@ def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads(project.read_text())["project"]
     extras = project["optional-dependencies"]
     declared = {re.split(r"[^\w-]", line)[0].replace("-", "_")
-                for line in project["dependencies"] + extras["fast"] + extras["eval"] + extras["heic"]}
+                for line in project["dependencies"] + extras["eval"] + extras["heic"]}
     imported = {third_party(name) for path in MODULES for name, where in imports(path) if where != "types"}
     assert {{"PIL": "pillow"}.get(name, name) for name in imported - {None}} <= declared
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import minivideococa as mvc
 from minivideococa import threads, vision
@@ -161,8 +162,7 @@ def test_a_models_frames_on_threads(tiny_model, monkeypatch, dtype, T, piece):
 # threads_for
 
 def blas_threads():
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-    libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     if not libraries:
         pytest.skip("threadpoolctl does not know this BLAS")
     return max(library.num_threads for library in libraries)
@@ -170,7 +170,6 @@ def blas_threads():
 
 def set_blas_threads(count):
     """By a thread that ends at once: threadpoolctl 3.8 ignores others while the one that set it lives."""
-    from threadpoolctl import threadpool_limits
     thread = Thread(target=threadpool_limits, args=(count, "blas"))
     thread.start()
     thread.join()
@@ -228,19 +227,16 @@ def test_blas_gets_its_threads_back_after_several_at_a_time(three_blas_threads):
     assert blas_threads() == 3
 
 
-def test_two_do_not_limit_blas_at_once(three_blas_threads):
-    """Both see three threads before either limits them: one waits until the other has given them back."""
-    both_have_seen, entered = Barrier(2), []
-
-    class Frames(int):
-        def __lt__(self, count):             # asked once the number of threads is known
-            both_have_seen.wait(PATIENCE)
-            return False
+def test_two_take_turns(three_blas_threads):
+    """Both get three threads: the second waits until the first has given BLAS its own back."""
+    both_begin, lock = Barrier(2), Lock()
 
     def encode(_):
-        with threads.threads_for(Frames(9)) as got:
-            entered.append(got)
-            time.sleep(0.02 * len(entered))                          # the first one in is the first one out
+        both_begin.wait(PATIENCE)
+        with threads.threads_for(9) as got:
+            assert lock.acquire(blocking=False)
+            time.sleep(0.02)
+            lock.release()
             return got, blas_threads()
 
     with ThreadPoolExecutor(2) as users:
@@ -250,26 +246,8 @@ def test_two_do_not_limit_blas_at_once(three_blas_threads):
 
 def test_one_blas_thread_is_one_thread():
     blas_threads()
-    from threadpoolctl import threadpool_limits
     with threadpool_limits(1, user_api="blas"), threads.threads_for(100) as got:
         assert got == 1
-
-
-def test_without_threadpoolctl(monkeypatch, three_blas_threads):
-    """One piece after another, and BLAS threads its products as it likes."""
-    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    seen = []
-
-    def function(part):
-        seen.append(current_thread())
-        return part * 2
-
-    with threads.threads_for(100) as got:
-        assert got == 1
-    np.testing.assert_array_equal(threads.spread(function, np.arange(9.0), 2), np.arange(9.0) * 2)
-    assert len(seen) == 5 and len(set(seen)) == 1
-    monkeypatch.undo()
-    assert blas_threads() == 3
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
@@ -381,3 +359,79 @@ def test_what_is_seen(monkeypatch, capfd, stream, shown):
     assert ("frames" in seen and "/8" in seen) if shown else err.getvalue() == ""
     assert err.getvalue().rpartition("\r")[2].strip() == "" and "\n" not in err.getvalue()
     assert capfd.readouterr().out == ""
+
+
+# Forks and several callers
+
+FORK = """
+import os, threading, time, warnings
+warnings.simplefilter("ignore")              # Python 3.12 warns of forks beside threads
+import numpy as np
+from threadpoolctl import ThreadpoolController, threadpool_limits
+from minivideococa import threads
+thread = threading.Thread(target=threadpool_limits, args=(2, "blas"))
+thread.start(); thread.join()
+begun, done = threading.Event(), threading.Event()
+def wait(x):
+    begun.set()
+    done.wait(10)
+    return x
+encoder = threading.Thread(target=threads.spread, args=(wait, np.zeros((4, 3)), 1))
+encoder.start()
+begun.wait(10)
+child = os.fork()
+if child == 0:
+    workers = set()
+    def work(x):
+        workers.add(threading.current_thread().name)
+        time.sleep(0.01)
+        return x + 1
+    got = threads.spread(work, np.zeros((4, 3)), 1)
+    blas = ThreadpoolController().select(user_api="blas").lib_controllers[0].num_threads
+    print(got.sum(), len(workers), blas, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+done.set()
+encoder.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_another_thread_encodes():
+    """It has a lock and workers of its own, and BLAS's own number of threads again."""
+    blas_threads()
+    result = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60,
+                            env=os.environ | {"PYTHONPATH": str(Path(mvc.__file__).parents[1])})
+    assert result.stdout.split() == ["12.0", "2", "2"], result.stderr
+
+
+def test_several_callers_at_once_get_the_same_bits(tiny_model, three_blas_threads):
+    """Frames are cut into the same pieces whoever else encodes."""
+    model = tiny_model(1, "float32", vision={"width": 48, "head_width": 12, "image_size": 56})
+    rng = np.random.default_rng(0)
+    pixels = [rng.standard_normal((T, 3, 56, 56), np.float32) for T in (3, 8, 9, 16, 17)] * 4
+    alone = [model.encode_video(x) for x in pixels]
+    with ThreadPoolExecutor(4) as users:
+        for video, want in zip(users.map(model.encode_video, pixels), alone, strict=True):
+            np.testing.assert_array_equal(video.latent, want.latent)
+            np.testing.assert_array_equal(video.tokens, want.tokens)
+
+
+def test_the_pieces_do_not_depend_on_other_callers(three_blas_threads):
+    """While one caller encodes, another one's frames are not cut for one thread, only because BLAS is limited to it."""
+    lengths, begun = {"first": [], "second": []}, Event()
+
+    def function(name):
+        def run(part):
+            lengths[name].append(len(part))
+            begun.set()
+            time.sleep(0.02)
+            return part
+        return run
+
+    with ThreadPoolExecutor(2) as users:
+        first = users.submit(threads.spread, function("first"), np.zeros((7, 1)), 100)
+        assert begun.wait(PATIENCE)
+        users.submit(threads.spread, function("second"), np.zeros((7, 1)), 100).result(PATIENCE)
+        first.result(PATIENCE)
+    assert sorted(lengths["first"]) == sorted(lengths["second"]) == [2, 2, 3]

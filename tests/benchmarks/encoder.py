@@ -27,8 +27,7 @@ OPSET = 20                                   # the first with Gelu as one operat
 
 def competitors(model: str) -> dict[str, tuple]:
     """Name -> a function below, and what it takes besides the folder."""
-    return {"minivideococa": ("ours", True), "minivideococa without threadpoolctl": ("ours", False),
-            "torch (open_clip)": ("torch", model), "onnxruntime": ("onnxruntime",),
+    return {"minivideococa": ("ours",), "torch (open_clip)": ("torch", model), "onnxruntime": ("onnxruntime",),
             "bare matrix products": ("bare",)}
 
 
@@ -51,7 +50,7 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
         racers = {name: stack.enter_context(Racer(f"encoder.{function}", str(folder), *more, threads=threads))
                   for name, (function, *more) in competitors(model).items()}
         turns = race(racers, rounds)
-    ours, _, torch, onnxruntime, bare = turns.values()
+    ours, torch, onnxruntime, bare = turns.values()
 
     config = model_config(folder).vision
     linear, attention = flops(config, FRAMES)
@@ -85,8 +84,8 @@ def difference(folder: Path, name: str) -> float:
 # What the child processes prepare and run; the frame tokens are kept, to be compared -----------------------
 
 
-def ours(folder: str, threadpoolctl: bool) -> Callable[[], None]:
-    mvc, x = load_minivideococa(folder, threadpoolctl), pixels(folder, FRAMES)
+def ours(folder: str) -> Callable[[], None]:
+    mvc, x = load_minivideococa(folder), pixels(folder, FRAMES)
     return lambda: keep(folder, "ours", mvc.encode_frames(x))
 
 

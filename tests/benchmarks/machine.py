@@ -50,10 +50,7 @@ def versions() -> dict[str, str]:
 def numpys_blas() -> str:
     """Name, version and kernel of the BLAS that NumPy has loaded, as threadpoolctl sees them."""
     import numpy  # noqa: F401               # loads it
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return "unknown without threadpoolctl"
+    from threadpoolctl import threadpool_info
     return ", ".join(f"{blas['internal_api']} {blas['version']}, kernel {blas.get('architecture')}"
                      for blas in threadpool_info() if blas["user_api"] == "blas")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,11 +40,9 @@ def model_config(folder: str | Path):
     return Config.parse(json.loads((Path(folder) / CHECKPOINT / "config.json").read_text()))
 
 
-def load_minivideococa(folder: str, threadpoolctl: bool = True):
-    """Ours; `threadpoolctl` False as if that optional package were not installed."""
+def load_minivideococa(folder: str):
+    """Ours."""
     import minivideococa
-    if not threadpoolctl:
-        sys.modules["threadpoolctl"] = None                       # an import of it fails
     return minivideococa.load(Path(folder) / CHECKPOINT)
 
 
