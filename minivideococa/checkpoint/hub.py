@@ -59,8 +59,8 @@ def _require_writable(cache: Path, make: bool = False) -> None:
     except OSError:
         writable = False
     if not writable:
-        raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to another "
-                              "folder (--cache of `evaluate` moves that of encoded videos)")
+        raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to "
+                              "another folder (--cache of `evaluate` moves that of encoded videos)")
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -89,7 +89,10 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _is(error: BaseException, *names: str) -> bool:
-    """Whether an error's class, or a base of it, has one of these names: huggingface_hub has changed its HTTP library."""
+    """Whether an error's class, or a base of it, has one of these names.
+
+    By name, since the HTTP library below huggingface_hub, and the errors' module in it, differ between its versions.
+    """
     return not {cls.__name__ for cls in type(error).__mro__}.isdisjoint(names)
 
 
@@ -164,14 +167,15 @@ def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
 
 
 def _get(name: str, file: str, revision: str | None) -> Path:
-    """Fetch a file. huggingface_hub resumes a transfer that breaks off, but not after every error: then it is repeated."""
+    """Fetch a file. huggingface_hub resumes a transfer that breaks off, but not after each error: then begin again."""
     from huggingface_hub import hf_hub_download
 
     for tries_left in (2, 1, 0):
         try:
             return Path(hf_hub_download(name, file, revision=revision))
         except Exception as error:
-            if not tries_left or not _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError"):
+            broken_off = _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError")
+            if not tries_left or not broken_off:
                 raise
             say(f"minivideococa: hf-hub:{name}: {file}: the connection broke off ({error}); it is fetched again")
     raise AssertionError("never reached")
