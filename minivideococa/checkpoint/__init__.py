@@ -54,8 +54,8 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
         tokenizer = load_tokenizer(folder / TOKENIZER, config.text.context_length, config.text.pad_id,
                                    config.tokenizer_clean, config.text.vocab_size)
     model = VideoCoCa(config, nest(tensors), tokenizer)
-    model.record = read_record(folder / WEIGHTS)
+    record = read_record(folder / WEIGHTS)
     if repository:                           # a folder that an older version converted has no record
-        model.record.setdefault("repository", repository.partition("@")[0])
-    model.caveat = weights_caveat(model.record)
+        record.setdefault("repository", repository.partition("@")[0])
+    model.record, model.caveat = record, weights_caveat(record)
     return model
