@@ -236,7 +236,7 @@ def test_classify_and_retrieve_warn_of_spoilt_latents(finetuned: Path, tmp_path:
             "repository": FINETUNED, "revision": "c" * 40, "weights": "open_clip_pytorch_model.bin",
             "sha256": digest(finetuned / "open_clip_pytorch_model.bin")}
         model = load(folder)
-        assert model.record == read_record(folder / "model.safetensors")
+        assert model.origin == read_record(folder / "model.safetensors")
         video = model.encode(CLIP, 2)
         with pytest.warns(UserWarning, match="for captions only: finetuning has spoilt their latents") as told:
             tasks.classify(model, video, ["a", "b"])

@@ -27,7 +27,7 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
 
     `source` is None for the embedded tiny checkpoint, "hf-hub:OWNER/NAME" (or "hf-hub:OWNER/NAME@REVISION")
     for one that is fetched and converted once, or a checkpoint folder. Without a tokenizer.json in it the
-    model has no tokenizer, and takes token ids only. The model's `record` says where its weights came from.
+    model has no tokenizer, and takes token ids only. The model's `origin` says where its weights came from.
 
     Raises FileNotFoundError for a folder or a file that is not there; ValueError for one that is no
     checkpoint, or does not fit its configuration.
@@ -57,5 +57,5 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     record = read_record(folder / WEIGHTS)
     if repository:                           # a folder that an older version converted has no record
         record.setdefault("repository", repository.partition("@")[0])
-    model.record, model.caveat = record, weights_caveat(record)
+    model.origin, model.caveat = record, weights_caveat(record)
     return model
