@@ -45,7 +45,7 @@ class VideoCoCa:
     and where it needs words and there is no tokenizer.
     """
 
-    record: dict[str, str] = {}              # where the weights came from, see `checkpoint.folder.read_record`
+    origin: dict[str, str] | None = None     # where the weights came from, see `checkpoint.folder.read_record`
     caveat: str | None = None                # what to know of the weights before latents are compared
 
     def __init__(self, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:

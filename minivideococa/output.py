@@ -162,6 +162,7 @@ def _lock(path: str | Path, wait: bool = True) -> int | None:
     """
     try:
         import fcntl                         # Windows has none
+
         descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     except (ImportError, OSError):
         return None

@@ -181,7 +181,8 @@ class Tokenizer:
         try:
             return self.vocabulary.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises nothing narrower, for example without a token for unknown words
-            raise ValueError(f"the tokenizer cannot read {text!r:.60}: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the tokenizer cannot read {text!r:.60}: {reason}") from None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Ids [length] -> the text up to the first end token or the padding, without start tokens.
@@ -250,13 +251,15 @@ def load_tokenizer(
     raise ValueError(f"{path}: the vocabulary has no start and end token; it needs {START} and {END}")
 
 
-def _check_ids(vocabulary: tokenizers.Tokenizer, declared: dict[str, int], vocab_size: int | None, where: str) -> None:
+def _check_ids(
+    vocabulary: tokenizers.Tokenizer, declared: dict[str, int], vocab_size: int | None, where: str,
+) -> None:
     """Raise ValueError unless there are tokens, each with an id of its own below `vocab_size`, as `declared`."""
     ids = vocabulary.get_vocab(with_added_tokens=True)
     if not vocabulary.get_vocab_size(with_added_tokens=False):
         raise ValueError(f"{where}: its vocabulary is empty; put the checkpoint's own tokenizer.json there")
     if len(set(ids.values())) < len(ids):
-        raise ValueError(f"{where}: several of its tokens have the same id; put the checkpoint's own tokenizer.json there")
+        raise ValueError(f"{where}: several tokens have the same id; put the checkpoint's own tokenizer.json there")
     for token, id in ids.items():
         if declared.get(token, id) != id:
             raise ValueError(f"{where}: {token!r:.60} is declared with the id {declared[token]}, but the vocabulary "

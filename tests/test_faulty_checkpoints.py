@@ -93,7 +93,7 @@ def test_what_any_model_may_have_is_no_absurd_configuration() -> None:
 @pytest.mark.parametrize("name, value, told", [
     ("visual.conv1.weight", np.nan, "not finite"), ("text.ln_final.bias", np.inf, "not finite"),
     ("text_decoder.text_projection", -np.inf, "not finite"), ("logit_scale", np.nan, "not finite"),
-    ("logit_scale", np.inf, "not finite"), ("logit_scale", 1000, "exponential is too large")])
+    ("logit_scale", np.inf, "not finite"), ("logit_scale", 1000, "too large to be exponentiated")])
 def test_numbers_that_no_model_has(folder: Path, dtype: str, name: str, value: float, told: str) -> None:
     weights = {key: np.array(array, dtype) for key, array in load_file(folder / "model.safetensors").items()}
     weights[name].reshape(-1)[-1] = value
@@ -106,7 +106,7 @@ def test_numbers_that_no_model_has(folder: Path, dtype: str, name: str, value: f
                                    "visual.ln_post.weight"])
 def test_weights_of_zeros(folder: Path, zeros: str) -> None:
     weights = load_file(folder / "model.safetensors")
-    save_file({name: np.asarray(array * (name != zeros and zeros != "all"), array.dtype) for name, array in weights.items()},
+    save_file({name: np.asarray(array * (zeros not in ("all", name)), array.dtype) for name, array in weights.items()},
               folder / "model.safetensors")
     assert "nothing but zeros" in refusal(folder, "model.safetensors")
 
@@ -161,6 +161,15 @@ def test_impossible_names(name: str, tmp_path: Path) -> None:
     for action in (lambda: load(name), lambda: convert(name, tmp_path / "out"), lambda: convert(GOLDEN, name)):
         with pytest.raises((ValueError, FileNotFoundError), match="not the name|no such folder"):
             action()
+
+
+def test_what_does_not_fit_into_memory_is_refused_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 1_000_000)
+    numbers = sum(array.size for array in load_file(folder / "model.safetensors").values())
+    with pytest.raises(ValueError, match=f"{folder}: loading it in float64 needs {8 * numbers // 10**6} MB of memory, and"):
+        load(folder, dtype="float64")
+    with pytest.raises(ValueError, match=f"model.safetensors: converting it needs {2 * numbers / 10**6:.1f} MB .*float16"):
+        convert(folder, folder.parent / "out", dtype="float16")
 
 
 # Sources of `convert`

@@ -27,7 +27,7 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
 
     `source` is None for the embedded tiny checkpoint, "hf-hub:OWNER/NAME" (or "hf-hub:OWNER/NAME@REVISION")
     for one that is fetched and converted once, or a checkpoint folder. Without a tokenizer.json in it the
-    model has no tokenizer, and takes token ids only.
+    model has no tokenizer, and takes token ids only. The model's `origin` says where its weights came from.
 
     Raises FileNotFoundError for a folder or a file that is not there; ValueError for one that is no
     checkpoint, or does not fit its configuration.
@@ -39,22 +39,23 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     from .table import nest
 
     repository = None
+    place: str | os.PathLike[str]
     if source is None:
-        folder = embedded_checkpoint()
+        place = embedded_checkpoint()
     elif str(source).startswith(HUB):
         from .hub import fetch
         repository = str(source).removeprefix(HUB)
-        folder = fetch(repository)
+        place = fetch(repository)
     else:
-        folder = source
-    config, tensors = read_checkpoint(folder, dtype)
-    tokenizer, folder = None, Path(folder)
+        place = source
+    config, tensors = read_checkpoint(place, dtype)
+    tokenizer, folder = None, Path(place)
     if (folder / TOKENIZER).exists():
         tokenizer = load_tokenizer(folder / TOKENIZER, config.text.context_length, config.text.pad_id,
                                    config.tokenizer_clean, config.text.vocab_size)
     model = VideoCoCa(config, nest(tensors), tokenizer)
-    model.record = read_record(folder / WEIGHTS)
+    record = read_record(folder / WEIGHTS)
     if repository:                           # a folder that an older version converted has no record
-        model.record.setdefault("repository", repository.partition("@")[0])
-    model.caveat = weights_caveat(model.record)
+        record.setdefault("repository", repository.partition("@")[0])
+    model.origin, model.caveat = record, weights_caveat(record)
     return model

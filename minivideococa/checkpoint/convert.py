@@ -7,6 +7,7 @@ its weights under `state_dict` and its names prefixed if the run was distributed
 
 import os
 import re
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from ..inputs import read_text
 from ..output import refuse_occupied
 from ..progress import advance, progress, say
+from ..resources import require_memory
 from .config import Config
 from .folder import TOKENIZER, StoredTensor, read_config, read_record, refuse_unsound, write_checkpoint
 from .released import fitting_config, named_config, names
@@ -65,6 +67,9 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
             "which is taken")
     check(stored, parsed, str(weights))
     tokenizer = _tokenizer(parsed, source)
+    numbers = sum(prod(tensor.shape) for tensor in stored.values())
+    require_memory(numbers * (2 if dtype == "float16" else 4), f"{weights}: converting it",
+                   "take --dtype float16, or close other programs")
     with progress(len(stored), "tensors"):
         tensors = {}
         for name, tensor in stored.items():

@@ -7,6 +7,7 @@ and are in memory once, however many processes use them. The float16 and bfloat1
 import json
 import os
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..inputs import read_json, regular_file
 from ..output import folder_written_whole
+from ..resources import require_memory
 from .config import Config
 from .table import check
 
@@ -66,12 +68,15 @@ def read_checkpoint(folder: str | os.PathLike[str],
     config = read_config(folder / CONFIG)
     stored = open_safetensors(folder / WEIGHTS)
     check(stored, config, str(folder / WEIGHTS))
+    widened = sum(prod(tensor.shape) for tensor in stored.values() if tensor.dtype != dtype)
+    require_memory(widened * np.dtype(dtype).itemsize, f"{folder}: loading it in {dtype}",
+                   "take a smaller model, or close other programs")
     tensors = {}
     for name, tensor in stored.items():
         tensors[name] = tensor.read().astype(dtype, copy=False)
         # a float32 tensor is not read from its file before it is used, unless it is small
-        widened = tensor.dtype != dtype
-        refuse_unsound(name, tensors[name], str(folder / WEIGHTS), everything=widened or tensors[name].size <= SMALL)
+        everything = tensor.dtype != dtype or tensors[name].size <= SMALL
+        refuse_unsound(name, tensors[name], str(folder / WEIGHTS), everything)
     return config, tensors
 
 
@@ -86,11 +91,11 @@ def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool =
     """
     first = tensor.reshape(-1)[:4096]
     if not np.isfinite(tensor if everything else first).all():
-        raise ValueError(f"{where}: {name} holds numbers that are not finite: take weights that were trained to the end")
+        raise ValueError(f"{where}: {name} holds numbers that are not finite: take other weights, or fetch them anew")
     if (tensor.ndim > 1 or name.endswith("weight")) and not first.any() and not tensor.any():
         raise ValueError(f"{where}: {name} holds nothing but zeros: the file is damaged, or was never filled")
     if name == "logit_scale" and not tensor.max() < 80:
-        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, whose exponential is too large: the file is damaged")
+        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too large to be exponentiated: the file is damaged")
 
 
 def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Mapping[str, np.ndarray],

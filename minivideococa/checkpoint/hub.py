@@ -34,8 +34,9 @@ def fetch(repo_id: str) -> Path:
     name, revision = match.groups()
     folder = cache_folder() / repo_id.replace("/", "--")
     if not _complete(folder):
-        _require_writable(cache_folder())
+        _require_writable(folder.parent)
         source = _download(name, revision)
+        _require_writable(folder.parent, make=True)
         try:
             convert(source, folder)
         except (ValueError, OSError):
@@ -48,17 +49,23 @@ def _complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
-def _require_writable(cache: Path) -> None:
-    """Raise PermissionError, before the download, if checkpoints cannot be written there."""
+def _require_writable(cache: Path, make: bool = False) -> None:
+    """Raise PermissionError if checkpoints cannot be written there; with `make`, make the folder."""
     there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to another "
-                              "folder (--cache of `evaluate` moves that of encoded videos)")
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    try:
+        if make:
+            cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        writable = False
+    if not writable:
+        raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to "
+                              "another folder (--cache of `evaluate` moves that of encoded videos)")
 
 
 def _download(name: str, revision: str | None) -> Path:
     """Return the folder in huggingface_hub's cache that holds a repository's configuration and weights."""
-    from huggingface_hub import errors
+    from huggingface_hub import utils as errors
 
     try:
         return _fetch_files(name, revision)
@@ -82,13 +89,16 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _is(error: BaseException, *names: str) -> bool:
-    """Whether an error's class, or a base of it, has one of these names: huggingface_hub has changed its HTTP library."""
+    """Whether an error's class, or a base of it, has one of these names.
+
+    By name, since the HTTP library below huggingface_hub, and the errors' module in it, differ between its versions.
+    """
     return not {cls.__name__ for cls in type(error).__mro__}.isdisjoint(names)
 
 
 def _fetch_files(name: str, revision: str | None) -> Path:
     """Fetch what is needed of a repository, all of it from one commit. Raises what huggingface_hub raises."""
-    from huggingface_hub import errors
+    from huggingface_hub import utils as errors
 
     cached = _cached(name, revision)
     try:
@@ -120,7 +130,8 @@ def _fetch_files(name: str, revision: str | None) -> Path:
 
 def _cached(name: str, revision: str | None) -> Path | None:
     """What huggingface_hub has fetched of a repository before, for whomever."""
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
+    from huggingface_hub import utils as errors
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
@@ -134,7 +145,8 @@ def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
 
     Of a mirror that does not list files, those of the usual names that it has.
     """
-    from huggingface_hub import HfApi, errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import utils as errors
 
     def exists(file: str) -> bool:
         try:
@@ -155,14 +167,15 @@ def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
 
 
 def _get(name: str, file: str, revision: str | None) -> Path:
-    """Fetch a file. huggingface_hub resumes a transfer that breaks off, but not after every error: then it is repeated."""
+    """Fetch a file. huggingface_hub resumes a transfer that breaks off, but not after each error: then begin again."""
     from huggingface_hub import hf_hub_download
 
     for tries_left in (2, 1, 0):
         try:
             return Path(hf_hub_download(name, file, revision=revision))
         except Exception as error:
-            if not tries_left or not _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError"):
+            broken_off = _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError")
+            if not tries_left or not broken_off:
                 raise
             say(f"minivideococa: hf-hub:{name}: {file}: the connection broke off ({error}); it is fetched again")
     raise AssertionError("never reached")

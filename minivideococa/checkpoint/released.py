@@ -50,7 +50,8 @@ def fitting_config(tensors: Mapping[str, Any]) -> tuple[str, Config]:
             return name, config
     nearest = min(problems, key=lambda name: sum(map(len, problems[name].values())))
     raise ValueError(f"the weights fit none of open_clip's {', '.join(problems)} ({nearest} is the nearest: "
-                     f"{told(problems[nearest])}), and {' and '.join(UNSUPPORTED)} are not supported: give --config FILE")
+                     f"{told(problems[nearest])}), and {' and '.join(UNSUPPORTED)} are not supported: "
+                     "give --config FILE")
 
 
 def weights_caveat(record: Mapping[str, str]) -> str | None:
@@ -62,5 +63,5 @@ def weights_caveat(record: Mapping[str, str]) -> str | None:
     if str(record.get("repository", "")).rpartition("/")[2] != SPOILT:
         return None
     return (f"the weights of {record['repository']} are for captions only: finetuning has spoilt their latents "
-            "(0.9 % on ImageNet, 0.3 % recall at 1 from text to image on COCO); to classify and retrieve take "
+            "(below 1 % on ImageNet, 0.3 % recall at 1 from text to image on COCO); to classify and retrieve take "
             "hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k")

@@ -33,15 +33,23 @@ def frames() -> np.ndarray:
     return tiles.repeat(40, axis=1).repeat(40, axis=2)
 
 
+def open_clips_names() -> tuple[str, str]:
+    """The model and the tag under which open_clip knows the repository, which need not hold a configuration."""
+    found = {open_clip.get_pretrained_cfg(*names).get("hf_hub", "").strip("/"): names
+             for names in open_clip.list_pretrained()}
+    return found[REPOSITORY]
+
+
 def load_both(dtype: str):
     """Our model and open_clip's, which takes videos, and its preprocessing."""
-    theirs, _, transform = open_clip.create_model_and_transforms(SOURCE)
+    model, tag = open_clips_names()
+    theirs, _, transform = open_clip.create_model_and_transforms(model, pretrained=tag)
     theirs = reference.flatten_frames(theirs.eval().to(getattr(torch, dtype)))
     return mvc.load(SOURCE, dtype=dtype), theirs, transform
 
 
 def test_tokenization():
-    assert np.array_equal(mvc.load(SOURCE).tokenize(TEXTS), open_clip.get_tokenizer(SOURCE)(TEXTS).numpy())
+    assert np.array_equal(mvc.load(SOURCE).tokenize(TEXTS), open_clip.get_tokenizer(open_clips_names()[0])(TEXTS).numpy())
 
 
 def test_float64_from_frames_to_caption(frames):
