@@ -86,7 +86,7 @@ def finite(message: str, x: np.ndarray) -> np.ndarray:
 def frames(name: str, values: Any) -> np.ndarray:
     """Return the frames of a video, an array, or a list or tuple of arrays or PIL images of one size: [T, H, W, 3].
 
-    PIL images become RGB over black. The dtype and the shape of arrays are left to `preprocess`.
+    PIL images become RGB as in the table of `images.py`. The dtype and the shape of arrays are left to `preprocess`.
     """
     if isinstance(values, np.ndarray):
         return values
@@ -96,10 +96,11 @@ def frames(name: str, values: Any) -> np.ndarray:
     images = []
     for i, value in enumerate(values):
         if hasattr(value, "convert"):        # a PIL image
-            if value.mode[0] in "IF":
-                raise ValueError(f"{name}[{i}] is an image of mode {value.mode}: give 8 bits a channel, or its path")
-            rgba = np.asarray(value.convert("RGBA"), np.uint16)
-            value = ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+            from .images import to_rgb
+            try:
+                value = to_rgb(value)
+            except ValueError as error:
+                raise ValueError(f"{name}[{i}]: {error}") from None
         if not isinstance(value, np.ndarray):
             raise ValueError(f"{name}[{i}] is {what(value)}: a list holds the frames of one video, as arrays or PIL "
                              "images; give one path, or encode several videos one at a time")

@@ -233,8 +233,11 @@ def test_images_of_other_modes_are_rgb_over_black(model):
     for image, want in [(Image.fromarray(rgba), np.where(rgba[..., 3:] == 0, 0, FRAMES[0])),
                         (Image.fromarray(FRAMES[0, :, :, 0]), grey)]:
         np.testing.assert_array_equal(arguments.frames("video", [image])[0], want)
-    for mode in ("I", "F", "I;16"):
-        refused(lambda: model.encode([Image.new(mode, (4, 4))]), r"video\[0\]", re.escape(mode))
+    deep = [Image.fromarray(np.full((20, 16), 65535, np.uint16)), Image.fromarray(np.ones((20, 16), np.float32))]
+    for image in deep:                       # modes I;16 and F
+        assert (arguments.frames("video", [image]) == 255).all()
+    for mode, fact in ("I", "32-bit"), ("LAB", "LAB"):
+        refused(lambda: model.encode([Image.new(mode, (4, 4))]), r"video\[0\]", fact)
 
 
 @path_calls
