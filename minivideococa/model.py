@@ -12,6 +12,7 @@ import numpy as np
 
 from . import arguments, decoder, generation, pooling, resources, text, vision
 from .ops import Params
+from .sampling import frame_count
 from .threads import threads_for
 from .trace import given, record, record_texts
 from .transformer import no_past, reorder
@@ -101,7 +102,7 @@ class VideoCoCa:
         `end`, see `read_video`.
         """
         check_adapter(adapter)
-        num_frames = arguments.whole("num_frames", num_frames, 1)
+        num_frames = frame_count(num_frames)
         part = {name: time for name, time in {"start": start, "end": end}.items() if time is not None}
         if isinstance(video, str | os.PathLike):
             from .video import read_video

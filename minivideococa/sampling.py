@@ -6,7 +6,6 @@ fractions), so that a sampling point that falls on a time stamp takes the frame 
 
 from __future__ import annotations
 
-import operator
 import re
 import warnings
 from bisect import bisect_right
@@ -16,6 +15,8 @@ from itertools import accumulate, count, pairwise
 from math import floor
 
 import numpy as np
+
+from .arguments import whole
 
 RULE = "time 1"  # names the rule in keys of caches: a new rule, a new name
 MILLISECOND = Fraction(1, 1000)
@@ -106,18 +107,8 @@ def seconds(value: float | str, name: str = "time") -> float:
 
 
 def frame_count(num_frames: int) -> int:
-    """Return `num_frames` as an int. Raises ValueError if it is not an integer of at least 1."""
-    try:
-        if isinstance(num_frames, bool | np.bool_):
-            raise TypeError
-        num_frames = operator.index(num_frames)
-    except TypeError:
-        raise ValueError(f"num_frames is {num_frames!r:.80}; give an integer of at least 1") from None
-    if num_frames < 1:
-        raise ValueError(f"num_frames is {num_frames!r:.80}; ask for at least 1 frame")
-    if num_frames >= 2**31:
-        raise ValueError(f"num_frames is {2**31} or more; ask for fewer")
-    return num_frames
+    """Return `num_frames` as an int. Raises ValueError if it is not a whole number of 1 or more."""
+    return whole("num_frames", num_frames, 1, 2**31 - 1)
 
 
 def warn_of_repeats(path: str, indices: np.ndarray) -> None:

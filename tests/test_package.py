@@ -93,7 +93,8 @@ print(*(set(sys.modules) - before))
 
 @pytest.mark.parametrize("module", ROW)
 def test_each_stage_knows_only_the_stages_before_it(module):
-    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads", "resources", "arguments")}
+    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads", "resources", "arguments",
+                                     "sampling")}
     lazy = {f".{name}" for name in LAZY.get(module, ())}
     for name, where in imports(PACKAGE / f"{module}.py"):
         if where == "types":
