@@ -11,7 +11,7 @@ import numpy as np
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """Return a whole number from `least` to `most` (None: no limit). A float or a bool is none."""
+    """Return a whole number from `least` to `most` (None: no limit). Floats and bools are refused."""
     try:
         if isinstance(value, bool | np.bool_):
             raise TypeError
@@ -24,7 +24,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
 
 
 def number(name: str, value: Any, least: float, most: float) -> float:
-    """Return a real number from `least` to `most`. NaN or a bool is none."""
+    """Return a real number from `least` to `most`. NaN and bools are refused."""
     if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
         raise ValueError(f"{name} is {shown(value)}: give a number{limits(least, most)}")
     return float(value)
@@ -64,12 +64,16 @@ def array(name: str, values: Any) -> np.ndarray:
 
 
 def floats(name: str, values: Any, shape: tuple[int | str, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array of floats of this shape, in `dtype`. A letter in the shape stands for 1 or more."""
+    """Return an array of floats of this shape, in `dtype`. A letter in the shape stands for 1 or more.
+
+    Raises ValueError for another shape, an empty axis, or a dtype that is not floating point. Values beyond `dtype`
+    become infinite.
+    """
     x = array(name, values)
     fits = x.ndim == len(shape) and all(n == m if isinstance(m, int) else n > 0
                                         for n, m in zip(x.shape, shape, strict=True))
     if not fits:
-        raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]")
+        raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]" + " with no axis empty" * (x.size == 0))
     if x.dtype.kind != "f":
         raise ValueError(f"{name} are {x.dtype}: give floats")
     with np.errstate(over="ignore"):         # becomes infinite, and is found where finite numbers are asked for
@@ -81,36 +85,6 @@ def finite(message: str, x: np.ndarray) -> np.ndarray:
     if not np.isfinite(x).all():
         raise ValueError(message)
     return x
-
-
-def frames(name: str, values: Any) -> np.ndarray:
-    """Return the frames of a video, an array, or a list or tuple of arrays or PIL images of one size: [T, H, W, 3].
-
-    PIL images become RGB as in the table of `images.py`. The dtype and the shape of arrays are left to `preprocess`.
-    """
-    if isinstance(values, np.ndarray):
-        return values
-    if not isinstance(values, list | tuple) or len(values) == 0:
-        raise ValueError(f"{name} must be a path, frames uint8 [T, H, W, 3], or a list of frames or PIL images of one "
-                         f"size, not {what(values)}")
-    images = []
-    for i, value in enumerate(values):
-        if hasattr(value, "convert"):        # a PIL image
-            from .images import to_rgb
-            try:
-                value = to_rgb(value)
-            except ValueError as error:
-                raise ValueError(f"{name}[{i}]: {error}") from None
-        if not isinstance(value, np.ndarray):
-            raise ValueError(f"{name}[{i}] is {what(value)}: a list holds the frames of one video, as arrays or PIL "
-                             "images; give one path, or encode several videos one at a time")
-        if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
-            raise ValueError(f"{name}[{i}] is {value.dtype} {list(value.shape)}: give frames uint8 [H, W, 3]")
-        if images and value.shape != images[0].shape:
-            raise ValueError(f"{name}[{i}] is {value.shape[1]} x {value.shape[0]}, and {name}[0] is "
-                             f"{images[0].shape[1]} x {images[0].shape[0]}: give frames of one size")
-        images.append(value)
-    return np.stack(images)
 
 
 def limits(least: float | None, most: float | None) -> str:

@@ -3,7 +3,7 @@
 Results go to standard output, messages to standard error. Exit status:
 
 0    all is done
-1    `verify` found a tensor that is wrong
+1    `verify` found a wrong tensor, compared none, or (with --strict) misses some
 2    an error: one line on standard error says what is wrong
 3    there is a result, but some inputs could not be read and were left out of it
 130  interrupted by Ctrl-C; 143 and 129: ended by SIGTERM or SIGHUP. No half-written file stays.
@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from .model import Video, VideoCoCa
 
 
-NO_DESCRIPTION = ("(no description: the embedded checkpoint knows coloured shapes only, and this does not look like its "
-                  "world; give --weights)")
+NO_DESCRIPTION = ("(not a description: the embedded checkpoint knows coloured shapes only, and this video does not look "
+                  "like them; use --weights)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,18 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _signals(), _warnings():
             args = parser().parse_args(arguments)
-            if sys.stdout is None and args.run not in (run_convert, run_shapes):     # before the work, not after it
+            prints = args.run is not run_convert and (args.run is not run_shapes or args.json)
+            if sys.stdout is None and prints:            # before the work, not after it
                 raise OSError(terminal.CLOSED)
             return args.run(args) or 0
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:    # RuntimeError: imageio_ffmpeg finds no ffmpeg
+    except (ValueError, OSError, MemoryError) as error:
         terminal.tell(f"minivideococa: {_reason(error)}")
         return 2
 
 
 def _reason(error: Exception) -> str:
-    """The text of an error. One of the system's names its file first, as ours do."""
+    """Return the text of an error, beginning with the file's name."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error) or type(error).__name__
@@ -88,7 +88,7 @@ def _warnings() -> Iterator[None]:
     def show(message: Warning | str, *_: Any) -> None:
         if str(message) not in said:
             said.add(str(message))
-            say(f"minivideococa: {message}")
+            say(f"{message}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
@@ -257,7 +257,7 @@ def run_caption(args: argparse.Namespace) -> None:
     known = _in_world(args, [video])
     _caveat(args, model, [args.prompt], known)
     _print(args, [caption, *([NO_DESCRIPTION] if known == [False] else [])],
-           {"video": args.video, "caption": caption, **({"in_world": known[0]} if known else {})})
+           {"video": args.video, "caption": caption, **_world_field(known)})
 
 
 def _search(args: argparse.Namespace) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def run_classify(args: argparse.Namespace) -> None:
     _caveat(args, model, [*labels, *(templates or [])], known)
     _print(args, [f"{probability:.3f}  {label}" for label, probability in ranking],
            {"video": args.video, "labels": [{"label": label, "probability": p} for label, p in ranking],
-            **({"in_world": known[0]} if known else {})})
+            **_world_field(known)})
 
 
 def _templates(args: argparse.Namespace) -> Sequence[str] | None:
@@ -302,7 +302,7 @@ def _known_templates(args: argparse.Namespace, model: VideoCoCa, templates: Sequ
     known = [template for template in ours if not _unknown(model, [template])]
     if args.templates_file or len(known) == len(ours):
         return templates
-    say(f"minivideococa: {len(ours) - len(known)} of {len(ours)} sentences for labels are left out: this checkpoint's "
+    say(f"{len(ours) - len(known)} of {len(ours)} sentences for labels are left out: this checkpoint's "
         f"vocabulary lacks {_some(_unknown(model, ours))}")
     return known or ["{}"]
 
@@ -320,12 +320,12 @@ def run_retrieve(args: argparse.Namespace) -> int:
     why_not = missing | damaged
     left_out = {path: why_not[path] for path in args.videos if path in why_not}
     for why in left_out.values():
-        say(f"minivideococa: left out: {why}")
+        say(f"left out: {why}")
     paths = [path for path in args.videos if path in videos]
     ranking = retrieve(model, args.text, [videos[path] for path in paths])
     known = _in_world(args, [videos[path] for path in paths])
     _caveat(args, model, [args.text], known)
-    found = [{"video": paths[i], "cosine": cosine, **({"in_world": known[i]} if known else {})} for i, cosine in ranking]
+    found = [{"video": paths[i], "cosine": cosine, **_world_field(known, i)} for i, cosine in ranking]
     _print(args, [f"{cosine:.3f}  {paths[i]}" for i, cosine in ranking],
            {"text": args.text, "videos": found,
             "left_out": [{"video": path, "why": why} for path, why in left_out.items()]})
@@ -373,7 +373,7 @@ def run_answer(args: argparse.Namespace) -> None:
     _caveat(args, model, [args.question, *answers], known)
     _print(args, [f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking],
            {"video": args.video, "question": args.question, "answers": ranking,
-            **({"in_world": known[0]} if known else {})})
+            **_world_field(known)})
 
 
 def run_trace(args: argparse.Namespace) -> None:
@@ -400,8 +400,7 @@ def run_trace(args: argparse.Namespace) -> None:
         model.decode(video.tokens, ids)
     tensors = [{"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in (seen | read).items()]
     _warn_of_words(model, [args.text or ""])
-    with _written(args.output):
-        write_trace(args.output, seen | read, model)
+    write_trace(args.output, seen | read, model)
     _print(args, [f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors],
            {"trace": args.output, "tensors": tensors})
 
@@ -440,25 +439,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     _caveat(args, model, [args.prompt, *texts, *(templates or []), *(answers or [])])
     try:
         if place:
-            with _written(args.output):
-                write_predictions(place, predictions)
+            write_predictions(place, predictions)
     finally:
         _print(args, report(result).split("\n"), {"manifest": args.manifest, **result})
     return 3 if result["unreadable"] else 0
-
-
-@contextmanager
-def _written(path: str) -> Iterator[None]:
-    """Name the output in an error of writing, such as a full disk, that names the unfinished file or no file at all."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            raise OSError(f"{path}: cannot be written: {error.strerror}") from None
-        reason = _reason(error)
-        if (named := re.sub(r"^.*[/ ]\.[^/:]*partial[^/: ]*", lambda _: path, reason)) != reason:
-            raise OSError(named) from None
-        raise
 
 
 def run_demo(args: argparse.Namespace) -> None:
@@ -471,15 +455,14 @@ def run_demo(args: argparse.Namespace) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """`convert SRC DEST`."""
     from .checkpoint.convert import convert
-    with _written(args.dest):
-        dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
+    dest = convert(args.source, args.dest, dtype=args.dtype, config=args.config)
     say(f"{dest} is ready: use it with --weights {dest}")
 
 
 def run_shapes(args: argparse.Namespace) -> None:
     """`shapes DIR`."""
     from .world.shapes import write_shapes
-    with progress(args.count, "clips"), _written(args.folder):
+    with progress(args.count, "clips"):
         manifest = write_shapes(args.folder, args.count, args.seed)
     if args.json:
         _print(args, [], {"manifest": str(manifest), "clips": args.count})
@@ -495,19 +478,25 @@ def _in_world(args: argparse.Namespace, videos: Sequence[Video]) -> list[bool] |
     return [in_world(video) for video in videos] if is_embedded(args.weights) else None
 
 
+def _world_field(known: list[bool] | None, i: int = 0) -> dict[str, bool]:
+    """Return the field of JSON that says whether video i is of the embedded checkpoint's world; none for others."""
+    return {"in_world": known[i]} if known else {}
+
+
 def _caveat(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: list[bool] | None = None) -> None:
-    """Say what to know of a result: that it is the embedded checkpoint's, and which words its vocabulary lacks.
+    """Say what limits a result: the embedded checkpoint, and words that the vocabulary lacks.
 
     `known` is what `_in_world` tells of the videos. The first is left out where all are of the checkpoint's world.
     """
-    if args.weights is None and not (known and all(known)):
-        say("minivideococa: the embedded checkpoint knows coloured shapes only; for other videos give --weights")
+    from .world import is_embedded
+    if is_embedded(args.weights) and not (known and all(known)):
+        say("the embedded checkpoint knows coloured shapes only; for other videos give --weights")
     _warn_of_words(model, texts)
 
 
 def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
     if unknown := _unknown(model, texts):
-        say(f"minivideococa: this checkpoint's vocabulary lacks {_some(unknown)}: do not trust the result")
+        say(f"this checkpoint's vocabulary lacks {_some(unknown)}: do not trust the result")
 
 
 def _refuse_unknown(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
@@ -575,7 +564,7 @@ def _number(text: str) -> float:
 
 
 def _time(text: str) -> float:
-    from .video import seconds
+    from .sampling import seconds
     try:
         return seconds(text)
     except ValueError as error:

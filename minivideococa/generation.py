@@ -236,8 +236,8 @@ def check(
 ) -> dict[str, Any]:
     """Return the values as Python's own numbers. Raises ValueError, one line, for one that makes no sense, or for more
     than float32 can bear."""
-    beams, beam_groups = whole("beams", beams, 1, BEAMS_AT_MOST), whole("beam_groups", beam_groups)
-    if beams > 1 and (beam_groups < 1 or beams % beam_groups != 0):
+    beams, beam_groups = whole("beams", beams, 1, BEAMS_AT_MOST), whole("beam_groups", beam_groups, 1)
+    if beams > 1 and beams % beam_groups and (top_k, top_p, temperature) == (None, None, None):
         raise ValueError(f"beam_groups is {beam_groups}: give a number that divides the {beams} beams; 1 is plain beam "
                          "search")
     if top_p is not None and number("top_p", top_p, 0, 1) == 0:

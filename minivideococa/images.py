@@ -1,6 +1,7 @@
 """Still images, animated images and folders of images: T sampled frames `uint8 [T, H, W, 3]`, read by Pillow.
 
-The content of a file tells its format, not the ending of its name. What Pillow does not open is left to ffmpeg.
+The format of a file is recognized by its content; only `.mjpeg` and `.mjpg` are told by their ending, as are the images
+of a folder. What Pillow does not open is left to ffmpeg.
 
 | Format                          | Read as                                                                      |
 |---------------------------------|------------------------------------------------------------------------------|
@@ -135,7 +136,7 @@ def read_images(
             if count > 1 and image.format in ANIMATED:
                 if count * image.width * image.height > MAX_ANIMATION:
                     what = f"{count} frames of {_text(image.size)} pixels"
-                    raise ValueError(f"{path}: {what} take too long; make it a video")
+                    raise ValueError(f"{path}: {what} take too long to decode; convert it to a video")
                 indices = _sample_animation(path, image, positions, num_frames, start, end)
             else:
                 _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
@@ -360,7 +361,10 @@ def _apng_canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
 
 def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str], np.ndarray] | None
                    ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the number and the frame of each sampled image of a folder. The others are opened, but not decoded."""
+    """Yield the number and the frame of each sampled image of a folder.
+
+    The others are opened, but not decoded, except JPEG XL files, whose size ffmpeg tells by decoding them.
+    """
     from PIL import Image, UnidentifiedImageError
 
     wanted, size = set(indices.tolist()), None

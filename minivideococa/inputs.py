@@ -10,7 +10,20 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .arguments import shown
 from .resources import require_memory
+
+
+def path_name(path: Any, hint: str) -> str:
+    """Return a path as a str. Raises ValueError if no file can have it: another type, empty, NUL, not encodable."""
+    try:
+        name = os.fspath(path)
+        possible = isinstance(name, str) and bool(name) and "\0" not in name and bool(os.fsencode(name))
+    except (TypeError, UnicodeEncodeError):
+        possible = False
+    if not possible:
+        raise ValueError(f"{shown(path)} is not the name of a file or folder; {hint}")
+    return name
 
 
 def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
@@ -18,9 +31,7 @@ def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
 
     Raises FileNotFoundError, PermissionError, IsADirectoryError, or ValueError for a FIFO, a device or an impossible name.
     """
-    name = os.fspath(path)
-    if not name or "\0" in name:
-        raise ValueError(f"{name!r} is not the name of a file; {hint}")
+    name = path_name(path, hint)
     try:
         Path(name).stat()
     except PermissionError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ ADAPTERS = ("attentional", "mean", "joint")          # the ways to make a video 
 # The path of a video; its frames uint8 [T, H, W, 3]; or a list of frames [H, W, 3] or of PIL images of one size
 Source = str | os.PathLike | np.ndarray | list | tuple
 
-NOT_FINITE = "not finite: the weights or the input hold numbers that are not"
+NOT_FINITE = "not finite: check the weights and the input for NaN and infinity"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class VideoCoCa:
     and where it needs words and there is no tokenizer.
     """
 
-    origin: dict[str, str] | None = None     # where the weights came from, see `checkpoint.folder.read_record`
+    origin: dict[str, str] | None = None     # where the weights came from, as `checkpoint.folder.read_record` says; {} if unknown
     caveat: str | None = None                # what to know of the weights before latents are compared
 
     def __init__(self, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
@@ -59,13 +58,13 @@ class VideoCoCa:
 
     def preprocess(self, frames: np.ndarray | Sequence) -> np.ndarray:
         """Frames uint8 [T, H, W, 3], or a list of frames or PIL images -> pixels float32 [T, 3, S, S]."""
-        from .preprocess import preprocess
-        return preprocess(record("frames", arguments.frames("frames", frames)), self.config.preprocess)
+        from .preprocess import as_frames, preprocess
+        return preprocess(record("frames", as_frames("frames", frames)), self.config.preprocess)
 
     def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself."""
         pixels = self._pixels(pixels)
-        self._require_memory_for_frames(len(pixels))
+        self.require_memory_for_frames(len(pixels))
         tokens = vision.encode_frames(pixels, self.params["visual"], self.config.vision)
         return self._finite(f"the frame tokens are {NOT_FINITE}", tokens)
 
@@ -75,7 +74,7 @@ class VideoCoCa:
         VideoCoCa (arXiv 2212.04979), section 3.
         """
         tokens = self._floats("frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width))
-        self._require_memory_for_frames(len(tokens))
+        self.require_memory_for_frames(len(tokens))
         return self._pool(pooling.pool, tokens)
 
     def encode_video(self, pixels: np.ndarray, adapter: str = "attentional") -> Video:
@@ -87,7 +86,7 @@ class VideoCoCa:
         """
         check_adapter(adapter)
         pixels = self._pixels(pixels)
-        self._require_memory_for_frames(len(pixels), adapter)
+        self.require_memory_for_frames(len(pixels), adapter)
         encode = vision.encode_jointly if adapter == "joint" else vision.encode_frames
         tokens = encode(pixels, self.params["visual"], self.config.vision)
         return self._pool(pooling.mean_pool if adapter == "mean" else pooling.pool, tokens)
@@ -99,28 +98,30 @@ class VideoCoCa:
         """A path, frames uint8 [T, H, W, 3], a list of frames or PIL images, or an encoded video -> the video.
 
         The frames are encoded as `encode_video` does it. A path is read as `num_frames` frames between `start` and
-        `end`, see `read_video`.
+        `end`, see `read_video`. `num_frames` is ignored for frames, and `adapter` too for an encoded video.
+        Raises ValueError, also for `start` or `end` without a path, and OSError as `read_video`.
         """
         check_adapter(adapter)
         num_frames = frame_count(num_frames)
         part = {name: time for name, time in {"start": start, "end": end}.items() if time is not None}
         if isinstance(video, str | os.PathLike):
             from .video import read_video
-            self._require_memory_for_frames(num_frames, adapter)
+            self.require_memory_for_frames(num_frames, adapter)
             video = read_video(video, num_frames, **part)
         elif part:
-            raise ValueError(f"{', '.join(part)}: choose a part of a file by its path; of frames, give only some")
+            raise ValueError(f"{' and '.join(part)} can only be given with a path; slice the frames instead")
         elif isinstance(video, Video):
-            self._floats("the latent's numbers", video.latent, (self.config.embed_dim,))
+            self._floats("the latent", video.latent, (self.config.embed_dim,))
             return video
-        return self.encode_video(self.preprocess(arguments.frames("video", video)), adapter)
+        from .preprocess import as_frames
+        return self.encode_video(self.preprocess(as_frames("video", video)), adapter)
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
         """Texts -> ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
         return self._need_tokenizer().encode(texts)
 
     def encode_text(self, texts: str | Sequence[str] | np.ndarray) -> np.ndarray:
-        """Texts, or ids [B, L] -> latents [B, E] of unit length."""
+        """Texts, or integer ids [B, L] with L from 1 to context_length -> latents [B, E] of unit length."""
         if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":        # no ids
             texts = self.tokenize(texts if isinstance(texts, str) else arguments.texts("texts", texts))
         latents = self._encode_ids(texts)[0]
@@ -260,8 +261,8 @@ class VideoCoCa:
         """The array, checked; not while a trace gives tensors to go on from: they are another implementation's."""
         return x if given() else arguments.finite(message, x)
 
-    def _require_memory_for_frames(self, T: int, adapter: str = "attentional") -> None:
-        """Raises ValueError if so many frames do not fit into memory."""
+    def require_memory_for_frames(self, T: int, adapter: str = "attentional") -> None:
+        """Raise ValueError if encoding T frames does not fit into memory."""
         c, size = self.config.vision, self.params["logit_scale"].dtype.itemsize
 
         def need(T: int) -> int:
@@ -272,10 +273,10 @@ class VideoCoCa:
             joint = M * (4 * c.width + c.mlp_width + c.heads * M) if adapter == "joint" else 0
             return size * (encoding + max(pooling, joint))
 
-        require_memory(f"encoding {T} frames", T, need, "frames")
+        resources.require_memory_for(T, need, f"encoding {T} frames", "frames")
 
     def _require_memory_for_texts(self, videos: int, begun: int, max_length: int, cache: bool, how: dict) -> None:
-        """Raises ValueError if so many texts do not fit into memory while they are generated."""
+        """Raise ValueError if generating so many texts does not fit into memory."""
         c, size = self.config, self.params["logit_scale"].dtype.itemsize
         layers = c.text.layers + c.decoder.layers
         positions = begun if cache else max_length                           # at most, in one step
@@ -285,7 +286,8 @@ class VideoCoCa:
         one += 8 * c.text.vocab_size                                         # logits, as the rules change them
         rows = generation.rows_per_text(**how)
         what = f"generating {videos} texts" if rows == 1 else f"beam search with {videos} x {rows} beams"
-        require_memory(what, videos * rows, lambda rows: size * rows * one, "texts" if rows == 1 else "beams in all")
+        unit = "texts" if rows == 1 else "beams in all"
+        resources.require_memory_for(videos * rows, lambda rows: size * rows * one, what, unit)
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -298,11 +300,3 @@ def check_adapter(adapter: str) -> None:
     """Raise ValueError unless it is one of `ADAPTERS`."""
     if not isinstance(adapter, str) or adapter not in ADAPTERS:
         raise ValueError(f"adapter is {arguments.shown(adapter)}: give {', '.join(ADAPTERS)}")
-
-
-def require_memory(what: str, count: int, need: Callable[[int], int], unit: str) -> None:
-    """Raise ValueError if need(count) bytes are more than there are, and say how many would fit. `need` must grow."""
-    available = resources.available_memory()
-    if available is not None and need(count) > available:
-        fits = bisect_right(range(1, 10**9), available, key=need)
-        resources.require_memory(need(count), what, f"{fits} {unit} would fit")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 
 def place_for(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()) -> Path:
-    """Where a file of this name goes, links followed; to be asked before the work that will fill it.
+    """Return where a file of this name goes, links followed. Call it before the work that will fill the file.
 
     Raises FileNotFoundError if its folder is not there, ValueError if something is there that is no regular file, or is one of
     the files, or in one of the folders, that the work reads.
@@ -44,7 +43,7 @@ LEFTOVER = re.compile(r"\.partial-[a-z0-9_]{8}(\.work)?")
 
 @contextmanager
 def written_whole(place: Path) -> Iterator[Path]:
-    """A path beside `place` to make a file or a folder at, which is moved to `place` at the end.
+    """Yield a path beside `place` to make a file or a folder at, which is moved to `place` at the end.
 
     If the work fails, nothing of it remains. Raises OSError if nothing can be written there.
     """
@@ -57,11 +56,11 @@ def written_whole(place: Path) -> Iterator[Path]:
 def folder_written_whole(
     folder: str | os.PathLike[str], same: Callable[[Path, Path], bool] | None = None,
 ) -> Iterator[Path]:
-    """An empty folder to fill. It takes the place of `folder` at the end; missing folders above `folder` are made.
+    """Yield an empty folder to fill. It takes the place of `folder` at the end; missing folders above `folder` are made.
 
     An empty `folder` stays and is filled at the end, since it may be a mount point or somebody's working directory.
     Raises ValueError if `folder` holds something, now or at the end, and OSError if it cannot be made. With `same`,
-    the folder of another process that makes the same is no obstacle: where `same(theirs, ours)` is true, theirs stays.
+    a folder that another process has written meanwhile is kept if `same(theirs, ours)` is true.
     """
     folder, place = Path(folder), Path(folder).resolve()
     if not same:
@@ -69,7 +68,7 @@ def folder_written_whole(
     inside = place.is_dir()
     if not inside:
         place.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(place if inside else place.parent) as partial, _named(partial, place):
+    with _unfinished(place if inside else place.parent) as partial, _named(partial, folder):
         partial.mkdir()
         yield partial
         lock = _lock(place) if inside else None          # two processes must not move their files by turns
@@ -124,14 +123,17 @@ def _unfinished(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(partial: Path, place: Path) -> Iterator[None]:
-    """In what is said of a failure to write, `place` in the stead of `partial`: the user does not know the latter."""
+    """Name `place` instead of the temporary `partial` in the message of an OSError."""
     try:
         yield
     except OSError as error:
-        if str(partial) not in str(error) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        temporary, name = str(partial), str(place)
+        named = str(error) if error.errno is None else os.fsdecode(error.filename or temporary)
+        if temporary not in named:           # about another file
             raise
-        text = str(error).replace(str(partial), str(place))
-        raise OSError(text if str(place) in text else f"{place}: cannot be written: {error.strerror}") from None
+        if error.errno is None:              # a message of this package
+            raise OSError(named.replace(temporary, name)) from None
+        raise OSError(f"{name}: cannot be written: {error.strerror}") from None
 
 
 def _remove_abandoned(marker: Path) -> None:

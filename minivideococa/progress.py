@@ -31,7 +31,7 @@ def progress(total: int, unit: str) -> Iterator[None]:
 
 
 def _size() -> dict[str, int]:
-    """A size for a terminal that gives its own as 0 x 0, where tqdm would show nothing; otherwise tqdm finds it out."""
+    """Return the size of the bar for a terminal that reports 0 x 0, where tqdm would show nothing; {} lets tqdm measure it."""
     try:
         return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
     except (AttributeError, OSError):        # no stream, or no terminal
@@ -56,7 +56,7 @@ def uncounted() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Write a line to standard error, above the bar if there is one."""
+    """Write "minivideococa: " and a message to standard error, as one line, above the bar if there is one."""
     from tqdm import tqdm
     with tqdm.external_write_mode(file=sys.stderr):
-        tell(message)
+        tell(f"minivideococa: {message}")

@@ -1,8 +1,10 @@
-"""What a request needs, worked out before it is carried out, against what the machine has."""
+"""Compare the memory that a request needs with what is available, before it runs."""
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -41,6 +43,14 @@ def require_memory(need: int, what: str, hint: str) -> None:
     available = available_memory()
     if available is not None and need > available:
         raise ValueError(f"{what} needs {bytes_text(need)} of memory, and {bytes_text(available)} are available; {hint}")
+
+
+def require_memory_for(count: int, need: Callable[[int], int], what: str, unit: str) -> None:
+    """Raise ValueError if need(count) bytes are not available, and say how many `unit` would fit. `need` must grow."""
+    available = available_memory()
+    if available is not None and need(count) > available:
+        fits = bisect_right(range(1, count), available, key=need)
+        require_memory(need(count), what, f"{fits} {unit} would fit")
 
 
 def bytes_text(count: int) -> str:

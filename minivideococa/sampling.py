@@ -16,9 +16,9 @@ from math import floor
 
 import numpy as np
 
-from .arguments import whole
+from .arguments import shown, whole
 
-RULE = "time 1"  # names the rule in keys of caches: a new rule, a new name
+RULE = "time 1"  # part of cache keys: change it whenever the sampling rule changes
 MILLISECOND = Fraction(1, 1000)
 
 
@@ -88,7 +88,7 @@ def seconds(value: float | str, name: str = "time") -> float:
 
     Raises ValueError, in which `name` names the argument, for anything else, for negative and for infinite times.
     """
-    hint = f"{name} is {value!r:.80}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
+    hint = f"{name} is {shown(value)}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
     if isinstance(value, str):
         match = re.fullmatch(r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,9}(?:\.[0-9]{0,20})?)", value.strip())
         if not match:
@@ -101,7 +101,7 @@ def seconds(value: float | str, name: str = "time") -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(hint) from None
-    if isinstance(value, bool) or not 0 <= number < float("inf"):
+    if isinstance(value, bool | bytes) or not 0 <= number < float("inf"):
         raise ValueError(hint)
     return number
 
@@ -120,7 +120,7 @@ def warn_of_repeats(path: str, indices: np.ndarray) -> None:
 
 def _cut(duration: Fraction, start: float | str | None, end: float | str | None, tick: Fraction
          ) -> tuple[Fraction, Fraction]:
-    """Return where the cut begins and ends, in ticks."""
+    """Return [first, last) in ticks. Raises ValueError if it is empty or begins after the clip."""
     # str gives the shortest decimal: 0.1 is then exactly a tenth of a second.
     first = Fraction(0) if start is None else Fraction(str(seconds(start, "start"))) / tick
     last = duration if end is None else Fraction(str(seconds(end, "end"))) / tick

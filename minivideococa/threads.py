@@ -5,8 +5,8 @@ the element-wise work between two products. So each thread takes frames of its o
 
 The rule: BLAS's own number of threads is the number of threads (so OMP_NUM_THREADS and its kin are respected), if there
 are frames for all of them. If there are not, the frames are computed one piece after another, and BLAS threads its
-products as it likes. Several callers at once take turns, since each of them uses all cores; so results do not depend on
-who else computes.
+products as it likes. Callers that encode at the same time take turns, since each uses all cores; so an encoded video does not
+depend on who else computes.
 
 A process may be forked while one of its threads encodes so. It must not be while OpenBLAS threads a product itself, as
 in `generate` or for fewer frames than threads: OpenBLAS can then hang, in the fork or in the child.
@@ -65,7 +65,7 @@ def threads_for(count: int) -> Iterator[int]:
     with _locks.setdefault(os.getpid(), Lock()):
         blas = blas_libraries()
         if _threads_before:                  # inherited by a fork, together with the limit
-            # threadpoolctl obeys one thread at a time, for as long as it lives: so one that ends at once
+            # threadpoolctl 3.8 ignores all threads but the one that set a limit while it lives: use one that ends at once
             thread = Thread(target=partial(blas.limit, limits=_threads_before))
             thread.start()
             thread.join()

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from . import resources
 from .images import is_image, list_images, read_images
-from .inputs import regular_file
+from .inputs import path_name, regular_file
+from .resources import require_memory_for
 from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
 
 OLDEST_FFMPEG = 7
@@ -56,15 +56,13 @@ def read_video(
     the frames do not fit into memory, `num_frames` is not an integer of at least 1, or [`start`, `end`) holds nothing
     of the clip.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"a {type(path).__name__} is not the path of a video; give a str or a pathlib.Path")
-    path = os.fspath(path)
+    path = path_name(path, "give a video, an image or a folder of images")
     num_frames = frame_count(num_frames)
     start = None if start is None else seconds(start, "start")
     end = None if end is None else seconds(end, "end")
     files_of(path)
     if os.path.isdir(path) or is_image(path):
-        return read_images(path, num_frames, start, end, decode=lambda file: _read_with_ffmpeg(file, 1, None, None))
+        return read_images(path, num_frames, start, end, decode=_decode_still)
     return _read_with_ffmpeg(path, num_frames, start, end)
 
 
@@ -74,18 +72,15 @@ def files_of(path: str | os.PathLike[str]) -> list[str]:
     Raises FileNotFoundError or another OSError if `path` cannot be opened, ValueError for a folder without images, a
     FIFO or a device.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        return list_images(path)
-    if os.path.exists(path) and not os.path.isfile(path):  # a FIFO or a device: the file is read more than once
-        raise ValueError(f"{path}: neither a file nor a folder; save the video to a file")
-    return [os.fspath(regular_file(path, "check the path of the video"))]
+    hint = "give a video, an image or a folder of images"
+    path = path_name(path, hint)
+    return list_images(path) if os.path.isdir(path) else [os.fspath(regular_file(path, hint))]
 
 
 def _read_with_ffmpeg(path: str, num_frames: int, start: float | None, end: float | None) -> np.ndarray:
     """`read_video` for one file that is not an image."""
     # Packets are quick to read, and most clips have one for each frame. The time stamps of decoded frames decide.
-    stamps, durations, packet_tick, size = _read_packets(path)
+    stamps, durations, packet_tick, size = read_packets(path)
     _require_memory(path, num_frames, *size)
 
     def sample(stamps: list[int], tick: Fraction) -> np.ndarray:
@@ -111,7 +106,7 @@ def _read_with_ffmpeg(path: str, num_frames: int, start: float | None, end: floa
     raise ValueError(f"{path}: each decode gives other frames, the file is damaged; re-encode it")
 
 
-def _read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[int, int]]:
+def read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[int, int]]:
     """Read a video's packets without decoding them.
 
     Returns the sorted time stamps of those that will be shown; the duration that the file itself states for each (0 if
@@ -134,6 +129,16 @@ def _read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple
         raise _no_video(path, log)
     return (stamps or list(durations), durations, Fraction(int(tick[1]), int(tick[2])),
             (int(size[1]), int(size[2])) if size else (0, 0))
+
+
+def _decode_still(path: str) -> np.ndarray:
+    """Decode a file that must hold one frame: uint8 `[1, H, W, 3]`. Raises ValueError for more frames or none."""
+    clip, stamps, _ = _decode(path, np.zeros(1, np.int64), select=True)
+    if len(stamps) > 1:
+        raise ValueError(f"{path}: holds {len(stamps)} frames; give it by itself, not in a folder of images")
+    if clip is None:
+        raise ValueError(f"{path}: not a readable image; repair or remove it")
+    return clip
 
 
 def _decode(path: str, indices: np.ndarray, select: bool) -> tuple[np.ndarray | None, list[int], Fraction]:
@@ -200,9 +205,8 @@ def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[np
 def _require_memory(path: str, num_frames: int, width: int, height: int) -> None:
     """Raise ValueError if T frames, and what ffmpeg holds while it decodes, do not fit into memory."""
     frame = 3 * width * height + 1000  # with its index and time
-    most = (resources.available_memory() or 0) // frame - 8
-    hint = f"ask for at most {most} frames" if most > 0 else "scale the video down"
-    resources.require_memory((num_frames + 8) * frame, f"{path}: num_frames={num_frames} of {width} x {height}", hint)
+    what = f"{path}: reading {num_frames} frames of {width} x {height} pixels"
+    require_memory_for(num_frames, lambda T: (T + 8) * frame, what, "frames")
 
 
 def _run_ffmpeg(
@@ -217,7 +221,7 @@ def _run_ffmpeg(
     """
     # Given as an open file, no path is taken for an option, a protocol or a pattern of file names. The only progress
     # report is the last one: it tells that ffmpeg came to its end. Damaged packets are no failure.
-    command = [_executable(), "-nostdin", "-nostats", "-loglevel", "error", "-max_error_rate", "1",
+    command = [ffmpeg_path(), "-nostdin", "-nostats", "-loglevel", "error", "-max_error_rate", "1",
                "-progress", "pipe:2", "-stats_period", "1000000", *reading, "-i", "fd:", *writing]
     with open(path, "rb") as file, tempfile.TemporaryFile() as log:
         limit = min(10**9, 10**7 + 200 * os.path.getsize(path))  # a packet has some bytes; a report of it, at most 200
@@ -271,7 +275,7 @@ def _watch(process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: 
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill ffmpeg. Where it is a script that runs another program, that one holds the pipe, and is killed too."""
+    """Kill ffmpeg and its process group. A wrapper script has a child, which holds the pipe."""
     if os.name == "posix":
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -281,8 +285,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _executable() -> str:
-    """Return the path of ffmpeg."""
+def ffmpeg_path() -> str:
+    """Return the path of ffmpeg. Raises OSError if there is none."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
     try:
@@ -300,9 +304,9 @@ def _complaint(log: str) -> str:
 
 
 def _no_video(path: str, log: str) -> ValueError:
-    """Return the error for a file of which ffmpeg decodes nothing: the file's fault, or that of an old ffmpeg."""
+    """Return the error for a file from which ffmpeg decodes nothing. It names an outdated ffmpeg instead of the file."""
     complaint = _complaint(log)
-    command = [_executable(), "-version"]
+    command = [ffmpeg_path(), "-version"]
     try:
         answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):

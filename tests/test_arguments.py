@@ -15,6 +15,7 @@ from PIL import Image
 import minivideococa as mvc
 from minivideococa import arguments, decoder, resources, video, vision
 from minivideococa.output import json_text
+from minivideococa.preprocess import as_frames
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 16, 3), np.uint8)
 PIXELS, TOKENS, CAPTION = np.zeros((2, 3, 14, 14)), np.zeros((2, 10, 12)), np.zeros((3, 8))
@@ -232,10 +233,10 @@ def test_images_of_other_modes_are_rgb_over_black(model):
     grey = np.repeat(FRAMES[0, :, :, :1], 3, axis=2)
     for image, want in [(Image.fromarray(rgba), np.where(rgba[..., 3:] == 0, 0, FRAMES[0])),
                         (Image.fromarray(FRAMES[0, :, :, 0]), grey)]:
-        np.testing.assert_array_equal(arguments.frames("video", [image])[0], want)
+        np.testing.assert_array_equal(as_frames("video", [image])[0], want)
     deep = [Image.fromarray(np.full((20, 16), 65535, np.uint16)), Image.fromarray(np.ones((20, 16), np.float32))]
     for image in deep:                       # modes I;16 and F
-        assert (arguments.frames("video", [image]) == 255).all()
+        assert (as_frames("video", [image]) == 255).all()
     for mode, fact in ("I", "32-bit"), ("LAB", "LAB"):
         refused(lambda: model.encode([Image.new(mode, (4, 4))]), r"video\[0\]", fact)
 

@@ -113,8 +113,8 @@ def test_the_trace_knows_nobody():
 
 @pytest.mark.parametrize("module, own, others", [
     ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}), ("progress", {".terminal"}, {"tqdm"}),
-    ("terminal", set(), set()), ("resources", set(), set()), ("inputs", {".resources"}, set()),
-    ("arguments", {".images"}, {"numpy"})])
+    ("terminal", set(), set()), ("resources", set(), set()), ("inputs", {".arguments", ".resources"}, set()),
+    ("arguments", set(), {"numpy"})])
 def test_what_all_stages_may_use_knows_none_of_them(module, own, others):
     found = [(name, where) for name, where in imports(PACKAGE / f"{module}.py") if where != "types"]
     assert {name for name, _ in found if name.startswith(".")} == own

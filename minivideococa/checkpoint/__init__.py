@@ -29,8 +29,9 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     for one that is fetched and converted once, or a checkpoint folder. Without a tokenizer.json in it the
     model has no tokenizer, and takes token ids only. The model's `origin` says where its weights came from.
 
-    Raises FileNotFoundError for a folder or a file that is not there; ValueError for one that is no
-    checkpoint, or does not fit its configuration.
+    Raises FileNotFoundError, PermissionError or IsADirectoryError for a folder or a file that cannot be read;
+    ValueError for an impossible name, for one that is no checkpoint or does not fit its configuration, for weights
+    that are not finite, and for more than fits into memory.
     """
     from ..model import VideoCoCa
     from ..tokenizer import load_tokenizer

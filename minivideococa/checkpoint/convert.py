@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inputs import read_text
+from ..inputs import path_name, read_text
 from ..output import refuse_occupied
 from ..progress import advance, progress, say
 from ..resources import require_memory
 from .config import Config
 from .folder import TOKENIZER, StoredTensor, read_config, read_record, refuse_unsound, write_checkpoint
 from .released import fitting_config, named_config, names
-from .sources import CONFIG_NAMES, config_name, files_of, read_weights, sha256, weights_name
+from .sources import CONFIG_NAMES, config_name, shard_files, read_weights, sha256, weights_name
 from .table import check
 
 CLIP_VOCABULARY = 49408
@@ -40,10 +40,8 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     """
     if dtype not in (None, "float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
-    for path, what in (source, "a folder, or a file of weights"), (dest, "a folder to make"):
-        if not os.fspath(path) or "\0" in os.fspath(path):
-            raise ValueError(f"{os.fspath(path)!r} is not the name of a file or folder: give {what}")
-    source, dest = Path(source), Path(dest)
+    source = Path(path_name(source, "give a folder, or a file of weights"))
+    dest = Path(path_name(dest, "give a folder to make"))
     refuse_occupied(dest)
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such file or folder")
@@ -63,13 +61,13 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
             if source.is_dir():
                 raise FileNotFoundError(f"{source}: none of {', '.join(CONFIG_NAMES)} is there; {error}") from None
             raise ValueError(f"{weights}: its configuration is not known; {error}") from None
-        say(f"minivideococa: {weights}: no configuration is beside it; every shape agrees with open_clip's {name}, "
+        say(f"{weights}: no configuration is beside it; every shape agrees with open_clip's {name}, "
             "which is taken")
     check(stored, parsed, str(weights))
     tokenizer = _tokenizer(parsed, source)
-    numbers = sum(prod(tensor.shape) for tensor in stored.values())
-    require_memory(numbers * (2 if dtype == "float16" else 4), f"{weights}: converting it",
-                   "take --dtype float16, or close other programs")
+    size = sum(prod(tensor.shape) * _itemsize(tensor, dtype) for tensor in stored.values())
+    require_memory(size, f"{weights}: converting it",
+                   "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs")
     with progress(len(stored), "tensors"):
         tensors = {}
         for name, tensor in stored.items():
@@ -86,6 +84,11 @@ def _config(config: str | os.PathLike[str]) -> Config:
         raise FileNotFoundError(f"{config}: no such file, nor a configuration's name: give a file or "
                                 + " or ".join(names()))
     return read_config(Path(config))
+
+
+def _itemsize(tensor: StoredTensor, dtype: str | None) -> int:
+    """Return the bytes that an element of a tensor takes after conversion to `dtype`; NumPy has no bfloat16."""
+    return np.dtype(dtype or ("float32" if tensor.dtype == "bfloat16" else tensor.dtype)).itemsize
 
 
 def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.ndarray:
@@ -114,7 +117,7 @@ def _record(weights: Path) -> dict[str, str]:
     """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record."""
     if weights.suffix == ".safetensors" and "sha256" in (record := read_record(weights)):
         return record
-    record = {"weights": weights.name, "sha256": sha256(files_of(weights))}
+    record = {"weights": weights.name, "sha256": sha256(shard_files(weights))}
     # the cache of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE
     if found := re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()):
         record |= {"repository": f"{found[1]}/{found[2]}", "revision": found[3]}

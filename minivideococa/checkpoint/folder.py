@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inputs import read_json, regular_file
+from ..inputs import path_name, read_json, regular_file
 from ..output import folder_written_whole
 from ..resources import require_memory
 from .config import Config
@@ -44,6 +44,9 @@ def embedded_checkpoint() -> Path:
     raise FileNotFoundError(f"{package}: the embedded checkpoint is not there: install minivideococa anew")
 
 
+SMALL = 2**18                                # elements: tensors up to this size are always checked in full
+
+
 def read_checkpoint(folder: str | os.PathLike[str],
                     dtype: str = "float32") -> tuple[Config, dict[str, np.ndarray]]:
     """A checkpoint folder -> its configuration, and its tensors by name in `dtype` ("float32" or "float64").
@@ -53,9 +56,7 @@ def read_checkpoint(folder: str | os.PathLike[str],
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}: give float32 or float64")
-    if not os.fspath(folder):
-        raise ValueError("'' is not the name of a checkpoint folder: give a folder, or hf-hub:OWNER/NAME")
-    folder = Path(folder)
+    folder = Path(path_name(folder, "give a checkpoint folder, or hf-hub:OWNER/NAME"))
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     if not folder.is_dir():
@@ -80,14 +81,11 @@ def read_checkpoint(folder: str | os.PathLike[str],
     return config, tensors
 
 
-SMALL = 2**18                                # numbers
-
-
 def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool = True) -> None:
     """Raise ValueError for a tensor that no model has: not finite, a weight of zeros alone, or a scale that overflows.
 
-    With `everything` False only the first 4096 numbers are searched for some that are not finite, so that the rest
-    stays in its file. `where` is the name of the file.
+    If `everything` is False, only the first 4096 elements are checked for NaN and infinity, so that the rest of a
+    memory-mapped tensor is not read. `where` is the name of the file.
     """
     first = tensor.reshape(-1)[:4096]
     if not np.isfinite(tensor if everything else first).all():

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..progress import say
 from .convert import CLIP_VOCABULARY, convert
 from .folder import CONFIG, TOKENIZER, WEIGHTS, read_config
-from .sources import CONFIG_NAMES, WEIGHT_STEMS, config_name, files_of, is_weights, weights_name
+from .sources import CONFIG_NAMES, WEIGHT_STEMS, config_name, shard_files, is_weights, weights_name
 
 TIMEOUT = 10                                 # seconds for the hub to say which files a repository has
 
@@ -122,14 +122,14 @@ def _fetch_files(name: str, revision: str | None) -> Path:
     there = cached.with_name(commit) if cached and commit else None
     before = [file for file in files if is_weights(file) and there and (there / file).is_file()]
     weights = _get(name, weights_name(before or files, f"hf-hub:{name}"), revision)
-    for shard in files_of(weights):
+    for shard in shard_files(weights):
         if shard != weights:
             _get(name, shard.name, weights.parent.name)
     return weights.parent
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
-    """What huggingface_hub has fetched of a repository before, for whomever."""
+    """Return the repository's snapshot folder in huggingface_hub's cache; None if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub import utils as errors
 
@@ -141,9 +141,9 @@ def _cached(name: str, revision: str | None) -> Path | None:
 
 
 def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
-    """The files of a repository, and its commit. This is asked first, since it fails at once without a connection.
+    """Return the names of a repository's files, and its commit. Without a connection it fails at once.
 
-    Of a mirror that does not list files, those of the usual names that it has.
+    For a mirror that cannot list files, try the usual names and return those that exist, with None.
     """
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import utils as errors
@@ -167,7 +167,7 @@ def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
 
 
 def _get(name: str, file: str, revision: str | None) -> Path:
-    """Fetch a file. huggingface_hub resumes a transfer that breaks off, but not after each error: then begin again."""
+    """Fetch a file. Retry twice if the connection breaks; what was fetched before is kept."""
     from huggingface_hub import hf_hub_download
 
     for tries_left in (2, 1, 0):
@@ -177,5 +177,5 @@ def _get(name: str, file: str, revision: str | None) -> Path:
             broken_off = _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError")
             if not tries_left or not broken_off:
                 raise
-            say(f"minivideococa: hf-hub:{name}: {file}: the connection broke off ({error}); it is fetched again")
+            say(f"hf-hub:{name}: {file}: the connection broke ({error}); retrying")
     raise AssertionError("never reached")

@@ -1,6 +1,6 @@
-"""What is known of open_clip's CoCa models beforehand: their configurations, and what their weights are good for.
+"""The configurations of open_clip's CoCa models, and known limits of the released weights.
 
-The released weights lie on the hub without a configuration. The two configurations in data/open_clip are those of
+The repositories of the released weights hold no configuration. The two configurations in data/open_clip are those of
 open_clip 3.3.0, `model_configs/coca_ViT-B-32.json` and `coca_ViT-L-14.json`.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from .config import Config
 from .folder import read_config
-from .table import misfits, told
+from .table import describe, misfits
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "open_clip"
 UNSUPPORTED = {
     "coca_base": "it has no attentional pooler",
     "coca_roberta-ViT-B-32": "its text tower is RoBERTa",
 }
-SPOILT = "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"        # the repository, whoever mirrors it
+CAPTION_ONLY = "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"        # the repository, whoever mirrors it
 
 
 def names() -> list[str]:
@@ -38,7 +38,7 @@ def named_config(name: str) -> Config | None:
 
 
 def fitting_config(tensors: Mapping[str, Any]) -> tuple[str, Config]:
-    """Return the name of the configuration whose every name and shape agrees with the tensors, and it.
+    """Return (name, configuration) of the shipped configuration that matches all tensor names and shapes.
 
     Raises ValueError if there is none, with what is wrong for the nearest one.
     """
@@ -50,7 +50,7 @@ def fitting_config(tensors: Mapping[str, Any]) -> tuple[str, Config]:
             return name, config
     nearest = min(problems, key=lambda name: sum(map(len, problems[name].values())))
     raise ValueError(f"the weights fit none of open_clip's {', '.join(problems)} ({nearest} is the nearest: "
-                     f"{told(problems[nearest])}), and {' and '.join(UNSUPPORTED)} are not supported: "
+                     f"{describe(problems[nearest])}), and {' and '.join(UNSUPPORTED)} are not supported: "
                      "give --config FILE")
 
 
@@ -60,8 +60,8 @@ def weights_caveat(record: Mapping[str, str]) -> str | None:
     `record` says where they came from, as `folder.read_record` returns it. The figures are those of open_clip's
     docs/openclip_classification_results.csv and docs/openclip_retrieval_results.csv.
     """
-    if str(record.get("repository", "")).rpartition("/")[2] != SPOILT:
+    if str(record.get("repository", "")).rpartition("/")[2] != CAPTION_ONLY:
         return None
-    return (f"the weights of {record['repository']} are for captions only: finetuning has spoilt their latents "
-            "(below 1 % on ImageNet, 0.3 % recall at 1 from text to image on COCO); to classify and retrieve take "
+    return (f"the weights of {record['repository']} are for captions only: finetuning degraded their latents "
+            "(below 1% on ImageNet, 0.3% recall at 1 from text to image on COCO); to classify and retrieve, use "
             "hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k")

@@ -52,7 +52,7 @@ def weights_name(files: Iterable[str], where: str) -> str:
     chosen = max(found, key=_preference)
     if len(found) > 1:
         others = ", ".join(sorted(name for name in found if name != chosen))
-        say(f"minivideococa: {where}: the weights are taken from {chosen}, not from {others}")
+        say(f"{where}: the weights are taken from {chosen}, not from {others}")
     return chosen
 
 
@@ -63,7 +63,7 @@ def _preference(name: str) -> tuple[Any, ...]:
     return known, ".safetensors" in name, natural
 
 
-def files_of(weights: Path) -> list[Path]:
+def shard_files(weights: Path) -> list[Path]:
     """Return the file of the weights itself, or of an index the files that it names, in order.
 
     Raises ValueError for what is no index of files beside it.
@@ -93,7 +93,7 @@ def read_weights(path: Path) -> dict[str, StoredTensor]:
     Raises FileNotFoundError for a file that is not there, and ValueError for what is no state dict.
     """
     if path.name.endswith(".json"):
-        shards = {file.name: _state_dict(file) for file in files_of(path)}
+        shards = {file.name: _state_dict(file) for file in shard_files(path)}
         weight_map = _weight_map(path)
         if missing := [name for name, file in weight_map.items() if name not in shards[file]]:
             raise ValueError(f"{path}: {missing[0]!r:.80} is not in {weight_map[missing[0]]}: fetch the shards anew")

@@ -105,7 +105,7 @@ def check(tensors: Mapping[str, Any], config: Config, where: str) -> None:
     """
     problems = misfits(tensors, config)
     if any(problems.values()):
-        raise ValueError(f"{where}: the tensors do not fit the configuration: {told(problems)}")
+        raise ValueError(f"{where}: the tensors do not fit the configuration: {describe(problems)}")
 
 
 def misfits(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
@@ -122,7 +122,7 @@ def misfits(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
                                if str(tensor.dtype) not in FLOATS]}
 
 
-def told(problems: Mapping[str, list[str]]) -> str:
+def describe(problems: Mapping[str, list[str]]) -> str:
     """Return the problems that `misfits` found as text, on one line."""
     return "; ".join(f"{kind}: {some(names)}" for kind, names in problems.items() if names)
 

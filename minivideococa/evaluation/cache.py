@@ -19,17 +19,20 @@ from .. import __version__
 from ..checkpoint.folder import open_safetensors, save_tensors
 from ..inputs import regular_file
 from ..model import VideoCoCa
+from ..inputs import path_name
 from ..output import written_whole
 from ..video import files_of
-from .manifest import possible_path
 
 
 def content(video: str | os.PathLike[str]) -> list[Any]:
-    """What a video's file holds, or the images of its folder: their names and hashes. Of a file's name only its ending
-    counts, which tells images from videos. Raises OSError or ValueError where there is nothing to read."""
+    """Return the hash of a video's file, or the names and hashes of the images in its folder.
+
+    Of a file's name only its ending counts, which tells Motion JPEG from a JPEG image. Raises OSError or ValueError if
+    there is nothing to read.
+    """
     hashes = []
     for path in files_of(video):
-        with open(regular_file(path, "give a video, an image or a folder of images"), "rb") as file:
+        with open(path, "rb") as file:
             name = os.path.basename(path) if os.path.isdir(video) else os.path.splitext(path)[1].lower()
             hashes.append([name, hashlib.file_digest(file, "sha256").hexdigest()])
     return hashes
@@ -56,9 +59,7 @@ def identity(model: VideoCoCa) -> str:
 def folder_for(path: str | os.PathLike[str]) -> Path:
     """Return the folder of a cache, which need not be there. Raises ValueError for an impossible name, and if something else
     is there."""
-    if not isinstance(path, str | os.PathLike) or not possible_path(path):
-        raise ValueError(f"cache is {path!r}: give the path of a folder, or None for no cache")
-    folder = Path(path)
+    folder = Path(path_name(path, "cache is the path of a folder, or None for no cache"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{path}: is no folder: give another place for the cache")
     return folder

@@ -18,7 +18,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from ..inputs import parse_json, read_text
+from ..inputs import parse_json, path_name, read_text
 from ..output import json_text, place_for, written_whole
 from ..progress import say
 from ..sampling import seconds
@@ -48,9 +48,7 @@ class Entry:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.video, str | os.PathLike) or not possible_path(self.video):
-            raise ValueError(f'"video" is {shortened(str(self.video))}, which is no name that a file can have: '
-                             "give the path of a video")
+        path_name(self.video, '"video" is the path of a video')
         for name in ("captions", "labels"):
             texts = getattr(self, name)
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
@@ -68,15 +66,6 @@ class Entry:
                 object.__setattr__(self, name, seconds(value, f'"{name}"'))
         if self.end is not None and self.end <= (self.start or 0):
             raise ValueError(f'"end" is {self.end:g} and "start" {self.start or 0:g} seconds: give an end after the start')
-
-
-def possible_path(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a file can have this path: it is not empty, holds no NUL, and the file system can encode it."""
-    name = os.fspath(path)
-    try:
-        return bool(name) and "\0" not in name and bool(os.fsencode(name))
-    except UnicodeEncodeError:
-        return False
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
@@ -149,7 +138,7 @@ def report_blanks(path: str | os.PathLike[str], blanks: Sequence[str]) -> None:
     """Say on standard error, in one line, which blank texts of a file are left out; of many, the first three."""
     if blanks:
         more = f"; and {len(blanks) - 3} more" if len(blanks) > 3 else ""
-        say(f"minivideococa: {path}: {len(blanks)} blank text{'s' * (len(blanks) > 1)} left out: {'; '.join(blanks[:3])}{more}")
+        say(f"{path}: {len(blanks)} blank text{'s' * (len(blanks) > 1)} left out: {'; '.join(blanks[:3])}{more}")
 
 
 def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..model import ADAPTERS, Video, VideoCoCa
+from ..arguments import finite
+from ..model import Video, VideoCoCa, check_adapter
 from ..ops import softmax
 from ..output import json_text, written_whole
 from ..progress import advance, progress, say, uncounted
@@ -88,16 +89,18 @@ def evaluate(
     num_frames = frame_count(num_frames)
     if "start" in how or "end" in how:
         raise ValueError("start and end differ from video to video: give them in the entries")
-    if adapter not in ADAPTERS:
-        raise ValueError(f"adapter is {adapter!r}: give {', '.join(ADAPTERS)}")
+    check_adapter(adapter)
     tokenize = tokenizer_for(tokenizer) if "caption" in tasks else None
     clips = _clips(entries, tasks)
     _leave_room(model, [question for clip in clips.values() for question, _ in clip.questions])
-    _require_memory(model, num_frames, clips.values() if "retrieve" in tasks else ())
+    model.require_memory_for_frames(num_frames, adapter)
+    _require_memory(clips.values() if "retrieve" in tasks else ())
     cache = folder_for(cache) if cache is not None else None
     known = identity(model) if cache else None
     labels = sorted({label for clip in clips.values() for label in clip.labels})
     texts = list(dict.fromkeys(text for clip in clips.values() for text in clip.captions)) if "retrieve" in tasks else []
+    if model.caveat and {"classify", "retrieve"} & set(tasks):
+        say(f"{model.caveat}")
     with progress(len(labels) + len(texts), "labels and captions"):
         label_rows, text_rows = {}, {}
         for label in labels:
@@ -136,7 +139,7 @@ def evaluate(
             with uncounted():
                 watch(clip)
             if clip.unreadable:
-                say(f"minivideococa: left out: {clip.unreadable}")
+                say(f"left out: {clip.unreadable}")
             advance()
     seen = [clip for clip in clips.values() if not clip.unreadable]
     unreadable = [{"video": str(clip.path), **_part(clip), "why": clip.unreadable}
@@ -146,7 +149,7 @@ def evaluate(
     if answers and "qa" in tasks:
         missing = sum(not any(same_answer(answer, truth) for answer in answers) for clip in seen for _, truth in clip.questions)
         if missing:
-            say(f"minivideococa: qa: {missing} right answers are not among those to choose from")
+            say(f"qa: {missing} right answers are not among those to choose from")
     several = any(len(clip.labels) > 1 for clip in clips.values())
     labelled, captioned = [clip for clip in seen if clip.labels], [clip for clip in seen if clip.captions]
     judge = {
@@ -159,7 +162,7 @@ def evaluate(
         some, metrics_of_it = judge[task]
         metrics[task] = metrics_of_it() if some else {}
         if not some:
-            say(f"minivideococa: {task}: none of its videos can be read")
+            say(f"{task}: none of its videos can be read")
     return {"videos": len(seen), "unreadable": unreadable, "metrics": metrics,
             "predictions": [_prediction(entry, clips.get(_key(entry))) for entry in entries]}
 
@@ -236,10 +239,8 @@ def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
                              f"{longest} tokens")
 
 
-def _require_memory(model: VideoCoCa, num_frames: int, clips: Collection[Clip]) -> None:
-    """Raise ValueError if the pixels of a video, or the cosines and ranks of these videos and their captions, do not fit into
-    memory."""
-    require_memory(num_frames * 3 * model.config.vision.image_size ** 2 * 8, f"num_frames {num_frames}", "give fewer frames")
+def _require_memory(clips: Collection[Clip]) -> None:
+    """Raise ValueError if the cosines and ranks of these videos and their captions do not fit into memory."""
     texts, videos = sum(len(clip.captions) for clip in clips), sum(bool(clip.captions) for clip in clips)
     require_memory(texts * videos * 24, f"retrieval among {texts} captions and {videos} videos",
                    "give fewer entries, or leave it out with tasks (--tasks)")
@@ -259,9 +260,7 @@ def _why(path: Path, error: Exception) -> str:
 
 def _finite(latents: np.ndarray, what: Any) -> np.ndarray:
     """Return the latents. Raises ValueError if one is not finite, since no metric could follow from it."""
-    if not np.isfinite(latents).all():
-        raise ValueError(f"the model's latent of {str(what)!r} is not finite: its weights are damaged")
-    return latents
+    return finite(f"the model's latent of {str(what)!r} is not finite: its weights are damaged", latents)
 
 
 def _asked(model: VideoCoCa, question: str) -> int:
@@ -369,12 +368,8 @@ def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
 
 def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> None:
     """Write a JSON object for each entry, a line each, whole or not at all. Raises OSError if it cannot be written."""
-    try:
-        with written_whole(place) as partial:
-            partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
-    except OSError as error:
-        raise OSError(f"{place}: the predictions cannot be written ({error.strerror or error}): make room, or give another "
-                      "place with --output") from None
+    with written_whole(place) as partial:
+        partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
 
 
 def report(result: dict[str, Any]) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import whole
 from ..evaluation.manifest import Entry, write_manifest
 from ..output import folder_written_whole
 from ..progress import advance
 from ..resources import require_memory
+from ..video import ffmpeg_path, read_packets
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 
@@ -36,14 +38,11 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
     clips begin with the same ones, and the same machine makes the same bytes.
 
     Written as a whole or not at all. Raises ValueError if `folder` holds something or a number is out of range, OSError
-    if a file cannot be written, RuntimeError if there is no ffmpeg.
+    if a file cannot be written or there is no ffmpeg.
     """
-    for name, value in (("count", count), ("seed", seed), ("frames", frames)):
-        if not isinstance(value, int | np.integer):
-            raise ValueError(f"{name} is {value!r}: give an integer")
+    count, seed = whole("count", count, 1), whole("seed", seed, 0)
+    frames = whole("frames", frames, 2)      # one frame cannot show two objects after each other
     require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
-    if count < 1 or seed < 0 or frames < 2:              # one frame cannot show two objects after each other
-        raise ValueError(f"count is {count}, seed {seed}, frames {frames}: give at least 1, 0 and 2")
     kinds = list(CLIP_SETS)
     with folder_written_whole(folder) as made:
         entries = []
@@ -51,10 +50,7 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
             rng = np.random.default_rng([seed, i])
             clip = sample_clip(kinds[i % len(kinds)], rng, frames)
             video = made / f"{i:04}.mp4"
-            try:
-                write_video(video, draw_clip(clip))
-            except OSError as error:         # by the name that the user knows
-                raise OSError(str(error).replace(str(made), os.fspath(folder))) from None
+            write_video(video, draw_clip(clip))
             entries.append(entry_of(video, clip, rng))
             advance()
         write_manifest(made / MANIFEST, entries)
@@ -75,11 +71,9 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
     Read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips of the world; 13 at most).
     """
-    from imageio_ffmpeg import count_frames_and_secs, get_ffmpeg_exe
-
     frames = frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(FPS), "-i", "-"]
-    command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
+    command = [ffmpeg_path(), "-y", "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
     try:
         result = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=TIMEOUT + len(frames))
     except subprocess.TimeoutExpired as error:
@@ -88,8 +82,8 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         complaint = result.stderr.decode(errors="replace").strip() or f"ffmpeg ends with status {result.returncode}"
         raise OSError(f"{path}: cannot be written: " + complaint.split("\n")[0])
     try:                                     # a status of 0 alone is no proof: the frames are counted
-        written = count_frames_and_secs(str(path))[0] if path.is_file() and path.stat().st_size else 0
-    except RuntimeError:
+        written = len(read_packets(str(path))[0])
+    except (OSError, ValueError):
         written = 0
     if written != len(frames):
         raise OSError(f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames are "
