@@ -32,6 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 INPUTS = {"frames": 4, "pixels": 4, "ids": 2}            # and how many axes they have
 LIKE_ROUNDING = 1 / 16                       # of what rounding does: what errs less was computed more exactly
+MOSTLY = 0.75                                # so many of the tensors
 COPIES = ("pixels", "pool.flat", "text.tokens")          # nothing is rounded in making them, or it is in another dtype
 NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
 
@@ -115,7 +116,7 @@ def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[R
         return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
     if not row.layout and search.search(first, 1) is None:
         if by_coarser and (coarser := like_rounding_in_coarser(report, judged_by)):
-            return replace(report, faults=plain, coarser=coarser)
+            return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
         if of_other_weights(search):
             return replace(report, faults=[replace(plain[0], mistake=OTHER_WEIGHTS)])
     faults, all_found = find_faults(search)
@@ -123,28 +124,26 @@ def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[R
 
 
 def held_by_coarser(report: Report, search: Search, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
-    """The report by a coarser dtype in which every number of the trace can be held: then it was computed in that one.
-
-    Of several such dtypes, the one by which nothing is wrong, or else the finest, with its faults.
-    """
+    """The report by the coarsest dtype in which every number of the trace can be held: then it was computed in that one."""
     computed = [x for name, x in search.found.items() if name != "pixels"]
     held = [dtype for dtype in coarser_than(report.dtype) if computed and all(is_held(x, dtype) for x in computed)]
-    reports = [judged_by(dtype) for dtype in held]
-    for coarser, wrong in reports:
-        if wrong is None:
-            return coarser
-    return diagnosed(*reports[0], judged_by, by_coarser=False) if reports else None
+    return with_faults(*judged_by(held[-1]), judged_by) if held else None
+
+
+def with_faults(report: Report, search: Search | None, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report:
+    """A report by a coarser dtype with the faults that this one does not explain."""
+    return diagnosed(report, search, judged_by, by_coarser=False) if search else report
 
 
 def like_rounding_in_coarser(report: Report, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
-    """The report by a coarser dtype whose rounding explains all, if the errors are as large as that rounding makes them."""
+    """The report by a coarser dtype, if nearly all errors are as large as rounding in it makes them, neither more nor less."""
     for dtype in coarser_than(report.dtype):
-        ratio = EPSILON[dtype] / EPSILON[report.dtype]
-        if all(row.by_itself <= 4 * ratio * row.allowed_by_itself for row in report.rows):
-            coarser, wrong = judged_by(dtype)
-            errors = [row.by_itself / row.allowed_by_itself for row in coarser.rows if row.name not in COPIES]
-            if wrong is None and np.mean(np.array(errors) > LIKE_ROUNDING / FACTOR) > 0.8:
-                return coarser
+        ratio = 4 * EPSILON[dtype] / EPSILON[report.dtype]
+        if np.mean([row.by_itself <= ratio * row.allowed_by_itself for row in report.rows]) >= MOSTLY:
+            coarser, search = judged_by(dtype)
+            errors = np.array([row.by_itself / row.allowed_by_itself for row in coarser.rows if row.name not in COPIES])
+            if np.mean((errors > LIKE_ROUNDING / FACTOR) & (errors <= 1)) >= MOSTLY:
+                return with_faults(coarser, search, judged_by)
     return None
 
 

@@ -226,7 +226,7 @@ def listed(search: Search, suspects: list[str], unexplained: list[str], like: di
         row = search.rows[name]
         source = nearest_known(name, search.sources, search.given | search.inputs.keys())
         if row.layout:
-            mistake = BATCH_AXIS if row.layout[1].isdigit() else AXES_TRANSPOSED
+            mistake = BATCH_AXIS if np.prod(row.shape) > np.prod(row.expected_shape) else AXES_TRANSPOSED
             causes = [(mistake, search.error(name, ()))]
         else:
             causes = []
@@ -267,8 +267,9 @@ def of_other_weights(search: Search) -> bool:
     rows = [row for name, row in search.rows.items() if name.startswith(PARAMETERS) and row.status != "not judged"]
     if len({kind(row.name) for row in rows}) < 3 or any(row.status != "wrong" or row.layout for row in rows):
         return False
-    if any(row.name == "text.embed" for row in rows):
-        return search.search("text.embed", 1) is None
+    for row in rows:
+        if row.name == "text.embed":
+            return row.by_itself > EPSILON["bfloat16"] and search.search("text.embed", 1) is None
     effects = [effect(search, row.name) for row in rows]
     return bool(np.min(effects) > 0.3 and np.median(effects) > 0.7)
 
