@@ -20,7 +20,7 @@ from ..model import VideoCoCa
 from ..progress import advance, progress
 from ..resources import require_memory
 from ..trace import trace
-from .diagnosis import Search, find_faults, of_other_weights, suspected, worst
+from .diagnosis import TOGETHER, Search, find_faults, of_other_weights, suspected, worst
 from .layout import arranged, without_axes_of_one, without_first_axes
 from .memory import bytes_needed
 from .mistakes import OTHER_WEIGHTS
@@ -114,7 +114,7 @@ def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[R
     plain = [Fault(row, nearest_known(first, search.sources, search.given | search.inputs.keys()), **worst(search, first))]
     if by_coarser and (coarser := held_by_coarser(report, search, judged_by)):
         return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
-    if not row.layout and search.search(first, 1) is None:
+    if not row.layout and search.search(first, TOGETHER) is None:
         if by_coarser and (coarser := like_rounding_in_coarser(report, judged_by)):
             return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
         if of_other_weights(search):
@@ -246,7 +246,7 @@ def right_pixels(exact: VideoCoCa, inputs: Arrays, found: Arrays, dtype: str) ->
         return {}
     with trace():                            # whose tape is nobody's
         ours = exact.preprocess(inputs["frames"])
-    theirs = without_axes_of_one(found["pixels"], ours.shape).astype(np.float64)
+    theirs = arranged("pixels", found["pixels"], ours)[0].astype(np.float64)
     return {"pixels": theirs} if difference(theirs, ours).rel <= FACTOR * EPSILON[dtype] else {}
 
 
