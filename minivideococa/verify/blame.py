@@ -136,15 +136,21 @@ def with_faults(report: Report, search: Search | None, judged_by: Callable[[str]
 
 
 def like_rounding_in_coarser(report: Report, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
-    """The report by a coarser dtype, if nearly all errors are as large as rounding in it makes them, neither more nor less."""
+    """The report by a coarser dtype, if nearly all errors are as large as rounding in it makes them, neither more nor less.
+
+    Of several such dtypes, the finest by which nothing is wrong, or else the finest, with its faults.
+    """
+    alike = []
     for dtype in coarser_than(report.dtype):
         ratio = 4 * EPSILON[dtype] / EPSILON[report.dtype]
         if np.mean([row.by_itself <= ratio * row.allowed_by_itself for row in report.rows]) >= MOSTLY:
             coarser, search = judged_by(dtype)
             errors = np.array([row.by_itself / row.allowed_by_itself for row in coarser.rows if row.name not in COPIES])
-            if np.mean((errors > LIKE_ROUNDING / FACTOR) & (errors <= 1)) >= MOSTLY:
-                return with_faults(coarser, search, judged_by)
-    return None
+            if errors.size and np.mean((errors > LIKE_ROUNDING / FACTOR) & (errors <= 1)) >= MOSTLY:
+                if search is None:
+                    return coarser
+                alike.append((coarser, search))
+    return with_faults(*alike[0], judged_by) if alike else None
 
 
 def arrange(found: Arrays, truth: Arrays) -> tuple[Arrays, dict[str, str]]:

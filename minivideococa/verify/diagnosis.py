@@ -30,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 MOST = 8                                     # faults that are looked for
 TOGETHER = 3                                 # mistakes in one tensor
 BEAM = 6                                     # combinations that the search goes on from
-HELPS = 0.95                                 # one of several mistakes, allowed for, lowers the error to this part or less
+HELPS, FEW = 0.95, 20                        # one of several mistakes lowers the error to this part, or few are possible
 NEAR = 20                                    # times what rounding explains: then it is found out what it explains with a mistake
 STEPS = 4                                    # tensors from one in the trace to the next, where combinations are tried
 PARAMETERS = ("vision.", "pool.attended", "pool.latent", "text.embed", "text.block", "text.latent", "decoder.", "logits")
@@ -136,12 +136,14 @@ class Search:
             best = min(errors, key=errors.__getitem__)
             if errors[best] <= before / 2**added and self.explains(name, best, before):
                 return best
-            if errors[best] > HELPS * before or self.steps(name) > STEPS:
-                return None
             if added == 1 and before < np.inf:           # what changes nothing now will not help later
                 candidates = [cause for cause in candidates
                               if errors.get(tuple(sorted((*whole, cause)))) not in (None, self.error(name, whole))]
-            beam = [causes for causes in sorted(errors, key=errors.__getitem__)[:BEAM] if errors[causes] < np.inf]
+                errors = {causes: error for causes, error in errors.items() if not set(causes).isdisjoint(candidates)}
+            if not errors or self.steps(name) > STEPS or min(errors.values()) > HELPS * before and len(candidates) > FEW:
+                return None
+            width = FEW if len(candidates) <= FEW else BEAM
+            beam = [causes for causes in sorted(errors, key=errors.__getitem__)[:width] if errors[causes] < np.inf]
         return None
 
     def go_on_from(self, name: str) -> None:
