@@ -68,7 +68,8 @@ def test_what_there_is_to_compare_follows_from_the_inputs(right, inputs, count):
 
 def test_the_nearest_name_is_told(right, call, tmp_path):
     model, tape = right()
-    wrong = {"vision.blocks.0": "vision.block.0", "pool.latents": "pool.latent", "decoder.block.1_cross": "decoder.block.1.cross"}
+    wrong = {"vision.blocks.0": "vision.block.0", "pool.latents": "pool.latent",
+             "decoder.block.1_cross": "decoder.block.1.cross"}
     misspelt = {name: x for name, x in tape.items() if name not in wrong.values()} | {
         unknown: tape[name] for unknown, name in wrong.items()} | {"zzz": np.ones(1)}
     report = verify(model, misspelt)

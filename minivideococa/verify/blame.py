@@ -110,7 +110,7 @@ def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[R
               by_coarser: bool = True) -> Report:
     """The report with its faults; or, where the numbers are those of a coarser dtype, with the report by that one."""
     first = suspected(search)[0]
-    config, row = search.exact.config, search.rows[first]
+    row = search.rows[first]
     plain = [Fault(row, nearest_known(first, search.sources, search.given | search.inputs.keys()), **worst(search, first))]
     if by_coarser and (coarser := held_by_coarser(report, search, judged_by)):
         return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)

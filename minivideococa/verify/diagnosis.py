@@ -31,7 +31,7 @@ MOST = 8                                     # faults that are looked for
 TOGETHER = 3                                 # mistakes in one tensor
 BEAM = 6                                     # combinations that the search goes on from
 HELPS, FEW = 0.95, 20                        # one of several mistakes lowers the error to this part, or few are possible
-NEAR = 20                                    # times what rounding explains: then it is found out what it explains with a mistake
+NEAR = 20                                    # times what rounding explains: then the rounding with a mistake is computed
 STEPS = 4                                    # tensors from one in the trace to the next, where combinations are tried
 PARAMETERS = ("vision.", "pool.attended", "pool.latent", "text.embed", "text.block", "text.latent", "decoder.", "logits")
 
@@ -45,7 +45,8 @@ class Search:
     """The port's tensors, and what the model computes from them with some of the known mistakes in it.
 
     tensors: all of a run that went on from the port's own; those of `given` are the port's. found: the port's tensors.
-    rows, sources: by name. dtype: that rounding is judged by. explained: what is found so far, name -> the mistakes that explain it.
+    rows, sources: by name. dtype: that rounding is judged by. explained: what is found so far, name -> the mistakes that
+    explain it.
     """
 
     exact: VideoCoCa

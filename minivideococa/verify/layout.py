@@ -31,7 +31,7 @@ def arranged(name: str, x: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, s
         batch = np.moveaxis(x, axis, 0)
         if batch.shape[1:] == truth.shape and (len(batch) > 1 or axis < truth.ndim):
             return best_of(batch, truth), f"[{', '.join([*ours[:axis], str(len(batch)), *ours[axis:]])}]"
-    if x.ndim == truth.ndim and x.shape[1:] == truth.shape[1:] and truth.size and len(x) > len(truth) and not len(x) % len(truth):
+    if x.shape[1:] == truth.shape[1:] and x.ndim == truth.ndim > 0 < truth.size and len(x) % len(truth) == 0 < len(x):
         best = best_of(x.reshape(-1, *truth.shape), truth)       # a batch in the same axis, [B T, N, W]
         if difference(best, truth).rel < FAR:
             return best, f"[{len(x) // len(truth)} {', '.join(ours)}]"

@@ -72,7 +72,8 @@ def _faults(report: Report) -> list[str]:
             said.append(f"It is worst at {_place(fault.worst)}: {fault.found:.6g}, where {fault.expected:.6g} belongs.")
         said.append(_looks_like(fault, last=all(other.diverges is not row for other in report.faults[i + 1:])))
     if sum(fault.mistake is None for fault in report.faults) > 2:
-        said.append("So much is off that it may be the weights: are these the ones that were run, or another model's (--weights)?")
+        said.append("So much is off that it may be the weights: are they another model's? Then give those that were run with "
+                    "--weights.")
     if not report.all_found:
         said.append(f"There is more: no more than {MOST} faults are looked for at once.")
     elif len(report.faults) > 1:
