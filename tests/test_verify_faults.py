@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import minivideococa as mvc
 from conformance import jax_coca
 from minivideococa.verify import as_json, text, verify, verify_file
 from test_verify import FRAMES, IDS, NAMES, edited, noise, noise_after, raises_one_line, right, run, statuses, write
