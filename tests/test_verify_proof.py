@@ -100,7 +100,9 @@ def test_a_planted_mistake_is_named_where_it_is(ports, mistake):
             assert report.diverges.allowed_by_itself < report.diverges.by_itself
             if mistake != "other_weights":   # what remains says nothing where nothing of ours is right
                 assert report.remaining < report.diverges.allowed_by_itself
-            assert [fault.mistake.name for fault in report.faults] == [mistake], dtype
+            further = [fault.mistake for fault in report.faults[1:]]
+            overflows = dtype == "float16" and mistake in ("pixels_to_255", "pixels_raw")     # squares, in the next norm
+            assert further == [None] if overflows else not further, dtype
         else:                                # it may show further on, but is never taken for another
             assert report.mistake is None or report.mistake.name == mistake, dtype
 
@@ -109,7 +111,7 @@ def test_few_mistakes_are_below_rounding(ports):
     below = {(mistake, dtype) for mistake in jax_coca.MISTAKES
              for dtype, above in ports[folder_of(mistake)].above_rounding(mistake).items() if not above}
     assert below == {(mistake, dtype) for mistake in ("tanh_gelu", "layer_norm_eps", "quick_gelu", "no_quick_gelu")
-                     for dtype in ("float16", "bfloat16")}
+                     for dtype in ("float16", "bfloat16")} | {("layer_norm_unbiased", "bfloat16")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

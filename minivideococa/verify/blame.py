@@ -20,7 +20,7 @@ from ..model import VideoCoCa
 from ..progress import advance, progress
 from ..resources import require_memory
 from ..trace import trace
-from .diagnosis import Search, find_faults, of_other_weights, suspected, worst
+from .diagnosis import TOGETHER, Search, find_faults, of_other_weights, suspected, worst
 from .layout import arranged, without_axes_of_one, without_first_axes
 from .memory import bytes_needed
 from .mistakes import OTHER_WEIGHTS
@@ -32,6 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 INPUTS = {"frames": 4, "pixels": 4, "ids": 2}            # and how many axes they have
 LIKE_ROUNDING = 1 / 16                       # of what rounding does: what errs less was computed more exactly
+MOSTLY = 0.75                                # so many of the tensors
 COPIES = ("pixels", "pool.flat", "text.tokens")          # nothing is rounded in making them, or it is in another dtype
 NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
 
@@ -109,13 +110,13 @@ def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[R
               by_coarser: bool = True) -> Report:
     """The report with its faults; or, where the numbers are those of a coarser dtype, with the report by that one."""
     first = suspected(search)[0]
-    config, row = search.exact.config, search.rows[first]
+    row = search.rows[first]
     plain = [Fault(row, nearest_known(first, search.sources, search.given | search.inputs.keys()), **worst(search, first))]
     if by_coarser and (coarser := held_by_coarser(report, search, judged_by)):
         return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
-    if not row.layout and search.search(first, 1) is None:
+    if not row.layout and search.search(first, TOGETHER) is None:
         if by_coarser and (coarser := like_rounding_in_coarser(report, judged_by)):
-            return replace(report, faults=plain, coarser=coarser)
+            return replace(report, faults=coarser.faults or plain, all_found=coarser.all_found, coarser=coarser)
         if of_other_weights(search):
             return replace(report, faults=[replace(plain[0], mistake=OTHER_WEIGHTS)])
     faults, all_found = find_faults(search)
@@ -123,29 +124,33 @@ def diagnosed(report: Report, search: Search, judged_by: Callable[[str], tuple[R
 
 
 def held_by_coarser(report: Report, search: Search, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
-    """The report by a coarser dtype in which every number of the trace can be held: then it was computed in that one.
-
-    Of several such dtypes, the one by which nothing is wrong, or else the finest, with its faults.
-    """
+    """The report by the coarsest dtype in which every number of the trace can be held: then it was computed in that one."""
     computed = [x for name, x in search.found.items() if name != "pixels"]
     held = [dtype for dtype in coarser_than(report.dtype) if computed and all(is_held(x, dtype) for x in computed)]
-    reports = [judged_by(dtype) for dtype in held]
-    for coarser, wrong in reports:
-        if wrong is None:
-            return coarser
-    return diagnosed(*reports[0], judged_by, by_coarser=False) if reports else None
+    return with_faults(*judged_by(held[-1]), judged_by) if held else None
+
+
+def with_faults(report: Report, search: Search | None, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report:
+    """A report by a coarser dtype with the faults that this one does not explain."""
+    return diagnosed(report, search, judged_by, by_coarser=False) if search else report
 
 
 def like_rounding_in_coarser(report: Report, judged_by: Callable[[str], tuple[Report, Search | None]]) -> Report | None:
-    """The report by a coarser dtype whose rounding explains all, if the errors are as large as that rounding makes them."""
+    """The report by a coarser dtype, if nearly all errors are as large as rounding in it makes them, neither more nor less.
+
+    Of several such dtypes, the finest by which nothing is wrong, or else the finest, with its faults.
+    """
+    alike = []
     for dtype in coarser_than(report.dtype):
-        ratio = EPSILON[dtype] / EPSILON[report.dtype]
-        if all(row.by_itself <= 4 * ratio * row.allowed_by_itself for row in report.rows):
-            coarser, wrong = judged_by(dtype)
-            errors = [row.by_itself / row.allowed_by_itself for row in coarser.rows if row.name not in COPIES]
-            if wrong is None and np.mean(np.array(errors) > LIKE_ROUNDING / FACTOR) > 0.8:
-                return coarser
-    return None
+        ratio = 4 * EPSILON[dtype] / EPSILON[report.dtype]
+        if np.mean([row.by_itself <= ratio * row.allowed_by_itself for row in report.rows]) >= MOSTLY:
+            coarser, search = judged_by(dtype)
+            errors = np.array([row.by_itself / row.allowed_by_itself for row in coarser.rows if row.name not in COPIES])
+            if errors.size and np.mean((errors > LIKE_ROUNDING / FACTOR) & (errors <= 1)) >= MOSTLY:
+                if search is None:
+                    return coarser
+                alike.append((coarser, search))
+    return with_faults(*alike[0], judged_by) if alike else None
 
 
 def arrange(found: Arrays, truth: Arrays) -> tuple[Arrays, dict[str, str]]:
@@ -247,7 +252,7 @@ def right_pixels(exact: VideoCoCa, inputs: Arrays, found: Arrays, dtype: str) ->
         return {}
     with trace():                            # whose tape is nobody's
         ours = exact.preprocess(inputs["frames"])
-    theirs = without_axes_of_one(found["pixels"], ours.shape).astype(np.float64)
+    theirs = arranged("pixels", found["pixels"], ours)[0].astype(np.float64)
     return {"pixels": theirs} if difference(theirs, ours).rel <= FACTOR * EPSILON[dtype] else {}
 
 

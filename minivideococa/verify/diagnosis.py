@@ -30,8 +30,8 @@ Arrays = dict[str, np.ndarray]
 MOST = 8                                     # faults that are looked for
 TOGETHER = 3                                 # mistakes in one tensor
 BEAM = 6                                     # combinations that the search goes on from
-HELPS = 0.95                                 # one of several mistakes, allowed for, lowers the error to this part or less
-NEAR = 20                                    # times what rounding explains: then it is found out what it explains with a mistake
+HELPS, FEW = 0.95, 20                        # one of several mistakes lowers the error to this part, or few are possible
+NEAR = 20                                    # times what rounding explains: then the rounding with a mistake is computed
 STEPS = 4                                    # tensors from one in the trace to the next, where combinations are tried
 PARAMETERS = ("vision.", "pool.attended", "pool.latent", "text.embed", "text.block", "text.latent", "decoder.", "logits")
 
@@ -45,7 +45,8 @@ class Search:
     """The port's tensors, and what the model computes from them with some of the known mistakes in it.
 
     tensors: all of a run that went on from the port's own; those of `given` are the port's. found: the port's tensors.
-    rows, sources: by name. dtype: that rounding is judged by. explained: what is found so far, name -> the mistakes that explain it.
+    rows, sources: by name. dtype: that rounding is judged by. explained: what is found so far, name -> the mistakes that
+    explain it.
     """
 
     exact: VideoCoCa
@@ -136,12 +137,14 @@ class Search:
             best = min(errors, key=errors.__getitem__)
             if errors[best] <= before / 2**added and self.explains(name, best, before):
                 return best
-            if errors[best] > HELPS * before or self.steps(name) > STEPS:
-                return None
             if added == 1 and before < np.inf:           # what changes nothing now will not help later
                 candidates = [cause for cause in candidates
                               if errors.get(tuple(sorted((*whole, cause)))) not in (None, self.error(name, whole))]
-            beam = [causes for causes in sorted(errors, key=errors.__getitem__)[:BEAM] if errors[causes] < np.inf]
+                errors = {causes: error for causes, error in errors.items() if not set(causes).isdisjoint(candidates)}
+            if not errors or self.steps(name) > STEPS or min(errors.values()) > HELPS * before and len(candidates) > FEW:
+                return None
+            width = FEW if len(candidates) <= FEW else BEAM
+            beam = [causes for causes in sorted(errors, key=errors.__getitem__)[:width] if errors[causes] < np.inf]
         return None
 
     def go_on_from(self, name: str) -> None:
@@ -226,7 +229,7 @@ def listed(search: Search, suspects: list[str], unexplained: list[str], like: di
         row = search.rows[name]
         source = nearest_known(name, search.sources, search.given | search.inputs.keys())
         if row.layout:
-            mistake = BATCH_AXIS if row.layout[1].isdigit() else AXES_TRANSPOSED
+            mistake = BATCH_AXIS if np.prod(row.shape) > np.prod(row.expected_shape) else AXES_TRANSPOSED
             causes = [(mistake, search.error(name, ()))]
         else:
             causes = []
@@ -267,8 +270,9 @@ def of_other_weights(search: Search) -> bool:
     rows = [row for name, row in search.rows.items() if name.startswith(PARAMETERS) and row.status != "not judged"]
     if len({kind(row.name) for row in rows}) < 3 or any(row.status != "wrong" or row.layout for row in rows):
         return False
-    if any(row.name == "text.embed" for row in rows):
-        return search.search("text.embed", 1) is None
+    for row in rows:
+        if row.name == "text.embed":
+            return row.by_itself > EPSILON["bfloat16"] and search.search("text.embed", 1) is None
     effects = [effect(search, row.name) for row in rows]
     return bool(np.min(effects) > 0.3 and np.median(effects) > 0.7)
 

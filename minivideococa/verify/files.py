@@ -12,7 +12,7 @@ import numpy as np
 from .. import __version__
 from ..checkpoint import load
 from ..checkpoint.config import Config
-from ..checkpoint.folder import open_safetensors, save_tensors
+from ..checkpoint.folder import StoredTensor, open_safetensors, save_tensors
 from ..inputs import parse_json, regular_file
 from ..model import VideoCoCa
 from ..output import place_for, written_whole
@@ -56,9 +56,17 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
     if config not in (None, model.config):
         raise ValueError(f"{path}: of a model of another configuration: give its checkpoint with --weights")
     try:
-        return compare(model, {name: stored[name].read() for name in known}, dtypes, dtype)
-    except (ValueError, OverflowError) as error:         # the latter: an axis that no array can have
+        return compare(model, {name: _read(name, stored[name]) for name in known}, dtypes, dtype)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _read(name: str, tensor: StoredTensor) -> np.ndarray:
+    try:
+        return tensor.read()
+    except (ValueError, OverflowError):
+        shape = f"{len(tensor.shape)} axes" if len(tensor.shape) > 8 else f"the shape {list(tensor.shape)}"
+        raise ValueError(f"{name} has {shape}, as no array can: write it again") from None
 
 
 def _config(text: str | None, path: Path) -> Config | None:

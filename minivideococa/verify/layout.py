@@ -27,9 +27,20 @@ def arranged(name: str, x: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, s
         if x.shape == truth.shape and not difference(x.transpose(best), truth).rel < NEAR * difference(x, truth).rel:
             return x, ""
         return np.ascontiguousarray(x.transpose(best)), f"[{', '.join(ours[i] for i in np.argsort(best))}]"
-    if x.ndim == truth.ndim + 1 and x.shape[1:] == truth.shape and len(x) > 1:
-        return min(x, key=lambda one: difference(one, truth).rel), f"[{len(x)}, {', '.join(ours)}]"
+    for axis in range(x.ndim if x.ndim == truth.ndim + 1 else 0):            # one axis more: a batch, or an axis of one
+        batch = np.moveaxis(x, axis, 0)
+        if batch.shape[1:] == truth.shape and (len(batch) > 1 or axis < truth.ndim):
+            return best_of(batch, truth), f"[{', '.join([*ours[:axis], str(len(batch)), *ours[axis:]])}]"
+    if x.shape[1:] == truth.shape[1:] and x.ndim == truth.ndim > 0 < truth.size and len(x) % len(truth) == 0 < len(x):
+        best = best_of(x.reshape(-1, *truth.shape), truth)       # a batch in the same axis, [B T, N, W]
+        if difference(best, truth).rel < FAR:
+            return best, f"[{len(x) // len(truth)} {', '.join(ours)}]"
     return x, ""
+
+
+def best_of(batch: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The one of a batch that is nearest to the truth."""
+    return np.ascontiguousarray(min(batch, key=lambda one: difference(one, truth).rel))
 
 
 def without_axes_of_one(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

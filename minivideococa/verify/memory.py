@@ -23,7 +23,7 @@ def bytes_needed(config: Config, inputs: Mapping[str, np.ndarray], found: Mappin
         work.append(2 * tokens * (config.embed_dim + vision.pooler_heads * vision.queries))
         if "frames" in inputs and video[0].ndim == 4:
             short, long = sorted((*video[0].shape[1:3], 1))[-2:]
-            resized = 8 * size * max(size, size * long // short)
+            resized = 8 * (size * max(size, size * long // short) + short * long)
     if "ids" in inputs:
         ids = inputs["ids"]
         longest, rows = ids.shape[-1] + 1 if ids.ndim else 1, ids.size + len(np.atleast_2d(ids))

@@ -38,8 +38,8 @@ def sentences(report: Report) -> list[str]:
         said.append(f"It differs by more than {report.dtype} explains, but agrees to {report.coarser.dtype} rounding: was it "
                     f"computed in {_computed_in(report.coarser.dtype)}? Try --dtype {report.coarser.dtype}.")
     elif report.coarser:
-        said.append(f"All its numbers are {report.coarser.dtype} numbers: was it computed in {report.coarser.dtype}? "
-                    f"Try --dtype {report.coarser.dtype}. What that does not explain:")
+        said.append(f"Most of it agrees to {report.coarser.dtype} rounding: was it computed in "
+                    f"{_computed_in(report.coarser.dtype)}? Try --dtype {report.coarser.dtype}. By that:")
         said += _faults(report.coarser)
     elif report.faults:
         said += _faults(report)
@@ -71,6 +71,9 @@ def _faults(report: Report) -> list[str]:
         if fault.worst and not again:
             said.append(f"It is worst at {_place(fault.worst)}: {fault.found:.6g}, where {fault.expected:.6g} belongs.")
         said.append(_looks_like(fault, last=all(other.diverges is not row for other in report.faults[i + 1:])))
+    if sum(fault.mistake is None for fault in report.faults) > 2:
+        said.append("So much is off that it may be the weights: are they another model's? Then give those that were run with "
+                    "--weights.")
     if not report.all_found:
         said.append(f"There is more: no more than {MOST} faults are looked for at once.")
     elif len(report.faults) > 1:
@@ -108,8 +111,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "compared": len(report.rows),
         "computed": len(report.rows) + len(report.missing),
         "missing": report.missing,
-        "agrees_to": report.coarser.dtype if report.coarser and not report.coarser.faults else None,
-        "numbers_are": report.coarser.dtype if report.coarser and report.coarser.faults else None,
+        "agrees_to": report.coarser.dtype if report.coarser else None,
         "not_finite": {"name": report.not_finite[0], "at": report.not_finite[1]} if report.not_finite else None,
         "faults": [{"name": fault.diverges.name, "computed_from": fault.computed_from,
                     "mistake": fault.mistake.name if fault.mistake else None,
