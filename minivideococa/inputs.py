@@ -14,16 +14,16 @@ from .arguments import shown
 from .resources import require_memory
 
 
-def path_name(path: Any, hint: str) -> str:
-    """Return a path as a str. Raises ValueError if no file can have it: another type, empty, NUL, not encodable."""
+def path_name(path: Any, hint: str, name: str = "path") -> str:
+    """Return a path as a str. `name` names the argument. Raises ValueError if no file can have it: another type, empty, NUL, not encodable."""
     try:
-        name = os.fspath(path)
-        possible = isinstance(name, str) and bool(name) and "\0" not in name and bool(os.fsencode(name))
+        path = os.fspath(path)
+        possible = isinstance(path, str) and bool(path) and "\0" not in path and bool(os.fsencode(path))
     except (TypeError, UnicodeEncodeError):
         possible = False
     if not possible:
-        raise ValueError(f"{shown(path)} is not the name of a file or folder; {hint}")
-    return name
+        raise ValueError(f"{name} is {shown(path)}, not the name of a file or folder; {hint}")
+    return path
 
 
 def regular_file(path: str | os.PathLike[str], hint: str) -> Path:

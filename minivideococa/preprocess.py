@@ -30,7 +30,7 @@ def preprocess(frames: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     from PIL import Image
 
     frames = as_frames("frames", frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape[1:]:
         raise ValueError(
             f"frames must be uint8 [T, H, W, 3] with values 0..255, not {frames.dtype} {list(frames.shape)}; "
             "convert floats in 0..1 with (frames * 255).round().astype(np.uint8), and pass one image as image[None]"

@@ -72,7 +72,7 @@ def files_of(path: str | os.PathLike[str]) -> list[str]:
     Raises FileNotFoundError or another OSError if `path` cannot be opened, ValueError for a folder without images, a
     FIFO or a device.
     """
-    hint = "give a video, an image or a folder of images"
+    hint = "check the path, and give a video, an image or a folder of images"
     path = path_name(path, hint)
     return list_images(path) if os.path.isdir(path) else [os.fspath(regular_file(path, hint))]
 

@@ -213,7 +213,7 @@ def test_how_a_path_is_read_is_checked_first(model, monkeypatch, call):
     for adapter in ("max", None, 3, ["mean"], np.array(["mean", "joint"])):
         refused(lambda: call(model, "a.mp4", adapter=adapter), "^adapter is ", "attentional, mean, joint")
     for given_video in (FRAMES, VIDEO, list(FRAMES)):
-        refused(lambda: call(model, given_video, start=1), "^start: choose", "path")
+        refused(lambda: call(model, given_video, start=1), "^start can only be given with a path")
 
 
 @path_calls
@@ -329,7 +329,7 @@ def test_weights_that_are_not_finite(model, name, fact, value):
                               lambda: mvc.score(model, VIDEO, LABELS)]}[name]
     with np.errstate(all="ignore"):
         for call in calls:
-            refused(call, fact, "not finite: the weights or the input")
+            refused(call, fact, "not finite: check the weights and the input")
 
 
 def test_a_logit_scale_that_is_not_finite(model):

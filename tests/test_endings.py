@@ -319,7 +319,8 @@ def test_a_full_disk_loses_no_table_and_the_file_is_named(tmp_path):
     result = limited("evaluate", str(tmp_path / "m.jsonl"), "--no-cache", "--frames", "1", "--tasks", "classify",
                      "--weights", str(embedded_checkpoint()), "-o", str(tmp_path / "out.jsonl"))
     assert result.returncode == 2 and "top-1" in result.stdout
-    assert one_line(result.stderr) and f"{tmp_path / 'out.jsonl'}: " in result.stderr and "File too large" in result.stderr
+    error = result.stderr.splitlines(keepends=True)[-1]
+    assert one_line(error) and f"{tmp_path / 'out.jsonl'}: " in error and "File too large" in error
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 

@@ -168,8 +168,10 @@ def test_what_does_not_fit_into_memory_is_refused_before(folder: Path, monkeypat
     numbers = sum(array.size for array in load_file(folder / "model.safetensors").values())
     with pytest.raises(ValueError, match=f"{folder}: loading it in float64 needs {8 * numbers // 10**6} MB of memory, and"):
         load(folder, dtype="float64")
-    with pytest.raises(ValueError, match=f"model.safetensors: converting it needs {2 * numbers / 10**6:.1f} MB .*float16"):
+    with pytest.raises(ValueError, match=f"model.safetensors: converting it needs {2 * numbers / 10**6:.1f} MB .*; close other"):
         convert(folder, folder.parent / "out", dtype="float16")
+    with pytest.raises(ValueError, match=f"converting it needs {4 * numbers / 10**6:.0f} MB .*use --dtype float16"):
+        convert(folder, folder.parent / "out", dtype="float32")
 
 
 # Sources of `convert`

@@ -182,7 +182,7 @@ def test_embedded_checkpoint_is_found(tmp_path: Path, place: str) -> None:
     package = tmp_path / "minivideococa"
     installed = Path(sys.modules["minivideococa"].__file__).parent
     shutil.copytree(installed / "checkpoint", package / "checkpoint")
-    for module in ("output.py", "inputs.py", "resources.py"):
+    for module in ("arguments.py", "output.py", "inputs.py", "resources.py"):
         shutil.copy(installed / module, package)
     (package / "__init__.py").touch()
     above = {"wheel": package, "checkout": tmp_path, "nowhere": tmp_path / "elsewhere"}[place]

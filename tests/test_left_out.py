@@ -244,10 +244,10 @@ def test_retrieval_that_does_not_fit_is_refused_before_the_work(model, pictures,
 
 
 def test_frames_that_do_not_fit_are_refused_once(model, pictures, monkeypatch):
-    """2 * 10**9 frames of 14 x 14 pixels; not once for each video, as if it could not be read."""
+    """2 * 10**9 frames; not once for each video, as if it could not be read."""
     monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**10)
     monkeypatch.setattr(run, "read_video", None)
-    with pytest.raises(ValueError, match="^num_frames 2000000000 needs 9.4 TB of memory.*give fewer frames$"):
+    with pytest.raises(ValueError, match="^encoding 2000000000 frames needs .* TB of memory.* frames would fit$"):
         evaluate(model, labelled(pictures), num_frames=2 * 10**9)
 
 

@@ -127,5 +127,5 @@ def test_memory_for_the_pixels_is_worked_out_first(monkeypatch):
 
 
 def test_frames_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match="must have one size"):
+    with pytest.raises(ValueError, match="frames of one size"):
         preprocess([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], config())

@@ -228,7 +228,7 @@ def finetuned(tmp_path: Path, presets: Path) -> Iterator[Path]:
     yield snapshots / ("c" * 40)
 
 
-def test_classify_and_retrieve_warn_of_spoilt_latents(finetuned: Path, tmp_path: Path) -> None:
+def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_path: Path) -> None:
     first = convert(finetuned, tmp_path / "first")
     second = convert(first, tmp_path / "second", dtype="float16")          # the record goes along
     for folder in (first, second):
@@ -238,7 +238,7 @@ def test_classify_and_retrieve_warn_of_spoilt_latents(finetuned: Path, tmp_path:
         model = load(folder)
         assert model.origin == read_record(folder / "model.safetensors")
         video = model.encode(CLIP, 2)
-        with pytest.warns(UserWarning, match="for captions only: finetuning has spoilt their latents") as told:
+        with pytest.warns(UserWarning, match="for captions only: finetuning degraded their latents") as told:
             tasks.classify(model, video, ["a", "b"])
             tasks.retrieve(model, "a", [video])
         assert [warning.filename for warning in told] == [__file__] * 2

@@ -282,7 +282,7 @@ def test_what_is_no_video(tmp_path):
     assert_refused(tmp_path / "half.png", "repair")
     assert_refused(tmp_path / "missing.mp4", "check the path", error=FileNotFoundError)
     for num_frames in (0, -1):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="num_frames is .*1 to"):
             read_video(video, num_frames)
 
 
@@ -332,5 +332,5 @@ def test_interrupt_ends_ffmpeg(tmp_path):
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(ValueError, match="pipe.mp4: neither a file nor a folder"):
+    with pytest.raises(ValueError, match="pipe.mp4: not a regular file"):
         read_video(tmp_path / "pipe.mp4")

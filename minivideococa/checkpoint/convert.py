@@ -40,8 +40,8 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     """
     if dtype not in (None, "float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
-    source = Path(path_name(source, "give a folder, or a file of weights"))
-    dest = Path(path_name(dest, "give a folder to make"))
+    source = Path(path_name(source, "give a folder, or a file of weights", "source"))
+    dest = Path(path_name(dest, "give a folder to make", "dest"))
     refuse_occupied(dest)
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such file or folder")

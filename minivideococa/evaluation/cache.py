@@ -59,7 +59,7 @@ def identity(model: VideoCoCa) -> str:
 def folder_for(path: str | os.PathLike[str]) -> Path:
     """Return the folder of a cache, which need not be there. Raises ValueError for an impossible name, and if something else
     is there."""
-    folder = Path(path_name(path, "cache is the path of a folder, or None for no cache"))
+    folder = Path(path_name(path, "give a folder, or None for no cache", "cache"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{path}: is no folder: give another place for the cache")
     return folder

@@ -48,7 +48,7 @@ class Entry:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        path_name(self.video, '"video" is the path of a video')
+        path_name(self.video, "give the path of a video", '"video"')
         for name in ("captions", "labels"):
             texts = getattr(self, name)
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):

@@ -19,6 +19,7 @@ from ..checkpoint.config import Config
 from ..model import VideoCoCa
 from ..progress import advance, progress
 from ..resources import require_memory
+from ..terminal import printable
 from ..trace import trace
 from .diagnosis import TOGETHER, Search, find_faults, of_other_weights, suspected, worst
 from .layout import arranged, without_axes_of_one, without_first_axes
@@ -220,11 +221,6 @@ def check_axes_of_inputs(inputs: Arrays, found: Arrays) -> None:
         texts = [x for name, x in found.items() if name.startswith("text.")]
         if ids.ndim == 2 and ids.shape[1] == 1 < len(ids) and any(x.shape[:1] != ids.shape[:1] for x in texts):
             raise ValueError(f"ids are {list(ids.shape)}: sequence first; write one text as [L], several as [B, L]")
-
-
-def printable(name: str) -> str:
-    """A name that somebody's file holds, in one line and without control characters."""
-    return repr(name)[1:-1]
 
 
 def run(model: VideoCoCa, inputs: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> Arrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .blame import printable
+from ..terminal import printable
 from .diagnosis import MOST
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, OTHER_WEIGHTS
 from .rows import Fault, Report, Row
