@@ -1,7 +1,7 @@
 """An ffmpeg that dies, hangs, prints without end, is too old or is none; and requests that do not fit into memory."""
 
-import re
 import os
+import re
 import signal
 import subprocess
 import sys

@@ -223,7 +223,7 @@ def kind(name: str) -> str:
 
 
 def listed(search: Search, suspects: list[str], unexplained: list[str], like: dict[str, list[str]]) -> list[Fault]:
-    """The faults, each where it first shows; several mistakes in one tensor follow each other, the largest first."""
+    """Return the faults, each where it first shows; several new ones in one tensor follow each other, the largest first."""
     faults: list[Fault] = []
     for name in suspects:
         row = search.rows[name]
@@ -233,8 +233,11 @@ def listed(search: Search, suspects: list[str], unexplained: list[str], like: di
             causes = [(mistake, search.error(name, ()))]
         else:
             causes = []
-        allowed_for: Causes = ()
+        before = {fault.mistake.name for fault in faults if fault.mistake}
         rest = list(search.explained.get(name, ()))
+        allowed_for: Causes = tuple(cause for cause in rest if CATALOGUE[cause][0].name in before)
+        causes += [(CATALOGUE[cause][0], search.error(name, allowed_for)) for cause in allowed_for]
+        rest = [cause for cause in rest if cause not in allowed_for]
         while rest:
             errors = [search.error(name, tuple(sorted((*allowed_for, cause)))) for cause in rest]
             cause = rest.pop(int(np.argmin(errors)))
