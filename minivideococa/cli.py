@@ -52,12 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         terminal.tell(f"minivideococa: {_reason(error)}")
         return 2
+    except RuntimeError as error:            # Python 3.11 makes one of a Ctrl-C while a class is created
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return 130
+        raise
 
 
 def _reason(error: Exception) -> str:
     """Return the text of an error, beginning with the file's name."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error})" if str(error) else "not enough memory"
     return str(error) or type(error).__name__
 
 
@@ -254,7 +260,7 @@ def run_caption(args: argparse.Namespace) -> None:
         video = _encode(model, args, args.video)
     with progress(args.max_length, "tokens"):
         caption = model.caption(video, **_search(args))
-    known = _in_world(args, [video])
+    known = _in_world(args, [video], None if args.adapter == "mean" else caption)
     _caveat(args, model, [args.prompt], known)
     _print(args, [caption, *([NO_DESCRIPTION] if known == [False] else [])],
            {"video": args.video, "caption": caption, **_world_field(known)})
@@ -338,8 +344,9 @@ def _each(paths: Sequence[str], read: Callable[[str], Any]) -> tuple[dict[str, A
     for path in dict.fromkeys(paths):
         try:
             done[path] = read(path)
-        except (OSError, ValueError) as error:
-            failed[path] = _reason(error)
+        except (OSError, ValueError, MemoryError) as error:
+            reason = _reason(error)
+            failed[path] = f"{path}: {reason}" if isinstance(error, MemoryError) and path not in reason else reason
     if not done:
         reason = next(iter(failed.values()))
         raise ValueError(reason if len(failed) == 1 else f"none of the {len(failed)} videos can be read: {reason}")
@@ -472,10 +479,10 @@ def run_shapes(args: argparse.Namespace) -> None:
 
 # Messages
 
-def _in_world(args: argparse.Namespace, videos: Sequence[Video]) -> list[bool] | None:
+def _in_world(args: argparse.Namespace, videos: Sequence[Video], caption: str | None = None) -> list[bool] | None:
     """Tell of each video whether it looks like the embedded checkpoint's world; None for other weights."""
     from .world import in_world, is_embedded
-    return [in_world(video) for video in videos] if is_embedded(args.weights) else None
+    return [in_world(video, caption) for video in videos] if is_embedded(args.weights) else None
 
 
 def _world_field(known: list[bool] | None, i: int = 0) -> dict[str, bool]:
@@ -502,7 +509,12 @@ def _warn_of_words(model: VideoCoCa, texts: Sequence[str]) -> None:
 def _refuse_unknown(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
     """Raise ValueError for words of the user's own that a vocabulary of whole words lacks, unless --force is given."""
     from difflib import get_close_matches
-    if args.force or not (unknown := _unknown(model, texts)):
+    if args.force or not model.tokenizer:
+        return
+    for text in filter(str.strip, texts):
+        if model.tokenizer.encode(text)[0, 1] == model.tokenizer.end_id:
+            raise ValueError(f"{text!r} has no word that this checkpoint's tokenizer reads; give other words, or --force to go on")
+    if not (unknown := _unknown(model, texts)):
         return
     special = {token.content for token in model.tokenizer.vocabulary.get_added_tokens_decoder().values()}
     words = sorted(model.tokenizer.vocabulary.get_vocab().keys() - special)

@@ -407,3 +407,33 @@ def test_a_time_that_is_none_is_refused_by_its_name(refused):
     for argument in ("--start", "--end"):
         for value in ("soon", "1:2:3:4", "nan", ""):
             assert f"{argument}: " in refused("caption", PAIR, argument, value)
+
+
+def test_a_file_that_takes_too_much_memory_is_left_out(monkeypatch, capsys):
+    encode = mvc.VideoCoCa.encode
+
+    def short_of_memory(self, path, *rest, **more):
+        if path == SPLIT:
+            raise MemoryError("Unable to allocate 1.97 GiB")
+        return encode(self, path, *rest, **more)
+
+    monkeypatch.setattr(mvc.VideoCoCa, "encode", short_of_memory)
+    assert cli.main(["retrieve", "a red ring", PAIR, SPLIT]) == 3
+    out, err = capsys.readouterr()
+    assert PAIR in out and f"left out: {SPLIT}: not enough memory (Unable to allocate 1.97 GiB)" in err
+
+
+@pytest.mark.parametrize("command", [["classify", PAIR, "--labels", "!!!,a red ring"], ["retrieve", "...", PAIR]])
+def test_a_text_without_a_word_is_refused(command, capsys):
+    assert cli.main(command) == 2
+    assert "has no word that this checkpoint's tokenizer reads" in capsys.readouterr().err
+    assert cli.main([*command, "--force"]) == 0
+
+
+def test_an_interrupt_that_python_wraps_is_one(monkeypatch, capsys):
+    """Python 3.11 raises RuntimeError from a KeyboardInterrupt in __set_name__."""
+    def interrupted():
+        raise RuntimeError("Error calling __set_name__ on 'Field' instance") from KeyboardInterrupt()
+
+    monkeypatch.setattr(cli, "parser", interrupted)
+    assert cli.main([]) == 130 and capsys.readouterr().err == ""

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import minivideococa as mvc
 from minivideococa import cli
@@ -58,6 +58,11 @@ FOREIGN = {
 def test_at_least_19_of_20_held_out_clips_are_in(model, clips, adapter):
     judged = [in_world(model.encode(frames, adapter=adapter)) for frames in sum(clips.values(), [])]
     assert len(judged) == COUNT * len(CLIP_SETS) and np.mean(judged) >= 0.95
+
+
+def test_at_least_19_of_20_held_out_clips_are_in_with_their_captions(model, clips):
+    videos = [model.encode(frames) for kind in clips.values() for frames in kind[:10]]
+    assert np.mean([in_world(video, model.caption(video)) for video in videos]) >= 0.95
 
 
 def test_at_least_19_of_20_stills_of_the_world_are_in(model, clips):
@@ -131,6 +136,17 @@ def test_a_caption_of_other_footage_says_that_it_is_none(capsys, foreign):
     assert caption == mvc.load().caption(foreign) and "knows coloured shapes only" in err
     assert json.loads(run(capsys, "caption", foreign, "--json").out) == {
         "video": foreign, "caption": caption, "in_world": False}
+
+
+def test_a_caption_of_nothing_is_no_description(capsys, tmp_path):
+    """A page of text: to the checkpoint it is an empty background, which no clip of its world is."""
+    page = Image.new("RGB", (640, 360), "white")
+    for line in range(12):
+        ImageDraw.Draw(page).text((20, 20 + 26 * line), "the quick brown fox jumps over the lazy dog, again and again", "black")
+    page.save(tmp_path / "page.png")
+    out = run(capsys, "caption", tmp_path / "page.png").out
+    assert "nothing" in out and "(not a description: " in out
+    assert json.loads(run(capsys, "caption", tmp_path / "page.png", "--json").out)["in_world"] is False
 
 
 @pytest.mark.parametrize("clip", sorted(CLIPS.glob("*.gif")), ids=lambda path: path.stem)

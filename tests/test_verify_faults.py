@@ -397,7 +397,7 @@ def test_what_is_no_regular_file_is_told(refused, tmp_path):
         err = refused("verify", path, "--weights", FOLDER)
         assert str(path) in err and "not a regular file" in err and "no such file" not in err
     assert "not the name of a file" in refused("verify", "a\0b", "--weights", FOLDER)
-    assert "not the name of a file" in refused("verify", "", "--weights", FOLDER)
+    assert "argument TRACE: is empty" in refused("verify", "", "--weights", FOLDER)
 
 
 def test_a_trace_without_permission(refused, truth, tmp_path, monkeypatch):

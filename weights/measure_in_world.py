@@ -32,6 +32,7 @@ FRAMES = 16
 FIT_SEED, LIMIT_SEED, TEST_SEED = 8192, 8193, 8194
 FITTED = [(1, "attentional"), (8, "attentional"), (16, "attentional"), (8, "mean")]      # T and adapter
 MEASURED = [*FITTED, (4, "attentional"), (8, "joint")]
+CAPTIONED = (8, "attentional, with the caption")
 LIMIT = 350                                  # of the distance: see README.md
 RIDGE = 1e-3                                 # of the mean variance, added to each
 
@@ -105,19 +106,26 @@ def main() -> None:
     wrong: dict[str, dict[tuple[int, str], dict[str, list[bool]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list)))      # group -> way -> source -> judgements
     for i, (form, frames) in enumerate(world_clips(TEST_SEED, args.count)):
-        for way, video in ways(model, frames, MEASURED).items():
+        videos = ways(model, frames, MEASURED)
+        for way, video in videos.items():
             wrong[f"world, {form}"][way][str(i)].append(not in_world(video))
+        video = videos[8, "attentional"]
+        wrong[f"world, {form}"][CAPTIONED][str(i)].append(not in_world(video, model.caption(video)))
     named = []
     for path in sorted(args.folder.glob("*/*/*")) if args.folder else []:
-        for way, video in ways(model, mvc.read_video(path, FRAMES), MEASURED).items():
+        videos = ways(model, mvc.read_video(path, FRAMES), MEASURED)
+        for way, video in videos.items():
             wrong[path.parts[-3]][way][path.parts[-2]].append(in_world(video))
-            if way == (8, "attentional") and in_world(video):
-                named.append(f"{path.relative_to(args.folder)}: {model.caption(video)}")
-    print("| judged wrong | clips | sources | " + " | ".join(f"T = {T}, {adapter}" for T, adapter in MEASURED) + " |")
-    print("|---" * (3 + len(MEASURED)) + "|")
+        video = videos[8, "attentional"]
+        caption = model.caption(video)
+        wrong[path.parts[-3]][CAPTIONED][path.parts[-2]].append(in_world(video, caption))
+        if in_world(video):
+            named.append(f"{path.relative_to(args.folder)}: {caption}")
+    print("| judged wrong | clips | sources | " + " | ".join(f"T = {T}, {adapter}" for T, adapter in (*MEASURED, CAPTIONED)) + " |")
+    print("|---" * (4 + len(MEASURED)) + "|")
     for group, by_way in wrong.items():
         sources = by_way[MEASURED[0]].values()
-        cells = [rate(list(by_way[way].values())) for way in MEASURED]
+        cells = [rate(list(by_way[way].values())) for way in (*MEASURED, CAPTIONED)]
         print(f"| {group} | {sum(map(len, sources))} | {len(sources)} | " + " | ".join(cells) + " |")
     print("\nfootage that is taken for the world's at T = 8, and its caption:", *named, sep="\n  ")
 

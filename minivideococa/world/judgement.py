@@ -13,6 +13,7 @@ import numpy as np
 
 from ..checkpoint.folder import embedded_checkpoint
 from ..model import Video
+from .captions import objects_named
 
 STATISTICS = "in_world.npz"                  # in the embedded checkpoint's folder, written by weights/measure_in_world.py
 
@@ -22,13 +23,15 @@ def is_embedded(weights: str | os.PathLike[str] | None) -> bool:
     return weights is None or os.path.isdir(weights) and os.path.samefile(weights, embedded_checkpoint())
 
 
-def in_world(video: Video) -> bool:
+def in_world(video: Video, caption: str | None = None) -> bool:
     """Tell whether a video that the embedded checkpoint encoded looks like its world of coloured shapes.
 
-    It does where `distance` is at most the limit. weights/README.md has the rates of wrong judgements.
+    It does if `distance` is at most the limit and its caption, if given, names a shape: every clip of the world shows one.
+    Give captions of attentional or joint pooling, since mean pooling misses short events. weights/README.md has the
+    rates of wrong judgements.
     """
     mean, precision, limit = _statistics()
-    return bool(distance(video, mean, precision) <= limit)
+    return bool(distance(video, mean, precision) <= limit) and (caption is None or bool(objects_named(caption)))
 
 
 def distance(video: Video, mean: np.ndarray, precision: np.ndarray) -> float:
