@@ -87,7 +87,7 @@ def _looks_like(fault: Fault, last: bool) -> str:
     if fault.mistake is OTHER_WEIGHTS:
         return f"It looks like this: {fault.mistake.words}. Every tensor that has weights of its own is off."
     if fault.mistake:
-        remaining = f" So computed, ours is yours to {fault.remaining:.1e}." if last and fault.remaining is not None else ""
+        remaining = f" Computed this way, ours agrees with yours to {fault.remaining:.1e}." if last and fault.remaining is not None else ""
         return f"It looks like this: {fault.mistake.words}.{remaining}" + (f" It explains also {also}." if also else "")
     known = len([mistake for mistake in MISTAKES if mistake not in (AXES_TRANSPOSED, BATCH_AXIS, OTHER_WEIGHTS)])
     return (f"It looks like none of the {known} mistakes that are known here, nor like some of them together: compare it "
