@@ -64,6 +64,8 @@ ENDINGS = {".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heif", ".hif",
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEG after JPEG: a video for ffmpeg, though the first one is an image
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+# of EXIF orientations 2 to 8, by Pillow's names
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: beyond it Pillow suspects a decompression bomb
 MAX_ANIMATION = 2**36  # pixels of all frames together, some 20 minutes of decoding: 33,000 frames of 1920 x 1080
 
@@ -137,7 +139,7 @@ def read_images(
                 if count * image.width * image.height > MAX_ANIMATION:
                     what = f"{count} frames of {_text(image.size)} pixels"
                     raise ValueError(f"{path}: {what} take too long to decode; convert it to a video")
-                indices = _sample_animation(path, image, positions, num_frames, start, end)
+                indices = _sample_animation(path, positions, num_frames, start, end)
             else:
                 _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
                 indices = sample_indices(count, num_frames)
@@ -152,9 +154,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
     Raises ValueError for a mode without a stated result, and Pillow's errors for a damaged file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    source, image = image, ImageOps.exif_transpose(image)
+    image.load()  # a PNG may state its orientation after the pixels
+    source, orientation = image, _orientation(image)
+    if orientation > 1:
+        image = image.transpose(Image.Transpose[TURNS[orientation - 2]])
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_grey(source, image)[..., None], 3, axis=2)
     if image.mode == "LAB":
@@ -231,6 +236,8 @@ def _reading(path: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         raise
+    except MemoryError:
+        raise ValueError(f"{path}: out of memory; scale it down or ask for fewer frames") from None
     except Exception as error:
         if str(error).startswith(f"{path}: "):
             raise
@@ -256,7 +263,8 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{path}: {_text(image.size)} pixels are more than {MAX_PIXELS}, "
                          "the most that is decoded; scale it down")
-    copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
+    animated = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+    copies = 4 * (12 if animated else 4)  # 4 bytes a pixel: decoded, upright, converted, over black; canvases
     what = f"{path}: reading {num_frames} frames of {_text(image.size)} pixels"
     require_memory((copies + 3 * num_frames) * width * height, what, "scale it down or ask for fewer frames")
 
@@ -264,8 +272,17 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (width, height) as turned by the EXIF orientation, as far as it is known without decoding."""
     known = image.format != "PNG" or "exif" in image.info  # getexif() of a PNG would decode it
-    turned = known and image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5  # TIFF's size is upright
+    turned = known and image.format != "TIFF" and _orientation(image) >= 5  # TIFF's size is upright
     return image.size[::-1] if turned else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8: 1, as stored, if none is stated or the EXIF data are damaged."""
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # of many kinds
+        return 1
+    return int(orientation) if orientation in range(2, 9) else 1
 
 
 def _positions(image: Any) -> list[int]:
@@ -291,20 +308,20 @@ def _positions(image: Any) -> list[int]:
 
 
 def _go_to(image: Any, position: int) -> None:
-    """Seek, frame by frame; most stills cannot."""
-    if position < image.tell():
-        image.seek(0)
-    while image.tell() < position:
-        if image.format == "GIF":
-            image.disposal_method = 0  # Pillow would go on with that of the frame before, where a frame states none
-        image.seek(image.tell() + 1)
+    """Seek the first frame of an animation, or the next one. Pillow then draws that of a GIF alone, over nothing."""
+    from PIL import Image
+
+    if image.format == "GIF" and position > 0:
+        image.im, image._mode = Image.new("RGBA", image.size).im, "RGBA"
+        image.dispose, image.disposal_method = None, 0
+    image.seek(position)
 
 
-def _sample_animation(path: str, image: Image.Image, positions: list[int], num_frames: int,
-                      start: float | None, end: float | None) -> np.ndarray:
+def _sample_animation(path: str, positions: list[int], num_frames: int, start: float | None, end: float | None
+                      ) -> np.ndarray:
     """Return the numbers of the sampled frames, counted in `positions`: int64 `[T]`."""
     durations = []
-    with _reading(path):
+    with _open(path) as image, _reading(path):  # opened for this alone: what Pillow decodes again may lack its palette
         for position in positions:
             _go_to(image, position)
             image.load()
@@ -321,41 +338,46 @@ def _sample_animation(path: str, image: Image.Image, positions: list[int], num_f
 def _file_frames(path: str, image: Image.Image, positions: list[int], indices: np.ndarray
                  ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the frame of each sampled frame of a file."""
-    size, wanted = image.size, np.unique(indices).tolist()
+    wanted = np.unique(indices).tolist()
     with _reading(path):
-        if image.format == "PNG" and len(positions) > 1:
-            for index, canvas in enumerate(_apng_canvases(image, positions[:wanted[-1] + 1])):
+        if image.format == "GIF" or (image.format == "PNG" and len(positions) > 1):
+            for index, canvas in enumerate(_canvases(image, positions[:wanted[-1] + 1])):
                 if index in indices:
                     yield index, to_rgb(canvas)
             return
         for index in wanted:
-            _go_to(image, positions[index])
-            frame = to_rgb(image)
-            if image.size != size:
-                raise ValueError(f"frame {index + 1} is {_text(image.size)}, the first one {_text(size)}")
-            yield index, frame
+            image.seek(positions[index])
+            yield index, to_rgb(image)
 
 
-def _apng_canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
-    """Yield the canvas (RGBA) of each frame of an APNG. Pillow itself blends semi-transparent frames wrongly."""
+def _canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
+    """Yield the canvas (RGBA) of each frame of a GIF or an APNG.
+
+    Pillow's own is wrong where an APNG blends semi-transparent frames and where a GIF clears pixels.
+    """
     from PIL import Image
 
     canvas = Image.new("RGBA", image.size)
-    canvas.info = {key: value for key, value in image.info.items() if key == "exif"}
+    canvas.info = dict(image.info)  # the orientation
     for position in positions:
         _go_to(image, position)
-        image.blend_op = 0  # leaves the frame's own pixels in its box
+        if image.format == "GIF":
+            box, over, disposal = image.dispose_extent, True, image.disposal_method - 1
+        else:
+            image.blend_op = 0  # leaves the frame's own pixels in its box
+            box, over, disposal = (image.info[key] for key in ("bbox", "blend", "disposal"))
+        if image.size != canvas.size:
+            raise ValueError(f"frame {position + 1} is {_text(image.size)}, the first one {_text(canvas.size)}")
         frame = Image.fromarray(to_rgb(image)) if image.mode.startswith("I") else image
-        box, before = image.info["bbox"], canvas.copy()
-        part = frame.convert("RGBA").crop(box)
-        if image.info["blend"]:
+        part, before = frame.crop(box).convert("RGBA"), canvas.copy() if disposal == 2 else None
+        if over:
             canvas.alpha_composite(part, box[:2])
         else:
             canvas.paste(part, box)
         yield canvas
-        if image.info["disposal"] == 1:
+        if disposal == 1:
             canvas.paste((0, 0, 0, 0), box)
-        elif image.info["disposal"] == 2:
+        elif before:
             canvas = before
 
 
@@ -380,7 +402,7 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
             if len(positions) > 1:
                 raise ValueError(f"{path}: holds {len(positions)} frames; give it by itself, not in a folder of images")
             _check_size(path, image, len(indices))
-            _go_to(image, positions[0])
+            image.seek(positions[0])
             if size is None:
                 image.load()  # a PNG may state its orientation after the pixels
                 size = _upright_size(image)
@@ -390,7 +412,7 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
                 raise ValueError(f"{path}: it is {_text(_upright_size(image))} upright, the first one, "
                                  f"{os.path.basename(paths[0])}, {_text(size)}; remove it, or scale it")
             if index in wanted:
-                yield index, to_rgb(image)
+                yield index, next(_file_frames(path, image, positions, np.zeros(1, np.int64)))[1]
 
 
 def _gather(frames: Iterator[tuple[int, np.ndarray]], indices: np.ndarray) -> np.ndarray:
