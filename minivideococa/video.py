@@ -113,11 +113,11 @@ def read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[
     it states none) by time stamp; the seconds of a tick; and (width, height) of the pictures, 0 if not known.
     """
     # nofillin: libavformat does not make up durations; with 1 added to each, the muxer does not either.
-    # The second output fails if there is cover art only.
+    # The second output fails if there is cover art only. (framecrc takes pictures of unknown size, null does not.)
     _, log = _run_ffmpeg(
         path, ["-fflags", "nofillin"],
         [*VIDEO_ONLY, "-c", "copy", "-copyinkf", "-bsf:v", "setts=pts=PTS:dts=DTS:duration=DURATION+1",
-         "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"])
+         "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"])
     tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
     packets = re.findall(r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log)

@@ -140,6 +140,21 @@ def test_time_stamps_that_run_back_are_a_discontinuity():
     assert sample_times([0, 100, 200, 0, 1000], 100, 14).tolist() == [0, 1, 2] + 10 * [3] + [4]
 
 
+@pytest.mark.parametrize("stamps", [
+    [0, 40, 80, 20120, 160, 200, 240, 280],                   # ahead: the frame after a jump, before frames of before it
+    [0, 40, 80, 20120, 20160, 200, 240, 280],
+    [0, 40, 80, 20120, 160, 20200, 240, 280],
+    [30000, 30040, 30080, 120, 30160, 200, 240, 280]])        # behind
+def test_frames_out_of_order_around_a_jump_last_no_longer_than_others(stamps):
+    assert sample_times(stamps, 40, 8).tolist() == list(range(8))
+
+
+def test_a_jump_far_from_a_discontinuity_is_a_long_frame():
+    times = [0, *range(20, 40), *range(5, 14)]                # 20 s, then 1 s each: 49 s, the points 3.5, 10.5, ...
+    assert sample_times([1000 * time for time in times], 1000, 7).tolist() == [0, 0, 0, 5, 12, 19, 26]
+    assert sample_times([0, 20000, 20040], 40, 8).tolist() == [0] * 8
+
+
 @given(st.lists(st.integers(-10**4, 10**4), min_size=1, max_size=20), st.integers(0, 500), st.integers(1, 30))
 @settings(max_examples=300)
 def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
