@@ -85,6 +85,11 @@ def is_image(path: str) -> bool:
         return True
 
 
+def is_jpeg_xl(path: str) -> bool:
+    """Return whether a file is JPEG XL, by its content."""
+    return _first_bytes(path).startswith(JPEG_XL)
+
+
 def list_images(folder: str) -> list[str]:
     """Return the images of a folder, chosen by the endings of their names, in natural order: img2 before IMG10.
 
@@ -125,7 +130,7 @@ def read_images(
     """
     require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
     if os.path.isdir(path):
-        _refuse_times(path, "a folder of images", start, end)
+        refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
         count, indices = len(paths), sample_indices(len(paths), num_frames)
         clip = _gather(_folder_frames(paths, indices, decode), indices)
@@ -141,7 +146,7 @@ def read_images(
                     raise ValueError(f"{path}: {what} take too long to decode; convert it to a video")
                 indices = _sample_animation(path, positions, num_frames, start, end)
             else:
-                _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
+                refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
                 indices = sample_indices(count, num_frames)
             clip = _gather(_file_frames(path, image, positions, indices), indices)
     if count > 1:
@@ -252,7 +257,8 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
+def refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
+    """Raise ValueError if a part of something that has no time is asked for. `kind` says what it is."""
     if start is not None or end is not None:
         raise ValueError(f"{path}: {kind} has no time; leave out start and end")
 
@@ -394,7 +400,7 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
         try:
             image = _open(path)
         except UnidentifiedImageError:
-            if decode is None or not _first_bytes(path).startswith(JPEG_XL):
+            if decode is None or not is_jpeg_xl(path):
                 raise ValueError(f"{path}: not a readable image; repair or remove it") from None
             image = Image.fromarray(decode(path)[0])
         with image, _reading(path):

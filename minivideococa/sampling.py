@@ -48,12 +48,14 @@ def sample_times(
     stamps do not decide which frame a sampling point on a boundary takes.
 
     Raises ValueError if there are no frames, `num_frames` is not an integer of at least 1, `start` is not before the
-    clip's end, or `end` not after `start`.
+    clip's end, `end` not after `start`, or either is given for a single frame whose duration is not known.
     """
     num_frames = frame_count(num_frames)
     n = len(stamps)
     if n == 0:
         raise ValueError("no frame to sample")
+    if n == 1 and not last_duration and (start is not None or end is not None):
+        raise ValueError("a single frame without a duration has no time; leave out start and end")
     durations = [later - earlier for earlier, later in pairwise(stamps)]
     durations.append(last_duration or (durations[-1] if durations else 1))
     back = [i for i in range(n) if durations[i] < 0]

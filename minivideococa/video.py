@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .images import is_image, list_images, read_images
+from .images import is_image, is_jpeg_xl, list_images, read_images, refuse_times
 from .inputs import path_name, regular_file
 from .resources import require_memory_for
 from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
@@ -97,10 +97,14 @@ def _read_with_ffmpeg(path: str, num_frames: int, start: float | None, end: floa
     select = True
     for _ in range(3):
         clip, stamps, tick = _decode(path, indices, select)
+        still = len(stamps) == 1 and is_jpeg_xl(path)
+        if still:
+            refuse_times(path, "a still image", start, end)
         guess, indices = indices, sample(stamps, tick)
         if np.array_equal(guess, indices):
             if clip is not None:
-                warn_of_repeats(path, indices)
+                if not still:
+                    warn_of_repeats(path, indices)
                 return clip
             select = False
     raise ValueError(f"{path}: each decode gives other frames, the file is damaged; re-encode it")
@@ -217,7 +221,8 @@ def _run_ffmpeg(
     Returns what `consume` makes of its standard output (without it, output is discarded: None), and all that it wrote
     to standard error.
 
-    Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run.
+    Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run
+    or the folder of temporary files is full.
     """
     # Given as an open file, no path is taken for an option, a protocol or a pattern of file names. The only progress
     # report is the last one: it tells that ffmpeg came to its end. Damaged packets are no failure.
@@ -229,8 +234,7 @@ def _run_ffmpeg(
         try:
             process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
         except OSError as error:
-            raise OSError(f"{command[0]}: cannot be run as ffmpeg ({error.strerror}); reinstall imageio-ffmpeg, "
-                          "or correct IMAGEIO_FFMPEG_EXE") from None
+            raise no_ffmpeg(command[0], error.strerror) from None
         with process:
             faults: list[str] = []
             ended = threading.Event()
@@ -249,15 +253,26 @@ def _run_ffmpeg(
             raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
         log.seek(0)
         text = log.read().decode(errors="replace")
+        failed = process.returncode > 0 or "progress=end" not in text
+        if failed and _is_full(log):
+            raise OSError(f"{tempfile.gettempdir()}: no space for temporary files; free some, or set TMPDIR")
     if process.returncode < 0:
         raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
                          f"re-encode it, or replace {command[0]}")
-    if process.returncode > 0 or "progress=end" not in text:
+    if failed:
         if "seen=" in text or "#tb 0" in text:
             raise ValueError(f"{path}: ffmpeg ended midway with exit status {process.returncode} "
                              f"({_complaint(text) or 'no message'}); try again, or re-encode it")
         raise _no_video(path, text)
     return result, text
+
+
+def _is_full(file: IO[bytes]) -> bool:
+    """Return whether no more can be written to a file, by writing to it."""
+    try:
+        return os.write(file.fileno(), bytes(8192)) < 8192
+    except OSError:
+        return True
 
 
 def _watch(process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: threading.Event, faults: list[str]
@@ -295,6 +310,12 @@ def ffmpeg_path() -> str:
         raise OSError(f"no ffmpeg: {error}; reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from None
 
 
+def no_ffmpeg(executable: str, reason: str | None) -> OSError:
+    """Return the error for a program that is no ffmpeg or does not run."""
+    return OSError(f"{executable}: cannot be run as ffmpeg ({reason}); reinstall imageio-ffmpeg, "
+                   "or correct IMAGEIO_FFMPEG_EXE")
+
+
 def _complaint(log: str) -> str:
     """Return ffmpeg's first error message."""
     for line in log.splitlines():
@@ -303,14 +324,16 @@ def _complaint(log: str) -> str:
     return ""
 
 
-def _no_video(path: str, log: str) -> ValueError:
-    """Return the error for a file from which ffmpeg decodes nothing. It names an outdated ffmpeg instead of the file."""
+def _no_video(path: str, log: str) -> ValueError | OSError:
+    """Return the error for a file from which ffmpeg decodes nothing. It names ffmpeg instead if that is at fault."""
     complaint = _complaint(log)
     command = [ffmpeg_path(), "-version"]
     try:
         answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         answer = b""
+    if not answer.startswith(b"ffmpeg version "):
+        return no_ffmpeg(command[0], complaint or "-version gives none")
     version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
     lacks = r"Unrecognized option|Option .*not found|Protocol not found|no decoder found for: (?!none)|Decoder .*not found"
     if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(lacks, complaint):

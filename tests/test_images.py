@@ -242,6 +242,12 @@ def test_jpeg_xl_is_left_to_ffmpeg(tmp_path):
         ffmpeg("-i", tmp_path / "a.png", "-distance", 0, tmp_path / f"{i}.jxl")
     (tmp_path / "a.png").unlink()
     assert not is_image(str(tmp_path / "2.jxl")) and which(read_video(tmp_path / "2.jxl", 2)) == [2, 2]
+    with warnings.catch_warnings():                          # a still: frames do not repeat
+        warnings.simplefilter("error")
+        read_video(tmp_path / "2.jxl", 2)
+    for times in ((0, None), (None, 0.01), (9, None)):
+        assert "a still image has no time; leave out start and end" in refused(
+            tmp_path / "2.jxl", start=times[0], end=times[1])
     assert which(read_video(tmp_path, 4)) == [0, 1, 2, 3]
 
 

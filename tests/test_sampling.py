@@ -129,6 +129,15 @@ def test_a_part_that_is_not_there_is_refused(start, end, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_single_frame_without_a_duration_has_no_parts():
+    for last in (None, 0):
+        assert sample_times([7], last, 2).tolist() == [0, 0]
+        for times in ((0, None), (None, 1), (0.5, None)):
+            with pytest.raises(ValueError, match="a single frame without a duration has no time; leave out start and end"):
+                sample_times([7], last, 2, *times)
+    assert sample_times([7], 1000, 2, 0.5).tolist() == [0, 0]
+
+
 def test_an_end_after_the_end_is_the_end():
     assert sample_times([0, 1000], 8000, 8, 0, 100).tolist() == sample_times([0, 1000], 8000, 8).tolist()
     assert sample_times([0, 1000], 8000, 4, 0.5, 1.5).tolist() == [0, 0, 1, 1]
@@ -162,7 +171,8 @@ def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
         try:
             indices = sample_times(stamps, last, num_frames, start).tolist()
         except ValueError as error:
-            assert start == 0 and "the clip lasts 0 s" in str(error)
+            words = "a single frame without a duration" if len(stamps) == 1 else "the clip lasts 0 s"
+            assert start == 0 and words in str(error)
             continue
         assert len(indices) == num_frames and indices == sorted(indices)
         assert 0 <= indices[0] and indices[-1] < len(stamps)
