@@ -234,15 +234,13 @@ def _first_bytes(path: str) -> bytes:
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Turn any error of Pillow, which raises many kinds, into a ValueError of one line that names the file."""
+    """Turn errors of Pillow, which raises many kinds, into a ValueError of one line that names the file."""
     from PIL import UnidentifiedImageError
 
     try:
         yield
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, MemoryError):
         raise
-    except MemoryError:
-        raise ValueError(f"{path}: out of memory; scale it down or ask for fewer frames") from None
     except Exception as error:
         if str(error).startswith(f"{path}: "):
             raise

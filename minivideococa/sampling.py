@@ -37,8 +37,8 @@ def sample_times(
     `stamps` are the time stamps of the n frames in the order of display, in ticks of `tick` seconds. Each frame lasts
     until the next time stamp, the last one for `last_duration` ticks, or as long as the frame before it if that is
     None or 0. A time stamp that runs back is a discontinuity: the frame before it lasts as long as its predecessor. So
-    is a jump ahead of more than 10 s within 16 frames of one that runs back: where a transport stream jumps, frames that
-    are not stored in the order of display may keep time stamps of the other side.
+    is a jump ahead of more than 10 s within 16 frames of one that runs back: where the time stamps of a transport
+    stream jump, B-frames may keep those of the other side.
 
     `start` and `end` (see `seconds`), counted from the first time stamp, cut the clip to what is on screen in
     [start, end). An `end` after the clip's end is the clip's end.

@@ -61,9 +61,12 @@ def read_video(
     start = None if start is None else seconds(start, "start")
     end = None if end is None else seconds(end, "end")
     files_of(path)
-    if os.path.isdir(path) or is_image(path):
-        return read_images(path, num_frames, start, end, decode=_decode_still)
-    return _read_with_ffmpeg(path, num_frames, start, end)
+    try:
+        if os.path.isdir(path) or is_image(path):
+            return read_images(path, num_frames, start, end, decode=_decode_still)
+        return _read_with_ffmpeg(path, num_frames, start, end)
+    except MemoryError:
+        raise ValueError(f"{path}: out of memory; scale it down or ask for fewer frames") from None
 
 
 def files_of(path: str | os.PathLike[str]) -> list[str]:

@@ -170,8 +170,8 @@ def test_shapes_without_ffmpeg(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
 def test_a_full_folder_of_temporary_files_is_no_fault_of_the_video(clip, tmp_path):
     long = clip.with_name("long.mp4")
-    subprocess.run([get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-stream_loop", "9", "-i", str(clip), "-c", "copy",
-                    str(long)], check=True)                   # 500 frames, of which ffmpeg reports more than 8 kB
+    subprocess.run([get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-stream_loop", "9", "-i", str(clip),
+                    "-c", "copy", str(long)], check=True)     # 500 frames, of which ffmpeg reports more than 8 kB
     mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
                'mount -t tmpfs -o size=8k none "$0" || exit 77; TMPDIR="$0" exec "$@"', str(tmp_path)]
     script = "import sys; from minivideococa.video import read_video; read_video(sys.argv[1])"

@@ -330,7 +330,8 @@ def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed, grey):
         pixels, disposal, transparent = rng.integers(0, 8, (h, w)), int(rng.integers(0, 4)), int(rng.integers(0, 8))
         transparent = None if rng.random() < 0.5 else transparent
         palette = common if rng.random() < 0.7 else rng.integers(1, 256, (256, 3), np.uint8)
-        parts.append(gif_frame(left, top, pixels, disposal, transparent, b"" if palette is common else palette.tobytes()))
+        own = b"" if palette is common else palette.tobytes()
+        parts.append(gif_frame(left, top, pixels, disposal, transparent, own))
         before, part = canvas.copy(), canvas[top:top + h, left:left + w]
         seen = np.ones((h, w), bool) if transparent is None else pixels != transparent
         part[seen] = palette[pixels][seen]
@@ -683,7 +684,8 @@ def test_any_number_of_frames_is_read_or_refused_at_once(tmp_path, name):
     refused(path if name else tmp_path, "2000000000 frames", "of memory", "fewer frames", num_frames=2 * 10**9)
 
 
-@pytest.mark.parametrize("name, frames, copies", [("a.png", 1, 4), ("a.png", 3, 12), ("a.gif", 3, 12), ("a.webp", 3, 12)])
+@pytest.mark.parametrize("name, frames, copies",
+                         [("a.png", 1, 4), ("a.png", 3, 12), ("a.gif", 3, 12), ("a.webp", 3, 12)])
 def test_the_figure_is_enough(tmp_path, monkeypatch, name, frames, copies):
     """The peak of a process that reads transparent, turned pictures is below what was asked for."""
     side, T = 2000, 4
@@ -705,12 +707,13 @@ def test_the_figure_is_enough(tmp_path, monkeypatch, name, frames, copies):
     assert int(run.stdout) * 1024 < need
 
 
-def test_a_lack_of_memory_is_no_fault_of_the_image(tmp_path, monkeypatch):
-    def fail(image):
+@pytest.mark.parametrize("where", ["load", "clip"])
+def test_a_lack_of_memory_is_no_fault_of_the_image(tmp_path, monkeypatch, where):
+    def fail(*arguments):
         raise MemoryError
 
     plain().save(tmp_path / "a.png")
-    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    monkeypatch.setattr(*((ImageFile.ImageFile, "load") if where == "load" else (images.np, "empty")), fail)
     assert "readable" not in refused(tmp_path / "a.png", "out of memory", "scale it down")
 
 
