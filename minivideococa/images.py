@@ -64,6 +64,8 @@ ENDINGS = {".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heif", ".hif",
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEG after JPEG: a video for ffmpeg, though the first one is an image
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+# of EXIF orientations 2 to 8, by Pillow's names
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: beyond it Pillow suspects a decompression bomb
 MAX_ANIMATION = 2**36  # pixels of all frames together, some 20 minutes of decoding: 33,000 frames of 1920 x 1080
 
@@ -81,6 +83,11 @@ def is_image(path: str) -> bool:
         return False
     except (OSError, ValueError):
         return True
+
+
+def is_jpeg_xl(path: str) -> bool:
+    """Return whether a file is JPEG XL, by its content."""
+    return _first_bytes(path).startswith(JPEG_XL)
 
 
 def list_images(folder: str) -> list[str]:
@@ -123,7 +130,7 @@ def read_images(
     """
     require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
     if os.path.isdir(path):
-        _refuse_times(path, "a folder of images", start, end)
+        refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
         count, indices = len(paths), sample_indices(len(paths), num_frames)
         clip = _gather(_folder_frames(paths, indices, decode), indices)
@@ -137,9 +144,9 @@ def read_images(
                 if count * image.width * image.height > MAX_ANIMATION:
                     what = f"{count} frames of {_text(image.size)} pixels"
                     raise ValueError(f"{path}: {what} take too long to decode; convert it to a video")
-                indices = _sample_animation(path, image, positions, num_frames, start, end)
+                indices = _sample_animation(path, positions, num_frames, start, end)
             else:
-                _refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
+                refuse_times(path, "a still image" if count == 1 else "a sequence of pages", start, end)
                 indices = sample_indices(count, num_frames)
             clip = _gather(_file_frames(path, image, positions, indices), indices)
     if count > 1:
@@ -152,9 +159,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
     Raises ValueError for a mode without a stated result, and Pillow's errors for a damaged file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    source, image = image, ImageOps.exif_transpose(image)
+    image.load()  # a PNG may state its orientation after the pixels
+    source, orientation = image, _orientation(image)
+    if orientation > 1:
+        image = image.transpose(Image.Transpose[TURNS[orientation - 2]])
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_grey(source, image)[..., None], 3, axis=2)
     if image.mode == "LAB":
@@ -224,12 +234,12 @@ def _first_bytes(path: str) -> bytes:
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Turn any error of Pillow, which raises many kinds, into a ValueError of one line that names the file."""
+    """Turn errors of Pillow, which raises many kinds, into a ValueError of one line that names the file."""
     from PIL import UnidentifiedImageError
 
     try:
         yield
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, MemoryError):
         raise
     except Exception as error:
         if str(error).startswith(f"{path}: "):
@@ -245,7 +255,8 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
+def refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
+    """Raise ValueError if a part of something that has no time is asked for. `kind` says what it is."""
     if start is not None or end is not None:
         raise ValueError(f"{path}: {kind} has no time; leave out start and end")
 
@@ -256,7 +267,8 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"{path}: {_text(image.size)} pixels are more than {MAX_PIXELS}, "
                          "the most that is decoded; scale it down")
-    copies = 4 * 4  # of Pillow, 4 bytes a pixel: decoded, turned upright, converted, over black
+    animated = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
+    copies = 4 * (12 if animated else 4)  # 4 bytes a pixel: decoded, upright, converted, over black; canvases
     what = f"{path}: reading {num_frames} frames of {_text(image.size)} pixels"
     require_memory((copies + 3 * num_frames) * width * height, what, "scale it down or ask for fewer frames")
 
@@ -264,8 +276,17 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (width, height) as turned by the EXIF orientation, as far as it is known without decoding."""
     known = image.format != "PNG" or "exif" in image.info  # getexif() of a PNG would decode it
-    turned = known and image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5  # TIFF's size is upright
+    turned = known and image.format != "TIFF" and _orientation(image) >= 5  # TIFF's size is upright
     return image.size[::-1] if turned else image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8: 1, as stored, if none is stated or the EXIF data are damaged."""
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # of many kinds
+        return 1
+    return int(orientation) if orientation in range(2, 9) else 1
 
 
 def _positions(image: Any) -> list[int]:
@@ -291,20 +312,20 @@ def _positions(image: Any) -> list[int]:
 
 
 def _go_to(image: Any, position: int) -> None:
-    """Seek, frame by frame; most stills cannot."""
-    if position < image.tell():
-        image.seek(0)
-    while image.tell() < position:
-        if image.format == "GIF":
-            image.disposal_method = 0  # Pillow would go on with that of the frame before, where a frame states none
-        image.seek(image.tell() + 1)
+    """Seek the first frame of an animation, or the next one. Pillow then draws that of a GIF alone, over nothing."""
+    from PIL import Image
+
+    if image.format == "GIF" and position > 0:
+        image.im, image._mode = Image.new("RGBA", image.size).im, "RGBA"
+        image.dispose, image.disposal_method = None, 0
+    image.seek(position)
 
 
-def _sample_animation(path: str, image: Image.Image, positions: list[int], num_frames: int,
-                      start: float | None, end: float | None) -> np.ndarray:
+def _sample_animation(path: str, positions: list[int], num_frames: int, start: float | None, end: float | None
+                      ) -> np.ndarray:
     """Return the numbers of the sampled frames, counted in `positions`: int64 `[T]`."""
     durations = []
-    with _reading(path):
+    with _open(path) as image, _reading(path):  # opened for this alone: what Pillow decodes again may lack its palette
         for position in positions:
             _go_to(image, position)
             image.load()
@@ -321,41 +342,46 @@ def _sample_animation(path: str, image: Image.Image, positions: list[int], num_f
 def _file_frames(path: str, image: Image.Image, positions: list[int], indices: np.ndarray
                  ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the frame of each sampled frame of a file."""
-    size, wanted = image.size, np.unique(indices).tolist()
+    wanted = np.unique(indices).tolist()
     with _reading(path):
-        if image.format == "PNG" and len(positions) > 1:
-            for index, canvas in enumerate(_apng_canvases(image, positions[:wanted[-1] + 1])):
+        if image.format == "GIF" or (image.format == "PNG" and len(positions) > 1):
+            for index, canvas in enumerate(_canvases(image, positions[:wanted[-1] + 1])):
                 if index in indices:
                     yield index, to_rgb(canvas)
             return
         for index in wanted:
-            _go_to(image, positions[index])
-            frame = to_rgb(image)
-            if image.size != size:
-                raise ValueError(f"frame {index + 1} is {_text(image.size)}, the first one {_text(size)}")
-            yield index, frame
+            image.seek(positions[index])
+            yield index, to_rgb(image)
 
 
-def _apng_canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
-    """Yield the canvas (RGBA) of each frame of an APNG. Pillow itself blends semi-transparent frames wrongly."""
+def _canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
+    """Yield the canvas (RGBA) of each frame of a GIF or an APNG.
+
+    Pillow's own is wrong where an APNG blends semi-transparent frames and where a GIF clears pixels.
+    """
     from PIL import Image
 
     canvas = Image.new("RGBA", image.size)
-    canvas.info = {key: value for key, value in image.info.items() if key == "exif"}
+    canvas.info = dict(image.info)  # the orientation
     for position in positions:
         _go_to(image, position)
-        image.blend_op = 0  # leaves the frame's own pixels in its box
+        if image.format == "GIF":
+            box, over, disposal = image.dispose_extent, True, image.disposal_method - 1
+        else:
+            image.blend_op = 0  # leaves the frame's own pixels in its box
+            box, over, disposal = (image.info[key] for key in ("bbox", "blend", "disposal"))
+        if image.size != canvas.size:
+            raise ValueError(f"frame {position + 1} is {_text(image.size)}, the first one {_text(canvas.size)}")
         frame = Image.fromarray(to_rgb(image)) if image.mode.startswith("I") else image
-        box, before = image.info["bbox"], canvas.copy()
-        part = frame.convert("RGBA").crop(box)
-        if image.info["blend"]:
+        part, before = frame.crop(box).convert("RGBA"), canvas.copy() if disposal == 2 else None
+        if over:
             canvas.alpha_composite(part, box[:2])
         else:
             canvas.paste(part, box)
         yield canvas
-        if image.info["disposal"] == 1:
+        if disposal == 1:
             canvas.paste((0, 0, 0, 0), box)
-        elif image.info["disposal"] == 2:
+        elif before:
             canvas = before
 
 
@@ -372,7 +398,7 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
         try:
             image = _open(path)
         except UnidentifiedImageError:
-            if decode is None or not _first_bytes(path).startswith(JPEG_XL):
+            if decode is None or not is_jpeg_xl(path):
                 raise ValueError(f"{path}: not a readable image; repair or remove it") from None
             image = Image.fromarray(decode(path)[0])
         with image, _reading(path):
@@ -380,7 +406,7 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
             if len(positions) > 1:
                 raise ValueError(f"{path}: holds {len(positions)} frames; give it by itself, not in a folder of images")
             _check_size(path, image, len(indices))
-            _go_to(image, positions[0])
+            image.seek(positions[0])
             if size is None:
                 image.load()  # a PNG may state its orientation after the pixels
                 size = _upright_size(image)
@@ -390,7 +416,7 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
                 raise ValueError(f"{path}: it is {_text(_upright_size(image))} upright, the first one, "
                                  f"{os.path.basename(paths[0])}, {_text(size)}; remove it, or scale it")
             if index in wanted:
-                yield index, to_rgb(image)
+                yield index, next(_file_frames(path, image, positions, np.zeros(1, np.int64)))[1]
 
 
 def _gather(frames: Iterator[tuple[int, np.ndarray]], indices: np.ndarray) -> np.ndarray:

@@ -16,7 +16,8 @@ CONTROL_GROUPS = (("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_f
 def available_memory() -> int | None:
     """Return the bytes of memory that this process can still use; None where the system does not say.
 
-    The least of what the system has available and what the process's control group (a container's limit) leaves.
+    The least of what the system has available and what is left by the limits of the process's control group (a
+    container) and of its address space (`ulimit -v`).
     """
     found = []
     try:
@@ -35,6 +36,15 @@ def available_memory() -> int | None:
             found.append(max(0, int(Path(group, limit).read_text()) - in_use))
         except (KeyError, OSError, ValueError):          # no such control group, or no limit ("max")
             continue
+    try:
+        import resource                                  # POSIX only
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            found.append(max(0, limit - mapped))
+    except (ImportError, OSError, ValueError):
+        pass
     return min(found, default=None)
 
 

@@ -18,8 +18,10 @@ import numpy as np
 
 from .arguments import shown, whole
 
-RULE = "time 1"  # part of cache keys: change it whenever the sampling rule changes
+RULE = "time 2"  # part of cache keys: change it whenever the sampling rule changes
 MILLISECOND = Fraction(1, 1000)
+JUMP = 10  # seconds: ffmpeg's dts_delta_threshold
+REORDERED = 16  # frames: the most that H.264 and HEVC hold back
 
 
 def sample_times(
@@ -34,7 +36,9 @@ def sample_times(
 
     `stamps` are the time stamps of the n frames in the order of display, in ticks of `tick` seconds. Each frame lasts
     until the next time stamp, the last one for `last_duration` ticks, or as long as the frame before it if that is
-    None or 0. A time stamp that runs back is a discontinuity: the frame before it lasts as long as its predecessor.
+    None or 0. A time stamp that runs back is a discontinuity: the frame before it lasts as long as its predecessor. So
+    is a jump ahead of more than 10 s within 16 frames of one that runs back: where the time stamps of a transport
+    stream jump, B-frames may keep those of the other side.
 
     `start` and `end` (see `seconds`), counted from the first time stamp, cut the clip to what is on screen in
     [start, end). An `end` after the clip's end is the clip's end.
@@ -44,17 +48,20 @@ def sample_times(
     stamps do not decide which frame a sampling point on a boundary takes.
 
     Raises ValueError if there are no frames, `num_frames` is not an integer of at least 1, `start` is not before the
-    clip's end, or `end` not after `start`.
+    clip's end, `end` not after `start`, or either is given for a single frame whose duration is not known.
     """
     num_frames = frame_count(num_frames)
     n = len(stamps)
     if n == 0:
         raise ValueError("no frame to sample")
+    if n == 1 and not last_duration and (start is not None or end is not None):
+        raise ValueError("a single frame without a duration has no time; leave out start and end")
     durations = [later - earlier for earlier, later in pairwise(stamps)]
     durations.append(last_duration or (durations[-1] if durations else 1))
-    for i in range(n):
-        if durations[i] < 0:
-            durations[i] = durations[i - 1] if i > 0 else 0
+    back = [i for i in range(n) if durations[i] < 0]
+    jumps = [i for i in range(n) if back and durations[i] * tick > JUMP and any(abs(i - j) <= REORDERED for j in back)]
+    for i in sorted(back + jumps):
+        durations[i] = durations[i - 1] if i > 0 else 0
     begins = list(accumulate(durations, initial=0))  # of each frame; then the clip's end
 
     # The periods that fit: |begins[i] - i * period| <= 1 for each frame, and the last duration within a tick.

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .images import is_image, list_images, read_images
+from .images import is_image, is_jpeg_xl, list_images, read_images, refuse_times
 from .inputs import path_name, regular_file
 from .resources import require_memory_for
 from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
@@ -61,9 +61,12 @@ def read_video(
     start = None if start is None else seconds(start, "start")
     end = None if end is None else seconds(end, "end")
     files_of(path)
-    if os.path.isdir(path) or is_image(path):
-        return read_images(path, num_frames, start, end, decode=_decode_still)
-    return _read_with_ffmpeg(path, num_frames, start, end)
+    try:
+        if os.path.isdir(path) or is_image(path):
+            return read_images(path, num_frames, start, end, decode=_decode_still)
+        return _read_with_ffmpeg(path, num_frames, start, end)
+    except MemoryError:
+        raise ValueError(f"{path}: out of memory; scale it down or ask for fewer frames") from None
 
 
 def files_of(path: str | os.PathLike[str]) -> list[str]:
@@ -97,10 +100,14 @@ def _read_with_ffmpeg(path: str, num_frames: int, start: float | None, end: floa
     select = True
     for _ in range(3):
         clip, stamps, tick = _decode(path, indices, select)
+        still = len(stamps) == 1 and is_jpeg_xl(path)
+        if still:
+            refuse_times(path, "a still image", start, end)
         guess, indices = indices, sample(stamps, tick)
         if np.array_equal(guess, indices):
             if clip is not None:
-                warn_of_repeats(path, indices)
+                if not still:
+                    warn_of_repeats(path, indices)
                 return clip
             select = False
     raise ValueError(f"{path}: each decode gives other frames, the file is damaged; re-encode it")
@@ -113,11 +120,11 @@ def read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[
     it states none) by time stamp; the seconds of a tick; and (width, height) of the pictures, 0 if not known.
     """
     # nofillin: libavformat does not make up durations; with 1 added to each, the muxer does not either.
-    # The second output fails if there is cover art only.
+    # The second output fails if there is cover art only. (framecrc takes pictures of unknown size, null does not.)
     _, log = _run_ffmpeg(
         path, ["-fflags", "nofillin"],
         [*VIDEO_ONLY, "-c", "copy", "-copyinkf", "-bsf:v", "setts=pts=PTS:dts=DTS:duration=DURATION+1",
-         "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "null", "-"])
+         "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"])
     tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
     packets = re.findall(r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log)
@@ -217,7 +224,8 @@ def _run_ffmpeg(
     Returns what `consume` makes of its standard output (without it, output is discarded: None), and all that it wrote
     to standard error.
 
-    Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run.
+    Raises ValueError if it hangs, writes without end, is ended by a signal or ends midway, OSError if it cannot be run
+    or the folder of temporary files is full.
     """
     # Given as an open file, no path is taken for an option, a protocol or a pattern of file names. The only progress
     # report is the last one: it tells that ffmpeg came to its end. Damaged packets are no failure.
@@ -229,8 +237,7 @@ def _run_ffmpeg(
         try:
             process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
         except OSError as error:
-            raise OSError(f"{command[0]}: cannot be run as ffmpeg ({error.strerror}); reinstall imageio-ffmpeg, "
-                          "or correct IMAGEIO_FFMPEG_EXE") from None
+            raise no_ffmpeg(command[0], error.strerror) from None
         with process:
             faults: list[str] = []
             ended = threading.Event()
@@ -249,15 +256,26 @@ def _run_ffmpeg(
             raise ValueError(f"{path}: ffmpeg {faults[0]} on this file, and was ended; re-encode it")
         log.seek(0)
         text = log.read().decode(errors="replace")
+        failed = process.returncode > 0 or "progress=end" not in text
+        if failed and _is_full(log):
+            raise OSError(f"{tempfile.gettempdir()}: no space for temporary files; free some, or set TMPDIR")
     if process.returncode < 0:
         raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
                          f"re-encode it, or replace {command[0]}")
-    if process.returncode > 0 or "progress=end" not in text:
+    if failed:
         if "seen=" in text or "#tb 0" in text:
             raise ValueError(f"{path}: ffmpeg ended midway with exit status {process.returncode} "
                              f"({_complaint(text) or 'no message'}); try again, or re-encode it")
         raise _no_video(path, text)
     return result, text
+
+
+def _is_full(file: IO[bytes]) -> bool:
+    """Return whether no more can be written to a file, by writing to it."""
+    try:
+        return os.write(file.fileno(), bytes(8192)) < 8192
+    except OSError:
+        return True
 
 
 def _watch(process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: threading.Event, faults: list[str]
@@ -295,6 +313,12 @@ def ffmpeg_path() -> str:
         raise OSError(f"no ffmpeg: {error}; reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from None
 
 
+def no_ffmpeg(executable: str, reason: str | None) -> OSError:
+    """Return the error for a program that is no ffmpeg or does not run."""
+    return OSError(f"{executable}: cannot be run as ffmpeg ({reason}); reinstall imageio-ffmpeg, "
+                   "or correct IMAGEIO_FFMPEG_EXE")
+
+
 def _complaint(log: str) -> str:
     """Return ffmpeg's first error message."""
     for line in log.splitlines():
@@ -303,14 +327,16 @@ def _complaint(log: str) -> str:
     return ""
 
 
-def _no_video(path: str, log: str) -> ValueError:
-    """Return the error for a file from which ffmpeg decodes nothing. It names an outdated ffmpeg instead of the file."""
+def _no_video(path: str, log: str) -> ValueError | OSError:
+    """Return the error for a file from which ffmpeg decodes nothing. It names ffmpeg instead if that is at fault."""
     complaint = _complaint(log)
     command = [ffmpeg_path(), "-version"]
     try:
         answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         answer = b""
+    if not answer.startswith(b"ffmpeg version "):
+        return no_ffmpeg(command[0], complaint or "-version gives none")
     version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
     lacks = r"Unrecognized option|Option .*not found|Protocol not found|no decoder found for: (?!none)|Decoder .*not found"
     if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(lacks, complaint):

@@ -14,6 +14,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from minivideococa import resources, video
 from minivideococa.video import files_of, read_video
+from minivideococa.world.shapes import write_shapes
 
 posix = pytest.mark.skipif(os.name != "posix", reason="shell scripts and signals")
 
@@ -61,8 +62,7 @@ OTHERWISE = ';; *) exec "$FFMPEG" "$@";; esac'
     f'{DECODING} "$FFMPEG" "$@" | head -c 36964; exit {{status}}' + OTHERWISE,   # after four pictures
     f'{DECODING} "$FFMPEG" "$@" -t 1 2>/dev/null; exit {{status}}' + OTHERWISE,  # all, but no report
     f'{DECODING} printf "seen=0 1/25\\nsent=0\\n" >&2; exit {{status}}' + OTHERWISE,
-    'head -c 3000 | "$FFMPEG" "$@" 2>/dev/null; exit {status}',
-    'exit {status}'])
+    'head -c 3000 | "$FFMPEG" "$@" 2>/dev/null; exit {status}'])
 def test_an_ffmpeg_that_dies_midway_is_an_error(clip, replace_ffmpeg, script, status):
     replace_ffmpeg(script.replace("{status}", str(status)))
     for num_frames in (8, 80):                                # ffmpeg selects the frames, or sends them all
@@ -153,6 +153,39 @@ def test_what_is_no_ffmpeg(clip, tmp_path, monkeypatch):
         assert str(tmp_path) in refused(clip, "cannot be run as ffmpeg", "IMAGEIO_FFMPEG_EXE")
 
 
+@posix
+@pytest.mark.parametrize("script", ["exit 0", "exit 1", "cat", "echo 'no such option' >&2; exit 2", 'exec cat "$@"'])
+def test_another_program_in_place_of_ffmpeg_is_no_fault_of_the_file(clip, replace_ffmpeg, script):
+    executable = replace_ffmpeg(script)
+    assert refused(clip, "IMAGEIO_FFMPEG_EXE").startswith(f"{executable}: cannot be run as ffmpeg (")
+
+
+@posix
+def test_shapes_without_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    with pytest.raises(OSError, match="missing: cannot be run as ffmpeg [(]No such file.*IMAGEIO_FFMPEG_EXE"):
+        write_shapes(tmp_path / "world", 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
+def test_a_full_folder_of_temporary_files_is_no_fault_of_the_video(clip, tmp_path):
+    long = clip.with_name("long.mp4")
+    subprocess.run([get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-stream_loop", "9", "-i", str(clip),
+                    "-c", "copy", str(long)], check=True)     # 500 frames, of which ffmpeg reports more than 8 kB
+    mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c",
+               'mount -t tmpfs -o size=8k none "$0" || exit 77; TMPDIR="$0" exec "$@"', str(tmp_path)]
+    script = "import sys; from minivideococa.video import read_video; read_video(sys.argv[1])"
+    try:
+        run = subprocess.run([*mounted, sys.executable, "-c", script, str(long)], stderr=subprocess.PIPE, text=True,
+                             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if run.returncode == 77 or run.stderr.startswith("unshare:"):
+        pytest.skip("not allowed to mount")
+    message = run.stderr.splitlines()[-1]
+    assert message == f"OSError: {tmp_path}: no space for temporary files; free some, or set TMPDIR"
+
+
 # What is no file
 
 @posix
@@ -193,3 +226,14 @@ def test_giant_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatc
     monkeypatch.setattr(video, "_decode", None)
     monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
     assert refused(path, "reading 8 frames of 8192 x 4096 pixels needs 1.6 GB", "1 frames would fit").startswith(f"{path}: ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_limit_of_the_address_space_counts():
+    script = ("import resource; from pathlib import Path; from minivideococa.resources import available_memory\n"
+              "mapped = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+              "resource.setrlimit(resource.RLIMIT_AS, (mapped + 2 * 10**8, resource.RLIM_INFINITY))\n"
+              "print(available_memory())")
+    available = int(subprocess.check_output([sys.executable, "-c", script],
+                                            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}))
+    assert 10**8 < available <= 2 * 10**8

@@ -242,6 +242,12 @@ def test_jpeg_xl_is_left_to_ffmpeg(tmp_path):
         ffmpeg("-i", tmp_path / "a.png", "-distance", 0, tmp_path / f"{i}.jxl")
     (tmp_path / "a.png").unlink()
     assert not is_image(str(tmp_path / "2.jxl")) and which(read_video(tmp_path / "2.jxl", 2)) == [2, 2]
+    with warnings.catch_warnings():                          # a still: frames do not repeat
+        warnings.simplefilter("error")
+        read_video(tmp_path / "2.jxl", 2)
+    for times in ((0, None), (None, 0.01), (9, None)):
+        assert "a still image has no time; leave out start and end" in refused(
+            tmp_path / "2.jxl", start=times[0], end=times[1])
     assert which(read_video(tmp_path, 4)) == [0, 1, 2, 3]
 
 
@@ -298,38 +304,69 @@ def test_transparency_and_disposal_lie_over_black(tmp_path, name, disposal):
     np.testing.assert_array_equal(read_video(path, 3), expected)
 
 
-def gif_frame(left, top, pixels, disposal, transparent):
+def gif_frame(left, top, pixels, disposal, transparent=None, palette=b""):
     """Graphic control extension, descriptor and 9-bit codes, which are never compressed: int [h, w] -> bytes."""
     codes = pixels.ravel().tolist()                          # fewer than 254: their width stays the same
     bits = "".join(f"{code:09b}"[::-1] for code in [256, *codes, 257])
     packed = bytes(int(bits[i:i + 8][::-1], 2) for i in range(0, len(bits), 8))
     blocks = b"".join(bytes([len(packed[i:i + 255])]) + packed[i:i + 255] for i in range(0, len(packed), 255))
-    return (b"!\xf9\x04" + struct.pack("<BHBB", 4 * disposal + 1, 10, transparent, 0)
-            + struct.pack("<cHHHHB", b",", left, top, *pixels.shape[::-1], 0) + b"\x08" + blocks + b"\0")
+    flags = 4 * disposal + (transparent is not None)
+    return (b"!\xf9\x04" + struct.pack("<BHBB", flags, 10, transparent or 0, 0)
+            + struct.pack("<cHHHHB", b",", left, top, *pixels.shape[::-1], 0x87 if palette else 0) + palette
+            + b"\x08" + blocks + b"\0")
 
 
+@pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed):
-    """Parts of the canvas, each with its own disposal: 0 and 1 leave it, 2 clears it, 3 takes it back."""
+def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed, grey):
+    """Parts of the canvas, each with its own disposal: 0 and 1 leave it, 2 clears it, 3 takes it back. Some have a
+    palette of their own, or nothing that is transparent."""
     rng, (height, width) = np.random.default_rng(seed), (9, 12)
-    palette = rng.integers(1, 256, (256, 3), np.uint8)
+    common = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1) if grey else rng.integers(1, 256, (256, 3), np.uint8)
     canvas, expected, parts = np.zeros((height, width, 3), np.uint8), [], []
     for _ in range(6):
         h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
         top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
         pixels, disposal, transparent = rng.integers(0, 8, (h, w)), int(rng.integers(0, 4)), int(rng.integers(0, 8))
-        parts.append(gif_frame(left, top, pixels, disposal, transparent))
+        transparent = None if rng.random() < 0.5 else transparent
+        palette = common if rng.random() < 0.7 else rng.integers(1, 256, (256, 3), np.uint8)
+        own = b"" if palette is common else palette.tobytes()
+        parts.append(gif_frame(left, top, pixels, disposal, transparent, own))
         before, part = canvas.copy(), canvas[top:top + h, left:left + w]
-        part[pixels != transparent] = palette[pixels][pixels != transparent]
+        seen = np.ones((h, w), bool) if transparent is None else pixels != transparent
+        part[seen] = palette[pixels][seen]
         expected.append(canvas.copy())
         if disposal == 2:
             part[:] = 0
         elif disposal == 3:
             canvas = before
-    (tmp_path / "a.gif").write_bytes(b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0) + palette.tobytes()
-                                     + b"".join(parts) + b";")
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0) + common.tobytes()
+    (tmp_path / "a.gif").write_bytes(head + b"".join(parts) + b";")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "1.gif").write_bytes(head + parts[0] + b";")                  # a still, the rest is black
+    np.testing.assert_array_equal(read_video(tmp_path / "folder", 1), expected[:1])
+    np.testing.assert_array_equal(read_video(tmp_path / "folder" / "1.gif", 1), expected[:1])
     np.testing.assert_array_equal(read_video(tmp_path / "a.gif", 6), expected)
     np.testing.assert_array_equal(read_video(tmp_path / "a.gif", 2), [expected[1], expected[4]])
+
+
+@pytest.mark.parametrize("maker", ["pillow", "ffmpeg"])
+def test_an_apng_with_a_palette_has_its_colours(tmp_path, maker):
+    path = tmp_path / "a.png"
+    if maker == "pillow":
+        pictures = [plain(colour).quantize() for colour in COLOURS]
+        palette = [value for colour in COLOURS for value in colour]
+        for i, picture in enumerate(pictures):
+            picture.putdata([i] * (16 * 8))
+            picture.putpalette(palette)
+        save(path, pictures, duration=100)
+        expected = np.array([np.full((8, 16, 3), colour) for colour in COLOURS])
+    else:
+        ffmpeg("-f", "lavfi", "-i", "testsrc=s=40x30:r=5:d=1", "-pix_fmt", "pal8", "-f", "apng", "-c:v", "apng", path)
+        expected = decoded_by_ffmpeg(path, (40, 30))
+    with Image.open(path) as image:
+        assert image.mode == "P" and image.n_frames == len(expected)
+    np.testing.assert_array_equal(read_video(path, len(expected)), expected)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -501,6 +538,22 @@ def test_orientation_is_honoured_by_every_format(tmp_path, ending):
         assert frame.shape == expected.shape and np.abs(frame.astype(int) - expected).max() < 12, orientation
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"garbage", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"])
+def test_damaged_exif_states_no_orientation(tmp_path, ending, exif):
+    plain().save(tmp_path / f"a.{ending}", exif=exif, **(dict(lossless=True) if ending == "webp" else {}))
+    assert which(read_video(tmp_path / f"a.{ending}", 1)) == which(read_video(tmp_path, 1)) == [0]
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    plain().save(tmp_path / "1.jpg", exif=exif)
+    plain().save(tmp_path / "2.jpg")
+    assert read_video(tmp_path, 2).shape == (2, 8, 16, 3)
+
+
 def test_sizes_are_compared_upright():
     frames = read_video(CASES / "fold_upright", 3)
     assert frames.shape == (3, 96, 64, 3)
@@ -607,7 +660,7 @@ def test_an_animation_of_many_giant_frames_is_refused(tmp_path):
     frames = gif_frame(0, 0, np.zeros((1, 1), int), 1, 1) * 2000
     head = b"GIF89a" + struct.pack("<HHBBB", 9000, 9000, 0xF7, 0, 0) + bytes(768)
     (tmp_path / "a.gif").write_bytes(head + frames + b";")
-    refused(tmp_path / "a.gif", "2000 frames of 9000 x 9000", "make it a video")
+    refused(tmp_path / "a.gif", "2000 frames of 9000 x 9000", "convert it to a video")
 
 
 def test_a_larger_bomb_is_refused_by_pillow(tmp_path):
@@ -631,20 +684,37 @@ def test_any_number_of_frames_is_read_or_refused_at_once(tmp_path, name):
     refused(path if name else tmp_path, "2000000000 frames", "of memory", "fewer frames", num_frames=2 * 10**9)
 
 
-def test_the_figure_is_enough(tmp_path):
-    """The peak of a process that reads a transparent, turned picture is below what was asked for."""
+@pytest.mark.parametrize("name, frames, copies",
+                         [("a.png", 1, 4), ("a.png", 3, 12), ("a.gif", 3, 12), ("a.webp", 3, 12)])
+def test_the_figure_is_enough(tmp_path, monkeypatch, name, frames, copies):
+    """The peak of a process that reads transparent, turned pictures is below what was asked for."""
     side, T = 2000, 4
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = Image.new("RGBA", (side, side), (9, 9, 9, 99))
-    picture.save(tmp_path / "a.png", exif=exif)
+    pictures = [Image.new("RGBA", (side, side), (9 * i, 9, 9, 99)) for i in range(frames)]
+    save(tmp_path / name, pictures, **({} if name == "a.gif" else dict(exif=exif)),
+         **({} if frames == 1 or name == "a.webp" else dict(disposal=3 - (name == "a.png"))))
+    need = side * side * (4 * copies + 3 * T)
+    with monkeypatch.context() as patch:
+        patch.setattr(resources, "available_memory", lambda: need - 1)
+        refused(tmp_path / name, f"{T} frames of 2000 x 2000", "of memory", num_frames=T)
     code = ("import sys, re; from minivideococa.video import read_video; import PIL.Image; PIL.Image.init()\n"
             "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"
             f"before = peak(); read_video(sys.argv[1], {T}); print(peak() - before)")
     if sys.platform != "linux":
         pytest.skip("reads /proc")
-    run = subprocess.run([sys.executable, "-c", code, tmp_path / "a.png"], check=True, stdout=subprocess.PIPE)
-    assert int(run.stdout) * 1024 < side * side * (16 + 3 * T)
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / name], check=True, stdout=subprocess.PIPE)
+    assert int(run.stdout) * 1024 < need
+
+
+@pytest.mark.parametrize("where", ["load", "clip"])
+def test_a_lack_of_memory_is_no_fault_of_the_image(tmp_path, monkeypatch, where):
+    def fail(*arguments):
+        raise MemoryError
+
+    plain().save(tmp_path / "a.png")
+    monkeypatch.setattr(*((ImageFile.ImageFile, "load") if where == "load" else (images.np, "empty")), fail)
+    assert "readable" not in refused(tmp_path / "a.png", "out of memory", "scale it down")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

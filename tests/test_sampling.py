@@ -129,6 +129,15 @@ def test_a_part_that_is_not_there_is_refused(start, end, words):
     assert "\n" not in str(error.value)
 
 
+def test_a_single_frame_without_a_duration_has_no_parts():
+    for last in (None, 0):
+        assert sample_times([7], last, 2).tolist() == [0, 0]
+        for times in ((0, None), (None, 1), (0.5, None)):
+            with pytest.raises(ValueError, match="^a single frame without a duration has no time; leave out start"):
+                sample_times([7], last, 2, *times)
+    assert sample_times([7], 1000, 2, 0.5).tolist() == [0, 0]
+
+
 def test_an_end_after_the_end_is_the_end():
     assert sample_times([0, 1000], 8000, 8, 0, 100).tolist() == sample_times([0, 1000], 8000, 8).tolist()
     assert sample_times([0, 1000], 8000, 4, 0.5, 1.5).tolist() == [0, 0, 1, 1]
@@ -140,6 +149,21 @@ def test_time_stamps_that_run_back_are_a_discontinuity():
     assert sample_times([0, 100, 200, 0, 1000], 100, 14).tolist() == [0, 1, 2] + 10 * [3] + [4]
 
 
+@pytest.mark.parametrize("stamps", [
+    [0, 40, 80, 20120, 160, 200, 240, 280],                   # ahead: one frame of after the jump
+    [0, 40, 80, 20120, 20160, 200, 240, 280],
+    [0, 40, 80, 20120, 160, 20200, 240, 280],
+    [30000, 30040, 30080, 120, 30160, 200, 240, 280]])        # behind
+def test_frames_out_of_order_around_a_jump_last_no_longer_than_others(stamps):
+    assert sample_times(stamps, 40, 8).tolist() == list(range(8))
+
+
+def test_a_jump_far_from_a_discontinuity_is_a_long_frame():
+    times = [0, *range(20, 40), *range(5, 14)]                # 20 s, then 1 s each: 49 s, the points 3.5, 10.5, ...
+    assert sample_times([1000 * time for time in times], 1000, 7).tolist() == [0, 0, 0, 5, 12, 19, 26]
+    assert sample_times([0, 20000, 20040], 40, 8).tolist() == [0] * 8
+
+
 @given(st.lists(st.integers(-10**4, 10**4), min_size=1, max_size=20), st.integers(0, 500), st.integers(1, 30))
 @settings(max_examples=300)
 def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
@@ -147,7 +171,8 @@ def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
         try:
             indices = sample_times(stamps, last, num_frames, start).tolist()
         except ValueError as error:
-            assert start == 0 and "the clip lasts 0 s" in str(error)
+            words = "a single frame without a duration" if len(stamps) == 1 else "the clip lasts 0 s"
+            assert start == 0 and words in str(error)
             continue
         assert len(indices) == num_frames and indices == sorted(indices)
         assert 0 <= indices[0] and indices[-1] < len(stamps)

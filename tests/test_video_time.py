@@ -159,6 +159,30 @@ def test_transport_stream_with_a_jump(tmp_path, offset):
         np.testing.assert_array_equal(read_video(path, num_frames), frames[sample_indices(75, num_frames)])
 
 
+def test_frames_out_of_order_around_a_jump(tmp_path):
+    """4 seconds each of red, green and blue; at 6 s the time stamps jump by 20 s, among B-frames. ffmpeg joins the two
+    parts, but some frames of the second one come before it does, with their own time stamps."""
+    path, colours = tmp_path / "jump.ts", [f"color={name}:s=64x64:r=25:d=4" for name in ("red", "lime", "blue")]
+    ffmpeg(*(part for colour in colours for part in ("-f", "lavfi", "-i", colour)),
+           "-filter_complex", "[0][1][2]concat=n=3,setpts='PTS+gt(N,149)*20/TB'", "-fps_mode", "passthrough",
+           "-c:v", "libx264", path)
+    stamps, _ = showinfo(path)
+    assert any(later < earlier for earlier, later in zip(stamps, stamps[1:]))
+    assert [int(frame[32, 32].argmax()) for frame in read_video(path, 8)] == [0, 0, 0, 1, 1, 2, 2, 2]
+
+
+def test_a_transport_stream_that_begins_between_key_frames(tmp_path):
+    """The first key frame, and with it the picture's size, is beyond what ffmpeg probes."""
+    whole, path = tmp_path / "whole.ts", tmp_path / "clip.ts"
+    make(whole, "-c:v", "libx264", "-preset", "ultrafast", "-g", "250", "-sc_threshold", "0",
+         source="testsrc2=s=320x240:r=25:d=32")
+    path.write_bytes(whole.read_bytes()[26 * 188:])
+    pixels = ffmpeg("-i", path, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    frames = np.frombuffer(pixels, np.uint8).reshape(-1, 240, 320, 3)
+    assert 500 < len(frames) < 790
+    np.testing.assert_array_equal(read_video(path, 8), frames[sample_indices(len(frames), 8)])
+
+
 def test_one_frame(tmp_path):
     path = make(tmp_path / "clip.mp4", "-frames:v", "1", *H264)
     np.testing.assert_array_equal(read_video(path, 3), decode_all(path)[[0, 0, 0]])

@@ -13,7 +13,7 @@ from ..evaluation.manifest import Entry, write_manifest
 from ..output import folder_written_whole
 from ..progress import advance
 from ..resources import require_memory
-from ..video import ffmpeg_path, read_packets
+from ..video import ffmpeg_path, no_ffmpeg, read_packets
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 
@@ -78,6 +78,8 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         result = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=TIMEOUT + len(frames))
     except subprocess.TimeoutExpired as error:
         raise OSError(f"{path}: cannot be written: ffmpeg does not end ({error.timeout:.0f} seconds)") from None
+    except OSError as error:
+        raise no_ffmpeg(command[0], error.strerror) from None
     if result.returncode:
         complaint = result.stderr.decode(errors="replace").strip() or f"ffmpeg ends with status {result.returncode}"
         raise OSError(f"{path}: cannot be written: " + complaint.split("\n")[0])
