@@ -122,7 +122,8 @@ def warn_of_repeats(path: str, indices: np.ndarray) -> None:
     """Warn (UserWarning) if the sampled frames of a clip are not all different ones: `indices` int64 `[T]`."""
     distinct = len(np.unique(indices))
     if distinct < len(indices):
-        warnings.warn(f"{path}: {distinct} distinct frame{'s' * (distinct > 1)} for num_frames={len(indices)}; frames repeat", stacklevel=4)
+        message = f"{path}: {distinct} distinct frame{'s' * (distinct > 1)} in {len(indices)} samples; frames repeat"
+        warnings.warn(message, stacklevel=4)
 
 
 def _cut(duration: Fraction, start: float | str | None, end: float | str | None, tick: Fraction

@@ -210,7 +210,7 @@ def test_integers_of_numpy_are_numbers_of_frames():
 
 
 def test_repeats_are_told():
-    with pytest.warns(UserWarning, match="^clip.mp4: 3 distinct frames for num_frames=8") as caught:
+    with pytest.warns(UserWarning, match="^clip.mp4: 3 distinct frames in 8 samples") as caught:
         warn_of_repeats("clip.mp4", sample_indices(3, 8))
     assert len(caught) == 1
     warn_of_repeats("clip.mp4", sample_indices(8, 8))         # an error where warnings are errors

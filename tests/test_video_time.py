@@ -248,10 +248,10 @@ def test_a_part_that_is_not_there(tmp_path):
 
 def test_repeated_frames_are_told_once(tmp_path):
     path = make(tmp_path / "clip.mp4", "-frames:v", "3", *H264)
-    with pytest.warns(UserWarning, match=r"clip\.mp4: 3 distinct frames for num_frames=8") as caught:
+    with pytest.warns(UserWarning, match=r"clip\.mp4: 3 distinct frames in 8 samples") as caught:
         read_video(path, 8)
     assert len(caught) == 1
-    with pytest.warns(UserWarning, match=r"2 distinct frames for num_frames=8"):
+    with pytest.warns(UserWarning, match=r"2 distinct frames in 8 samples"):
         read_video(path, 8, 0, 0.08)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
