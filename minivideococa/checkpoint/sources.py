@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..arguments import shown
 from ..inputs import read_json, regular_file
 from ..progress import say
 from .folder import CONFIG, StoredTensor, open_safetensors
@@ -120,7 +121,7 @@ def _state_dict(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: no state dict is in it")
     for name, tensor in found.items():
         if not (isinstance(name, str) and isinstance(tensor, StoredTensor)):
-            raise ValueError(f"{path}: not a state dict: its entry {name!r:.80} is no tensor")
+            raise ValueError(f"{path}: not a state dict: its entry {shown(name)} is no tensor")
     return found
 
 
