@@ -133,6 +133,23 @@ def empty(tokenizer: dict) -> None:
     tokenizer["model"]["vocab"] = {}
 
 
+def lacking(tokenizer: dict) -> None:
+    for word in "ring", "red":
+        del tokenizer["model"]["vocab"][word]
+
+
+def short(tokenizer: dict) -> None:
+    tokenizer["model"]["vocab"].popitem()
+
+
+def panicking(tokenizer: dict) -> None:
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+
+
+def long_text(tokenizer: dict) -> None:
+    tokenizer["model"] = "x" * 100_000
+
+
 def shifted(tokenizer: dict) -> None:
     tokenizer["added_tokens"][1]["id"] += 7
 
@@ -140,6 +157,9 @@ def shifted(tokenizer: dict) -> None:
 @pytest.mark.parametrize("change, told", [
     (lambda tokenizer: {}, "not a tokenizer.json"), (beyond, "has the id 1000000, and the model has the ids 0 to"),
     (double, "have the same id"), (empty, "its vocabulary is empty"), (shifted, "is declared with the id"),
+    (lacking, "2 of the model's 42 ids have no token, the first is"),
+    (short, "1 of the model's 42 ids have no token, the first is 41"),
+    (panicking, "not a tokenizer.json"), (long_text, "not a tokenizer.json"),
     (lambda tokenizer: json.loads("[" * 500 + "]" * 500), "not a tokenizer.json")])
 def test_faulty_tokenizers(folder: Path, change: Callable[[dict], Any], told: str) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
