@@ -104,7 +104,8 @@ def test_dtypes(stored: str, dtype: str | None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype, number, told", [
     ("float16", 65504, ""), ("float16", 65520, "too large for float16"),
-    ("float16", -1e30, "too large for float16"), (None, 1e30, ""), (None, np.nan, "not finite"),
+    ("float16", -9e5, "too large for float16"), (None, 9e5, ""), (None, np.nan, "not finite"),
+    (None, 1e30, "up to 1e+30, and no weight is beyond 1e+06"), ("float16", 1e-9, "too small for float16"),
     ("float32", np.inf, "not finite"),
     ("float16", np.nan, "not finite")])
 def test_numbers_without_a_place_are_refused_by_name(dtype, number: float, told: str, tmp_path: Path) -> None:

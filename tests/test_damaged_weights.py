@@ -1,5 +1,6 @@
 """Weights that are hostile or damaged: one line that names the file, at once, and nothing is written."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -99,3 +100,57 @@ def test_a_place_that_is_no_whole_number(change: Callable, tmp_path: Path, monke
 def test_the_stride_of_a_single_row_does_not_matter(tmp_path: Path) -> None:
     path = torch_file(tmp_path / "w.bin", "logit_scale", lambda size, stride, offset: ((1,), (2**62,), 0))
     convert(path, tmp_path / "out", config=CONFIG)
+
+
+# Numbers
+
+@pytest.mark.parametrize("name, factor", [
+    ("text.token_embedding.weight", 1e38), ("visual.conv1.weight", 1e37), ("text.ln_final.weight", -1e30),
+    ("text_decoder.text_projection", 1e8)])
+def test_absurdly_large_weights(name: str, factor: float, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: weights[name].astype("f4") * np.float32(factor)}, folder / "model.safetensors")
+    told = refusal(folder, tmp_path / "out")
+    assert str(folder / "model.safetensors") in told and f"{name} holds numbers up to " in told
+    with pytest.raises(ValueError, match="no weight is beyond 1e\\+06"):
+        load(folder)
+
+
+def test_weights_that_float16_cannot_tell_from_zero(tmp_path: Path) -> None:
+    weights = load_file(GOLDEN / "coca.safetensors")
+    save_file(weights | {"visual.proj": weights["visual.proj"] * np.float32(1e-9)}, tmp_path / "w.safetensors")
+    told = refusal(tmp_path / "w.safetensors", tmp_path / "out", dtype="float16", config=CONFIG)
+    assert "w.safetensors: visual.proj holds nothing but numbers too small for float16" in told
+    assert not (tmp_path / "out").exists()
+    load(convert(tmp_path / "w.safetensors", tmp_path / "out", config=CONFIG))
+
+
+# Transfers
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
+    """A repository as huggingface_hub keeps it: links to files that are named by the SHA-256 announced."""
+    snapshot, blobs = (tmp_path / "models--owner--name" / part for part in ("snapshots/abc", "blobs"))
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (snapshot / "config.json").write_bytes(CONFIG.read_bytes())
+    weights = load_file(GOLDEN / "coca.safetensors")
+    names = list(weights)
+    parts = {"model.safetensors": names}
+    if sharded:
+        parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+        weight_map = {name: file for file, part in parts.items() for name in part}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for file, part in parts.items():
+        save_file({name: weights[name] for name in part}, tmp_path / "whole")
+        blob = blobs / hashlib.sha256((tmp_path / "whole").read_bytes()).hexdigest()
+        (tmp_path / "whole").rename(blob)
+        (snapshot / file).symlink_to(blob)
+    load(convert(snapshot, tmp_path / "whole"))
+    with open(blob, "r+b") as damaged:
+        damaged.seek(-2, 2)
+        damaged.write(b"\x21")
+    told = refusal(snapshot, tmp_path / "out")
+    assert told == f"{snapshot / file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+    assert not (tmp_path / "out").exists()

@@ -93,7 +93,8 @@ def test_what_any_model_may_have_is_no_absurd_configuration() -> None:
 @pytest.mark.parametrize("name, value, told", [
     ("visual.conv1.weight", np.nan, "not finite"), ("text.ln_final.bias", np.inf, "not finite"),
     ("text_decoder.text_projection", -np.inf, "not finite"), ("logit_scale", np.nan, "not finite"),
-    ("logit_scale", np.inf, "not finite"), ("logit_scale", 1000, "too large to be exponentiated")])
+    ("logit_scale", np.inf, "not finite"), ("logit_scale", 1000, "too large to be exponentiated"),
+    ("logit_scale", -1000, "too small to be exponentiated")])
 def test_numbers_that_no_model_has(folder: Path, dtype: str, name: str, value: float, told: str) -> None:
     weights = {key: np.array(array, dtype) for key, array in load_file(folder / "model.safetensors").items()}
     weights[name].reshape(-1)[-1] = value

@@ -36,7 +36,7 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     the source's tokenizer.json if there is one. Messages on standard error say what was chosen.
 
     Raises FileNotFoundError for a file that is not there; ValueError if `dest` is not empty, the configuration
-    asks for what is not built here, the weights do not fit it, or a number is not finite (or not in `dtype`).
+    asks for what is not built here, the weights do not fit it or are damaged, or a number is not in `dtype`.
     """
     if dtype not in (None, "float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
@@ -65,6 +65,7 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
             "which is taken")
     check(stored, parsed, str(weights))
     tokenizer = _tokenizer(parsed, source)
+    record = _record(weights)
     size = sum(prod(tensor.shape) * _itemsize(tensor, dtype) for tensor in stored.values())
     require_memory(size, f"{weights}: converting it",
                    "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs")
@@ -73,7 +74,7 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
         for name, tensor in stored.items():
             tensors[name] = _cast(name, tensor, dtype, str(weights))
             advance()
-    return write_checkpoint(dest, parsed, tensors, tokenizer, _record(weights))
+    return write_checkpoint(dest, parsed, tensors, tokenizer, record)
 
 
 def _config(config: str | os.PathLike[str]) -> Config:
@@ -98,6 +99,8 @@ def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.
         cast = array.astype(dtype or array.dtype, copy=False)
     if not np.isfinite(cast).all():
         raise ValueError(f"{where}: {name} holds numbers too large for {dtype}")
+    if array.any() and not cast.any():
+        raise ValueError(f"{where}: {name} holds nothing but numbers too small for {dtype}: use --dtype float32")
     return cast
 
 
@@ -114,10 +117,20 @@ def _tokenizer(config: Config, source: Path) -> str | None:
 
 
 def _record(weights: Path) -> dict[str, str]:
-    """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record."""
+    """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record.
+
+    Raises ValueError for a file in huggingface_hub's cache that was damaged in transfer.
+    """
     if weights.suffix == ".safetensors" and "sha256" in (record := read_record(weights)):
         return record
-    record = {"weights": weights.name, "sha256": sha256(shard_files(weights))}
+    files = shard_files(weights)
+    sums = {file: sha256([file]) for file in files}
+    for file, found in sums.items():
+        # huggingface_hub names the file behind the link by the SHA-256 that the hub announced
+        blob = file.resolve()
+        if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != found:
+            raise ValueError(f"{file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew")
+    record = {"weights": weights.name, "sha256": sums[files[0]] if len(files) == 1 else sha256(files)}
     # the cache of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE
     if found := re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()):
         record |= {"repository": f"{found[1]}/{found[2]}", "revision": found[3]}

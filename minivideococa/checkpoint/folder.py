@@ -45,6 +45,7 @@ def embedded_checkpoint() -> Path:
 
 
 SMALL = 2**18                                # elements: tensors up to this size are always checked in full
+LARGEST = 1e6                                # of a weight: trained ones stay far below, and products do not overflow
 
 
 def read_checkpoint(folder: str | os.PathLike[str],
@@ -82,18 +83,25 @@ def read_checkpoint(folder: str | os.PathLike[str],
 
 
 def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool = True) -> None:
-    """Raise ValueError for a tensor that no model has: not finite, a weight of zeros alone, or a scale that overflows.
+    """Raise ValueError for a tensor that no model has.
 
-    If `everything` is False, only the first 4096 elements are checked for NaN and infinity, so that the rest of a
-    memory-mapped tensor is not read. `where` is the name of the file.
+    That is one with numbers that are not finite or beyond +-LARGEST, a weight of zeros alone, or a `logit_scale` whose
+    exponential is infinite or nearly 0. If `everything` is False, only the first 4096 numbers are checked, so that the
+    rest of a memory-mapped tensor is not read. `where` is the name of the file.
     """
     first = tensor.reshape(-1)[:4096]
-    if not np.isfinite(tensor if everything else first).all():
+    checked = tensor if everything else first
+    largest = float(max(-checked.min(), checked.max()))  # NaN if there is one
+    if not np.isfinite(largest):
         raise ValueError(f"{where}: {name} holds numbers that are not finite: take other weights, or fetch them anew")
+    if largest > LARGEST:
+        raise ValueError(f"{where}: {name} holds numbers up to {largest:.3g}, and no weight is beyond {LARGEST:g}: "
+                         "the file is damaged, fetch it anew")
     if (tensor.ndim > 1 or name.endswith("weight")) and not first.any() and not tensor.any():
         raise ValueError(f"{where}: {name} holds nothing but zeros: the file is damaged, or was never filled")
-    if name == "logit_scale" and not tensor.max() < 80:
-        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too large to be exponentiated: the file is damaged")
+    if name == "logit_scale" and not -20 < tensor.max() < 80:
+        size = "large" if tensor.max() > 0 else "small"
+        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too {size} to be exponentiated: the file is damaged")
 
 
 def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Mapping[str, np.ndarray],
