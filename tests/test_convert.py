@@ -175,6 +175,22 @@ def test_what_is_there_is_not_overwritten(hub_folder: Path, tmp_path: Path) -> N
     assert [path.name for path in dest.iterdir()] == ["mine"]
 
 
+def test_a_place_that_cannot_be_made_is_told_before_the_weights_are_read(
+        hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minivideococa.checkpoint.convert.read_weights", None)
+    (tmp_path / "file").touch()
+    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: is a file: ")
+    for place in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "out"):
+        told = refusal(hub_folder, place, kind=PermissionError)
+        assert told == f"{place}: nothing can be written there; give another place"
+
+
+def test_a_source_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    told = refusal(tmp_path / "loop", tmp_path / "out", kind=FileNotFoundError)
+    assert told == f"{tmp_path / 'loop'}: Too many levels of symbolic links"
+
+
 def test_interrupted(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt

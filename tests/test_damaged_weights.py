@@ -154,3 +154,10 @@ def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
     told = refusal(snapshot, tmp_path / "out")
     assert told == f"{snapshot / file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors",
+              {"minivideococa.source": "[" * 100_000})
+    assert load(folder).origin == {}

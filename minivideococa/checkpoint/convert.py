@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..inputs import path_name, read_text
-from ..output import refuse_occupied
+from ..output import refuse_occupied, writable
 from ..progress import advance, progress, say
 from ..resources import require_memory
 from .config import Config
@@ -35,7 +35,7 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     bfloat16, unknown to NumPy, becomes float32. `dest` gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise
     the source's tokenizer.json if there is one. Messages on standard error say what was chosen.
 
-    Raises FileNotFoundError for a file that is not there; ValueError if `dest` is not empty, the configuration
+    Raises FileNotFoundError for a file that is not there; PermissionError; ValueError if `dest` is not empty, the configuration
     asks for what is not built here, the weights do not fit it or are damaged, or a number is not in `dtype`.
     """
     if dtype not in (None, "float16", "float32"):
@@ -43,8 +43,15 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     source = Path(path_name(source, "give a folder, or a file of weights", "source"))
     dest = Path(path_name(dest, "give a folder to make", "dest"))
     refuse_occupied(dest)
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: there is no such file or folder")
+    if not writable(dest if dest.is_dir() else dest.parent):
+        raise PermissionError(f"{dest}: nothing can be written there; give another place")
+    try:
+        source.stat()
+    except PermissionError:
+        raise PermissionError(f"{source}: permission denied; check the permissions of its folder") from None
+    except OSError as error:                 # also a name that is too long, or a link to itself
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise FileNotFoundError(f"{source}: {'there is no such file or folder' if absent else error.strerror}") from None
     files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
     weights = source / weights_name(files, str(source)) if source.is_dir() else source
 

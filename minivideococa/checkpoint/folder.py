@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inputs import path_name, read_json, regular_file
+from ..inputs import parse_json, path_name, read_json, regular_file
 from ..output import folder_written_whole
 from ..resources import require_memory
 from .config import Config
 from .table import check
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+SOURCES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")                  # the files that `convert` takes
 RECORD = "minivideococa.source"              # the key of `read_record` in a safetensors file's metadata
 
 
@@ -64,7 +65,7 @@ def read_checkpoint(folder: str | os.PathLike[str],
         raise ValueError(f"{folder}: a file, not a checkpoint folder: minivideococa convert makes those")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
-            convertible = (folder / "open_clip_config.json").is_file()
+            convertible = any(path.name == "open_clip_config.json" or path.suffix in SOURCES for path in folder.iterdir())
             hint = "run minivideococa convert on it first" if convertible else "not a checkpoint folder"
             raise FileNotFoundError(f"{folder}: {name} is not there: {hint}")
     config = read_config(folder / CONFIG)
@@ -139,7 +140,7 @@ def read_record(weights: Path) -> dict[str, str]:
     after the other); and, if it came from the hub, "repository" and "revision".
     """
     try:
-        record = json.loads(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"))
+        record = parse_json(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"), str(weights), "")
     except ValueError:                       # another program's
         return {}
     return record if isinstance(record, dict) else {}
