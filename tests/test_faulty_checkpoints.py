@@ -148,7 +148,7 @@ def panicking(tokenizer: dict) -> None:
 
 
 def long_text(tokenizer: dict) -> None:
-    tokenizer["model"] = "x" * 100_000
+    tokenizer["version"] = "x" * 100_000
 
 
 def shifted(tokenizer: dict) -> None:
