@@ -92,7 +92,7 @@ def refuse_occupied(folder: Path) -> None:
     The unfinished work of another process, or of a killed one, does not count.
     """
     if folder.is_file():
-        raise ValueError(f"{folder}: is a file: give another place, or remove it first")
+        raise ValueError(f"{folder}: is there already and is a file: give another place, or remove it first")
     if folder.exists() and not (folder.is_dir() and all(map(LEFTOVER.fullmatch, os.listdir(folder)))):
         raise ValueError(f"{folder}: is there already and not empty: give another place, or remove it first")
 

@@ -179,7 +179,8 @@ class Tokenizer:
         return ids
 
     def _encode(self, text: str) -> tokenizers.Encoding:
-        with _library_errors(f"the tokenizer cannot read {text!r:.60}"):  # for example without a token for unknown words
+        # for example, there may be no token for unknown words
+        with _library_errors(f"the tokenizer cannot read {text!r:.60}"):
             return self.vocabulary.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -252,7 +253,7 @@ def _library_errors(problem: str) -> Iterator[None]:
     """Turn what the `tokenizers` library raises into a ValueError of one line, `problem` and the library's reason."""
     try:
         yield
-    except BaseException as error:           # a panic in its Rust code is no Exception, and its class has no public name
+    except BaseException as error:           # a panic in its Rust code is no Exception; its class cannot be imported
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())

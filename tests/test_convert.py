@@ -179,7 +179,7 @@ def test_a_place_that_cannot_be_made_is_told_before_the_weights_are_read(
         hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minivideococa.checkpoint.convert.read_weights", None)
     (tmp_path / "file").touch()
-    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: is a file: ")
+    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: is there already and is a file: ")
     for place in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "out"):
         told = refusal(hub_folder, place, kind=PermissionError)
         assert told == f"{place}: nothing can be written there; give another place"

@@ -36,8 +36,8 @@ def refusal(*arguments: Any, **keywords: Any) -> str:
 # Pickles
 
 ONE, TUPLE = b"K\x01", pickle.TUPLE1
-KEYS = {"doubled": ONE + (pickle.DUP + pickle.TUPLE2) * 40, "deep": ONE + TUPLE * 3000, "very deep": ONE + TUPLE * 10**6,
-        "list": b"]", "bytes": b"C\x01a"}
+KEYS = {"doubled": ONE + (pickle.DUP + pickle.TUPLE2) * 40, "deep": ONE + TUPLE * 3000,
+        "very deep": ONE + TUPLE * 10**6, "list": b"]", "bytes": b"C\x01a"}
 HASHED = {
     "SETITEM": lambda key: b"}" + key + ONE + b"s", "SETITEMS": lambda key: b"}(" + key + ONE + b"u",
     "DICT": lambda key: b"(" + key + ONE + b"d", "ADDITEMS": lambda key: b"\x8f(" + key + b"\x90",
@@ -50,7 +50,8 @@ HASHED = {
 def test_no_key_is_hashed_but_text_and_numbers(key: str, opcode: str, tmp_path: Path) -> None:
     """In a process of its own: without the check some of these never end, and some crash."""
     path = write_zip(tmp_path / "w.bin", b"\x80\x02" + HASHED[opcode](KEYS[key]) + b".", {})
-    code = "import sys; from minivideococa.checkpoint.convert import convert; convert(*sys.argv[1:3], config=sys.argv[3])"
+    code = ("import sys; from minivideococa.checkpoint.convert import convert; "
+            "convert(*sys.argv[1:3], config=sys.argv[3])")
     run = subprocess.run([sys.executable, "-c", code, path, tmp_path / "out", CONFIG], capture_output=True, text=True,
                          timeout=20, check=False)
     last = run.stderr.splitlines()[-1]
@@ -70,7 +71,7 @@ def test_an_entry_whose_name_is_a_long_number(tmp_path: Path) -> None:
 
 
 def torch_file(path: Path, name: str, change: Callable) -> Path:
-    """coca.safetensors as torch.save writes it; `change(size, stride, offset)` describes the tensor `name` otherwise."""
+    """coca.safetensors as torch.save writes it; `change(size, stride, offset)` describes `name` otherwise."""
     described, storages = {}, {}
     for key, (each, array) in enumerate(load_file(GOLDEN / "coca.safetensors").items()):
         size, stride, offset = array.shape, tuple(step // array.itemsize for step in array.strides), 0

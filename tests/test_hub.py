@@ -275,7 +275,8 @@ def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
 
 def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    index = json.dumps({"weight_map": {name: names[i % 2] for i, name in enumerate(load_file(GOLDEN / "coca.safetensors"))}})
+    tensors = load_file(GOLDEN / "coca.safetensors")
+    index = json.dumps({"weight_map": {name: names[i % 2] for i, name in enumerate(tensors)}})
     whole = {"open_clip_config.json": CONFIG, "model.safetensors.index.json": index.encode(), names[0]: SAFETENSORS}
     server.repositories["owner/parts"] = whole
     fetch(server, tmp_path, "owner/parts")   # the second shard is not there

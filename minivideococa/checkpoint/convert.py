@@ -35,8 +35,9 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     bfloat16, unknown to NumPy, becomes float32. `dest` gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise
     the source's tokenizer.json if there is one. Messages on standard error say what was chosen.
 
-    Raises FileNotFoundError for a file that is not there; PermissionError; ValueError if `dest` is not empty, the configuration
-    asks for what is not built here, the weights do not fit it or are damaged, or a number is not in `dtype`.
+    Raises FileNotFoundError for a file that is not there; PermissionError for one that cannot be read, or if `dest`
+    cannot be written; ValueError if `dest` is not empty, the configuration asks for what is not built here, the
+    weights do not fit it or are damaged, or a number is not in `dtype`.
     """
     if dtype not in (None, "float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
@@ -51,7 +52,8 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
         raise PermissionError(f"{source}: permission denied; check the permissions of its folder") from None
     except OSError as error:                 # also a name that is too long, or a link to itself
         absent = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise FileNotFoundError(f"{source}: {'there is no such file or folder' if absent else error.strerror}") from None
+        reason = "there is no such file or folder" if absent else error.strerror
+        raise FileNotFoundError(f"{source}: {reason}") from None
     files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
     weights = source / weights_name(files, str(source)) if source.is_dir() else source
 
@@ -72,10 +74,10 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
             "which is taken")
     check(stored, parsed, str(weights))
     tokenizer = _tokenizer(parsed, source)
-    record = _record(weights)
     size = sum(prod(tensor.shape) * _itemsize(tensor, dtype) for tensor in stored.values())
     require_memory(size, f"{weights}: converting it",
                    "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs")
+    record = _record(weights)
     with progress(len(stored), "tensors"):
         tensors = {}
         for name, tensor in stored.items():

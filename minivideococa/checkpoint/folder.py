@@ -46,7 +46,7 @@ def embedded_checkpoint() -> Path:
 
 
 SMALL = 2**18                                # elements: tensors up to this size are always checked in full
-LARGEST = 1e6                                # of a weight: trained ones stay far below, and products do not overflow
+LARGEST = 1e6                                # of a number in a weight: trained ones stay far below
 
 
 def read_checkpoint(folder: str | os.PathLike[str],
@@ -65,7 +65,8 @@ def read_checkpoint(folder: str | os.PathLike[str],
         raise ValueError(f"{folder}: a file, not a checkpoint folder: minivideococa convert makes those")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
-            convertible = any(path.name == "open_clip_config.json" or path.suffix in SOURCES for path in folder.iterdir())
+            convertible = any(path.name == "open_clip_config.json" or path.suffix in SOURCES
+                              for path in folder.iterdir())
             hint = "run minivideococa convert on it first" if convertible else "not a checkpoint folder"
             raise FileNotFoundError(f"{folder}: {name} is not there: {hint}")
     config = read_config(folder / CONFIG)
@@ -102,7 +103,8 @@ def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool =
         raise ValueError(f"{where}: {name} holds nothing but zeros: the file is damaged, or was never filled")
     if name == "logit_scale" and not -20 < tensor.max() < 80:
         size = "large" if tensor.max() > 0 else "small"
-        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too {size} to be exponentiated: the file is damaged")
+        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too {size} to be exponentiated: "
+                         "the file is damaged")
 
 
 def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Mapping[str, np.ndarray],

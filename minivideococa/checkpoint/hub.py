@@ -58,7 +58,8 @@ def _complete(folder: Path) -> bool:
         read_config(folder / CONFIG)
         open_safetensors(folder / WEIGHTS)
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{folder}: incomplete or damaged in the cache ({error}); remove it, and it is made anew") from None
+        raise ValueError(f"{folder}: incomplete or damaged in the cache ({error}); "
+                         "remove it, and it is made anew") from None
     return True
 
 
@@ -88,7 +89,8 @@ def _download(name: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError:
         problem = f"the repository has no revision {revision}"
     except json.JSONDecodeError:
-        problem = "the answer is not the hub's: a proxy or the network's log-in page may stand between; check HF_ENDPOINT"
+        problem = ("the answer is not the hub's, but perhaps a proxy's or a log-in page of the network: "
+                   "check the connection and HF_ENDPOINT")
     except ValueError as error:  # no name of a repository, or no checkpoint of open_clip
         problem = str(error)
     except Exception as error:  # a connection that breaks off is an error of whichever HTTP library is below

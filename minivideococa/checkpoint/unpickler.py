@@ -142,7 +142,8 @@ class _Unpickler(pickle._Unpickler):
 def _refuse_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str | int | float):
-            raise pickle.UnpicklingError(f"a dict has a key of type {type(key).__name__}, which no state dict needs: refused")
+            kind = type(key).__name__
+            raise pickle.UnpicklingError(f"a dict has a key of type {kind}, which no state dict needs: refused")
 
 
 def read_pickle(path: Path) -> Any:
