@@ -70,6 +70,12 @@ def test_an_entry_whose_name_is_a_long_number(tmp_path: Path) -> None:
     assert "w.bin: not a state dict" in refusal(path, tmp_path / "out", config=CONFIG)
 
 
+def test_a_name_with_control_characters_is_escaped(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "w.bin", b"\x80\x02cos\nsys\x1b[31m\n.", {})
+    told = refusal(path, tmp_path / "out", config=CONFIG)
+    assert told.endswith(r"it asks for 'os.sys\x1b[31m', which no state dict needs: refused")
+
+
 def torch_file(path: Path, name: str, change: Callable) -> Path:
     """coca.safetensors as torch.save writes it; `change(size, stride, offset)` describes `name` otherwise."""
     described, storages = {}, {}

@@ -28,6 +28,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from .config import some
 from .folder import StoredTensor, widen_bfloat16
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -89,7 +90,8 @@ class _Unpickler(pickle._Unpickler):
                 return STORAGES[storage]
         if f"{module}.{name}" in UNUSED:
             return Unused
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no state dict needs: refused")
+        asked = some([f"{module}.{name}"])
+        raise pickle.UnpicklingError(f"it asks for {asked}, which no state dict needs: refused")
 
     # The keys of a dict are text or numbers. To hash a tuple of tuples may never end, or overflow the stack.
 
