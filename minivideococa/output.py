@@ -91,8 +91,16 @@ def refuse_occupied(folder: Path) -> None:
 
     The unfinished work of another process, or of a killed one, does not count.
     """
+    if folder.is_file():
+        raise ValueError(f"{folder}: is there already and is a file: give another place, or remove it first")
     if folder.exists() and not (folder.is_dir() and all(map(LEFTOVER.fullmatch, os.listdir(folder)))):
         raise ValueError(f"{folder}: is there already and not empty: give another place, or remove it first")
+
+
+def writable(folder: Path) -> bool:
+    """Whether something can be written in `folder`, or in the nearest folder above it that is there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.entities import html5
 from pathlib import Path
@@ -178,11 +179,9 @@ class Tokenizer:
         return ids
 
     def _encode(self, text: str) -> tokenizers.Encoding:
-        try:
+        # for example, there may be no token for unknown words
+        with _library_errors(f"the tokenizer cannot read {text!r:.60}"):
             return self.vocabulary.encode(text, add_special_tokens=False)
-        except Exception as error:  # the library raises nothing narrower, for example without a token for unknown words
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the tokenizer cannot read {text!r:.60}: {reason}") from None
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Ids [length] -> the text up to the first end token or the padding, without start tokens.
@@ -204,7 +203,8 @@ class Tokenizer:
         else:
             while ids and ids[-1] == self.pad_id:
                 ids.pop()
-        text = self.vocabulary.decode(ids, skip_special_tokens=False)
+        with _library_errors("the tokenizer cannot decode these ids"):
+            text = self.vocabulary.decode(ids, skip_special_tokens=False)
         return text.replace(self.vocabulary.id_to_token(self.start_id), "").strip()
 
     def unknown(self, texts: str | Sequence[str]) -> list[str]:
@@ -224,8 +224,8 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Read a `tokenizer.json` (the `tokenizers` library's format) for a model with `vocab_size` ids.
 
-    Raises FileNotFoundError, or ValueError for a file that is not one, has no start and end token, or has ids that
-    the model does not have.
+    Raises FileNotFoundError, or ValueError for a file that is not one, has no start and end token, or whose ids are
+    not those of the model, 0 to `vocab_size` - 1, each with a token.
     """
     import tokenizers
 
@@ -234,12 +234,9 @@ def load_tokenizer(
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no tokenizer file; put the checkpoint's tokenizer.json there")
     file = regular_file(path, "put the checkpoint's tokenizer.json there")
-    try:
+    with _library_errors(f"{path}: not a tokenizer.json of the tokenizers library"):
         text = file.read_text(encoding="utf-8-sig")
         vocabulary = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing narrower
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a tokenizer.json of the tokenizers library ({reason})") from None
     declared = {token["content"]: token["id"] for token in parse_json(text, str(path), "").get("added_tokens") or ()}
     _check_ids(vocabulary, declared, vocab_size, str(path))
     vocabulary.no_padding()
@@ -251,10 +248,22 @@ def load_tokenizer(
     raise ValueError(f"{path}: the vocabulary has no start and end token; it needs {START} and {END}")
 
 
+@contextmanager
+def _library_errors(problem: str) -> Iterator[None]:
+    """Turn what the `tokenizers` library raises into a ValueError of one line, `problem` and the library's reason."""
+    try:
+        yield
+    except BaseException as error:           # a panic in its Rust code is no Exception; its class cannot be imported
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{problem} ({reason:.200})") from None
+
+
 def _check_ids(
     vocabulary: tokenizers.Tokenizer, declared: dict[str, int], vocab_size: int | None, where: str,
 ) -> None:
-    """Raise ValueError unless there are tokens, each with an id of its own below `vocab_size`, as `declared`."""
+    """Raise ValueError unless each id below `vocab_size`, and no other, has one token, as `declared`."""
     ids = vocabulary.get_vocab(with_added_tokens=True)
     if not vocabulary.get_vocab_size(with_added_tokens=False):
         raise ValueError(f"{where}: its vocabulary is empty; put the checkpoint's own tokenizer.json there")
@@ -267,6 +276,10 @@ def _check_ids(
         if vocab_size is not None and id >= vocab_size:
             raise ValueError(f"{where}: {token!r:.60} has the id {id}, and the model has the ids 0 to {vocab_size - 1}; "
                              "put the checkpoint's own tokenizer.json there")
+    if vocab_size is not None and len(ids) < vocab_size:
+        missing = sorted(set(range(vocab_size)).difference(ids.values()))
+        raise ValueError(f"{where}: {len(missing)} of the model's {vocab_size} ids have no token, the first is "
+                         f"{missing[0]}; put the checkpoint's own tokenizer.json there")
 
 
 def _checked(texts: str | Sequence[str]) -> list[str]:

@@ -104,7 +104,8 @@ def test_dtypes(stored: str, dtype: str | None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype, number, told", [
     ("float16", 65504, ""), ("float16", 65520, "too large for float16"),
-    ("float16", -1e30, "too large for float16"), (None, 1e30, ""), (None, np.nan, "not finite"),
+    ("float16", -9e5, "too large for float16"), (None, 9e5, ""), (None, np.nan, "not finite"),
+    (None, 1e30, "up to 1e+30, and no weight is beyond 1e+06"), ("float16", 1e-9, "too small for float16"),
     ("float32", np.inf, "not finite"),
     ("float16", np.nan, "not finite")])
 def test_numbers_without_a_place_are_refused_by_name(dtype, number: float, told: str, tmp_path: Path) -> None:
@@ -172,6 +173,22 @@ def test_what_is_there_is_not_overwritten(hub_folder: Path, tmp_path: Path) -> N
     (dest / "mine").touch()
     assert "is there already and not empty" in refusal(hub_folder, dest)
     assert [path.name for path in dest.iterdir()] == ["mine"]
+
+
+def test_a_place_that_cannot_be_made_is_told_before_the_weights_are_read(
+        hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minivideococa.checkpoint.convert.read_weights", None)
+    (tmp_path / "file").touch()
+    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: is there already and is a file: ")
+    for place in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "out"):
+        told = refusal(hub_folder, place, kind=PermissionError)
+        assert told == f"{place}: nothing can be written there; give another place"
+
+
+def test_a_source_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    told = refusal(tmp_path / "loop", tmp_path / "out", kind=FileNotFoundError)
+    assert told == f"{tmp_path / 'loop'}: Too many levels of symbolic links"
 
 
 def test_interrupted(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,8 @@ def test_what_any_model_may_have_is_no_absurd_configuration() -> None:
 @pytest.mark.parametrize("name, value, told", [
     ("visual.conv1.weight", np.nan, "not finite"), ("text.ln_final.bias", np.inf, "not finite"),
     ("text_decoder.text_projection", -np.inf, "not finite"), ("logit_scale", np.nan, "not finite"),
-    ("logit_scale", np.inf, "not finite"), ("logit_scale", 1000, "too large to be exponentiated")])
+    ("logit_scale", np.inf, "not finite"), ("logit_scale", 1000, "too large to be exponentiated"),
+    ("logit_scale", -1000, "too small to be exponentiated")])
 def test_numbers_that_no_model_has(folder: Path, dtype: str, name: str, value: float, told: str) -> None:
     weights = {key: np.array(array, dtype) for key, array in load_file(folder / "model.safetensors").items()}
     weights[name].reshape(-1)[-1] = value
@@ -133,6 +134,23 @@ def empty(tokenizer: dict) -> None:
     tokenizer["model"]["vocab"] = {}
 
 
+def lacking(tokenizer: dict) -> None:
+    for word in "ring", "red":
+        del tokenizer["model"]["vocab"][word]
+
+
+def short(tokenizer: dict) -> None:
+    tokenizer["model"]["vocab"].popitem()
+
+
+def panicking(tokenizer: dict) -> None:
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+
+
+def long_text(tokenizer: dict) -> None:
+    tokenizer["version"] = "x" * 100_000
+
+
 def shifted(tokenizer: dict) -> None:
     tokenizer["added_tokens"][1]["id"] += 7
 
@@ -140,6 +158,9 @@ def shifted(tokenizer: dict) -> None:
 @pytest.mark.parametrize("change, told", [
     (lambda tokenizer: {}, "not a tokenizer.json"), (beyond, "has the id 1000000, and the model has the ids 0 to"),
     (double, "have the same id"), (empty, "its vocabulary is empty"), (shifted, "is declared with the id"),
+    (lacking, "2 of the model's 42 ids have no token, the first is"),
+    (short, "1 of the model's 42 ids have no token, the first is 41"),
+    (panicking, "not a tokenizer.json"), (long_text, "not a tokenizer.json"),
     (lambda tokenizer: json.loads("[" * 500 + "]" * 500), "not a tokenizer.json")])
 def test_faulty_tokenizers(folder: Path, change: Callable[[dict], Any], told: str) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

@@ -3,27 +3,30 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint import hub
+from minivideococa.checkpoint.folder import read_record
 from test_tokenizer import word_level
 
 GOLDEN = Path(__file__).parent / "golden" / "torch"
 MODEL_CFG = json.loads((GOLDEN / "coca.json").read_text())
 CONFIG = json.dumps({"model_cfg": MODEL_CFG, "preprocess_cfg": {}}).encode()
 SAFETENSORS, PICKLE = (GOLDEN / "coca.safetensors").read_bytes(), (GOLDEN / "coca_legacy.bin").read_bytes()
-COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+COMMITS = {"main": "a" * 40, "v1": "b" * 40, "a/b": "c" * 40, "a--b": "d" * 40}
 with tempfile.TemporaryDirectory() as folder:
     TOKENIZER = word_level(Path(folder) / "tokenizer.json", ["their"]).read_bytes()
 
@@ -37,6 +40,7 @@ REPOSITORIES = {
     "owner/other": {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""},
     "owner/gated": {"open_clip_config.json": CONFIG, "open_clip_pytorch_model.bin": PICKLE},
     "owner/empty": {},
+    "owner/shards": {"open_clip_config.json": CONFIG, "model-00001-of-00002.safetensors": SAFETENSORS},
 }
 
 
@@ -45,20 +49,23 @@ class Hub(BaseHTTPRequestHandler):
     /OWNER/NAME/resolve/REVISION/FILE, weights being on another host as the hub's are.
 
     A repository's file is its bytes, or the path of a large one. `server.breaks` counts how often a transfer of
-    weights breaks off half-way; `server.lists` False is a mirror that does not list files.
+    weights breaks off half-way; `server.lists` False is a mirror that does not list files; `server.portal` answers
+    everything with a log-in page.
     """
 
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
+        if self.server.portal:
+            return self.answer(200, b"<html>Log in</html>")
         if self.path in self.server.stored:
             return self.answer(200, self.server.stored[self.path])
         if self.path.startswith("/api/models/") and self.server.lists:
             owner, name, *rest = self.path.removeprefix("/api/models/").split("/")
-            revision, file = rest[1] if rest else "main", None
+            revision, file = unquote(rest[1]) if rest else "main", None
         elif "/resolve/" in self.path:
-            owner, name, _, revision, file = self.path.removeprefix("/").split("/", 4)
+            owner, name, _, revision, file = map(unquote, self.path.removeprefix("/").split("/", 4))
         else:
             return self.answer(404)
         files = self.server.repositories.get(f"{owner}/{name}")
@@ -135,6 +142,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
     server.storage = storage
     for one in (server, storage):
         one.requests, one.stored, one.resumed, one.breaks, one.lists = [], {}, [], 0, True
+        one.portal = False
         one.repositories = dict(REPOSITORIES)
         threading.Thread(target=one.serve_forever, daemon=True).start()
     yield server
@@ -205,14 +213,14 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
 
 def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     specs = ["owner/absent", "owner/gated", "owner/both@v9", "owner/empty", "owner/other", "owner",
-             "owner/a b", "https://host/owner/name", "owner/na--me", "owner/broken"]
+             "owner/a b", "https://host/owner/name", "owner/na--me", "owner/broken", "owner/shards"]
     told = ["hf-hub:owner/absent: there is no such repository, or it is private",
             "hf-hub:owner/gated: its owner must grant access",
             "hf-hub:owner/both: the repository has no revision v9",
             "hf-hub:owner/empty: none of open_clip_config.json, config.json is in the repository",
             "not a configuration of open_clip", "give hf-hub:OWNER/NAME", "give hf-hub:OWNER/NAME",
             "give hf-hub:OWNER/NAME", "hf-hub:owner/na--me: ",
-            "hf-hub:owner/broken: it cannot be fetched: "]
+            "hf-hub:owner/broken: it cannot be fetched: ", "hf-hub:owner/shards: shards without their index are in"]
     lines = fetch(server, tmp_path, *specs)
     assert len(lines) == len(specs)
     for line, expected in zip(lines, told):
@@ -263,6 +271,64 @@ def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     line, = fetch(server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1",
                   MINIVIDEOCOCA_CACHE=str(tmp_path / "new"))
     assert weights(Path(line)).keys() == load_file(GOLDEN / "coca.safetensors").keys()
+
+
+def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    tensors = load_file(GOLDEN / "coca.safetensors")
+    index = json.dumps({"weight_map": {name: names[i % 2] for i, name in enumerate(tensors)}})
+    whole = {"open_clip_config.json": CONFIG, "model.safetensors.index.json": index.encode(), names[0]: SAFETENSORS}
+    server.repositories["owner/parts"] = whole
+    fetch(server, tmp_path, "owner/parts")   # the second shard is not there
+    told, = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
+    assert told == f"refused: hf-hub:owner/parts: {names[1]} was not fetched before, and the hub cannot be reached now"
+
+
+def test_a_log_in_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    server.portal = True
+    told, = fetch(server, tmp_path, "owner/both")
+    assert told.startswith("refused: hf-hub:owner/both: the answer is not the hub's")
+
+
+def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    for line, commit in zip(fetch(server, tmp_path, "owner/both@a/b", "owner/both@a--b"), "cd", strict=True):
+        assert read_record(Path(line) / "model.safetensors")["revision"] == commit * 40
+
+
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "model.safetensors").unlink(),
+    lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    lambda folder: (folder / "config.json").unlink()])
+def test_a_damaged_folder_in_the_cache_is_named_before_the_download(
+        damage: Callable[[Path], None], server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    folder = Path(fetch(server, tmp_path, "owner/both")[0])
+    damage(folder)
+    server.requests.clear()
+    told, = fetch(server, tmp_path, "owner/both")
+    assert told.startswith(f"refused: {folder}: incomplete or damaged in the cache (") and "remove it" in told
+    assert server.requests == []
+    shutil.rmtree(folder)
+    assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
+
+
+def test_an_empty_folder_in_the_cache_is_filled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "owner--both").mkdir(parents=True)
+    assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
+
+
+def test_timeouts_are_not_retried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadTimeout(Exception):
+        pass
+
+    def stalled(*arguments: object, **keywords: object) -> None:
+        calls.append(arguments)
+        raise ReadTimeout("timed out")       # huggingface_hub has tried several times by then
+
+    calls: list[tuple] = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", stalled)
+    with pytest.raises(ReadTimeout):
+        hub._get("owner/both", "model.safetensors", None)
+    assert len(calls) == 1
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ def test_an_occupied_folder_is_refused_before_and_after(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for free in ("empty", "nothing"):
         refuse_occupied(tmp_path / free)
-    for wrong in (tmp_path, tmp_path / "file"):
-        with pytest.raises(ValueError, match="not empty: give another place"), folder_written_whole(wrong):
+    for wrong, told in (tmp_path, "not empty"), (tmp_path / "file", "is a file"):
+        with pytest.raises(ValueError, match=f"{told}: give another place"), folder_written_whole(wrong):
             raise AssertionError("never reached")
     with pytest.raises(ValueError, match="not empty"), folder_written_whole(tmp_path / "empty"):
         (tmp_path / "empty" / "theirs").touch()

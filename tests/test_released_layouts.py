@@ -217,6 +217,27 @@ def test_an_index_that_is_wrong(change, told: str, tmp_path: Path, presets: Path
     assert "\n" not in str(error.value) and str(tmp_path / "hub") in str(error.value)
 
 
+def test_a_single_shard_is_the_whole(tmp_path: Path, presets: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    weights = random_weights(PRESETS["coca_ViT-B-32"])
+    safetensors_file(tmp_path / "hub" / "model-00001-of-00001.safetensors", weights)
+    load(convert(tmp_path / "hub", tmp_path / "out"))
+
+
+def test_shards_without_their_index(tmp_path: Path, presets: Path) -> None:
+    repository(tmp_path / "hub", "coca_ViT-B-32", "shards")
+    (tmp_path / "hub" / "model.safetensors.index.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"hub: shards without their index \(model.safetensors.index.json\)"):
+        convert(tmp_path / "hub", tmp_path / "out")
+
+
+@pytest.mark.parametrize("files", ["bin", "pt", "flat bin", "shards"])
+def test_a_folder_as_released_is_to_be_converted_before_it_is_loaded(files: str, tmp_path: Path, presets: Path) -> None:
+    repository(tmp_path / "hub", "coca_ViT-B-32", files)
+    with pytest.raises(FileNotFoundError, match="hub: config.json is not there: run minivideococa convert on it first"):
+        load(tmp_path / "hub")
+
+
 # What the weights can do
 
 @pytest.fixture

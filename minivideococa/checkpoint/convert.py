@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..inputs import path_name, read_text
-from ..output import refuse_occupied
+from ..output import refuse_occupied, writable
 from ..progress import advance, progress, say
 from ..resources import require_memory
 from .config import Config
@@ -35,16 +35,25 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     bfloat16, unknown to NumPy, becomes float32. `dest` gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise
     the source's tokenizer.json if there is one. Messages on standard error say what was chosen.
 
-    Raises FileNotFoundError for a file that is not there; ValueError if `dest` is not empty, the configuration
-    asks for what is not built here, the weights do not fit it, or a number is not finite (or not in `dtype`).
+    Raises FileNotFoundError for a file that is not there; PermissionError for one that cannot be read, or if `dest`
+    cannot be written; ValueError if `dest` is not empty, the configuration asks for what is not built here, the
+    weights do not fit it or are damaged, or a number is not in `dtype`.
     """
     if dtype not in (None, "float16", "float32"):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
     source = Path(path_name(source, "give a folder, or a file of weights", "source"))
     dest = Path(path_name(dest, "give a folder to make", "dest"))
     refuse_occupied(dest)
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: there is no such file or folder")
+    if not writable(dest if dest.is_dir() else dest.parent):
+        raise PermissionError(f"{dest}: nothing can be written there; give another place")
+    try:
+        source.stat()
+    except PermissionError:
+        raise PermissionError(f"{source}: permission denied; check the permissions of its folder") from None
+    except OSError as error:                 # also a name that is too long, or a link to itself
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = "there is no such file or folder" if absent else error.strerror
+        raise FileNotFoundError(f"{source}: {reason}") from None
     files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
     weights = source / weights_name(files, str(source)) if source.is_dir() else source
 
@@ -68,12 +77,13 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     size = sum(prod(tensor.shape) * _itemsize(tensor, dtype) for tensor in stored.values())
     require_memory(size, f"{weights}: converting it",
                    "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs")
+    record = _record(weights)
     with progress(len(stored), "tensors"):
         tensors = {}
         for name, tensor in stored.items():
             tensors[name] = _cast(name, tensor, dtype, str(weights))
             advance()
-    return write_checkpoint(dest, parsed, tensors, tokenizer, _record(weights))
+    return write_checkpoint(dest, parsed, tensors, tokenizer, record)
 
 
 def _config(config: str | os.PathLike[str]) -> Config:
@@ -98,6 +108,8 @@ def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.
         cast = array.astype(dtype or array.dtype, copy=False)
     if not np.isfinite(cast).all():
         raise ValueError(f"{where}: {name} holds numbers too large for {dtype}")
+    if array.any() and not cast.any():
+        raise ValueError(f"{where}: {name} holds nothing but numbers too small for {dtype}: use --dtype float32")
     return cast
 
 
@@ -114,10 +126,20 @@ def _tokenizer(config: Config, source: Path) -> str | None:
 
 
 def _record(weights: Path) -> dict[str, str]:
-    """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record."""
+    """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record.
+
+    Raises ValueError for a file in huggingface_hub's cache that was damaged in transfer.
+    """
     if weights.suffix == ".safetensors" and "sha256" in (record := read_record(weights)):
         return record
-    record = {"weights": weights.name, "sha256": sha256(shard_files(weights))}
+    files = shard_files(weights)
+    sums = {file: sha256([file]) for file in files}
+    for file, found in sums.items():
+        # huggingface_hub names the file behind the link by the SHA-256 that the hub announced
+        blob = file.resolve()
+        if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != found:
+            raise ValueError(f"{file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew")
+    record = {"weights": weights.name, "sha256": sums[files[0]] if len(files) == 1 else sha256(files)}
     # the cache of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE
     if found := re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()):
         record |= {"repository": f"{found[1]}/{found[2]}", "revision": found[3]}

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..inputs import path_name, read_json, regular_file
+from ..inputs import parse_json, path_name, read_json, regular_file
 from ..output import folder_written_whole
 from ..resources import require_memory
 from .config import Config
 from .table import check
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+SOURCES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")                  # the files that `convert` takes
 RECORD = "minivideococa.source"              # the key of `read_record` in a safetensors file's metadata
 
 
@@ -45,6 +46,7 @@ def embedded_checkpoint() -> Path:
 
 
 SMALL = 2**18                                # elements: tensors up to this size are always checked in full
+LARGEST = 1e6                                # of a number in a weight: trained ones stay far below
 
 
 def read_checkpoint(folder: str | os.PathLike[str],
@@ -63,7 +65,8 @@ def read_checkpoint(folder: str | os.PathLike[str],
         raise ValueError(f"{folder}: a file, not a checkpoint folder: minivideococa convert makes those")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
-            convertible = (folder / "open_clip_config.json").is_file()
+            convertible = any(path.name == "open_clip_config.json" or path.suffix in SOURCES
+                              for path in folder.iterdir())
             hint = "run minivideococa convert on it first" if convertible else "not a checkpoint folder"
             raise FileNotFoundError(f"{folder}: {name} is not there: {hint}")
     config = read_config(folder / CONFIG)
@@ -82,18 +85,26 @@ def read_checkpoint(folder: str | os.PathLike[str],
 
 
 def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool = True) -> None:
-    """Raise ValueError for a tensor that no model has: not finite, a weight of zeros alone, or a scale that overflows.
+    """Raise ValueError for a tensor that no model has.
 
-    If `everything` is False, only the first 4096 elements are checked for NaN and infinity, so that the rest of a
-    memory-mapped tensor is not read. `where` is the name of the file.
+    That is one with numbers that are not finite or beyond +-LARGEST, a weight of zeros alone, or a `logit_scale` whose
+    exponential is infinite or nearly 0. If `everything` is False, only the first 4096 numbers are checked, so that the
+    rest of a memory-mapped tensor is not read. `where` is the name of the file.
     """
     first = tensor.reshape(-1)[:4096]
-    if not np.isfinite(tensor if everything else first).all():
+    checked = tensor if everything else first
+    largest = float(max(-checked.min(), checked.max()))  # NaN if there is one
+    if not np.isfinite(largest):
         raise ValueError(f"{where}: {name} holds numbers that are not finite: take other weights, or fetch them anew")
+    if largest > LARGEST:
+        raise ValueError(f"{where}: {name} holds numbers up to {largest:.3g}, and no weight is beyond {LARGEST:g}: "
+                         "the file is damaged, fetch it anew")
     if (tensor.ndim > 1 or name.endswith("weight")) and not first.any() and not tensor.any():
         raise ValueError(f"{where}: {name} holds nothing but zeros: the file is damaged, or was never filled")
-    if name == "logit_scale" and not tensor.max() < 80:
-        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too large to be exponentiated: the file is damaged")
+    if name == "logit_scale" and not -20 < tensor.max() < 80:
+        size = "large" if tensor.max() > 0 else "small"
+        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too {size} to be exponentiated: "
+                         "the file is damaged")
 
 
 def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Mapping[str, np.ndarray],
@@ -131,7 +142,7 @@ def read_record(weights: Path) -> dict[str, str]:
     after the other); and, if it came from the hub, "repository" and "revision".
     """
     try:
-        record = json.loads(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"))
+        record = parse_json(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"), str(weights), "")
     except ValueError:                       # another program's
         return {}
     return record if isinstance(record, dict) else {}

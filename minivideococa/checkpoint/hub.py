@@ -4,14 +4,16 @@ Only the configuration, the weights and, where the vocabulary is not CLIP's, the
 huggingface_hub's own cache. The converted checkpoint is in the cache of this package.
 """
 
+import json
 import os
 import re
 from pathlib import Path
 
+from ..output import refuse_occupied, writable
 from ..progress import say
 from .convert import CLIP_VOCABULARY, convert
-from .folder import CONFIG, TOKENIZER, WEIGHTS, read_config
-from .sources import CONFIG_NAMES, WEIGHT_STEMS, config_name, shard_files, is_weights, weights_name
+from .folder import CONFIG, TOKENIZER, WEIGHTS, open_safetensors, read_config
+from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, shard_files, is_weights, weights_name
 
 TIMEOUT = 10                                 # seconds for the hub to say which files a repository has
 
@@ -26,16 +28,16 @@ def cache_folder() -> Path:
 def fetch(repo_id: str) -> Path:
     """Return the checkpoint folder of "OWNER/NAME" or "OWNER/NAME@REVISION". A second call makes no request.
 
-    Raises ValueError: no such repository, revision or files in it, no access, no connection, or nothing that
-    `convert` takes. Raises OSError if the cache cannot be written.
+    Raises ValueError: no such repository, revision or files in it, no access, no connection, nothing that
+    `convert` takes, or a damaged folder in the cache. Raises OSError if the cache cannot be read or written.
     """
-    if not (match := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", repo_id)):
+    if not (match := re.fullmatch(r"([\w.-]+/[\w.-]+)(@([\w./-]+))?", repo_id)):
         raise ValueError(f"hf-hub:{repo_id}: give hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
-    name, revision = match.groups()
-    folder = cache_folder() / repo_id.replace("/", "--")
+    name, at, revision = match.groups(default="")
+    folder = cache_folder() / (name.replace("/", "--") + at.replace("/", "%2F"))      # "%" is in no name
     if not _complete(folder):
         _require_writable(folder.parent)
-        source = _download(name, revision)
+        source = _download(name, revision or None)
         _require_writable(folder.parent, make=True)
         try:
             convert(source, folder)
@@ -46,19 +48,30 @@ def fetch(repo_id: str) -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+    """Whether the converted checkpoint is there. Raises ValueError for a folder that is none, and is not empty."""
+    try:
+        refuse_occupied(folder)
+        return False
+    except ValueError:
+        pass
+    try:
+        read_config(folder / CONFIG)
+        open_safetensors(folder / WEIGHTS)
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{folder}: incomplete or damaged in the cache ({error}); "
+                         "remove it, and it is made anew") from None
+    return True
 
 
 def _require_writable(cache: Path, make: bool = False) -> None:
     """Raise PermissionError if checkpoints cannot be written there; with `make`, make the folder."""
-    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    possible = writable(cache)
     try:
         if make:
             cache.mkdir(parents=True, exist_ok=True)
     except OSError:
-        writable = False
-    if not writable:
+        possible = False
+    if not possible:
         raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to "
                               "another folder (--cache of `evaluate` moves that of encoded videos)")
 
@@ -75,6 +88,9 @@ def _download(name: str, revision: str | None) -> Path:
         problem = "there is no such repository, or it is private: then `hf auth login` first"
     except errors.RevisionNotFoundError:
         problem = f"the repository has no revision {revision}"
+    except json.JSONDecodeError:
+        problem = ("the answer is not the hub's, but perhaps a proxy's or a log-in page of the network: "
+                   "check the connection and HF_ENDPOINT")
     except ValueError as error:  # no name of a repository, or no checkpoint of open_clip
         problem = str(error)
     except Exception as error:  # a connection that breaks off is an error of whichever HTTP library is below
@@ -106,14 +122,18 @@ def _fetch_files(name: str, revision: str | None) -> Path:
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except Exception:                        # no connection, which is no harm if everything is there
-        if cached is None or not any(is_weights(path.name) for path in cached.iterdir()):
+        weights = [path for path in cached.iterdir() if is_weights(path.name)] if cached else []
+        if not weights:
             raise
+        if missing := [shard for path in weights for shard in shard_files(path) if not shard.exists()]:
+            raise ValueError(f"{missing[0].name} was not fetched before, and the hub cannot be reached now") from None
         return cached
 
     config = config_name(files)
     if not any(map(is_weights, files)):
+        weights_too = "shards without their index are" if any(map(SHARD.search, files)) else "no file of weights is"
         config_too = "" if config else f"none of {', '.join(CONFIG_NAMES)} is in the repository, and "
-        raise ValueError(f"{config_too}no file of weights is in the repository (.safetensors, .bin or .pt)")
+        raise ValueError(f"{config_too}{weights_too} in the repository (.safetensors, .bin or .pt)")
     if config:
         path = _get(name, config, revision)
         revision = path.parent.name          # all files from one commit, whatever is pushed meanwhile
@@ -167,14 +187,17 @@ def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
 
 
 def _get(name: str, file: str, revision: str | None) -> Path:
-    """Fetch a file. Retry twice if the connection breaks; what was fetched before is kept."""
+    """Fetch a file. Retry twice if the connection breaks; what was fetched before is kept.
+
+    After a timeout huggingface_hub itself has retried.
+    """
     from huggingface_hub import hf_hub_download
 
     for tries_left in (2, 1, 0):
         try:
             return Path(hf_hub_download(name, file, revision=revision))
         except Exception as error:
-            broken_off = _is(error, "ReadError", "ReadTimeout", "RemoteProtocolError", "ChunkedEncodingError")
+            broken_off = _is(error, "ReadError", "RemoteProtocolError", "ChunkedEncodingError")
             if not tries_left or not broken_off:
                 raise
             say(f"hf-hub:{name}: {file}: the connection broke ({error}); retrying")

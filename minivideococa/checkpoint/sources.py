@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..arguments import shown
 from ..inputs import read_json, regular_file
 from ..progress import say
 from .folder import CONFIG, StoredTensor, open_safetensors
@@ -22,7 +23,7 @@ from .unpickler import read_pickle
 CONFIG_NAMES = ("open_clip_config.json", CONFIG)                                    # in this order
 WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model")              # in this order, then any other
 WEIGHT_SUFFIX = re.compile(r"\.(safetensors|bin|pt|pth|ckpt)(\.index\.json)?$")
-SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
+SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$")                                   # the only shard is the whole
 
 # Causal masks that older versions of open_clip kept among the weights; here they are computed.
 MASKS = {"text.attn_mask", "text_decoder.attn_mask"}
@@ -45,7 +46,10 @@ def weights_name(files: Iterable[str], where: str) -> str:
     The names of open_clip come first, then safetensors before pickles, then the last in natural order ("epoch_10.pt").
     Raises FileNotFoundError if there is none; `where` names the folder or repository.
     """
+    files = list(files)
     found = [name for name in files if is_weights(name)]
+    if not found and any(map(SHARD.search, files)):
+        raise FileNotFoundError(f"{where}: shards without their index (model.safetensors.index.json): fetch it too")
     if not found:
         raise FileNotFoundError(f"{where}: none of open_clip_model.safetensors, open_clip_pytorch_model.bin, "
                                 "model.safetensors is there, nor another file of weights (.safetensors, .bin, .pt)")
@@ -120,7 +124,7 @@ def _state_dict(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: no state dict is in it")
     for name, tensor in found.items():
         if not (isinstance(name, str) and isinstance(tensor, StoredTensor)):
-            raise ValueError(f"{path}: not a state dict: its entry {name!r:.80} is no tensor")
+            raise ValueError(f"{path}: not a state dict: its entry {shown(name)} is no tensor")
     return found
 
 

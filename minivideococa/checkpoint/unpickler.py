@@ -22,11 +22,13 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from .config import some
 from .folder import StoredTensor, widen_bfloat16
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -79,7 +81,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
             case "collections", "OrderedDict":
-                return OrderedDict
+                return lambda *_: OrderedDict()          # filled afterwards, by SETITEMS
             case "torch._utils", "_rebuild_tensor_v2":
                 return lambda storage, offset, size, stride, *_: self.tensor(storage, offset, size, stride)
             case "torch._utils", "_rebuild_parameter":
@@ -88,7 +90,25 @@ class _Unpickler(pickle._Unpickler):
                 return STORAGES[storage]
         if f"{module}.{name}" in UNUSED:
             return Unused
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no state dict needs: refused")
+        asked = some([f"{module}.{name}"])
+        raise pickle.UnpicklingError(f"it asks for {asked}, which no state dict needs: refused")
+
+    # The keys of a dict are text or numbers. To hash a tuple of tuples may never end, or overflow the stack.
+
+    def load_setitem(self) -> None:
+        _refuse_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _refuse_keys(self.stack[::2])        # all since the last mark
+        super().load_setitems()
+
+    def refuse_container(self) -> NoReturn:
+        raise pickle.UnpicklingError("it holds a set, or a dict of protocol 0, which no state dict needs: refused")
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: refuse_container,
+        pickle.EMPTY_SET[0]: refuse_container, pickle.FROZENSET[0]: refuse_container}
 
     def persistent_load(self, pid: Any) -> Storage:
         match pid:  # the legacy format adds a view of the storage, always None since PyTorch 0.4
@@ -98,6 +118,8 @@ class _Unpickler(pickle._Unpickler):
 
     def tensor(self, storage: Storage, offset: int, size: tuple[int, ...],
                stride: tuple[int, ...]) -> StoredTensor:
+        if not all(type(n) is int for n in (offset, *size, *stride)):
+            raise pickle.UnpicklingError("a tensor's offset, size or stride is not a whole number")
         empty = 0 in size
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if min(offset, *size, *stride, 0) < 0 or (last >= storage.count and not empty):
@@ -112,11 +134,18 @@ class _Unpickler(pickle._Unpickler):
                 raw = np.frombuffer(file.read(span * dtype.itemsize), dtype)
             if raw.size != span:
                 raise ValueError(f"{self.path}: the file ends before its last tensor: fetch it anew")
-            strides = [step * dtype.itemsize for step in stride]
+            strides = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride)]
             view = np.lib.stride_tricks.as_strided(raw, size, strides, writeable=False)
             return widen_bfloat16(view) if is_bfloat16 else view.astype(storage.dtype, order="C")
 
         return StoredTensor(tuple(size), storage.dtype, read)
+
+
+def _refuse_keys(keys: Iterable[Any]) -> None:
+    for key in keys:
+        if not isinstance(key, str | int | float):
+            kind = type(key).__name__
+            raise pickle.UnpicklingError(f"a dict has a key of type {kind}, which no state dict needs: refused")
 
 
 def read_pickle(path: Path) -> Any:
