@@ -227,3 +227,10 @@ def test_a_source_that_never_ends(source: str, tmp_path: Path) -> None:
 def test_the_first_bytes_tell_the_format(tmp_path: Path, file: str, suffix: str) -> None:
     shutil.copy(GOLDEN / file, tmp_path / f"w.{suffix}")
     convert(tmp_path / f"w.{suffix}", tmp_path / "out", config=GOLDEN / "coca.json")
+
+
+@pytest.mark.parametrize("dtype", [np.array([]), np.array(["float32", "float64"]), 5, "int8"], ids=str)
+def test_a_dtype_that_is_none_of_those_taken(dtype: object, tmp_path: Path) -> None:
+    for action in (lambda: load(dtype=dtype), lambda: convert(GOLDEN, tmp_path / "out", dtype=dtype)):
+        with pytest.raises(ValueError, match="^dtype is .*: give float"):
+            action()

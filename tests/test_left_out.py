@@ -309,8 +309,8 @@ def test_a_full_disk_takes_no_results_along(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 @pytest.mark.parametrize("script, complaint", [
     ("cat > /dev/null", "0 of 16 frames"), ("exit 0", "0 of 16 frames"),
-    ('for last; do :; done; cat > /dev/null; : > "${last#file:}"; rm -f ./-', "0 of 16 frames"),
-    ('for last; do :; done; cat > /dev/null; echo garbage > "${last#file:}"; rm -f ./-', "0 of 16 frames"),
+    ('for last; do :; done; cat > /dev/null; case $last in file:*) : > "${last#file:}";; esac', "0 of 16 frames"),
+    ('for last; do :; done; cat > /dev/null; case $last in file:*) echo garbage > "${last#file:}";; esac', "0 of 16 frames"),
     ("while :; do sleep 1; done", "does not end")], ids=range(5))
 def test_an_ffmpeg_that_writes_nothing_is_found_out(tmp_path, monkeypatch, capsys, script, complaint):
     from minivideococa.world import shapes

@@ -39,7 +39,7 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
     cannot be written; ValueError if `dest` is not empty, the configuration asks for what is not built here, the
     weights do not fit it or are damaged, or a number is not in `dtype`.
     """
-    if dtype not in (None, "float16", "float32"):
+    if not (dtype is None or isinstance(dtype, str) and dtype in ("float16", "float32")):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
     source = Path(path_name(source, "give a folder, or a file of weights", "source"))
     dest = Path(path_name(dest, "give a folder to make", "dest"))

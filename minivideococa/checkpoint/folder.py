@@ -56,7 +56,7 @@ def read_checkpoint(folder: str | os.PathLike[str],
     Raises FileNotFoundError if the folder or one of its files is not there, and ValueError if one is not what
     it should be or the tensors do not fit the configuration.
     """
-    if dtype not in ("float32", "float64"):
+    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}: give float32 or float64")
     folder = Path(path_name(folder, "give a checkpoint folder, or hf-hub:OWNER/NAME"))
     if not folder.exists():

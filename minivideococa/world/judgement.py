@@ -13,7 +13,6 @@ import numpy as np
 
 from ..checkpoint.folder import embedded_checkpoint
 from ..model import Video
-from .captions import objects_named
 
 STATISTICS = "in_world.npz"                  # in the embedded checkpoint's folder, written by weights/measure_in_world.py
 
@@ -26,12 +25,12 @@ def is_embedded(weights: str | os.PathLike[str] | None) -> bool:
 def in_world(video: Video, caption: str | None = None) -> bool:
     """Tell whether a video that the embedded checkpoint encoded looks like its world of coloured shapes.
 
-    It does if `distance` is at most the limit and its caption, if given, names a shape: every clip of the world shows one.
+    It does if `distance` is at most the limit and its caption, if given, does not say "nothing": every clip shows a shape.
     Give captions of attentional or joint pooling, since mean pooling misses short events. weights/README.md has the
     rates of wrong judgements.
     """
     mean, precision, limit = _statistics()
-    return bool(distance(video, mean, precision) <= limit) and (caption is None or bool(objects_named(caption)))
+    return bool(distance(video, mean, precision) <= limit) and "nothing" not in (caption or "").split()
 
 
 def distance(video: Video, mean: np.ndarray, precision: np.ndarray) -> float:
