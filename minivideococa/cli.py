@@ -417,7 +417,7 @@ def run_verify(args: argparse.Namespace) -> int:
     from .verify import as_json, text, verify_file
     report = verify_file(args.trace, args.weights, args.dtype)
     _print(args, text(report).split("\n"), as_json(report))
-    return 0 if report.right and not (args.strict and report.missing) else 1
+    return 0 if report.right and not (args.strict and (report.missing or len(report.compared) < len(report.rows))) else 1
 
 
 def run_evaluate(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conformance import jax_coca
+from minivideococa import cli
 from minivideococa.verify import as_json, text, verify, verify_file
 from test_verify import FRAMES, IDS, NAMES, edited, noise, noise_after, raises_one_line, right, run, statuses, write
 from test_verify_cli import FOLDER, TRUTH, call, refused
@@ -431,3 +432,26 @@ def test_damaged_files_are_one_line(truth, tmp_path):
 def test_metadata_that_is_no_configuration_is_passed_over(truth, tmp_path, config):
     save_file({name: truth[name] for name in ("ids", "text.embed")}, tmp_path / "mine", {"config": config})
     assert verify_file(tmp_path / "mine", FOLDER).right
+
+
+def test_frames_without_pixels_are_one_line(refused, truth, tmp_path):
+    for shape in (2, 0, 0, 3), (0, 0, 0, 3):
+        save_file({**truth, "frames": np.zeros(shape, np.uint8)}, tmp_path / "empty.safetensors")
+        refused("verify", tmp_path / "empty.safetensors", "--weights", FOLDER)
+
+
+def test_what_is_not_judged_does_not_count_as_compared(truth, tmp_path, capsys):
+    """Pixels that overflow float64: its rounding would explain anything."""
+    tape = {name: x for name, x in truth.items() if name != "frames"}
+    save_file({**tape, "pixels": tape["pixels"].astype(np.float64) * 1e160}, tmp_path / "huge.safetensors")
+    command = ["verify", str(tmp_path / "huge.safetensors"), "--weights", str(FOLDER)]
+    assert cli.main([*command, "--strict"]) == 1
+    assert "17 of 17" not in capsys.readouterr().out
+
+
+def test_a_fault_without_a_name_leaves_nothing_to_say_of_the_rest(right):
+    model, tape = right()
+    rng = np.random.default_rng(0)
+    noisy = {name: tape[name] + rng.standard_normal(tape[name].shape) for name in ("vision.block.0", "text.block.0")}
+    report = verify(model, tape | noisy)
+    assert len(report.faults) >= 2 and "the rest is right" not in text(report)

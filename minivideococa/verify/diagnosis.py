@@ -122,7 +122,7 @@ class Search:
         *_, whole = combinations_of_known = list(self.with_known(name))
         base = min(combinations_of_known, key=lambda causes: self.error(name, causes))
         before = self.error(name, base)
-        beam, candidates = list({base, whole}), list(range(len(CATALOGUE)))
+        beam, candidates = list({(), base, whole}), list(range(len(CATALOGUE)))
         for added in range(1, most + 1):
             errors: dict[Causes, float] = {}
             with progress(len(beam) * len(candidates), "known mistakes"):

@@ -22,7 +22,7 @@ def bytes_needed(config: Config, inputs: Mapping[str, np.ndarray], found: Mappin
         work.append(tokens * (6 * vision.width + 2 * vision.mlp_width + 2 * vision.heads * vision.tokens))
         work.append(2 * tokens * (config.embed_dim + vision.pooler_heads * vision.queries))
         if "frames" in inputs and video[0].ndim == 4:
-            short, long = sorted((*video[0].shape[1:3], 1))[-2:]
+            short, long = (max(1, side) for side in sorted(video[0].shape[1:3]))
             resized = 8 * (size * max(size, size * long // short) + short * long)
     if "ids" in inputs:
         ids = inputs["ids"]

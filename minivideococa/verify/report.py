@@ -24,7 +24,7 @@ def text(report: Report) -> str:
 
 def sentences(report: Report) -> list[str]:
     """What was compared, where it breaks, and what it looks like."""
-    said = [f"{len(report.rows)} of {len(report.rows) + len(report.missing)} computed tensors compared"
+    said = [f"{len(report.compared)} of {len(report.rows) + len(report.missing)} computed tensors compared"
             + (f"; missing: {', '.join(report.missing)}." if report.missing else ".")]
     if report.unknown:
         names = [printable(name) + (f" ({report.nearest[name]}?)" if name in report.nearest else "") for name in report.unknown]
@@ -44,7 +44,7 @@ def sentences(report: Report) -> list[str]:
     elif report.faults:
         said += _faults(report)
     elif report.right:
-        said.append(f"No tensor of {len(report.rows)} differs by more than rounding in {report.dtype} explains.")
+        said.append(f"No tensor of {len(report.compared)} differs by more than rounding in {report.dtype} explains.")
     else:
         said.append("No tensor of the network was compared, so this does not show that it is right: write the tensors under "
                     "the names that minivideococa trace writes.")
@@ -77,7 +77,9 @@ def _faults(report: Report) -> list[str]:
     if not report.all_found:
         said.append(f"There is more: no more than {MOST} faults are looked for at once.")
     elif len(report.faults) > 1:
-        said.append(f"These are {len(report.faults)} faults; with them allowed for, the rest is right.")
+        known = all(fault.mistake and fault.diverges.shape == fault.diverges.expected_shape for fault in report.faults)
+        rest = "; with them allowed for, the rest is right" if known and len(report.compared) == len(report.rows) else ""
+        said.append(f"These are {len(report.faults)} faults{rest}.")
     return said
 
 
@@ -108,7 +110,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "nearest": report.nearest,
         "dtype": report.dtype,
         "right": report.right,
-        "compared": len(report.rows),
+        "compared": len(report.compared),
         "computed": len(report.rows) + len(report.missing),
         "missing": report.missing,
         "agrees_to": report.coarser.dtype if report.coarser else None,
