@@ -7,7 +7,7 @@ Each frame is resized, cropped or padded to a square and normalized, bit for bit
 from __future__ import annotations
 
 from math import ceil, floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 

@@ -17,9 +17,8 @@ import numpy as np
 
 from .. import __version__
 from ..checkpoint.folder import open_safetensors, save_tensors
-from ..inputs import regular_file
-from ..model import VideoCoCa
 from ..inputs import path_name
+from ..model import VideoCoCa
 from ..output import written_whole
 from ..video import files_of
 

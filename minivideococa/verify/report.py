@@ -53,7 +53,7 @@ def sentences(report: Report) -> list[str]:
 
 def _faults(report: Report) -> list[str]:
     """The sentences about the faults, in their order."""
-    said, allowed_for = [], "It"
+    said = []
     for i, fault in enumerate(report.faults):
         row, again = fault.diverges, i and report.faults[i - 1].diverges is fault.diverges
         off = f"it is off by {row.by_itself:.1e}, where rounding in {report.dtype} explains {row.allowed_by_itself:.1e}"
