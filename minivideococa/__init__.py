@@ -9,9 +9,9 @@ Importing it is light: a name's module is imported when the name is first used.
 
 from importlib import import_module
 
-from .trace import trace                     # at once: the function shall hide the module of the same name
+from .trace import trace  # at once: the function shall hide the module of the same name
 
-TYPE_CHECKING = False                        # as in typing, whose import takes as long as that of all else here
+TYPE_CHECKING = False  # as in typing, whose import takes as long as that of all else here
 if TYPE_CHECKING:
     from .checkpoint import load
     from .model import Video, VideoCoCa
@@ -22,8 +22,14 @@ __version__ = "0.1.0"
 __all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "retrieve", "score", "trace"]
 
 _HOMES = {
-    "load": "checkpoint", "VideoCoCa": "model", "Video": "model", "read_video": "video",
-    "answer": "tasks", "classify": "tasks", "retrieve": "tasks", "score": "tasks",
+    "load": "checkpoint",
+    "VideoCoCa": "model",
+    "Video": "model",
+    "read_video": "video",
+    "answer": "tasks",
+    "classify": "tasks",
+    "retrieve": "tasks",
+    "score": "tasks",
 }
 
 

@@ -10,8 +10,9 @@ def main() -> int:
         import os
         import signal
         from importlib import import_module
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler     # not where Ctrl-C is ignored
-        if ours:                             # extension modules turn a KeyboardInterrupt into an ImportError
+
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where Ctrl-C is ignored
+        if ours:  # extension modules turn a KeyboardInterrupt into an ImportError
             signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         import_module("numpy")
         cli = import_module(".cli", __package__)
@@ -24,4 +25,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     import sys
+
     sys.exit(main())

@@ -59,7 +59,7 @@ def array(name: str, values: Any) -> np.ndarray:
     """Return the values as an array."""
     try:
         return np.asarray(values)
-    except (ValueError, TypeError):          # lists of different lengths, or what cannot be an array
+    except (ValueError, TypeError):  # lists of different lengths, or what cannot be an array
         raise ValueError(f"{name} must be an array, not {what(values)}") from None
 
 
@@ -70,13 +70,17 @@ def floats(name: str, values: Any, shape: tuple[int | str, ...], dtype: np.dtype
     become infinite.
     """
     x = array(name, values)
-    fits = x.ndim == len(shape) and all(n == m if isinstance(m, int) else n > 0
-                                        for n, m in zip(x.shape, shape, strict=True))
+    fits = x.ndim == len(shape) and all(
+        n == m if isinstance(m, int) else n > 0 for n, m in zip(x.shape, shape, strict=True)
+    )
     if not fits:
-        raise ValueError(f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]" + " with no axis empty" * (x.size == 0))
+        raise ValueError(
+            f"{name} have shape {list(x.shape)}, not [{', '.join(map(str, shape))}]"
+            + " with no axis empty" * (x.size == 0)
+        )
     if x.dtype.kind != "f":
         raise ValueError(f"{name} are {x.dtype}: give floats")
-    with np.errstate(over="ignore"):         # becomes infinite, and is found where finite numbers are asked for
+    with np.errstate(over="ignore"):  # becomes infinite, and is found where finite numbers are asked for
         return x.astype(dtype, copy=False)
 
 
@@ -105,6 +109,6 @@ def shown(value: Any) -> str:
         return f"of shape {list(value.shape)}"
     try:
         line = " ".join(repr(value).split())
-    except ValueError:                       # an int of more digits than Python prints
+    except ValueError:  # an int of more digits than Python prints
         line = "a number of thousands of digits"
     return line if len(line) <= 40 else line[:37] + "..."

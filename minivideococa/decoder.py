@@ -15,7 +15,10 @@ def watch(caption_tokens: np.ndarray, decoder: Params, config) -> list[tuple[np.
 
 
 def decode(
-    features: np.ndarray, seen: list[tuple[np.ndarray, np.ndarray]], decoder: Params, config,
+    features: np.ndarray,
+    seen: list[tuple[np.ndarray, np.ndarray]],
+    decoder: Params,
+    config,
     past: list[Past] | None = None,
 ) -> np.ndarray:
     """Token features [R, L, E] and `watch` of B videos -> logits [R, L, V]: R / B rows of text a video.
@@ -27,12 +30,14 @@ def decode(
     x, act = features, activation(config.quick_gelu)
     before = past_length(past) if past else 0
     causal = np.tri(x.shape[1], before + x.shape[1], before, dtype=bool)
-    for i, (self_block, cross_block) in enumerate(zip(decoder["resblocks"], decoder["cross_attn"], strict=True)):
+    for i, (self_block, cross_block) in enumerate(
+        zip(decoder["resblocks"], decoder["cross_attn"], strict=True)
+    ):
         x = residual_block(x, self_block, config.heads, act, causal, past=past[i] if past else None)
         x = record_texts(f"decoder.block.{i}.self", x)
         videos = len(seen[i][0])
-        x = x.reshape(videos, -1, x.shape[-1])                    # a video's texts ask together
+        x = x.reshape(videos, -1, x.shape[-1])  # a video's texts ask together
         x = residual_block(x, cross_block, config.heads, act, context=seen[i]).reshape(features.shape)
         x = record_texts(f"decoder.block.{i}.cross", x)
-    to_vocabulary = decoder["text_projection"].T                  # [V, E]; open_clip's name
+    to_vocabulary = decoder["text_projection"].T  # [V, E]; open_clip's name
     return record_texts("logits", linear(layer_norm(x, **decoder["ln_final"]), to_vocabulary))

@@ -24,7 +24,9 @@ def run() -> dict[str, Any]:
     model = load()
     manifest = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*frames repeat", UserWarning)      # brief.gif stores equal frames once
+        warnings.filterwarnings(
+            "ignore", ".*frames repeat", UserWarning
+        )  # brief.gif stores equal frames once
         videos = [model.encode(CLIPS / entry["clip"]) for entry in manifest]
     clips, retrieval = [], []
     for entry, video in zip(manifest, videos, strict=True):
@@ -37,12 +39,15 @@ def run() -> dict[str, Any]:
         clips.append(clip)
         index, cosine = retrieve(model, entry["text"], videos)[0]
         found = manifest[index]["clip"]
-        retrieval.append({"text": entry["text"], "found": found, "cosine": cosine, "right": found == entry["clip"]})
+        retrieval.append(
+            {"text": entry["text"], "found": found, "cosine": cosine, "right": found == entry["clip"]}
+        )
     return {"clips": clips, "retrieval": retrieval}
 
 
 def report(result: dict[str, Any]) -> str:
     """What `run` found, for people."""
+
     def tell(right: bool) -> str:
         return "right" if right else "WRONG"
 
@@ -55,14 +60,21 @@ def report(result: dict[str, Any]) -> str:
         "",
     ]
     for clip in clips:
-        lines += [f"   {clip['clip']}: {clip['text']} ({CLIP_SETS[clip['set']]})",
-                  f"      caption  {clip['caption']!r}  {tell(clip['caption_right'])}"]
+        lines += [
+            f"   {clip['clip']}: {clip['text']} ({CLIP_SETS[clip['set']]})",
+            f"      caption  {clip['caption']!r}  {tell(clip['caption_right'])}",
+        ]
     lines += ["", f"2. Which of {len(LABELS)} labels fits best? For the clips with a single shape.", ""]
-    lines += [f"   {clip['clip']}: {clip['label']!r} ({clip['probability']:.0%})  {tell(clip['label_right'])}"
-              for clip in clips if "label" in clip]
+    lines += [
+        f"   {clip['clip']}: {clip['label']!r} ({clip['probability']:.0%})  {tell(clip['label_right'])}"
+        for clip in clips
+        if "label" in clip
+    ]
     lines += ["", f"3. Which of the {len(clips)} videos does a sentence describe?", ""]
-    lines += [f"   {found['text']!r} -> {found['found']} (cosine {found['cosine']:.2f})  {tell(found['right'])}"
-              for found in retrieval]
+    lines += [
+        f"   {found['text']!r} -> {found['found']} (cosine {found['cosine']:.2f})  {tell(found['right'])}"
+        for found in retrieval
+    ]
     answers = [clip[key] for clip in clips for key in ("caption_right", "label_right") if key in clip]
     answers += [found["right"] for found in retrieval]
     lines += ["", f"{sum(answers)} of {len(answers)} answers are right."]

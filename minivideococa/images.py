@@ -56,18 +56,70 @@ from .sampling import sample_indices, sample_times, warn_of_repeats
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; MPO is within JPEG
-SIGNED = ("AVIF", "GIF", "ICO", "JPEG", "PNG", "TIFF", "WEBP")  # with a signature that no other file has by chance
+FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "ICO",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # Pillow's names; MPO is within JPEG
+SIGNED = (
+    "AVIF",
+    "GIF",
+    "ICO",
+    "JPEG",
+    "PNG",
+    "TIFF",
+    "WEBP",
+)  # with a signature that no other file has by chance
 ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
-ENDINGS = {".apng", ".avif", ".avifs", ".bmp", ".gif", ".heic", ".heif", ".hif", ".ico", ".jfif", ".jpe", ".jpeg",
-           ".jpg", ".jxl", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+ENDINGS = {
+    ".apng",
+    ".avif",
+    ".avifs",
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".hif",
+    ".ico",
+    ".jfif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".jxl",
+    ".mpo",
+    ".pbm",
+    ".pfm",
+    ".pgm",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
 JPEG_STREAMS = (".mjpeg", ".mjpg")  # JPEG after JPEG: a video for ffmpeg, though the first one is an image
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # of EXIF orientations 2 to 8, by Pillow's names
-TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+TURNS = (
+    "FLIP_LEFT_RIGHT",
+    "ROTATE_180",
+    "FLIP_TOP_BOTTOM",
+    "TRANSPOSE",
+    "ROTATE_270",
+    "TRANSVERSE",
+    "ROTATE_90",
+)
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: beyond it Pillow suspects a decompression bomb
-MAX_ANIMATION = 2**36  # pixels of all frames together, some 20 minutes of decoding: 33,000 frames of 1920 x 1080
+MAX_ANIMATION = (
+    2**36
+)  # pixels of all frames together, some 20 minutes of decoding: 33,000 frames of 1920 x 1080
 
 
 def is_image(path: str) -> bool:
@@ -96,6 +148,7 @@ def list_images(folder: str) -> list[str]:
     Hidden files and folders inside are passed over. Raises ValueError for a folder without images and for a FIFO or a
     device among them, OSError for an image that cannot be read.
     """
+
     def natural(name: str) -> tuple[list[str | int], str]:
         return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name
 
@@ -128,7 +181,9 @@ def read_images(
     size, do not fit into memory or have more than `MAX_PIXELS` pixels (all frames together: `MAX_ANIMATION`), and for a
     time where there is none.
     """
-    require_memory(300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames")  # fractions
+    require_memory(
+        300 * num_frames, f"{path}: sampling {num_frames} frames", "ask for fewer frames"
+    )  # fractions
     if os.path.isdir(path):
         refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
@@ -207,7 +262,9 @@ def _open(path: str) -> Image.Image:
         try:
             return Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise ValueError(f"{path}: {_line(error)}; scale it down to at most {MAX_PIXELS} pixels") from None
+            raise ValueError(
+                f"{path}: {_line(error)}; scale it down to at most {MAX_PIXELS} pixels"
+            ) from None
         except UnidentifiedImageError:
             start = _first_bytes(path)
             if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
@@ -265,8 +322,10 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
     """Raise ValueError if an image is too large to be decoded, or T frames of it to be kept."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{path}: {_text(image.size)} pixels are more than {MAX_PIXELS}, "
-                         "the most that is decoded; scale it down")
+        raise ValueError(
+            f"{path}: {_text(image.size)} pixels are more than {MAX_PIXELS}, "
+            "the most that is decoded; scale it down"
+        )
     animated = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
     copies = 4 * (12 if animated else 4)  # 4 bytes a pixel: decoded, upright, converted, over black; canvases
     what = f"{path}: reading {num_frames} frames of {_text(image.size)} pixels"
@@ -321,11 +380,15 @@ def _go_to(image: Any, position: int) -> None:
     image.seek(position)
 
 
-def _sample_animation(path: str, positions: list[int], num_frames: int, start: float | None, end: float | None
-                      ) -> np.ndarray:
+def _sample_animation(
+    path: str, positions: list[int], num_frames: int, start: float | None, end: float | None
+) -> np.ndarray:
     """Return the numbers of the sampled frames, counted in `positions`: int64 `[T]`."""
     durations = []
-    with _open(path) as image, _reading(path):  # opened for this alone: what Pillow decodes again may lack its palette
+    with (
+        _open(path) as image,
+        _reading(path),
+    ):  # opened for this alone: what Pillow decodes again may lack its palette
         for position in positions:
             _go_to(image, position)
             image.load()
@@ -334,18 +397,21 @@ def _sample_animation(path: str, positions: list[int], num_frames: int, start: f
     ticks = 10 if image.format == "GIF" else 1  # ms
     begins = [round(begin / ticks) for begin in accumulate(durations, initial=0)]
     try:
-        return sample_times(begins[:-1], begins[-1] - begins[-2], num_frames, start, end, Fraction(ticks, 1000))
+        return sample_times(
+            begins[:-1], begins[-1] - begins[-2], num_frames, start, end, Fraction(ticks, 1000)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _file_frames(path: str, image: Image.Image, positions: list[int], indices: np.ndarray
-                 ) -> Iterator[tuple[int, np.ndarray]]:
+def _file_frames(
+    path: str, image: Image.Image, positions: list[int], indices: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the frame of each sampled frame of a file."""
     wanted = np.unique(indices).tolist()
     with _reading(path):
         if image.format == "GIF" or (image.format == "PNG" and len(positions) > 1):
-            for index, canvas in enumerate(_canvases(image, positions[:wanted[-1] + 1])):
+            for index, canvas in enumerate(_canvases(image, positions[: wanted[-1] + 1])):
                 if index in indices:
                     yield index, to_rgb(canvas)
             return
@@ -371,7 +437,9 @@ def _canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
             image.blend_op = 0  # leaves the frame's own pixels in its box
             box, over, disposal = (image.info[key] for key in ("bbox", "blend", "disposal"))
         if image.size != canvas.size:
-            raise ValueError(f"frame {position + 1} is {_text(image.size)}, the first one {_text(canvas.size)}")
+            raise ValueError(
+                f"frame {position + 1} is {_text(image.size)}, the first one {_text(canvas.size)}"
+            )
         frame = Image.fromarray(to_rgb(image)) if image.mode.startswith("I") else image
         part, before = frame.crop(box).convert("RGBA"), canvas.copy() if disposal == 2 else None
         if over:
@@ -385,8 +453,9 @@ def _canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
             canvas = before
 
 
-def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str], np.ndarray] | None
-                   ) -> Iterator[tuple[int, np.ndarray]]:
+def _folder_frames(
+    paths: list[str], indices: np.ndarray, decode: Callable[[str], np.ndarray] | None
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the number and the frame of each sampled image of a folder.
 
     The others are opened, but not decoded, except JPEG XL files, whose size ffmpeg tells by decoding them.
@@ -404,7 +473,9 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
         with image, _reading(path):
             positions = _positions(image)
             if len(positions) > 1:
-                raise ValueError(f"{path}: holds {len(positions)} frames; give it by itself, not in a folder of images")
+                raise ValueError(
+                    f"{path}: holds {len(positions)} frames; give it by itself, not in a folder of images"
+                )
             _check_size(path, image, len(indices))
             image.seek(positions[0])
             if size is None:
@@ -413,8 +484,10 @@ def _folder_frames(paths: list[str], indices: np.ndarray, decode: Callable[[str]
             if _upright_size(image) != size:
                 image.load()
             if _upright_size(image) != size:
-                raise ValueError(f"{path}: it is {_text(_upright_size(image))} upright, the first one, "
-                                 f"{os.path.basename(paths[0])}, {_text(size)}; remove it, or scale it")
+                raise ValueError(
+                    f"{path}: it is {_text(_upright_size(image))} upright, the first one, "
+                    f"{os.path.basename(paths[0])}, {_text(size)}; remove it, or scale it"
+                )
             if index in wanted:
                 yield index, next(_file_frames(path, image, positions, np.zeros(1, np.int64)))[1]
 

@@ -36,8 +36,10 @@ def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
         Path(name).stat()
     except PermissionError:
         raise PermissionError(f"{name}: permission denied; check the permissions of its folder") from None
-    except OSError as error:                 # also a name that is too long, or a link to itself
-        reason = "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else error.strerror
+    except OSError as error:  # also a name that is too long, or a link to itself
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else error.strerror
+        )
         raise FileNotFoundError(f"{name}: {reason}; {hint}") from None
     if os.path.isdir(name):
         raise IsADirectoryError(f"{name}: is a folder; {hint}")
@@ -71,6 +73,7 @@ def read_json(path: str | os.PathLike[str], hint: str) -> Any:
 
 def parse_json(text: str, where: str, hint: str) -> Any:
     """Return the value of a JSON text; `where` names it in the message. Raises ValueError."""
+
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 

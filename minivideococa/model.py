@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .checkpoint.config import Config
     from .tokenizer import Tokenizer
 
-ADAPTERS = ("attentional", "mean", "joint")          # the ways to make a video of frames, see `encode_video`
+ADAPTERS = ("attentional", "mean", "joint")  # the ways to make a video of frames, see `encode_video`
 
 # The path of a video; its frames uint8 [T, H, W, 3]; or a list of frames [H, W, 3] or of PIL images of one size
 Source = str | os.PathLike | np.ndarray | list | tuple
@@ -45,8 +45,10 @@ class VideoCoCa:
     and where it needs words and there is no tokenizer.
     """
 
-    origin: dict[str, str] | None = None     # where the weights came from, as `checkpoint.folder.read_record` says; {} if unknown
-    caveat: str | None = None                # what to know of the weights before latents are compared
+    origin: dict[str, str] | None = (
+        None  # where the weights came from, as `checkpoint.folder.read_record` says; {} if unknown
+    )
+    caveat: str | None = None  # what to know of the weights before latents are compared
 
     def __init__(self, config: Config, params: Params, tokenizer: Tokenizer | None = None) -> None:
         self.config, self.params, self.tokenizer = config, params, tokenizer
@@ -59,6 +61,7 @@ class VideoCoCa:
     def preprocess(self, frames: np.ndarray | Sequence) -> np.ndarray:
         """Frames uint8 [T, H, W, 3], or a list of frames or PIL images -> pixels float32 [T, 3, S, S]."""
         from .preprocess import as_frames, preprocess
+
         return preprocess(record("frames", as_frames("frames", frames)), self.config.preprocess)
 
     def encode_frames(self, pixels: np.ndarray) -> np.ndarray:
@@ -73,7 +76,9 @@ class VideoCoCa:
 
         VideoCoCa (arXiv 2212.04979), section 3.
         """
-        tokens = self._floats("frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width))
+        tokens = self._floats(
+            "frame tokens", tokens, ("T", self.config.vision.tokens, self.config.vision.width)
+        )
         self.require_memory_for_frames(len(tokens))
         return self._pool(pooling.pool, tokens)
 
@@ -92,8 +97,12 @@ class VideoCoCa:
         return self._pool(pooling.mean_pool if adapter == "mean" else pooling.pool, tokens)
 
     def encode(
-        self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional",
-        start: float | str | None = None, end: float | str | None = None,
+        self,
+        video: Video | Source,
+        num_frames: int = 8,
+        adapter: str = "attentional",
+        start: float | str | None = None,
+        end: float | str | None = None,
     ) -> Video:
         """A path, frames uint8 [T, H, W, 3], a list of frames or PIL images, or an encoded video -> the video.
 
@@ -106,6 +115,7 @@ class VideoCoCa:
         part = {name: time for name, time in {"start": start, "end": end}.items() if time is not None}
         if isinstance(video, str | os.PathLike):
             from .video import read_video
+
             self.require_memory_for_frames(num_frames, adapter)
             video = read_video(video, num_frames, **part)
         elif part:
@@ -114,6 +124,7 @@ class VideoCoCa:
             self._floats("the latent", video.latent, (self.config.embed_dim,))
             return video
         from .preprocess import as_frames
+
         return self.encode_video(self.preprocess(as_frames("video", video)), adapter)
 
     def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
@@ -122,7 +133,7 @@ class VideoCoCa:
 
     def encode_text(self, texts: str | Sequence[str] | np.ndarray) -> np.ndarray:
         """Texts, or integer ids [B, L] with L from 1 to context_length -> latents [B, E] of unit length."""
-        if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":        # no ids
+        if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":  # no ids
             texts = self.tokenize(texts if isinstance(texts, str) else arguments.texts("texts", texts))
         latents = self._encode_ids(texts)[0]
         return self._finite(f"the latent is {NOT_FINITE}", latents)
@@ -133,15 +144,31 @@ class VideoCoCa:
         batch = () if tokens.ndim == 2 else (len(ids),)
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         features = self._encode_ids(ids)[1]
-        seen = decoder.watch(tokens if batch else tokens[None], self.params["text_decoder"], self.config.decoder)
+        seen = decoder.watch(
+            tokens if batch else tokens[None], self.params["text_decoder"], self.config.decoder
+        )
         logits = decoder.decode(features, seen, self.params["text_decoder"], self.config.decoder)
         return self._finite(f"the logits are {NOT_FINITE}", logits)
 
     def generate(
-        self, tokens: np.ndarray, *, beams: int = 6, beam_groups: int | None = None, min_length: int = 5, max_length: int = 30,
-        top_k: int | None = None, top_p: float | None = None, temperature: float | None = None, seed: int = 0,
-        repetition_penalty: float = 1.0, diversity_penalty: float = 0.0, length_penalty: float = 1.0,
-        textbook: bool = False, prompt: str = "", start_id: int | None = None, end_id: int | None = None,
+        self,
+        tokens: np.ndarray,
+        *,
+        beams: int = 6,
+        beam_groups: int | None = None,
+        min_length: int = 5,
+        max_length: int = 30,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        repetition_penalty: float = 1.0,
+        diversity_penalty: float = 0.0,
+        length_penalty: float = 1.0,
+        textbook: bool = False,
+        prompt: str = "",
+        start_id: int | None = None,
+        end_id: int | None = None,
         cache: bool = True,
     ) -> np.ndarray | list[np.ndarray]:
         """Caption tokens [Q', E] -> ids int64 [L]; [B, Q', E] -> a list of B.
@@ -162,37 +189,65 @@ class VideoCoCa:
         if beam_groups is None:
             beam_groups = 3 if isinstance(beams, int | np.integer) and beams == 6 else 1
         how = generation.check(
-            beams=beams, beam_groups=beam_groups, top_k=top_k, top_p=top_p, temperature=temperature, seed=seed,
-            repetition_penalty=repetition_penalty, diversity_penalty=diversity_penalty, length_penalty=length_penalty,
-            textbook=textbook)
+            beams=beams,
+            beam_groups=beam_groups,
+            top_k=top_k,
+            top_p=top_p,
+            temperature=temperature,
+            seed=seed,
+            repetition_penalty=repetition_penalty,
+            diversity_penalty=diversity_penalty,
+            length_penalty=length_penalty,
+            textbook=textbook,
+        )
         cache, prompt = arguments.flag("cache", cache), arguments.text("prompt", prompt)
-        min_length, max_length = arguments.whole("min_length", min_length, 0), arguments.whole("max_length", max_length)
+        min_length, max_length = (
+            arguments.whole("min_length", min_length, 0),
+            arguments.whole("max_length", max_length),
+        )
         tokens = arguments.array("caption tokens", tokens)
         batch = ("B",) if tokens.ndim == 3 else ()
         tokens = self._floats("caption tokens", tokens, (*batch, "Q'", self.config.embed_dim))
         tokens = tokens if batch else tokens[None]
         start_id, end_id = self._start_and_end(start_id, end_id)
         begin, longest = np.array([start_id]), self.config.text.context_length
-        if prompt:                           # `longest` ids survive the cut: a longer prompt fails the check below
+        if prompt:  # `longest` ids survive the cut: a longer prompt fails the check below
             row = self._need_tokenizer().encode([prompt], context_length=longest + 2)[0]
-            begin = np.append(begin, row[1:np.argmax(row == self.tokenizer.end_id)])     # without start, end, padding
+            begin = np.append(
+                begin, row[1 : np.argmax(row == self.tokenizer.end_id)]
+            )  # without start, end, padding
         max_length = min(max_length, longest)
         if not max(min_length, len(begin)) < max_length:
-            raise ValueError(f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
-                             f"{len(begin)} ids; this model's texts have at most {longest}")
+            raise ValueError(
+                f"max_length {max_length} must be more than min_length {min_length} and the prompt's "
+                f"{len(begin)} ids; this model's texts have at most {longest}"
+            )
         self._require_memory_for_texts(len(tokens), len(begin), max_length, cache, how)
         texts = generation.generate(
-            self._next_logits(tokens, cache), np.tile(begin, (len(tokens), 1)), max_length=max_length,
-            min_length=min_length, end_id=end_id, pad_id=self.config.pad_id, **how)
+            self._next_logits(tokens, cache),
+            np.tile(begin, (len(tokens), 1)),
+            max_length=max_length,
+            min_length=min_length,
+            end_id=end_id,
+            pad_id=self.config.pad_id,
+            **how,
+        )
         return texts if batch else texts[0]
 
     def caption(
-        self, video: Video | Source, num_frames: int = 8, adapter: str = "attentional",
-        start: float | str | None = None, end: float | str | None = None, **how,
+        self,
+        video: Video | Source,
+        num_frames: int = 8,
+        adapter: str = "attentional",
+        start: float | str | None = None,
+        end: float | str | None = None,
+        **how,
     ) -> str:
         """A sentence about the video. The first keywords are those of `encode`; `how`: the keywords of `generate`."""
         tokenizer = self._need_tokenizer()
-        return tokenizer.decode(self.generate(self.encode(video, num_frames, adapter, start, end).tokens, **how))
+        return tokenizer.decode(
+            self.generate(self.encode(video, num_frames, adapter, start, end).tokens, **how)
+        )
 
     def _next_logits(self, tokens: np.ndarray, cache: bool) -> generation.NextLogits:
         """Caption tokens [B, Q', E] -> what `generation` asks for each token's logits, R / B rows of ids a video."""
@@ -231,7 +286,9 @@ class VideoCoCa:
         if ids.dtype.kind not in "iu":
             raise ValueError(f"ids are {ids.dtype}, not whole numbers: use model.tokenize(texts)")
         if ids.min() < 0 or ids.max() >= vocabulary:
-            raise ValueError(f"ids reach from {ids.min()} to {ids.max()}: the vocabulary has 0 to {vocabulary - 1}")
+            raise ValueError(
+                f"ids reach from {ids.min()} to {ids.max()}: the vocabulary has 0 to {vocabulary - 1}"
+            )
         return ids
 
     def _encode_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,16 +298,24 @@ class VideoCoCa:
     def _start_and_end(self, start_id: int | None, end_id: int | None) -> tuple[int, int]:
         """The ids that a text begins and ends with: as given, or the tokenizer's, or CLIP's."""
         vocabulary = self.config.text.vocab_size
-        known = (self.tokenizer.start_id, self.tokenizer.end_id) if self.tokenizer else (vocabulary - 2, vocabulary - 1)
+        known = (
+            (self.tokenizer.start_id, self.tokenizer.end_id)
+            if self.tokenizer
+            else (vocabulary - 2, vocabulary - 1)
+        )
         start_id = known[0] if start_id is None else start_id
         end_id = known[1] if end_id is None else end_id
-        return (arguments.whole("start_id", start_id, 0, vocabulary - 1),
-                arguments.whole("end_id", end_id, 0, vocabulary - 1))
+        return (
+            arguments.whole("start_id", start_id, 0, vocabulary - 1),
+            arguments.whole("end_id", end_id, 0, vocabulary - 1),
+        )
 
     def _pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [T, 3, S, S], recorded and in the weights' dtype."""
         size = self.config.vision.image_size
-        return self._floats("pixels", record("pixels", arguments.array("pixels", pixels)), ("T", 3, size, size))
+        return self._floats(
+            "pixels", record("pixels", arguments.array("pixels", pixels)), ("T", 3, size, size)
+        )
 
     def _floats(self, name: str, x: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
         """The array in the weights' dtype. Raises ValueError unless it is of floats, finite and of this shape."""
@@ -267,7 +332,7 @@ class VideoCoCa:
 
         def need(T: int) -> int:
             M = T * c.tokens
-            encoding = 2 * M * c.width + 3 * T * c.image_size**2             # tokens, once in pieces; pixels
+            encoding = 2 * M * c.width + 3 * T * c.image_size**2  # tokens, once in pieces; pixels
             # norm, keys, values, scores; and jointly every token attends to all others
             pooling = M * (3 * c.width + 3 * self.config.embed_dim + c.pooler_heads * c.queries)
             joint = M * (4 * c.width + c.mlp_width + c.heads * M) if adapter == "joint" else 0
@@ -275,15 +340,17 @@ class VideoCoCa:
 
         resources.require_memory_for(T, need, f"encoding {T} frames", "frames")
 
-    def _require_memory_for_texts(self, videos: int, begun: int, max_length: int, cache: bool, how: dict) -> None:
+    def _require_memory_for_texts(
+        self, videos: int, begun: int, max_length: int, cache: bool, how: dict
+    ) -> None:
         """Raise ValueError if generating so many texts does not fit into memory."""
         c, size = self.config, self.params["logit_scale"].dtype.itemsize
         layers = c.text.layers + c.decoder.layers
-        positions = begun if cache else max_length                           # at most, in one step
-        one = 3 * layers * max_length * c.embed_dim * cache                  # keys and values, and copies of some
-        keys = max(c.vision.queries, max_length)                             # that a position attends to
+        positions = begun if cache else max_length  # at most, in one step
+        one = 3 * layers * max_length * c.embed_dim * cache  # keys and values, and copies of some
+        keys = max(c.vision.queries, max_length)  # that a position attends to
         one += positions * (c.text.vocab_size + 16 * c.embed_dim + 2 * c.decoder.heads * keys)
-        one += 8 * c.text.vocab_size                                         # logits, as the rules change them
+        one += 8 * c.text.vocab_size  # logits, as the rules change them
         rows = generation.rows_per_text(**how)
         what = f"generating {videos} texts" if rows == 1 else f"beam search with {videos} x {rows} beams"
         unit = "texts" if rows == 1 else "beams in all"
@@ -291,8 +358,10 @@ class VideoCoCa:
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise ValueError("this checkpoint has no tokenizer.json, so it knows no words: put one into its folder, "
-                             "or pass ids")
+            raise ValueError(
+                "this checkpoint has no tokenizer.json, so it knows no words: put one into its folder, "
+                "or pass ids"
+            )
         return self.tokenizer
 
 

@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
-Params = dict[str, Any]                      # a branch of the parameter tree: names -> arrays, branches or lists
+Params = dict[str, Any]  # a branch of the parameter tree: names -> arrays, branches or lists
 Activation = Callable[[np.ndarray], np.ndarray]
 
 
-PIECE = 2**20                                # so many numbers, and a few arrays of them, stay in the cache
-FEW = 8                                      # rows: up to so many, a product takes as long as its weights are read
-MANY = 128                                   # rows: from so many on, a product takes as long as it is computed
-PART = 512                                   # terms that `in_parts` sums in a row
+PIECE = 2**20  # so many numbers, and a few arrays of them, stay in the cache
+FEW = 8  # rows: up to so many, a product takes as long as its weights are read
+MANY = 128  # rows: from so many on, a product takes as long as it is computed
+PART = 512  # terms that `in_parts` sums in a row
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """[..., n_in] -> [..., n_out] for a weight [n_out, n_in], stored the way PyTorch stores it."""
-    rows = x.reshape(-1, x.shape[-1])        # one matrix: NumPy would multiply [..., L, n_in] one [L, n_in] at a time
+    rows = x.reshape(
+        -1, x.shape[-1]
+    )  # one matrix: NumPy would multiply [..., L, n_in] one [L, n_in] at a time
     if len(rows) <= FEW:
         y = row_by_row(rows, weight)
     elif len(rows) < MANY:
@@ -41,7 +43,7 @@ def row_by_row(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     y = np.empty((len(rows), len(weight)), rows.dtype)
     step = max(1, PIECE // weight.shape[1])
     for i in range(0, len(weight), step):
-        np.matmul(rows[:, None], weight[i:i + step].T, out=y[:, None, i:i + step])
+        np.matmul(rows[:, None], weight[i : i + step].T, out=y[:, None, i : i + step])
     return y
 
 
@@ -53,7 +55,7 @@ def in_parts(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """
     y = rows[:, :PART] @ weight[:, :PART].T
     for i in range(PART, rows.shape[1], PART):
-        y += rows[:, i:i + PART] @ weight[:, i:i + PART].T
+        y += rows[:, i : i + PART] @ weight[:, i : i + PART].T
     return y
 
 
@@ -69,23 +71,58 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float =
 # erf(x) = x P(x^2) / Q(x^2) up to the |x| where erf rounds to 1: coefficients of P and Q, highest power first.
 # A minimax fit; all coefficients are positive, so no sum cancels. Made by tests/oracle/fit_erf.py.
 ERF = {
-    np.dtype("float32"): (3.95, (
-        2.02774500669558e-06, 2.8438601031534826e-04, 3.79566376604763e-03, 5.283631067479817e-02,
-        1.9126152709473382e-01, 1.1283791465862476,
-    ), (
-        3.783532534250401e-05, 1.167668697477656e-03, 1.5029895979861357e-02, 1.1443942880976286e-01,
-        5.028338458215028e-01, 1.0,
-    )),
-    np.dtype("float64"): (5.9, (
-        1.599839050438136e-17, 2.2521957854215244e-14, 3.3441903312218364e-12, 1.7111979766837512e-10,
-        6.731689452394401e-09, 1.6843029011213086e-07, 3.884278363973259e-06, 5.663555771528774e-05,
-        8.53207993903697e-04, 6.861877014267516e-03, 6.603220670888005e-02, 2.1966024186350439e-01,
-        1.1283791670955126,
-    ), (
-        8.983479135565623e-16, 3.3429719461527686e-13, 2.5431311695224506e-11, 1.1193881724995962e-09,
-        3.4970465175192355e-08, 8.307027286636202e-07, 1.5425333326250945e-05, 2.2516986051628502e-04,
-        2.5561516231771405e-03, 2.1930567757448248e-02, 1.3452023757391043e-01, 5.28002154124234e-01, 1.0,
-    )),
+    np.dtype("float32"): (
+        3.95,
+        (
+            2.02774500669558e-06,
+            2.8438601031534826e-04,
+            3.79566376604763e-03,
+            5.283631067479817e-02,
+            1.9126152709473382e-01,
+            1.1283791465862476,
+        ),
+        (
+            3.783532534250401e-05,
+            1.167668697477656e-03,
+            1.5029895979861357e-02,
+            1.1443942880976286e-01,
+            5.028338458215028e-01,
+            1.0,
+        ),
+    ),
+    np.dtype("float64"): (
+        5.9,
+        (
+            1.599839050438136e-17,
+            2.2521957854215244e-14,
+            3.3441903312218364e-12,
+            1.7111979766837512e-10,
+            6.731689452394401e-09,
+            1.6843029011213086e-07,
+            3.884278363973259e-06,
+            5.663555771528774e-05,
+            8.53207993903697e-04,
+            6.861877014267516e-03,
+            6.603220670888005e-02,
+            2.1966024186350439e-01,
+            1.1283791670955126,
+        ),
+        (
+            8.983479135565623e-16,
+            3.3429719461527686e-13,
+            2.5431311695224506e-11,
+            1.1193881724995962e-09,
+            3.4970465175192355e-08,
+            8.307027286636202e-07,
+            1.5425333326250945e-05,
+            2.2516986051628502e-04,
+            2.5561516231771405e-03,
+            2.1930567757448248e-02,
+            1.3452023757391043e-01,
+            5.28002154124234e-01,
+            1.0,
+        ),
+    ),
 }
 
 
@@ -106,7 +143,7 @@ def erf(x: np.ndarray) -> np.ndarray:
     u = x * x
     x *= polynomial(u, p)
     x /= polynomial(u, q)
-    return np.clip(x, -1, 1, out=x)          # so that gelu is 0, and not a rounding error, far below 0
+    return np.clip(x, -1, 1, out=x)  # so that gelu is 0, and not a rounding error, far below 0
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -120,7 +157,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 
 def quick_gelu(x: np.ndarray) -> np.ndarray:
     """x sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with (arXiv 1606.08415, section 2)."""
-    with np.errstate(over="ignore"):         # exp overflows to inf where the quotient is rightly 0
+    with np.errstate(over="ignore"):  # exp overflows to inf where the quotient is rightly 0
         return x / (1 + np.exp(-1.702 * x))
 
 
@@ -128,7 +165,7 @@ def in_pieces(elementwise: Activation, x: np.ndarray) -> np.ndarray:
     """`elementwise` of x, C-contiguous, written over it piece by piece: what it makes on the way stays in the cache."""
     flat = x.reshape(-1)
     for i in range(0, len(flat), PIECE):
-        flat[i:i + PIECE] = elementwise(flat[i:i + PIECE])
+        flat[i : i + PIECE] = elementwise(flat[i : i + PIECE])
     return x
 
 
@@ -158,7 +195,12 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def attention(
-    x: np.ndarray, keys: np.ndarray, values: np.ndarray, p: Params, heads: int, mask: np.ndarray | None = None,
+    x: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray,
+    p: Params,
+    heads: int,
+    mask: np.ndarray | None = None,
 ) -> np.ndarray:
     """x [..., L, E] asks, `keys_and_values` of a context answer -> [..., L, E] (arXiv 1706.03762, section 3.2).
 
@@ -167,7 +209,7 @@ def attention(
     """
     queries = split_heads(linear(x, *projection(p, "q")), heads)
     queries *= 1 / sqrt(queries.shape[-1])
-    scores = queries @ keys.swapaxes(-1, -2)                  # [..., heads, L, M]
+    scores = queries @ keys.swapaxes(-1, -2)  # [..., heads, L, M]
     if mask is not None:
         np.copyto(scores, -np.inf, where=~mask)
     return linear(merge_heads(softmax(scores, out=scores) @ values), **p["out_proj"])

@@ -33,7 +33,7 @@ def place_for(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[s
 
 def json_text(data: Any) -> str:
     """A line of JSON. Letters stay letters, unless one is half of a pair or a byte of a file's name, which UTF-8 does not have."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)      # a ValueError: JSON has no NaN
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)  # a ValueError: JSON has no NaN
     return text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(data)
 
 
@@ -54,7 +54,8 @@ def written_whole(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_whole(
-    folder: str | os.PathLike[str], same: Callable[[Path, Path], bool] | None = None,
+    folder: str | os.PathLike[str],
+    same: Callable[[Path, Path], bool] | None = None,
 ) -> Iterator[Path]:
     """Yield an empty folder to fill. It takes the place of `folder` at the end; missing folders above `folder` are made.
 
@@ -71,7 +72,7 @@ def folder_written_whole(
     with _unfinished(place if inside else place.parent) as partial, _named(partial, folder):
         partial.mkdir()
         yield partial
-        lock = _lock(place) if inside else None          # two processes must not move their files by turns
+        lock = _lock(place) if inside else None  # two processes must not move their files by turns
         try:
             refuse_occupied(folder)
             for made in list(partial.iterdir()) if inside else []:
@@ -117,11 +118,13 @@ def _unfinished(folder: Path) -> Iterator[Path]:
             descriptor, name = mkstemp(prefix=".partial-", dir=folder)
             os.close(descriptor)
             lock = _lock(name)
-            if os.path.exists(name):         # else another process took it for abandoned before it was locked
+            if os.path.exists(name):  # else another process took it for abandoned before it was locked
                 break
             _unlock(lock)
     except OSError as error:
-        raise type(error)(f"{folder}: nothing can be written there: {error.strerror}; give another place") from None
+        raise type(error)(
+            f"{folder}: nothing can be written there: {error.strerror}; give another place"
+        ) from None
     try:
         yield Path(name + ".work")
     finally:
@@ -137,9 +140,9 @@ def _named(partial: Path, place: Path) -> Iterator[None]:
     except OSError as error:
         temporary, name = str(partial), str(place)
         named = str(error) if error.errno is None else os.fsdecode(error.filename or temporary)
-        if temporary not in named:           # about another file
+        if temporary not in named:  # about another file
             raise
-        if error.errno is None:              # a message of this package
+        if error.errno is None:  # a message of this package
             raise OSError(named.replace(temporary, name)) from None
         raise OSError(f"{name}: cannot be written: {error.strerror}") from None
 
@@ -151,7 +154,7 @@ def _remove_abandoned(marker: Path) -> None:
         if lock is not None or time.time() - marker.stat().st_mtime > 24 * 3600:
             _remove(str(marker))
         _unlock(lock)
-    except OSError:                          # held, or gone, or somebody else's
+    except OSError:  # held, or gone, or somebody else's
         pass
 
 
@@ -171,7 +174,7 @@ def _lock(path: str | Path, wait: bool = True) -> int | None:
     Raises BlockingIOError, without `wait`, if another process holds it.
     """
     try:
-        import fcntl                         # Windows has none
+        import fcntl  # Windows has none
 
         descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     except (ImportError, OSError):

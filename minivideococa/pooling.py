@@ -61,6 +61,6 @@ def mean_pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, n
 
     The mean pooling that VideoCoCa compares itself with (arXiv 2212.04979, section 3).
     """
-    latents, caption_tokens = attentional_pool(tokens, visual, config)       # [T, E] and [T, Q', E]
+    latents, caption_tokens = attentional_pool(tokens, visual, config)  # [T, E] and [T, Q', E]
     caption_tokens = record("pool.tokens", caption_tokens.mean(axis=0))
     return record("pool.latent", unit(latents.mean(axis=0))), caption_tokens

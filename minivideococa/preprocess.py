@@ -70,23 +70,29 @@ def as_frames(name: str, values: Any) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values
     if not isinstance(values, list | tuple) or len(values) == 0:
-        raise ValueError(f"{name} must be a path, frames uint8 [T, H, W, 3], or a list of frames or PIL images of one "
-                         f"size, not {arguments.what(values)}")
+        raise ValueError(
+            f"{name} must be a path, frames uint8 [T, H, W, 3], or a list of frames or PIL images of one "
+            f"size, not {arguments.what(values)}"
+        )
     images = []
     for i, value in enumerate(values):
-        if hasattr(value, "convert"):        # a PIL image
+        if hasattr(value, "convert"):  # a PIL image
             try:
                 value = to_rgb(value)
             except ValueError as error:
                 raise ValueError(f"{name}[{i}]: {error}") from None
         if not isinstance(value, np.ndarray):
-            raise ValueError(f"{name}[{i}] is {arguments.what(value)}: a list holds the frames of one video, as arrays or PIL "
-                             "images; give one path, or encode several videos one at a time")
+            raise ValueError(
+                f"{name}[{i}] is {arguments.what(value)}: a list holds the frames of one video, as arrays or PIL "
+                "images; give one path, or encode several videos one at a time"
+            )
         if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:
             raise ValueError(f"{name}[{i}] is {value.dtype} {list(value.shape)}: give frames uint8 [H, W, 3]")
         if images and value.shape != images[0].shape:
-            raise ValueError(f"{name}[{i}] is {value.shape[1]} x {value.shape[0]}, and {name}[0] is "
-                             f"{images[0].shape[1]} x {images[0].shape[0]}: give frames of one size")
+            raise ValueError(
+                f"{name}[{i}] is {value.shape[1]} x {value.shape[0]}, and {name}[0] is "
+                f"{images[0].shape[1]} x {images[0].shape[0]}: give frames of one size"
+            )
         images.append(value)
     return np.stack(images)
 
@@ -104,7 +110,9 @@ def _resized(height: int, width: int, size: int, mode: str) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _resize_middle(frame: np.ndarray, height: int, width: int, size: int, resample: Image.Resampling) -> np.ndarray:
+def _resize_middle(
+    frame: np.ndarray, height: int, width: int, size: int, resample: Image.Resampling
+) -> np.ndarray:
     """Resize to [height, width] only the middle that `_centered` keeps: uint8 [H, W, 3] -> [<= size, <= size, 3].
 
     Resizing the shortest side of a 1 x 1,000,000 frame to 224 would take 150 GB. Where one side keeps its length, the result
@@ -117,7 +125,9 @@ def _resize_middle(frame: np.ndarray, height: int, width: int, size: int, resamp
     for old, new in zip(frame.shape[:2], (height, width)):
         scale, kept = old / new, min(new, size)
         start = max(0, round((new - size) / 2)) * scale  # in pixels of the frame
-        margin = 2 + ceil(2 * max(1, scale))  # the bicubic filter reaches 2 pixels, of the larger scale, to each side
+        margin = 2 + ceil(
+            2 * max(1, scale)
+        )  # the bicubic filter reaches 2 pixels, of the larger scale, to each side
         first, last = max(0, floor(start) - margin), ceil(start + kept * scale) + margin
         cut.append(slice(first, last))
         box.append((start - first, start - first + kept * scale))

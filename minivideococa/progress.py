@@ -1,7 +1,7 @@
 """How far long work has come: who starts it may ask for a bar, and who does it tells when a part is done.
 
-    with progress(8, "frames"):
-        model.encode_frames(pixels)
+with progress(8, "frames"):
+    model.encode_frames(pixels)
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _bar: ContextVar[Any] = ContextVar("bar", default=None)
 def progress(total: int, unit: str) -> Iterator[None]:
     """Show a bar on standard error, if that is a terminal, while the `with` runs. It is visible at once, at 0."""
     from tqdm import tqdm
+
     with tqdm(total=total, unit=f" {unit}", leave=False, disable=None, **_size()) as bar:
         token = _bar.set(bar)
         try:
@@ -34,7 +35,7 @@ def _size() -> dict[str, int]:
     """Return the size of the bar for a terminal that reports 0 x 0, where tqdm would show nothing; {} lets tqdm measure it."""
     try:
         return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
-    except (AttributeError, OSError):        # no stream, or no terminal
+    except (AttributeError, OSError):  # no stream, or no terminal
         return {}
 
 
@@ -58,5 +59,6 @@ def uncounted() -> Iterator[None]:
 def say(message: str) -> None:
     """Write "minivideococa: " and a message to standard error, as one line, above the bar if there is one."""
     from tqdm import tqdm
+
     with tqdm.external_write_mode(file=sys.stderr):
         tell(f"minivideococa: {message}")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 
 # Versions 2 and 1: folder, limit, bytes in use, and the page cache among these that is given back on demand
-CONTROL_GROUPS = (("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-                  ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+CONTROL_GROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def available_memory() -> int | None:
@@ -34,10 +36,10 @@ def available_memory() -> int | None:
             statistics = dict(line.split() for line in Path(group, "memory.stat").read_text().splitlines())
             in_use = int(Path(group, used).read_text()) - int(statistics[cache])
             found.append(max(0, int(Path(group, limit).read_text()) - in_use))
-        except (KeyError, OSError, ValueError):          # no such control group, or no limit ("max")
+        except (KeyError, OSError, ValueError):  # no such control group, or no limit ("max")
             continue
     try:
-        import resource                                  # POSIX only
+        import resource  # POSIX only
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit != resource.RLIM_INFINITY:
@@ -52,7 +54,9 @@ def require_memory(need: int, what: str, hint: str) -> None:
     """Raise ValueError, one line, if `need` bytes are more than are available. `hint` says what would fit."""
     available = available_memory()
     if available is not None and need > available:
-        raise ValueError(f"{what} needs {bytes_text(need)} of memory, and {bytes_text(available)} are available; {hint}")
+        raise ValueError(
+            f"{what} needs {bytes_text(need)} of memory, and {bytes_text(available)} are available; {hint}"
+        )
 
 
 def require_memory_for(count: int, need: Callable[[int], int], what: str, unit: str) -> None:

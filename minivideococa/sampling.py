@@ -59,7 +59,11 @@ def sample_times(
     durations = [later - earlier for earlier, later in pairwise(stamps)]
     durations.append(last_duration or (durations[-1] if durations else 1))
     back = [i for i in range(n) if durations[i] < 0]
-    jumps = [i for i in range(n) if back and durations[i] * tick > JUMP and any(abs(i - j) <= REORDERED for j in back)]
+    jumps = [
+        i
+        for i in range(n)
+        if back and durations[i] * tick > JUMP and any(abs(i - j) <= REORDERED for j in back)
+    ]
     for i in sorted(back + jumps):
         durations[i] = durations[i - 1] if i > 0 else 0
     begins = list(accumulate(durations, initial=0))  # of each frame; then the clip's end
@@ -97,7 +101,9 @@ def seconds(value: float | str, name: str = "time") -> float:
     """
     hint = f"{name} is {shown(value)}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
     if isinstance(value, str):
-        match = re.fullmatch(r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,9}(?:\.[0-9]{0,20})?)", value.strip())
+        match = re.fullmatch(
+            r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,9}(?:\.[0-9]{0,20})?)", value.strip()
+        )
         if not match:
             raise ValueError(hint)
         hours, minutes, rest = (Fraction(part or 0) for part in match.groups())
@@ -126,14 +132,19 @@ def warn_of_repeats(path: str, indices: np.ndarray) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-def _cut(duration: Fraction, start: float | str | None, end: float | str | None, tick: Fraction
-         ) -> tuple[Fraction, Fraction]:
+def _cut(
+    duration: Fraction, start: float | str | None, end: float | str | None, tick: Fraction
+) -> tuple[Fraction, Fraction]:
     """Return [first, last) in ticks. Raises ValueError if it is empty or begins after the clip."""
     # str gives the shortest decimal: 0.1 is then exactly a tenth of a second.
     first = Fraction(0) if start is None else Fraction(str(seconds(start, "start"))) / tick
     last = duration if end is None else Fraction(str(seconds(end, "end"))) / tick
     if last <= first and end is not None:
-        raise ValueError(f"end is {end}, not after start, {start or 0}; give an end that is later than the start")
+        raise ValueError(
+            f"end is {end}, not after start, {start or 0}; give an end that is later than the start"
+        )
     if first >= duration:
-        raise ValueError(f"start is {start}, and the clip lasts {float(duration * tick):g} s; give an earlier start")
+        raise ValueError(
+            f"start is {start}, and the clip lasts {float(duration * tick):g} s; give an earlier start"
+        )
     return first, min(last, duration)

@@ -16,9 +16,16 @@ from .ops import log_softmax, softmax, unit
 from .progress import advance
 
 TEMPLATES = ("a video of {}.",)
-ENSEMBLE = (                                 # to average over, for labels that are things as well as for those that are actions
-    "a video of {}.", "a short clip of {}.", "this video shows {}.", "a scene with {}.", "a recording of {}.",
-    "in this clip we see {}.", "a home video of {}.", "footage of {} from a camera.")
+ENSEMBLE = (  # to average over, for labels that are things as well as for those that are actions
+    "a video of {}.",
+    "a short clip of {}.",
+    "this video shows {}.",
+    "a scene with {}.",
+    "a recording of {}.",
+    "in this clip we see {}.",
+    "a home video of {}.",
+    "footage of {} from a camera.",
+)
 
 
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | None = None) -> list[list[str]]:
@@ -31,7 +38,9 @@ def label_sentences(labels: Sequence[str], templates: Sequence[str] | None = Non
     return [[template.replace("{}", label) for template in templates] for label in labels]
 
 
-def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[str] | None = None) -> np.ndarray:
+def label_latents(
+    model: VideoCoCa, labels: Sequence[str], templates: Sequence[str] | None = None
+) -> np.ndarray:
     """Each label's latent [labels, E], of unit length: the mean over its sentences.
 
     Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4).
@@ -44,9 +53,16 @@ def label_latents(model: VideoCoCa, labels: Sequence[str], templates: Sequence[s
 
 
 def classify(
-    model: VideoCoCa, video: Video | Source, labels: Sequence[str] | np.ndarray,
-    templates: Sequence[str] | np.ndarray | None = None, by: str = "latent", *, num_frames: int = 8,
-    start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    model: VideoCoCa,
+    video: Video | Source,
+    labels: Sequence[str] | np.ndarray,
+    templates: Sequence[str] | np.ndarray | None = None,
+    by: str = "latent",
+    *,
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    adapter: str = "attentional",
 ) -> list[tuple[str, float]]:
     """Zero-shot classification: [(label, probability)], best first.
 
@@ -71,12 +87,19 @@ def classify(
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
 
-TEXTS_AT_ONCE = 16                           # a text's logits take L x V numbers
+TEXTS_AT_ONCE = 16  # a text's logits take L x V numbers
 
 
 def score(
-    model: VideoCoCa, video: Video | Source, texts: Sequence[str] | np.ndarray, prompt: str = "", *,
-    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    model: VideoCoCa,
+    video: Video | Source,
+    texts: Sequence[str] | np.ndarray,
+    prompt: str = "",
+    *,
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    adapter: str = "attentional",
 ) -> np.ndarray:
     """The natural logarithm of each text's probability, given the video and the prompt that the text goes on from: [B].
 
@@ -87,17 +110,23 @@ def score(
     """
     texts, prompt = arguments.texts("texts", texts), arguments.text("prompt", prompt)
     ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)
-    begin = text_lengths(model, model.tokenize(prompt))[0] - 1 if prompt else 1       # where the text's own tokens begin
+    begin = (
+        text_lengths(model, model.tokenize(prompt))[0] - 1 if prompt else 1
+    )  # where the text's own tokens begin
     if begin > model.config.text.context_length - 2:
-        raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most "
-                         f"{model.config.text.context_length} tokens")
+        raise ValueError(
+            f"{prompt!r} leaves no room: this model's texts have at most "
+            f"{model.config.text.context_length} tokens"
+        )
     video = model.encode(video, num_frames, adapter, start, end)
     lengths = text_lengths(model, ids)
     scores = np.zeros(len(ids), model.params["logit_scale"].dtype)
     for i in range(0, len(ids), TEXTS_AT_ONCE):
         some = slice(i, i + TEXTS_AT_ONCE)
-        given, asked = ids[some, :lengths[some].max() - 1], ids[some, 1:lengths[some].max()]
-        told = np.take_along_axis(log_softmax(model.decode(video.tokens, given)), asked[..., None], axis=-1)[..., 0]
+        given, asked = ids[some, : lengths[some].max() - 1], ids[some, 1 : lengths[some].max()]
+        told = np.take_along_axis(log_softmax(model.decode(video.tokens, given)), asked[..., None], axis=-1)[
+            ..., 0
+        ]
         advance(len(asked))
         places = np.arange(1, 1 + asked.shape[1])
         scores[some] = np.where((begin <= places) & (places < lengths[some, None]), told, 0).sum(axis=1)
@@ -110,8 +139,15 @@ def text_lengths(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
 
 
 def answer(
-    model: VideoCoCa, video: Video | Source, question: str, answers: Sequence[str] | np.ndarray | None = None, *,
-    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    model: VideoCoCa,
+    video: Video | Source,
+    question: str,
+    answers: Sequence[str] | np.ndarray | None = None,
+    *,
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    adapter: str = "attentional",
     **how,
 ) -> str:
     """The answer to a question about a video: the likeliest of `answers` after the question, by `score`.
@@ -130,12 +166,20 @@ def answer(
         return answers[int(score(model, video, answers, question, **part).argmax())]
     video = model.encode(video, **part)
     asked = text_lengths(model, model.tokenize(question))[0] - 1
-    return model.tokenizer.decode(model.generate(video.tokens, prompt=question, **{"min_length": 1} | how)[asked:])
+    return model.tokenizer.decode(
+        model.generate(video.tokens, prompt=question, **{"min_length": 1} | how)[asked:]
+    )
 
 
 def retrieve(
-    model: VideoCoCa, query: str | Video | Source, candidates: Sequence[str | Video | Source] | np.ndarray, *,
-    num_frames: int = 8, start: float | str | None = None, end: float | str | None = None, adapter: str = "attentional",
+    model: VideoCoCa,
+    query: str | Video | Source,
+    candidates: Sequence[str | Video | Source] | np.ndarray,
+    *,
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    adapter: str = "attentional",
 ) -> list[tuple[int, float]]:
     """[(index, cosine)], best first: videos for a text, or texts for a video.
 
@@ -148,14 +192,16 @@ def retrieve(
     if isinstance(query, str):
         query = arguments.text("query", query, blank=False)
         if not isinstance(candidates, list | tuple) or not candidates:
-            raise ValueError(f"candidates must be a list of at least one video, not {arguments.what(candidates)}")
+            raise ValueError(
+                f"candidates must be a list of at least one video, not {arguments.what(candidates)}"
+            )
         text = model.encode_text(query)[0]
         cosines = cosine(np.stack([model.encode(video, **part).latent for video in candidates]), text)
     else:
         texts = arguments.texts("candidates", candidates, blank=False)
         latents = []
         for i in range(0, len(texts), TEXTS_AT_ONCE):
-            latents.append(model.encode_text(texts[i:i + TEXTS_AT_ONCE]))
+            latents.append(model.encode_text(texts[i : i + TEXTS_AT_ONCE]))
             advance(len(latents[-1]))
         cosines = cosine(np.concatenate(latents), model.encode(query, **part).latent)
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]

@@ -23,7 +23,7 @@ def open_streams() -> None:
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:                      # the lowest one that is free, so this one is opened
+        except OSError:  # the lowest one that is free, so this one is opened
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")
@@ -55,8 +55,11 @@ def tell(message: str) -> None:
 
 def printable(text: str) -> str:
     """Return a text with its line breaks, control characters and undecodable bytes escaped as in Python: one line."""
+
     def escaped(c: str) -> str:
-        keep = c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"      # spaces, letter joiners
+        keep = (
+            c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"
+        )  # spaces, letter joiners
         return c if keep else c.encode("unicode_escape").decode()
 
     return text if text.isprintable() else "".join(map(escaped, text))
@@ -72,5 +75,5 @@ def _discard(stream: TextIO) -> None:
     """Send what is left in a stream's buffer to the null device; otherwise the interpreter would fail on it at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except OSError:                          # a stream in memory
+    except OSError:  # a stream in memory
         pass

@@ -18,7 +18,7 @@ def embed(ids: np.ndarray, text: Params) -> np.ndarray:
     words = text["token_embedding"]["weight"][ids]
     class_token = np.broadcast_to(text["cls_emb"], (len(ids), 1, words.shape[-1]))
     x = np.concatenate([words, class_token], axis=1)
-    return x + text["positional_embedding"][:x.shape[1]]
+    return x + text["positional_embedding"][: x.shape[1]]
 
 
 def attention_mask(ids: np.ndarray, pad_id: int, correct_cls_mask: bool) -> np.ndarray:
@@ -33,7 +33,9 @@ def attention_mask(ids: np.ndarray, pad_id: int, correct_cls_mask: bool) -> np.n
     return np.tri(keys.shape[1], dtype=bool) & keys[:, None, None, :]
 
 
-def tower(x: np.ndarray, mask: np.ndarray, text: Params, config, past: list[Past] | None = None) -> np.ndarray:
+def tower(
+    x: np.ndarray, mask: np.ndarray, text: Params, config, past: list[Past] | None = None
+) -> np.ndarray:
     """[B, L, E] -> [B, L, E] through all blocks. past: a cache; its positions come before those of x."""
     act, blocks = activation(config.quick_gelu), text["transformer"]["resblocks"]
     for i, block in enumerate(blocks):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # BLAS's number of threads belongs to the whole process: one thread at a time may change it. If another thread held the
 # lock during a fork, the child's copy would never be released. So each process has its own, under its id.
 _locks: dict[int, Lock] = {}
-_threads_before = 0                          # BLAS's number of threads while it is limited, else 0
+_threads_before = 0  # BLAS's number of threads while it is limited, else 0
 
 
 def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def spread(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, piece: i
         return function(x)
     keep_freed_memory()
     with threads_for(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
-        rounds = -(-len(x) // (threads * piece))                 # rounded up; in each, all threads have as much to do
+        rounds = -(-len(x) // (threads * piece))  # rounded up; in each, all threads have as much to do
         pieces = np.array_split(x, min(len(x), threads * rounds))
         outcomes, in_turn = [], executor.map if threads > 1 else map
         for part, outcome in zip(pieces, in_turn(apart(function), pieces), strict=True):
@@ -64,7 +64,7 @@ def threads_for(count: int) -> Iterator[int]:
     global _threads_before
     with _locks.setdefault(os.getpid(), Lock()):
         blas = blas_libraries()
-        if _threads_before:                  # inherited by a fork, together with the limit
+        if _threads_before:  # inherited by a fork, together with the limit
             # threadpoolctl 3.8 ignores all threads but the one that set a limit while it lives: use one that ends at once
             thread = Thread(target=partial(blas.limit, limits=_threads_before))
             thread.start()
@@ -82,13 +82,14 @@ def threads_for(count: int) -> Iterator[int]:
             finally:
                 _threads_before = 0
             return
-    yield 1                                  # BLAS has one thread: nothing to limit, so callers do not wait
+    yield 1  # BLAS has one thread: nothing to limit, so callers do not wait
 
 
 @cache
 def blas_libraries() -> ThreadpoolController:
     """Return the handle on the BLAS that NumPy uses, found once."""
     from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController().select(user_api="blas")
 
 
@@ -103,5 +104,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(-3, 32 * 2**20)                  # M_MMAP_THRESHOLD, its highest value
-    mallopt(-1, 256 * 2**20)                 # M_TRIM_THRESHOLD
+    mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, its highest value
+    mallopt(-1, 256 * 2**20)  # M_TRIM_THRESHOLD

@@ -124,13 +124,16 @@ def clip_tokenizer_json() -> str:
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=False, use_regex=False)
     split = dict(type="Split", pattern={"Regex": _WORD}, behavior="Removed", invert=True)
     spaces = dict(type="Replace", pattern={"String": "</w>"}, content=" ")
-    return json.dumps({
-        "version": "1.0",
-        "added_tokens": [dict(id=vocab[token], content=token, **flags) for token in (START, END)],
-        "pre_tokenizer": dict(type="Sequence", pretokenizers=[split, byte_level]),
-        "decoder": dict(type="Sequence", decoders=[byte_level, spaces]),
-        "model": dict(type="BPE", end_of_word_suffix="</w>", vocab=vocab, merges=merges),
-    }, ensure_ascii=False)
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [dict(id=vocab[token], content=token, **flags) for token in (START, END)],
+            "pre_tokenizer": dict(type="Sequence", pretokenizers=[split, byte_level]),
+            "decoder": dict(type="Sequence", decoders=[byte_level, spaces]),
+            "model": dict(type="BPE", end_of_word_suffix="</w>", vocab=vocab, merges=merges),
+        },
+        ensure_ascii=False,
+    )
 
 
 # Texts <-> ids ----------------------------------------------------------------------------------------------
@@ -167,7 +170,11 @@ class Tokenizer:
         with the end token. Raises ValueError for anything but texts.
         """
         texts = _checked(texts)
-        length = self.context_length if context_length is None else arguments.whole("context_length", context_length, 1)
+        length = (
+            self.context_length
+            if context_length is None
+            else arguments.whole("context_length", context_length, 1)
+        )
         ids = np.full((len(texts), length), self.pad_id, np.int64)
         for row, text in zip(ids, texts):
             text = _SPECIALS.sub(_unspecial, clean_text(text, self.clean))
@@ -220,7 +227,11 @@ class Tokenizer:
 
 
 def load_tokenizer(
-    path: str | Path, context_length: int, pad_id: int, clean: str, vocab_size: int | None = None,
+    path: str | Path,
+    context_length: int,
+    pad_id: int,
+    clean: str,
+    vocab_size: int | None = None,
 ) -> Tokenizer:
     """Read a `tokenizer.json` (the `tokenizers` library's format) for a model with `vocab_size` ids.
 
@@ -237,7 +248,9 @@ def load_tokenizer(
     with _library_errors(f"{path}: not a tokenizer.json of the tokenizers library"):
         text = file.read_text(encoding="utf-8-sig")
         vocabulary = tokenizers.Tokenizer.from_str(text)
-    declared = {token["content"]: token["id"] for token in parse_json(text, str(path), "").get("added_tokens") or ()}
+    declared = {
+        token["content"]: token["id"] for token in parse_json(text, str(path), "").get("added_tokens") or ()
+    }
     _check_ids(vocabulary, declared, vocab_size, str(path))
     vocabulary.no_padding()
     vocabulary.no_truncation()
@@ -253,7 +266,7 @@ def _library_errors(problem: str) -> Iterator[None]:
     """Turn what the `tokenizers` library raises into a ValueError of one line, `problem` and the library's reason."""
     try:
         yield
-    except BaseException as error:           # a panic in its Rust code is no Exception; its class cannot be imported
+    except BaseException as error:  # a panic in its Rust code is no Exception; its class cannot be imported
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())
@@ -261,25 +274,36 @@ def _library_errors(problem: str) -> Iterator[None]:
 
 
 def _check_ids(
-    vocabulary: tokenizers.Tokenizer, declared: dict[str, int], vocab_size: int | None, where: str,
+    vocabulary: tokenizers.Tokenizer,
+    declared: dict[str, int],
+    vocab_size: int | None,
+    where: str,
 ) -> None:
     """Raise ValueError unless each id below `vocab_size`, and no other, has one token, as `declared`."""
     ids = vocabulary.get_vocab(with_added_tokens=True)
     if not vocabulary.get_vocab_size(with_added_tokens=False):
         raise ValueError(f"{where}: its vocabulary is empty; put the checkpoint's own tokenizer.json there")
     if len(set(ids.values())) < len(ids):
-        raise ValueError(f"{where}: several tokens have the same id; put the checkpoint's own tokenizer.json there")
+        raise ValueError(
+            f"{where}: several tokens have the same id; put the checkpoint's own tokenizer.json there"
+        )
     for token, id in ids.items():
         if declared.get(token, id) != id:
-            raise ValueError(f"{where}: {token!r:.60} is declared with the id {declared[token]}, but the vocabulary "
-                             f"gives it {id}; put the checkpoint's own tokenizer.json there")
+            raise ValueError(
+                f"{where}: {token!r:.60} is declared with the id {declared[token]}, but the vocabulary "
+                f"gives it {id}; put the checkpoint's own tokenizer.json there"
+            )
         if vocab_size is not None and id >= vocab_size:
-            raise ValueError(f"{where}: {token!r:.60} has the id {id}, and the model has the ids 0 to {vocab_size - 1}; "
-                             "put the checkpoint's own tokenizer.json there")
+            raise ValueError(
+                f"{where}: {token!r:.60} has the id {id}, and the model has the ids 0 to {vocab_size - 1}; "
+                "put the checkpoint's own tokenizer.json there"
+            )
     if vocab_size is not None and len(ids) < vocab_size:
         missing = sorted(set(range(vocab_size)).difference(ids.values()))
-        raise ValueError(f"{where}: {len(missing)} of the model's {vocab_size} ids have no token, the first is "
-                         f"{missing[0]}; put the checkpoint's own tokenizer.json there")
+        raise ValueError(
+            f"{where}: {len(missing)} of the model's {vocab_size} ids have no token, the first is "
+            f"{missing[0]}; put the checkpoint's own tokenizer.json there"
+        )
 
 
 def _checked(texts: str | Sequence[str]) -> list[str]:

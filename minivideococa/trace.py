@@ -1,8 +1,8 @@
 """Every named intermediate of a run, recorded while it runs: what is traced is what ran.
 
-    with minivideococa.trace() as t:
-        model.encode_video(pixels)
-    t["vision.block.0"]                      # [T, N, W]
+with minivideococa.trace() as t:
+    model.encode_video(pixels)
+t["vision.block.0"]                      # [T, N, W]
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-TYPE_CHECKING = False                        # as in typing, whose import takes as long as that of all else here
-if TYPE_CHECKING:                            # so that importing the package does not import NumPy
+TYPE_CHECKING = False  # as in typing, whose import takes as long as that of all else here
+if TYPE_CHECKING:  # so that importing the package does not import NumPy
     import numpy as np
 
-Tape = dict[str, "np.ndarray"]                # name -> array, in the order in which they came about
+Tape = dict[str, "np.ndarray"]  # name -> array, in the order in which they came about
 
 _tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
 _given: ContextVar[Mapping[str, np.ndarray] | None] = ContextVar("given", default=None)
@@ -43,7 +43,7 @@ def record(name: str, x: np.ndarray) -> np.ndarray:
     tape = _tape.get()
     if tape is None:
         return x
-    tape[name] = x.copy()                    # what comes after may work in place
+    tape[name] = x.copy()  # what comes after may work in place
     return (_given.get() or {}).get(name, x)
 
 
@@ -66,4 +66,5 @@ def apart(function: Callable) -> Callable:
             return function(x), {}
         with trace() as tape:
             return function(x), tape
+
     return run

@@ -6,7 +6,7 @@ import numpy as np
 
 from .ops import Activation, Params, attention, in_pieces, keys_and_values, layer_norm, linear
 
-Past = dict[str, np.ndarray]                 # a self-attention block's cache: "keys" and "values" of past positions
+Past = dict[str, np.ndarray]  # a self-attention block's cache: "keys" and "values" of past positions
 
 
 def mlp(x: np.ndarray, p: Params, activation: Activation) -> np.ndarray:
@@ -15,8 +15,13 @@ def mlp(x: np.ndarray, p: Params, activation: Activation) -> np.ndarray:
 
 
 def residual_block(
-    x: np.ndarray, p: Params, heads: int, activation: Activation, mask: np.ndarray | None = None,
-    context: tuple[np.ndarray, np.ndarray] | None = None, past: Past | None = None,
+    x: np.ndarray,
+    p: Params,
+    heads: int,
+    activation: Activation,
+    mask: np.ndarray | None = None,
+    context: tuple[np.ndarray, np.ndarray] | None = None,
+    past: Past | None = None,
 ) -> np.ndarray:
     """x [..., L, E] -> [..., L, E]: self-attention; with a context (of `look_at`), cross-attention to it.
 

@@ -30,7 +30,13 @@ HANG_SECONDS = 30.0  # an ffmpeg that reports neither a packet nor a frame for s
 
 # Without -map, ffmpeg chooses one of several video streams itself, and cover art only if there is nothing else.
 VIDEO_ONLY = ["-an", "-sn", "-dn"]
-EVERY_FRAME = [*VIDEO_ONLY, "-fps_mode", "passthrough", "-enc_time_base", "demux"]  # as decoded, in the file's ticks
+EVERY_FRAME = [
+    *VIDEO_ONLY,
+    "-fps_mode",
+    "passthrough",
+    "-enc_time_base",
+    "demux",
+]  # as decoded, in the file's ticks
 
 
 def read_video(
@@ -122,9 +128,27 @@ def read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[
     # nofillin: libavformat does not make up durations; with 1 added to each, the muxer does not either.
     # The second output fails if there is cover art only. (framecrc takes pictures of unknown size, null does not.)
     _, log = _run_ffmpeg(
-        path, ["-fflags", "nofillin"],
-        [*VIDEO_ONLY, "-c", "copy", "-copyinkf", "-bsf:v", "setts=pts=PTS:dts=DTS:duration=DURATION+1",
-         "-f", "framecrc", "pipe:2", "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"])
+        path,
+        ["-fflags", "nofillin"],
+        [
+            *VIDEO_ONLY,
+            "-c",
+            "copy",
+            "-copyinkf",
+            "-bsf:v",
+            "setts=pts=PTS:dts=DTS:duration=DURATION+1",
+            "-f",
+            "framecrc",
+            "pipe:2",
+            "-map",
+            "0:V:0",
+            "-c",
+            "copy",
+            "-f",
+            "framecrc",
+            "-",
+        ],
+    )
     tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
     size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
     packets = re.findall(r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log)
@@ -134,8 +158,12 @@ def read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[
     stamps = sorted(int(packet[stamp]) for packet in packets if not int(packet[3] or "0", 16) & 4)
     if not tick or not durations:
         raise _no_video(path, log)
-    return (stamps or list(durations), durations, Fraction(int(tick[1]), int(tick[2])),
-            (int(size[1]), int(size[2])) if size else (0, 0))
+    return (
+        stamps or list(durations),
+        durations,
+        Fraction(int(tick[1]), int(tick[2])),
+        (int(size[1]), int(size[2])) if size else (0, 0),
+    )
 
 
 def _decode_still(path: str) -> np.ndarray:
@@ -174,7 +202,16 @@ def _decode(path: str, indices: np.ndarray, select: bool) -> tuple[np.ndarray | 
         return clip
 
     counting = [*EVERY_FRAME, *_report("pipe:2", "seen={pts} {tb}"), "-f", "null", "-"]
-    sending = [*EVERY_FRAME, *_report("pipe:02", "sent={ni}"), "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
+    sending = [
+        *EVERY_FRAME,
+        *_report("pipe:02", "sent={ni}"),
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+        "-pix_fmt",
+        "rgb24",
+    ]
     if select:
         sending += ["-vf", "select='" + "+".join(f"eq(n,{index})" for index in wanted) + "'"]
     clip, log = _run_ffmpeg(path, [], [*counting, *sending, "-"], gather)
@@ -183,9 +220,15 @@ def _decode(path: str, indices: np.ndarray, select: bool) -> tuple[np.ndarray | 
     if not seen:
         raise _no_video(path, log)
     if received != len(sent):
-        raise ValueError(f"{path}: ffmpeg sent {received} pictures of {len(sent)}; try again, or another ffmpeg")
+        raise ValueError(
+            f"{path}: ffmpeg sent {received} pictures of {len(sent)}; try again, or another ffmpeg"
+        )
     complete = sent == wanted if select else len(sent) > wanted[-1]
-    return clip if complete else None, [int(pts) for pts, *_ in seen], Fraction(int(seen[0][1]), int(seen[0][2]))
+    return (
+        clip if complete else None,
+        [int(pts) for pts, *_ in seen],
+        Fraction(int(seen[0][1]), int(seen[0][2])),
+    )
 
 
 def _report(file: str, line: str) -> list[str]:
@@ -202,7 +245,9 @@ def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[np
             first, width, height = header, int(match[1]), int(match[2])
             _require_memory(path, num_frames, width, height)
         if header != first:
-            raise ValueError(f"{path}: ffmpeg sends something other than pictures of one size; try another ffmpeg")
+            raise ValueError(
+                f"{path}: ffmpeg sends something other than pictures of one size; try another ffmpeg"
+            )
         pixels = stream.read(height * width * 3)
         if len(pixels) < height * width * 3:  # ffmpeg was ended
             return
@@ -229,10 +274,27 @@ def _run_ffmpeg(
     """
     # Given as an open file, no path is taken for an option, a protocol or a pattern of file names. The only progress
     # report is the last one: it tells that ffmpeg came to its end. Damaged packets are no failure.
-    command = [ffmpeg_path(), "-nostdin", "-nostats", "-loglevel", "error", "-max_error_rate", "1",
-               "-progress", "pipe:2", "-stats_period", "1000000", *reading, "-i", "fd:", *writing]
+    command = [
+        ffmpeg_path(),
+        "-nostdin",
+        "-nostats",
+        "-loglevel",
+        "error",
+        "-max_error_rate",
+        "1",
+        "-progress",
+        "pipe:2",
+        "-stats_period",
+        "1000000",
+        *reading,
+        "-i",
+        "fd:",
+        *writing,
+    ]
     with open(path, "rb") as file, tempfile.TemporaryFile() as log:
-        limit = min(10**9, 10**7 + 200 * os.path.getsize(path))  # a packet has some bytes; a report of it, at most 200
+        limit = min(
+            10**9, 10**7 + 200 * os.path.getsize(path)
+        )  # a packet has some bytes; a report of it, at most 200
         output = subprocess.PIPE if consume else subprocess.DEVNULL
         try:
             process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
@@ -260,12 +322,16 @@ def _run_ffmpeg(
         if failed and _is_full(log):
             raise OSError(f"{tempfile.gettempdir()}: no space for temporary files; free some, or set TMPDIR")
     if process.returncode < 0:
-        raise ValueError(f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
-                         f"re-encode it, or replace {command[0]}")
+        raise ValueError(
+            f"{path}: signal {-process.returncode} ended ffmpeg on this file; "
+            f"re-encode it, or replace {command[0]}"
+        )
     if failed:
         if "seen=" in text or "#tb 0" in text:
-            raise ValueError(f"{path}: ffmpeg ended midway with exit status {process.returncode} "
-                             f"({_complaint(text) or 'no message'}); try again, or re-encode it")
+            raise ValueError(
+                f"{path}: ffmpeg ended midway with exit status {process.returncode} "
+                f"({_complaint(text) or 'no message'}); try again, or re-encode it"
+            )
         raise _no_video(path, text)
     return result, text
 
@@ -278,8 +344,9 @@ def _is_full(file: IO[bytes]) -> bool:
         return True
 
 
-def _watch(process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: threading.Event, faults: list[str]
-           ) -> None:
+def _watch(
+    process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: threading.Event, faults: list[str]
+) -> None:
     """Kill ffmpeg, and note the fault, if its log does not grow for HANG_SECONDS or grows beyond `limit` bytes."""
     interval, quiet, before = 0.1, 0.0, 0
     while not ended.wait(interval):
@@ -287,7 +354,9 @@ def _watch(process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: 
         quiet = quiet + interval if size == before else 0.0
         before = size
         if quiet >= HANG_SECONDS or size > limit:
-            faults.append("writes without end" if size > limit else f"makes no progress for {HANG_SECONDS:g} s")
+            faults.append(
+                "writes without end" if size > limit else f"makes no progress for {HANG_SECONDS:g} s"
+            )
             _kill(process)
             return
 
@@ -315,15 +384,19 @@ def ffmpeg_path() -> str:
 
 def no_ffmpeg(executable: str, reason: str | None) -> OSError:
     """Return the error for a program that is no ffmpeg or does not run."""
-    return OSError(f"{executable}: cannot be run as ffmpeg ({reason}); reinstall imageio-ffmpeg, "
-                   "or correct IMAGEIO_FFMPEG_EXE")
+    return OSError(
+        f"{executable}: cannot be run as ffmpeg ({reason}); reinstall imageio-ffmpeg, "
+        "or correct IMAGEIO_FFMPEG_EXE"
+    )
 
 
 def _complaint(log: str) -> str:
     """Return ffmpeg's first error message."""
     for line in log.splitlines():
         if " " in line and not re.match(r"#|0, |\w+=", line):
-            return "".join(c if c.isprintable() else "?" for c in re.sub(r"^(\[.*?\] )+", "", line.strip()))[:200]
+            return "".join(c if c.isprintable() else "?" for c in re.sub(r"^(\[.*?\] )+", "", line.strip()))[
+                :200
+            ]
     return ""
 
 
@@ -340,7 +413,11 @@ def _no_video(path: str, log: str) -> ValueError | OSError:
     version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
     lacks = r"Unrecognized option|Option .*not found|Protocol not found|no decoder found for: (?!none)|Decoder .*not found"
     if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(lacks, complaint):
-        return ValueError(f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
-                          "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE")
-    return ValueError(f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
-                      "give a video, an image or a folder of images")
+        return ValueError(
+            f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
+            "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
+        )
+    return ValueError(
+        f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
+        "give a video, an image or a folder of images"
+    )

@@ -13,7 +13,7 @@ from .threads import spread
 from .trace import record
 from .transformer import residual_block
 
-PIECE_ROWS = 1100                            # tokens at a time: fewer slow the matrix products, more take memory
+PIECE_ROWS = 1100  # tokens at a time: fewer slow the matrix products, more take memory
 
 
 def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
@@ -23,15 +23,15 @@ def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
     """
     t, channels, s, _ = pixels.shape
     n, p = s // patch_size, patch_size
-    x = pixels[:, :, :n * p, :n * p].reshape(t, channels, n, p, n, p)
+    x = pixels[:, :, : n * p, : n * p].reshape(t, channels, n, p, n, p)
     return x.transpose(0, 2, 4, 1, 3, 5).reshape(t, n * n, channels * p * p)
 
 
 def embed(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
     """Pixels [T, 3, S, S] -> [T, N, W]: a linear map of each patch, the class token in front, positions, a norm."""
-    kernel = visual["conv1"]["weight"]                            # [W, 3, P, P]: a convolution of stride P
+    kernel = visual["conv1"]["weight"]  # [W, 3, P, P]: a convolution of stride P
     width = len(kernel)
-    patches = linear(patchify(pixels, config.patch_size), kernel.reshape(width, -1))     # [T, N - 1, W]
+    patches = linear(patchify(pixels, config.patch_size), kernel.reshape(width, -1))  # [T, N - 1, W]
     class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, width))
     x = np.concatenate([class_token, patches], axis=1) + visual["positional_embedding"]
     return layer_norm(x, **visual["ln_pre"]) if config.ln_pre else x
@@ -50,6 +50,7 @@ def encode_frames(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
 
     VideoCoCa (arXiv 2212.04979), section 3: the encoder whose weights stay as the image-text model left them.
     """
+
     def encode(pixels: np.ndarray) -> np.ndarray:
         return blocks(record("vision.embed", embed(pixels, visual, config)), visual, config)
 

@@ -16,10 +16,24 @@ from minivideococa.world import VOCABULARY
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")
 
-VISION = {"image_size": 14, "patch_size": 4, "width": 12, "layers": 2, "head_width": 6,
-          "attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2}
-TEXT = {"context_length": 9, "vocab_size": len(VOCABULARY), "width": 8, "heads": 2, "layers": 2,
-        "embed_cls": True}
+VISION = {
+    "image_size": 14,
+    "patch_size": 4,
+    "width": 12,
+    "layers": 2,
+    "head_width": 6,
+    "attentional_pool": True,
+    "attn_pooler_queries": 4,
+    "attn_pooler_heads": 2,
+}
+TEXT = {
+    "context_length": 9,
+    "vocab_size": len(VOCABULARY),
+    "width": 8,
+    "heads": 2,
+    "layers": 2,
+    "embed_cls": True,
+}
 DECODER = {"context_length": 9, "vocab_size": len(VOCABULARY), "width": 8, "heads": 2, "layers": 2}
 
 
@@ -38,14 +52,21 @@ def random_weights(config, seed, dtype):
             return x / np.sqrt(shape[-1])
         return 1 + 0.2 * x if ".ln_" in name and name.endswith(".weight") else 0.3 * x
 
-    return {name: tensor(name, shape).astype("float32").astype(dtype)
-            for name, shape in parameter_shapes(config).items()}
+    return {
+        name: tensor(name, shape).astype("float32").astype(dtype)
+        for name, shape in parameter_shapes(config).items()
+    }
 
 
 def make_model(seed=0, dtype="float64", tokenizer=None, vision=None, text=None, decoder=None, **model):
     """A small VideoCoCa. `vision`, `text`, `decoder` and `model` override fields of the configuration."""
-    model = {"embed_dim": 8, "vision_cfg": VISION | (vision or {}), "text_cfg": TEXT | (text or {}),
-             "multimodal_cfg": DECODER | (decoder or {}), **model}
+    model = {
+        "embed_dim": 8,
+        "vision_cfg": VISION | (vision or {}),
+        "text_cfg": TEXT | (text or {}),
+        "multimodal_cfg": DECODER | (decoder or {}),
+        **model,
+    }
     size = model["vision_cfg"]["image_size"]
     config = Config.parse({"model_cfg": model, "preprocess_cfg": {"size": size}})
     return VideoCoCa(config, nest(random_weights(config, seed, dtype)), tokenizer)
@@ -61,13 +82,31 @@ def tiny_model():
 def tokenizer(tmp_path_factory):
     """The synthetic world's words, one a token: <pad> 0, <start_of_text> 1, <end_of_text> 2, <unk> 3, ..."""
     words = {
-        "version": "1.0", "truncation": None, "padding": None, "post_processor": None, "decoder": None,
-        "added_tokens": [{"id": i, "content": word, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": False, "special": True} for i, word in enumerate(VOCABULARY[:4])],
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "post_processor": None,
+        "decoder": None,
+        "added_tokens": [
+            {
+                "id": i,
+                "content": word,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for i, word in enumerate(VOCABULARY[:4])
+        ],
         "normalizer": {"type": "Replace", "pattern": {"Regex": "[.,]"}, "content": " "},
         "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "unk_token": "<unk>",
-                  "vocab": {word: i for i, word in enumerate(VOCABULARY)}}}
+        "model": {
+            "type": "WordLevel",
+            "unk_token": "<unk>",
+            "vocab": {word: i for i, word in enumerate(VOCABULARY)},
+        },
+    }
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
     path.write_text(json.dumps(words))
     return load_tokenizer(path, TEXT["context_length"], pad_id=0, clean="lower")

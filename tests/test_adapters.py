@@ -5,8 +5,11 @@ import pytest
 
 from minivideococa.model import ADAPTERS
 
-FORMS = {"released": {}, "parallel": {"width": 8, "head_width": 4, "attentional_pool": "parallel"},
-         "cascade": {"width": 8, "head_width": 4, "attentional_pool": "cascade"}}
+FORMS = {
+    "released": {},
+    "parallel": {"width": 8, "head_width": 4, "attentional_pool": "parallel"},
+    "cascade": {"width": 8, "head_width": 4, "attentional_pool": "cascade"},
+}
 
 
 @pytest.fixture(params=FORMS)
@@ -19,7 +22,9 @@ def random_pixels(frames, seed=0):
 
 
 def same(a, b):
-    return np.allclose(a.latent, b.latent, rtol=0, atol=1e-12) and np.allclose(a.tokens, b.tokens, rtol=0, atol=1e-11)
+    return np.allclose(a.latent, b.latent, rtol=0, atol=1e-12) and np.allclose(
+        a.tokens, b.tokens, rtol=0, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -45,19 +50,26 @@ def test_of_several_frames_they_make_different_videos(model):
     for i, a in enumerate(videos):
         assert a.latent.shape == videos[0].latent.shape and a.tokens.shape == videos[0].tokens.shape
         assert np.isclose(np.linalg.norm(a.latent), 1)
-        assert all(abs(a.tokens - b.tokens).max() > 1e-3 and abs(a.latent - b.latent).max() > 1e-3 for b in videos[:i])
+        assert all(
+            abs(a.tokens - b.tokens).max() > 1e-3 and abs(a.latent - b.latent).max() > 1e-3
+            for b in videos[:i]
+        )
 
 
 def test_mean_pooling_averages(model):
     pixels = random_pixels(3)
-    each = [model.encode_video(pixels[i:i + 1]) for i in range(3)]
-    np.testing.assert_allclose(model.encode_video(pixels, "mean").tokens,
-                               np.mean([video.tokens for video in each], axis=0), atol=1e-12)
+    each = [model.encode_video(pixels[i : i + 1]) for i in range(3)]
+    np.testing.assert_allclose(
+        model.encode_video(pixels, "mean").tokens,
+        np.mean([video.tokens for video in each], axis=0),
+        atol=1e-12,
+    )
 
 
 def test_jointly_a_token_sees_the_other_frames(model):
     """Frame 0 alone changes; jointly, the tokens of frame 2 change with it, and by themselves they do not."""
     from minivideococa.trace import trace
+
     pixels, other = random_pixels(3), random_pixels(3)
     other[0] = random_pixels(1, seed=1)[0]
 
@@ -74,7 +86,9 @@ def test_jointly_a_token_sees_the_other_frames(model):
 def test_encode_takes_it_too(model):
     frames = np.random.default_rng(0).integers(0, 256, (3, 20, 16, 3), np.uint8)
     for adapter in ADAPTERS:
-        assert same(model.encode(frames, adapter=adapter), model.encode_video(model.preprocess(frames), adapter))
+        assert same(
+            model.encode(frames, adapter=adapter), model.encode_video(model.preprocess(frames), adapter)
+        )
 
 
 def test_another_adapter_is_refused(model):

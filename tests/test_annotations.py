@@ -12,41 +12,92 @@ from minivideococa.evaluation.manifest import Entry, read_manifest, write_manife
 
 MSRVTT = {
     "info": {"year": "2099"},
-    "videos": [{"category": 9, "url": "u", "video_id": "video7", "start time": 1.5, "end time": 9.0,
-                "split": "train", "id": 7},
-               {"video_id": "video8", "split": "validate"}, {"video_id": "video9", "split": "test"}],
-    "sentences": [{"caption": "two cats knit", "video_id": "video8", "sen_id": 1},
-                  {"caption": "a dog reads", "video_id": "video7", "sen_id": 0},
-                  {"caption": "cats with wool", "video_id": "video8", "sen_id": 2}]}
-QA = [{"answer": "knit", "category_id": 3, "id": 5, "question": "what do the cats do?", "video_id": 8},
-      {"answer": "wool", "category_id": 3, "id": 6, "question": "what do they use?", "video_id": 8}]
-ACTIVITYNET = {"v_a-B_c": {"duration": 8.5, "timestamps": [[0, 3.2], [3.2, 8.5]],
-                          "sentences": ["A cat sits.", " It\u2028knits. "]},
-               "v__-9": {"duration": 2, "timestamps": [[0, 2]], "sentences": ["A dog reads."]}}
-KINETICS = ('label,youtube_id,time_start,time_end,split\n"cat\'s knitting, slow",-a_B,7,17,validate\n'
-            'dog reading,xyz,120,130.0,train\n')
+    "videos": [
+        {
+            "category": 9,
+            "url": "u",
+            "video_id": "video7",
+            "start time": 1.5,
+            "end time": 9.0,
+            "split": "train",
+            "id": 7,
+        },
+        {"video_id": "video8", "split": "validate"},
+        {"video_id": "video9", "split": "test"},
+    ],
+    "sentences": [
+        {"caption": "two cats knit", "video_id": "video8", "sen_id": 1},
+        {"caption": "a dog reads", "video_id": "video7", "sen_id": 0},
+        {"caption": "cats with wool", "video_id": "video8", "sen_id": 2},
+    ],
+}
+QA = [
+    {"answer": "knit", "category_id": 3, "id": 5, "question": "what do the cats do?", "video_id": 8},
+    {"answer": "wool", "category_id": 3, "id": 6, "question": "what do they use?", "video_id": 8},
+]
+ACTIVITYNET = {
+    "v_a-B_c": {
+        "duration": 8.5,
+        "timestamps": [[0, 3.2], [3.2, 8.5]],
+        "sentences": ["A cat sits.", " It\u2028knits. "],
+    },
+    "v__-9": {"duration": 2, "timestamps": [[0, 2]], "sentences": ["A dog reads."]},
+}
+KINETICS = (
+    'label,youtube_id,time_start,time_end,split\n"cat\'s knitting, slow",-a_B,7,17,validate\n'
+    "dog reading,xyz,120,130.0,train\n"
+)
 
 # format -> a file's name, its text, the entries that it says; videos as the data set names them
 FILES: dict[str, tuple[str, str, list[Entry]]] = {
-    "msrvtt": ("info.json", json.dumps(MSRVTT), [
-        Entry(Path("video7.mp4"), ("a dog reads",)), Entry(Path("video8.mp4"), ("two cats knit", "cats with wool")),
-        Entry(Path("video9.mp4"))]),
-    "msrvtt-1ka": ("test.csv", 'key,vid_key,video_id,sentence\n'
-                   'ret0,msr7,video7,"a dog, who reads"\nret1,msr8,video8,cats\r\n', [
-        Entry(Path("video7.mp4"), ("a dog, who reads",)), Entry(Path("video8.mp4"), ("cats",))]),
-    "msrvtt-qa": ("test_qa.json", json.dumps(QA), [
-        Entry(Path("video8.mp4"), question="what do the cats do?", answer="knit"),
-        Entry(Path("video8.mp4"), question="what do they use?", answer="wool")]),
-    "activitynet": ("val_1.json", json.dumps(ACTIVITYNET), [
-        Entry(Path("v_a-B_c.mp4"), ("A cat sits. It knits.",)), Entry(Path("v__-9.mp4"), ("A dog reads.",))]),
-    "kinetics": ("train.csv", KINETICS, [
-        Entry(Path("cat's knitting, slow/-a_B_000007_000017.mp4"), labels=("cat's knitting, slow",)),
-        Entry(Path("dog reading/xyz_000120_000130.mp4"), labels=("dog reading",))]),
-    "ucf101": ("trainlist01.txt", "CatKnitting/v_CatKnitting_g01_c01.avi 1\r\n\nYoYo/v_YoYo_g25_c04.avi 2\n"
-               "PlayingTheDogAndCat/v_PlayingTheDogAndCat_g09_c03.avi\n", [
-        Entry(Path("CatKnitting/v_CatKnitting_g01_c01.avi"), labels=("cat knitting",)),
-        Entry(Path("YoYo/v_YoYo_g25_c04.avi"), labels=("yo yo",)),
-        Entry(Path("PlayingTheDogAndCat/v_PlayingTheDogAndCat_g09_c03.avi"), labels=("playing the dog and cat",))]),
+    "msrvtt": (
+        "info.json",
+        json.dumps(MSRVTT),
+        [
+            Entry(Path("video7.mp4"), ("a dog reads",)),
+            Entry(Path("video8.mp4"), ("two cats knit", "cats with wool")),
+            Entry(Path("video9.mp4")),
+        ],
+    ),
+    "msrvtt-1ka": (
+        "test.csv",
+        'key,vid_key,video_id,sentence\nret0,msr7,video7,"a dog, who reads"\nret1,msr8,video8,cats\r\n',
+        [Entry(Path("video7.mp4"), ("a dog, who reads",)), Entry(Path("video8.mp4"), ("cats",))],
+    ),
+    "msrvtt-qa": (
+        "test_qa.json",
+        json.dumps(QA),
+        [
+            Entry(Path("video8.mp4"), question="what do the cats do?", answer="knit"),
+            Entry(Path("video8.mp4"), question="what do they use?", answer="wool"),
+        ],
+    ),
+    "activitynet": (
+        "val_1.json",
+        json.dumps(ACTIVITYNET),
+        [Entry(Path("v_a-B_c.mp4"), ("A cat sits. It knits.",)), Entry(Path("v__-9.mp4"), ("A dog reads.",))],
+    ),
+    "kinetics": (
+        "train.csv",
+        KINETICS,
+        [
+            Entry(Path("cat's knitting, slow/-a_B_000007_000017.mp4"), labels=("cat's knitting, slow",)),
+            Entry(Path("dog reading/xyz_000120_000130.mp4"), labels=("dog reading",)),
+        ],
+    ),
+    "ucf101": (
+        "trainlist01.txt",
+        "CatKnitting/v_CatKnitting_g01_c01.avi 1\r\n\nYoYo/v_YoYo_g25_c04.avi 2\n"
+        "PlayingTheDogAndCat/v_PlayingTheDogAndCat_g09_c03.avi\n",
+        [
+            Entry(Path("CatKnitting/v_CatKnitting_g01_c01.avi"), labels=("cat knitting",)),
+            Entry(Path("YoYo/v_YoYo_g25_c04.avi"), labels=("yo yo",)),
+            Entry(
+                Path("PlayingTheDogAndCat/v_PlayingTheDogAndCat_g09_c03.avi"),
+                labels=("playing the dog and cat",),
+            ),
+        ],
+    ),
 }
 formats = pytest.mark.parametrize("format", FILES)
 
@@ -81,7 +132,9 @@ def test_what_a_file_says(format, tmp_path, clips):
     name, text, entries = FILES[format]
     expected = [Entry(clips / e.video, e.captions, e.labels, e.question, e.answer) for e in entries]
     assert read_annotations(format, put(tmp_path, name, text), clips) == expected
-    assert read_annotations(format, put(tmp_path, name, b"\xef\xbb\xbf" + text.encode()), str(clips)) == expected
+    assert (
+        read_annotations(format, put(tmp_path, name, b"\xef\xbb\xbf" + text.encode()), str(clips)) == expected
+    )
     write_manifest(tmp_path / "m.jsonl", expected)
     assert read_manifest(tmp_path / "m.jsonl") == expected
 
@@ -95,11 +148,13 @@ def test_clips_are_found_by_their_stems(format, suffix, folder, tmp_path, clips)
         place = clips / folder / (entry.video.stem + suffix)
         place.parent.mkdir(exist_ok=True)
         place.touch()
-        place.with_suffix(".json").touch()                       # what downloaders leave beside a clip
+        place.with_suffix(".json").touch()  # what downloaders leave beside a clip
         place.with_suffix(".mp4.part").touch()
     read = read_annotations(format, put(tmp_path, name, text), clips)
-    assert [entry.video for entry in read[1:]] == [clips / folder / (entry.video.stem + suffix) for entry in entries[1:]]
-    if format != "msrvtt-qa":                                    # there the first and the second are the same clip
+    assert [entry.video for entry in read[1:]] == [
+        clips / folder / (entry.video.stem + suffix) for entry in entries[1:]
+    ]
+    if format != "msrvtt-qa":  # there the first and the second are the same clip
         assert read[0].video == clips / entries[0].video and not read[0].video.exists()
 
 
@@ -113,37 +168,78 @@ def test_names_that_vary(tmp_path, clips):
 
 def test_splits(tmp_path, clips):
     info, kinetics = put(tmp_path, "info.json", json.dumps(MSRVTT)), put(tmp_path, "all.csv", KINETICS)
-    for split, video in (("train", "video7"), ("val", "video8"), ("validate", "video8"), ("validation", "video8"),
-                         ("test", "video9")):
+    for split, video in (
+        ("train", "video7"),
+        ("val", "video8"),
+        ("validate", "video8"),
+        ("validation", "video8"),
+        ("test", "video9"),
+    ):
         assert [entry.video.stem for entry in read_annotations("msrvtt", info, clips, split)] == [video]
-    assert [entry.labels for entry in read_annotations("kinetics", kinetics, clips, "train")] == [("dog reading",)]
-    assert refusal("kinetics", kinetics, clips, "test").endswith("all.csv: has no split 'test', but train, validate")
+    assert [entry.labels for entry in read_annotations("kinetics", kinetics, clips, "train")] == [
+        ("dog reading",)
+    ]
+    assert refusal("kinetics", kinetics, clips, "test").endswith(
+        "all.csv: has no split 'test', but train, validate"
+    )
     assert "give none" in refusal("ucf101", put(tmp_path, "list.txt", FILES["ucf101"][1]), clips, "train")
 
 
 @formats
-@pytest.mark.parametrize("wrong", ["", "{", "[]", "{}", "[1]", '{"a": 1}', '{"a": {"sentences": [3]}}', "a,b\n1,2\n",
-                                   '{"videos": [{}], "sentences": []}', '{"videos": 3}', "null", "\ud800"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "[1]",
+        '{"a": 1}',
+        '{"a": {"sentences": [3]}}',
+        "a,b\n1,2\n",
+        '{"videos": [{}], "sentences": []}',
+        '{"videos": 3}',
+        "null",
+        "\ud800",
+    ],
+)
 def test_another_file(format, wrong, tmp_path, clips):
     path = put(tmp_path, "wrong", wrong.encode("utf-8", "surrogatepass"))
     message = refusal(format, path, clips)
-    assert message.startswith(f"{path}: ") and message.endswith(f"; it should look like {FORMATS[format].looks}")
+    assert message.startswith(f"{path}: ") and message.endswith(
+        f"; it should look like {FORMATS[format].looks}"
+    )
 
 
-@pytest.mark.parametrize("format, change, complaint", [
-    ("msrvtt", lambda text: text.replace('"caption"', '"text"'), '"caption" is missing or no text in {"text": "two cats knit"'),
-    ("msrvtt", lambda text: text.replace('"video_id": "video7", "start', '"video_id": "video6", "start'), "about 'video7'"),
-    ("msrvtt", lambda text: text.replace('"test"', "1"), '"split" is missing or no text'),
-    ("msrvtt-1ka", lambda text: text.replace("sentence", "text"), "no column sentence"),
-    ("msrvtt-1ka", lambda text: text.replace(",cats", ""), "line 3: sentence is missing"),
-    ("msrvtt-qa", lambda text: text.replace('"answer": "wool"', '"answer": 0'), 'item 2: "answer" is missing'),
-    ("msrvtt-qa", lambda text: text.replace("8", '"8"'), '"video_id" is missing or no number'),
-    ("activitynet", lambda text: text.replace('["A dog reads."]', "[]"), "sentences of v__-9 are []"),
-    ("kinetics", lambda text: text.replace("120", "soon"), 'a time of xyz is "soon"'),
-    ("kinetics", lambda text: text.replace("120", "inf"), 'a time of xyz is "inf"'),
-    ("kinetics", lambda text: text.replace("xyz", " "), "line 3: youtube_id is missing"),
-    ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is no clip'),
-])
+@pytest.mark.parametrize(
+    "format, change, complaint",
+    [
+        (
+            "msrvtt",
+            lambda text: text.replace('"caption"', '"text"'),
+            '"caption" is missing or no text in {"text": "two cats knit"',
+        ),
+        (
+            "msrvtt",
+            lambda text: text.replace('"video_id": "video7", "start', '"video_id": "video6", "start'),
+            "about 'video7'",
+        ),
+        ("msrvtt", lambda text: text.replace('"test"', "1"), '"split" is missing or no text'),
+        ("msrvtt-1ka", lambda text: text.replace("sentence", "text"), "no column sentence"),
+        ("msrvtt-1ka", lambda text: text.replace(",cats", ""), "line 3: sentence is missing"),
+        (
+            "msrvtt-qa",
+            lambda text: text.replace('"answer": "wool"', '"answer": 0'),
+            'item 2: "answer" is missing',
+        ),
+        ("msrvtt-qa", lambda text: text.replace("8", '"8"'), '"video_id" is missing or no number'),
+        ("activitynet", lambda text: text.replace('["A dog reads."]', "[]"), "sentences of v__-9 are []"),
+        ("kinetics", lambda text: text.replace("120", "soon"), 'a time of xyz is "soon"'),
+        ("kinetics", lambda text: text.replace("120", "inf"), 'a time of xyz is "inf"'),
+        ("kinetics", lambda text: text.replace("xyz", " "), "line 3: youtube_id is missing"),
+        ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is no clip'),
+    ],
+)
 def test_a_mistake_is_named(format, change, complaint, tmp_path, clips):
     name, text, _ = FILES[format]
     path = put(tmp_path, name, change(text))

@@ -20,16 +20,18 @@ def video(model):
 def test_the_score_after_a_prompt_by_the_decoders_own_numbers(model, video):
     """log p(red circle, end | start, there is a): one row, no padding, id by id."""
     ids = model.tokenize(["there is a red circle"])[0]
-    ids = ids[:list(ids).index(model.tokenizer.end_id) + 1]
+    ids = ids[: list(ids).index(model.tokenizer.end_id) + 1]
     told = log_softmax(model.decode(video.tokens, ids[None, :-1]))[0]
-    want = sum(told[i - 1, ids[i]] for i in range(4, len(ids)))          # start there is a | red circle end
+    want = sum(told[i - 1, ids[i]] for i in range(4, len(ids)))  # start there is a | red circle end
     assert len(ids) == 7
     np.testing.assert_allclose(mvc.score(model, video, ["red circle"], "there is a"), [want], atol=1e-12)
 
 
 def test_what_a_prompt_takes_off_is_the_same_for_all_texts(model, video):
     texts = ["red circle", "blue star", "star"]
-    off = mvc.score(model, video, [f"there is a {text}" for text in texts]) - mvc.score(model, video, texts, "there is a")
+    off = mvc.score(model, video, [f"there is a {text}" for text in texts]) - mvc.score(
+        model, video, texts, "there is a"
+    )
     np.testing.assert_allclose(off, off[0], atol=1e-12)
     assert off[0] < -0.1
     np.testing.assert_array_equal(mvc.score(model, video, texts, ""), mvc.score(model, video, texts))
@@ -48,13 +50,16 @@ def test_without_answers_it_writes_on(model, video):
     assert f"there is {written}".strip() == model.caption(video, prompt="there is", min_length=1)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda model, video: mvc.answer(model, video, " "), "give a question"),
-    (lambda model, video: mvc.answer(model, video, "is", []), "at least one text"),
-    (lambda model, video: mvc.answer(model, video, "is", "red"), "at least one text"),
-    (lambda model, video: mvc.score(model, video, ["red"], "a " * 9), "leaves no room"),
-    (lambda model, video: mvc.answer(model, video, "a " * 9), "must be more than"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda model, video: mvc.answer(model, video, " "), "give a question"),
+        (lambda model, video: mvc.answer(model, video, "is", []), "at least one text"),
+        (lambda model, video: mvc.answer(model, video, "is", "red"), "at least one text"),
+        (lambda model, video: mvc.score(model, video, ["red"], "a " * 9), "leaves no room"),
+        (lambda model, video: mvc.answer(model, video, "a " * 9), "must be more than"),
+    ],
+)
 def test_bad_questions(model, video, call, message):
     with pytest.raises(ValueError, match=message):
         call(model, video)
@@ -67,5 +72,11 @@ def test_without_a_tokenizer_there_are_no_words(tiny_model, video):
 
 def test_the_embedded_checkpoint_knows_colours():
     from minivideococa.demo import CLIPS
+
     model = mvc.load()
-    assert mvc.answer(model, CLIPS / "single.gif", "a photo of a", ["red crescent", "green crescent", "green star"]) == "green crescent"
+    assert (
+        mvc.answer(
+            model, CLIPS / "single.gif", "a photo of a", ["red crescent", "green crescent", "green star"]
+        )
+        == "green crescent"
+    )

@@ -18,12 +18,19 @@ from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import parameter_shapes
 
 
-@pytest.mark.parametrize("patch_size, layers, width, published", [
-    (32, 12, 768, 4.409), (16, 12, 768, 17.564), (32, 24, 1024, 15.378), (16, 24, 1024, 61.555)])
+@pytest.mark.parametrize(
+    "patch_size, layers, width, published",
+    [(32, 12, 768, 4.409), (16, 12, 768, 17.564), (32, 24, 1024, 15.378), (16, 24, 1024, 61.555)],
+)
 def test_operations_are_those_that_torchvision_gives(patch_size, layers, width, published):
     """Its vit_b_32, vit_b_16, vit_l_32 and vit_l_16, in 10^9 multiplications, a classifier included."""
-    config = SimpleNamespace(patch_size=patch_size, tokens=1 + (224 // patch_size) ** 2, layers=layers,
-                             width=width, mlp_width=4 * width)
+    config = SimpleNamespace(
+        patch_size=patch_size,
+        tokens=1 + (224 // patch_size) ** 2,
+        layers=layers,
+        width=width,
+        mlp_width=4 * width,
+    )
     classifier = 1000 * width
     assert sum(flops(config, frames=8)) / 16 + classifier == pytest.approx(published * 1e9, abs=0.5e6)
 
@@ -38,7 +45,7 @@ def test_a_step_reads_both_text_towers_once(tiny_model):
 
 
 def test_rounds_rotate_and_disturbed_turns_are_repeated(monkeypatch):
-    log, busy = [], iter([0, 1,  0, 1,  0, 9,  0, 1,  0, 1])        # others take much of the third turn
+    log, busy = [], iter([0, 1, 0, 1, 0, 9, 0, 1, 0, 1])  # others take much of the third turn
 
     def competitor(name):
         return lambda: log.append(name) or {"seconds": 1, "cpu": 1}
@@ -46,13 +53,13 @@ def test_rounds_rotate_and_disturbed_turns_are_repeated(monkeypatch):
     monkeypatch.setattr(race, "wait_for_quiet", lambda: None)
     monkeypatch.setattr(race, "busy_seconds", lambda: next(busy))
     turns = race.race({"a": competitor("a"), "b": competitor("b")}, rounds=2)
-    assert log == ["a", "b",  "a", "b",  "b", "b", "a"]             # warm-up, round 1, round 2
+    assert log == ["a", "b", "a", "b", "b", "b", "a"]  # warm-up, round 1, round 2
     assert [len(turns[name]) for name in "ab"] == [2, 2]
     assert all(turn["others"] == 0 for turn in turns["a"] + turns["b"])
 
 
 def test_of_disturbed_turns_the_quietest_counts(monkeypatch):
-    busy, seconds = iter([0, 9,  0, 1,  0, 9]), iter([1, 2, 3])
+    busy, seconds = iter([0, 9, 0, 1, 0, 9]), iter([1, 2, 3])
     monkeypatch.setattr(race, "wait_for_quiet", lambda: None)
     monkeypatch.setattr(race, "busy_seconds", lambda: next(busy))
     assert race.quiet_turn(lambda: {"seconds": next(seconds), "cpu": 0})["seconds"] == 2

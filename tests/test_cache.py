@@ -24,6 +24,7 @@ def model(tiny_model, tokenizer):
 @pytest.fixture
 def picture(tmp_path):
     from PIL import Image
+
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
@@ -36,11 +37,13 @@ def encoded(monkeypatch):
     def counted(self, pixels, *rest):
         seen.append(pixels)
         return encode(self, pixels, *rest)
+
     monkeypatch.setattr(mvc.VideoCoCa, "encode_video", counted)
     return seen
 
 
 # The key
+
 
 def test_encodings_by_another_sampling_rule_are_not_served(model, picture, tmp_path, monkeypatch, encoded):
     for rule, count in (("by index", 1), ("by index", 1), ("by time", 2), ("by time", 2), ("by index", 2)):
@@ -51,10 +54,13 @@ def test_encodings_by_another_sampling_rule_are_not_served(model, picture, tmp_p
 
 def test_the_rule_is_the_one_that_frames_are_chosen_by():
     from minivideococa import sampling
+
     assert run.RULE is sampling.RULE
 
 
-@pytest.mark.parametrize("part", [{"start": 0.9}, {"end": 0.9}, {"start": 0.9, "end": 1.5}, {"start": 0.9, "end": 1.6}])
+@pytest.mark.parametrize(
+    "part", [{"start": 0.9}, {"end": 0.9}, {"start": 0.9, "end": 1.5}, {"start": 0.9, "end": 1.6}]
+)
 def test_a_part_has_its_own_encoding(model, tmp_path, encoded, part):
     """Of a GIF: the frames that are encoded are those of the part, and the whole clip's encoding is not served for it."""
     clip = CLIPS / "brief.gif"
@@ -68,15 +74,34 @@ def test_a_part_has_its_own_encoding(model, tmp_path, encoded, part):
 
 # What lies in the way
 
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
 def test_a_fifo_at_the_place_of_a_file_does_not_hang(tmp_path):
     """In a process of its own, which can be ended."""
     write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", labels=("a red circle",))])
-    command = [sys.executable, "-m", "minivideococa", "evaluate", "m.jsonl", "--cache", "cache", "--frames", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "minivideococa",
+        "evaluate",
+        "m.jsonl",
+        "--cache",
+        "cache",
+        "--frames",
+        "1",
+    ]
     first, again = [], []
     for ended in first, again:
-        ended.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20,
-                                    env=os.environ | {"PYTHONPATH": str(TREE)}))
+        ended.append(
+            subprocess.run(
+                command,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                env=os.environ | {"PYTHONPATH": str(TREE)},
+            )
+        )
         if ended is first:
             for path in list((tmp_path / "cache").iterdir()):
                 path.unlink()
@@ -94,12 +119,23 @@ def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
         evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("header", [
-    b'{"latent":{"dtype":"F64","shape":[8],"data_offsets":[0,63]}}',
-    b'{"latent":{"dtype":"X","shape":[1],"data_offsets":[0,1]}}',
-    b'{"latent":[]}', b'{"latent":{}}', b"[]", b"null", b"[" * 100_000, b'{"a":{"dtype":"U8","shape":[1e400],"data_offsets":[0,1]}}',
-    b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]}}' % (b"9" * 400), b"\xff\xfe", b""],
-    ids=lambda header: header[:20].decode("latin1"))
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"latent":{"dtype":"F64","shape":[8],"data_offsets":[0,63]}}',
+        b'{"latent":{"dtype":"X","shape":[1],"data_offsets":[0,1]}}',
+        b'{"latent":[]}',
+        b'{"latent":{}}',
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b'{"a":{"dtype":"U8","shape":[1e400],"data_offsets":[0,1]}}',
+        b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]}}' % (b"9" * 400),
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=lambda header: header[:20].decode("latin1"),
+)
 def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header):
     entries, folder = [Entry(picture, labels=("x",))], tmp_path / "cache"
     first = evaluate(model, entries, cache=folder)
@@ -108,19 +144,24 @@ def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header
     assert evaluate(model, entries, cache=folder) == first and len(encoded) == 2
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OverflowError("too large"),
-    RecursionError(), KeyError("dtype"), TypeError("x")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OverflowError("too large"), RecursionError(), KeyError("dtype"), TypeError("x")],
+    ids=repr,
+)
 def test_whatever_a_damaged_file_raises_it_is_made_anew(model, picture, tmp_path, monkeypatch, error):
     entries = [Entry(picture, labels=("x",))]
     first = evaluate(model, entries, cache=tmp_path / "cache")
 
     def damaged(path):
         raise error
+
     monkeypatch.setattr(cache, "open_safetensors", damaged)
     assert evaluate(model, entries, cache=tmp_path / "cache") == first
 
 
 # A cache that cannot be written
+
 
 def test_a_read_only_cache_names_the_ways_out(tmp_path, capsys, monkeypatch):
     """/proc is read-only even to the administrator."""
@@ -133,7 +174,9 @@ def test_a_read_only_cache_names_the_ways_out(tmp_path, capsys, monkeypatch):
         out, err = capsys.readouterr()
         assert out == "" and "Traceback" not in err
         last = err.strip().split("\n")[-1]
-        assert "/proc" in last and all(way in last for way in ("--cache", "MINIVIDEOCOCA_CACHE", "--no-cache"))
+        assert "/proc" in last and all(
+            way in last for way in ("--cache", "MINIVIDEOCOCA_CACHE", "--no-cache")
+        )
 
 
 def test_a_read_only_cache_that_has_everything_serves_it(model, picture, tmp_path, monkeypatch, encoded):
@@ -142,13 +185,18 @@ def test_a_read_only_cache_that_has_everything_serves_it(model, picture, tmp_pat
 
     def read_only(*_):
         raise PermissionError(13, "Permission denied")
+
     monkeypatch.setattr(cache, "save_tensors", read_only)
-    assert evaluate(model, entries, ["classify", "retrieve"], cache=tmp_path / "cache") == first and len(encoded) == 1
+    assert (
+        evaluate(model, entries, ["classify", "retrieve"], cache=tmp_path / "cache") == first
+        and len(encoded) == 1
+    )
     with pytest.raises(OSError, match="cannot be written .*Permission denied.*MINIVIDEOCOCA_CACHE"):
         evaluate(model, entries, ["classify"], num_frames=2, cache=tmp_path / "cache")
 
 
 # Two at once
+
 
 def test_two_that_write_the_same_file_both_succeed(tmp_path, monkeypatch):
     """The second one writes all of it while the first is in the midst of it; both have the same process id."""
@@ -158,6 +206,7 @@ def test_two_that_write_the_same_file_both_succeed(tmp_path, monkeypatch):
         monkeypatch.setattr(cache, "save_tensors", save)
         save(path, tensors)
         cache.put(tmp_path, ["facts"], arrays)
+
     monkeypatch.setattr(cache, "save_tensors", other_first)
     cache.put(tmp_path, ["facts"], arrays)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
@@ -166,13 +215,26 @@ def test_two_that_write_the_same_file_both_succeed(tmp_path, monkeypatch):
 
 def test_two_processes_with_one_process_id_fill_one_cache(tmp_path):
     """As in two containers. They begin at the same time and go over the same entries."""
-    write_manifest(tmp_path / "m.jsonl", [Entry(path, labels=(path.stem,)) for path in sorted(CLIPS.glob("*.gif"))])
-    code = ("import os, sys; os.getpid = lambda: 7\nfrom minivideococa.cli import main\nimport minivideococa.evaluation\n"
-            "print('ready', file=sys.stderr, flush=True); sys.stdin.readline()\n"
-            "sys.exit(main(['evaluate', 'm.jsonl', '--cache', 'cache', '--json', '--frames', '2']))")
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE,
-                             text=True, env=os.environ | {"PYTHONPATH": str(TREE)}) for _ in range(2)]
+    write_manifest(
+        tmp_path / "m.jsonl", [Entry(path, labels=(path.stem,)) for path in sorted(CLIPS.glob("*.gif"))]
+    )
+    code = (
+        "import os, sys; os.getpid = lambda: 7\nfrom minivideococa.cli import main\nimport minivideococa.evaluation\n"
+        "print('ready', file=sys.stderr, flush=True); sys.stdin.readline()\n"
+        "sys.exit(main(['evaluate', 'm.jsonl', '--cache', 'cache', '--json', '--frames', '2']))"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(TREE)},
+        )
+        for _ in range(2)
+    ]
     for process in both:
         assert process.stderr.readline() == "ready\n"
     for process in both:
@@ -180,4 +242,6 @@ def test_two_processes_with_one_process_id_fill_one_cache(tmp_path):
         process.stdin.flush()
     ended = [process.communicate(timeout=60) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
-    assert ended[0][0] == ended[1][0] and {path.suffix for path in (tmp_path / "cache").iterdir()} == {".safetensors"}
+    assert ended[0][0] == ended[1][0] and {path.suffix for path in (tmp_path / "cache").iterdir()} == {
+        ".safetensors"
+    }

@@ -44,7 +44,8 @@ def equal(folder: Path, expected: dict[str, np.ndarray]) -> bool:
     written = load_file(folder / "model.safetensors")
     return written.keys() == expected.keys() and all(
         written[name].dtype == array.dtype and np.array_equal(written[name], array)
-        for name, array in expected.items())
+        for name, array in expected.items()
+    )
 
 
 def test_hub_folder(hub_folder: Path, tmp_path: Path) -> None:
@@ -102,12 +103,20 @@ def test_dtypes(stored: str, dtype: str | None, tmp_path: Path) -> None:
     assert equal(dest, {name: array.astype(dtype or stored) for name, array in tensors.items()})
 
 
-@pytest.mark.parametrize("dtype, number, told", [
-    ("float16", 65504, ""), ("float16", 65520, "too large for float16"),
-    ("float16", -9e5, "too large for float16"), (None, 9e5, ""), (None, np.nan, "not finite"),
-    (None, 1e30, "up to 1e+30, and no weight is beyond 1e+06"), ("float16", 1e-9, "too small for float16"),
-    ("float32", np.inf, "not finite"),
-    ("float16", np.nan, "not finite")])
+@pytest.mark.parametrize(
+    "dtype, number, told",
+    [
+        ("float16", 65504, ""),
+        ("float16", 65520, "too large for float16"),
+        ("float16", -9e5, "too large for float16"),
+        (None, 9e5, ""),
+        (None, np.nan, "not finite"),
+        (None, 1e30, "up to 1e+30, and no weight is beyond 1e+06"),
+        ("float16", 1e-9, "too small for float16"),
+        ("float32", np.inf, "not finite"),
+        ("float16", np.nan, "not finite"),
+    ],
+)
 def test_numbers_without_a_place_are_refused_by_name(dtype, number: float, told: str, tmp_path: Path) -> None:
     tensors = WEIGHTS | {"text.ln_final.bias": np.array([0, number], "f4")}
     save_file(tensors, tmp_path / "w.safetensors")
@@ -128,8 +137,10 @@ def clip_sized(tmp_path: Path) -> Path:
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "config.json").write_text(json.dumps(source))
     (tmp_path / "clip" / "tokenizer.json").write_text("another")
-    save_file({name: np.full(shape, 0.1, "f4") for name, shape in parameter_shapes(Config.parse(source)).items()},
-              tmp_path / "clip" / "model.safetensors")
+    save_file(
+        {name: np.full(shape, 0.1, "f4") for name, shape in parameter_shapes(Config.parse(source)).items()},
+        tmp_path / "clip" / "model.safetensors",
+    )
     return tmp_path / "clip"
 
 
@@ -158,11 +169,17 @@ def test_load(hub_folder: Path, clip_sized: Path, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_listed_at_once(hub_folder: Path, tmp_path: Path) -> None:
     less = dict(WEIGHTS)
     del less["visual.proj"], less["text.cls_emb"]
-    save_file(less | {"logit_bias": np.zeros(1, "f4"), "text.ln_final.weight": np.zeros(3, "f4")},
-              hub_folder / "open_clip_model.safetensors")
+    save_file(
+        less | {"logit_bias": np.zeros(1, "f4"), "text.ln_final.weight": np.zeros(3, "f4")},
+        hub_folder / "open_clip_model.safetensors",
+    )
     message = refusal(hub_folder, tmp_path / "out")
-    for told in ("open_clip_model.safetensors", "missing: visual.proj, text.cls_emb",
-                 "unexpected: logit_bias", "misshapen: text.ln_final.weight [3], not [2]"):
+    for told in (
+        "open_clip_model.safetensors",
+        "missing: visual.proj, text.cls_emb",
+        "unexpected: logit_bias",
+        "misshapen: text.ln_final.weight [3], not [2]",
+    ):
         assert told in message
     assert not (tmp_path / "out").exists()
 
@@ -176,10 +193,13 @@ def test_what_is_there_is_not_overwritten(hub_folder: Path, tmp_path: Path) -> N
 
 
 def test_a_place_that_cannot_be_made_is_told_before_the_weights_are_read(
-        hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("minivideococa.checkpoint.convert.read_weights", None)
     (tmp_path / "file").touch()
-    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: is there already and is a file: ")
+    assert refusal(hub_folder, tmp_path / "file").startswith(
+        f"{tmp_path / 'file'}: is there already and is a file: "
+    )
     for place in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "out"):
         told = refusal(hub_folder, place, kind=PermissionError)
         assert told == f"{place}: nothing can be written there; give another place"
@@ -205,8 +225,9 @@ def test_wrong_sources(hub_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no such file or folder" in refusal(tmp_path / "absent", out, kind=FileNotFoundError)
     assert "float16 or float32" in refusal(hub_folder, out, "bfloat16")
-    assert "no such file" in refusal(GOLDEN / "coca.safetensors", out, config=tmp_path / "no.json",
-                                     kind=FileNotFoundError)
+    assert "no such file" in refusal(
+        GOLDEN / "coca.safetensors", out, config=tmp_path / "no.json", kind=FileNotFoundError
+    )
     (tmp_path / "empty").mkdir()
     assert "none of open_clip_model.safetensors, " in refusal(tmp_path / "empty", out, kind=FileNotFoundError)
     (hub_folder / "open_clip_config.json").write_text("{")
@@ -216,19 +237,30 @@ def test_wrong_sources(hub_folder: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("data, told", [
-    (b"version https://git-lfs.example/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
-    (b"plain text", "not a readable PyTorch file"), (b"", "not a readable PyTorch file")])
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (b"version https://git-lfs.example/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (b"plain text", "not a readable PyTorch file"),
+        (b"", "not a readable PyTorch file"),
+    ],
+)
 def test_files_that_are_no_weights(data: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(data)
     message = refusal(tmp_path / "w.bin", tmp_path / "out", config=CONFIG)
     assert told in message and str(tmp_path / "w.bin") in message
 
 
-@pytest.mark.parametrize("pickled, told", [
-    (b"N", "no state dict is in it"), (b"}", "no state dict is in it"),
-    (b"}X\1\0\0\0aI1\ns", "'a' is no tensor"),
-    (b"}X\x0a\0\0\0state_dict]s", "no state dict is in it"), (b"cos\nsystem\n", "asks for os.system")])
+@pytest.mark.parametrize(
+    "pickled, told",
+    [
+        (b"N", "no state dict is in it"),
+        (b"}", "no state dict is in it"),
+        (b"}X\1\0\0\0aI1\ns", "'a' is no tensor"),
+        (b"}X\x0a\0\0\0state_dict]s", "no state dict is in it"),
+        (b"cos\nsystem\n", "asks for os.system"),
+    ],
+)
 def test_pickles_that_are_no_state_dict(pickled: bytes, told: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         archive.writestr("w/data.pkl", b"\x80\x02" + pickled + b".")

@@ -36,13 +36,21 @@ def refusal(*arguments: Any, **keywords: Any) -> str:
 # Pickles
 
 ONE, TUPLE = b"K\x01", pickle.TUPLE1
-KEYS = {"doubled": ONE + (pickle.DUP + pickle.TUPLE2) * 40, "deep": ONE + TUPLE * 3000,
-        "very deep": ONE + TUPLE * 10**6, "list": b"]", "bytes": b"C\x01a"}
+KEYS = {
+    "doubled": ONE + (pickle.DUP + pickle.TUPLE2) * 40,
+    "deep": ONE + TUPLE * 3000,
+    "very deep": ONE + TUPLE * 10**6,
+    "list": b"]",
+    "bytes": b"C\x01a",
+}
 HASHED = {
-    "SETITEM": lambda key: b"}" + key + ONE + b"s", "SETITEMS": lambda key: b"}(" + key + ONE + b"u",
-    "DICT": lambda key: b"(" + key + ONE + b"d", "ADDITEMS": lambda key: b"\x8f(" + key + b"\x90",
+    "SETITEM": lambda key: b"}" + key + ONE + b"s",
+    "SETITEMS": lambda key: b"}(" + key + ONE + b"u",
+    "DICT": lambda key: b"(" + key + ONE + b"d",
+    "ADDITEMS": lambda key: b"\x8f(" + key + b"\x90",
     "FROZENSET": lambda key: b"(" + key + b"\x91",
-    "OrderedDict": lambda key: b"ccollections\nOrderedDict\n)R" + key + ONE + b"s"}
+    "OrderedDict": lambda key: b"ccollections\nOrderedDict\n)R" + key + ONE + b"s",
+}
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -50,12 +58,21 @@ HASHED = {
 def test_no_key_is_hashed_but_text_and_numbers(key: str, opcode: str, tmp_path: Path) -> None:
     """In a process of its own: without the check some of these never end, and some crash."""
     path = write_zip(tmp_path / "w.bin", b"\x80\x02" + HASHED[opcode](KEYS[key]) + b".", {})
-    code = ("import sys; from minivideococa.checkpoint.convert import convert; "
-            "convert(*sys.argv[1:3], config=sys.argv[3])")
-    run = subprocess.run([sys.executable, "-c", code, path, tmp_path / "out", CONFIG], capture_output=True, text=True,
-                         timeout=20, check=False)
+    code = (
+        "import sys; from minivideococa.checkpoint.convert import convert; "
+        "convert(*sys.argv[1:3], config=sys.argv[3])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "out", CONFIG],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     last = run.stderr.splitlines()[-1]
-    assert last.startswith("ValueError: ") and "w.bin: not a readable PyTorch file" in last and "refused" in last
+    assert (
+        last.startswith("ValueError: ") and "w.bin: not a readable PyTorch file" in last and "refused" in last
+    )
 
 
 def test_an_ordered_dict_of_pairs_hashes_none_of_them(tmp_path: Path) -> None:
@@ -89,19 +106,27 @@ def torch_file(path: Path, name: str, change: Callable) -> Path:
     return write_zip(path, program(described), storages)
 
 
-@pytest.mark.parametrize("change", [
-    lambda size, stride, offset: (tuple(map(float, size)), stride, offset),
-    lambda size, stride, offset: (size, tuple(map(float, stride)), offset),
-    lambda size, stride, offset: (size, stride, 0.0),
-    lambda size, stride, offset: (size, stride, None)])
-def test_a_place_that_is_no_whole_number(change: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda size, stride, offset: (tuple(map(float, size)), stride, offset),
+        lambda size, stride, offset: (size, tuple(map(float, stride)), offset),
+        lambda size, stride, offset: (size, stride, 0.0),
+        lambda size, stride, offset: (size, stride, None),
+    ],
+)
+def test_a_place_that_is_no_whole_number(
+    change: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dump_floats(value: object) -> bytes:
         return b"G" + struct.pack(">d", value) if isinstance(value, float) else dump(value)
 
     monkeypatch.setattr("test_unpickler.dump", dump_floats)
     path = torch_file(tmp_path / "w.bin", "visual.proj", change)
     told = refusal(path, tmp_path / "out", config=CONFIG)
-    assert "w.bin: not a readable PyTorch file: a tensor's offset, size or stride is not a whole number" in told
+    assert (
+        "w.bin: not a readable PyTorch file: a tensor's offset, size or stride is not a whole number" in told
+    )
 
 
 def test_the_stride_of_a_single_row_does_not_matter(tmp_path: Path) -> None:
@@ -111,9 +136,16 @@ def test_the_stride_of_a_single_row_does_not_matter(tmp_path: Path) -> None:
 
 # Numbers
 
-@pytest.mark.parametrize("name, factor", [
-    ("text.token_embedding.weight", 1e38), ("visual.conv1.weight", 1e37), ("text.ln_final.weight", -1e30),
-    ("text_decoder.text_projection", 1e8)])
+
+@pytest.mark.parametrize(
+    "name, factor",
+    [
+        ("text.token_embedding.weight", 1e38),
+        ("visual.conv1.weight", 1e37),
+        ("text.ln_final.weight", -1e30),
+        ("text_decoder.text_projection", 1e8),
+    ],
+)
 def test_absurdly_large_weights(name: str, factor: float, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
     weights = load_file(folder / "model.safetensors")
@@ -126,7 +158,9 @@ def test_absurdly_large_weights(name: str, factor: float, tmp_path: Path) -> Non
 
 def test_weights_that_float16_cannot_tell_from_zero(tmp_path: Path) -> None:
     weights = load_file(GOLDEN / "coca.safetensors")
-    save_file(weights | {"visual.proj": weights["visual.proj"] * np.float32(1e-9)}, tmp_path / "w.safetensors")
+    save_file(
+        weights | {"visual.proj": weights["visual.proj"] * np.float32(1e-9)}, tmp_path / "w.safetensors"
+    )
     told = refusal(tmp_path / "w.safetensors", tmp_path / "out", dtype="float16", config=CONFIG)
     assert "w.safetensors: visual.proj holds nothing but numbers too small for float16" in told
     assert not (tmp_path / "out").exists()
@@ -134,6 +168,7 @@ def test_weights_that_float16_cannot_tell_from_zero(tmp_path: Path) -> None:
 
 
 # Transfers
+
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
@@ -146,7 +181,10 @@ def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
     names = list(weights)
     parts = {"model.safetensors": names}
     if sharded:
-        parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+        parts = {
+            "model-00001-of-00002.safetensors": names[::2],
+            "model-00002-of-00002.safetensors": names[1::2],
+        }
         weight_map = {name: file for file, part in parts.items() for name in part}
         (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     for file, part in parts.items():
@@ -159,12 +197,18 @@ def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
         damaged.seek(-2, 2)
         damaged.write(b"\x21")
     told = refusal(snapshot, tmp_path / "out")
-    assert told == f"{snapshot / file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+    assert (
+        told
+        == f"{snapshot / file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_a_record_that_is_nested_too_deeply(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
-    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors",
-              {"minivideococa.source": "[" * 100_000})
+    save_file(
+        load_file(folder / "model.safetensors"),
+        folder / "model.safetensors",
+        {"minivideococa.source": "[" * 100_000},
+    )
     assert load(folder).origin == {}

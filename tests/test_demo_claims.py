@@ -13,8 +13,10 @@ from minivideococa.world import LABELS, objects_named, sample_clip
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
 import render_demo  # noqa: E402
 
-SCENES = {kind: sample_clip(kind, np.random.default_rng([render_demo.SEED, i]), render_demo.FRAMES)
-          for i, kind in enumerate(render_demo.SETS)}
+SCENES = {
+    kind: sample_clip(kind, np.random.default_rng([render_demo.SEED, i]), render_demo.FRAMES)
+    for i, kind in enumerate(render_demo.SETS)
+}
 
 # sampled frames that show each object, first to last, of T = 8 and of T = 16
 EVERY = {8: range(8), 16: range(16)}
@@ -43,7 +45,9 @@ def pixels_of(thing, frames, background):
 @pytest.mark.parametrize("kind", SHOWN)
 def test_the_sampled_frames_that_show_each_object(kind, T):
     scene, frames = SCENES[kind], mvc.read_video(CLIPS / f"{kind}.gif", num_frames=T)
-    shown = [np.flatnonzero(pixels_of(thing, frames, scene.background) > 50).tolist() for thing in scene.first]
+    shown = [
+        np.flatnonzero(pixels_of(thing, frames, scene.background) > 50).tolist() for thing in scene.first
+    ]
     assert shown == [list(frames_of[T]) for frames_of in SHOWN[kind]]
 
 
@@ -52,7 +56,7 @@ def test_the_other_frames_of_brief_are_empty():
     difference = np.abs(frames - 255.0 * SCENES["brief"].background).max(axis=(1, 2, 3))
     shown = SHOWN["brief"][0][16]
     assert all((difference[t] > 100) == (t in shown) for t in range(16))
-    assert np.delete(difference, shown).max() < 10           # what the GIF's palette costs
+    assert np.delete(difference, shown).max() < 10  # what the GIF's palette costs
 
 
 @pytest.mark.parametrize("T", [8, 16])
@@ -68,8 +72,10 @@ def test_attentional_pooling_names_all_and_mean_pooling_loses_short_events(model
 @pytest.mark.parametrize("T", [8, 16])
 def test_mean_pooling_ranks_the_brief_object_first_but_with_half_the_probability(model, T):
     frames = mvc.read_video(CLIPS / "brief.gif", num_frames=T)
-    first = {adapter: mvc.classify(model, model.encode(frames, adapter=adapter), LABELS)[0]
-             for adapter in ("attentional", "mean")}
+    first = {
+        adapter: mvc.classify(model, model.encode(frames, adapter=adapter), LABELS)[0]
+        for adapter in ("attentional", "mean")
+    }
     assert {label for label, _ in first.values()} == {"a yellow crescent"}
     assert first["attentional"][1] > 0.95 and 0.4 < first["mean"][1] < 0.6
 

@@ -37,8 +37,12 @@ def environment(**variables) -> dict[str, str]:
 def shell(script: str, *arguments: str, **variables) -> subprocess.CompletedProcess:
     """Run a script of bash; `m` is the command line, "$@" are the arguments."""
     script = f'm() {{ "{sys.executable}" -m minivideococa "$@"; }}; {script}'
-    return subprocess.run(["bash", "-c", script, "bash", *arguments], capture_output=True, timeout=120,
-                          env=environment(**variables))
+    return subprocess.run(
+        ["bash", "-c", script, "bash", *arguments],
+        capture_output=True,
+        timeout=120,
+        env=environment(**variables),
+    )
 
 
 def one_line(message: bytes | str) -> bool:
@@ -48,35 +52,72 @@ def one_line(message: bytes | str) -> bool:
 
 # Standard output
 
+
 def test_a_closed_standard_output_is_an_error_before_the_work():
     result = shell('m "$@" >&-', "caption", PAIR, "--weights", "nowhere")
-    assert result.returncode == 2 and one_line(result.stderr) and b"standard output is closed" in result.stderr
+    assert (
+        result.returncode == 2 and one_line(result.stderr) and b"standard output is closed" in result.stderr
+    )
     result = shell('m "$@" >&- 2>&- <&-', "caption", PAIR, *QUICK)
     assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"")
 
 
-@pytest.mark.parametrize("arguments", [["caption", PAIR, *QUICK, "--weights", str(embedded_checkpoint())],
-                                       ["caption", PAIR, *QUICK, "--weights", str(embedded_checkpoint()), "--json"],
-                                       ["--help"], ["caption", "--help"], ["--version"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["caption", PAIR, *QUICK, "--weights", str(embedded_checkpoint())],
+        ["caption", PAIR, *QUICK, "--weights", str(embedded_checkpoint()), "--json"],
+        ["--help"],
+        ["caption", "--help"],
+        ["--version"],
+    ],
+    ids=" ".join,
+)
 def test_a_full_standard_output_is_an_error(arguments):
     result = shell('m "$@" >/dev/full', *arguments)
-    assert result.returncode == 2 and one_line(result.stderr) and b"standard output: No space left" in result.stderr
+    assert (
+        result.returncode == 2
+        and one_line(result.stderr)
+        and b"standard output: No space left" in result.stderr
+    )
 
 
 def test_a_reader_that_leaves_early_changes_nothing():
     """The status is the command's own, also where it is not 0."""
     script = 'm "$@" | true; exit ${PIPESTATUS[0]}'
     assert (result := shell(script, "--help")).returncode == 0 and result.stderr == b""
-    result = shell(script, "retrieve", "a red ring", "--frames", "1", PAIR, BROKEN, "--weights", str(embedded_checkpoint()))
+    result = shell(
+        script,
+        "retrieve",
+        "a red ring",
+        "--frames",
+        "1",
+        PAIR,
+        BROKEN,
+        "--weights",
+        str(embedded_checkpoint()),
+    )
     assert result.returncode == 3 and one_line(result.stderr)
 
 
 # Standard error
 
+
 def test_with_standard_error_closed_no_message_is_in_the_result(tmp_path):
     result = shell('m "$@" 2>&-', "caption", PAIR, *QUICK, "--json")
     assert result.returncode == 0 and json.loads(result.stdout)["video"] == PAIR
-    result = shell('m "$@" 2>&- <&-', "trace", PAIR, "--frames", "1", "--text", "a dog", "--force", "-o", str(tmp_path / "t"))
+    result = shell(
+        'm "$@" 2>&- <&-',
+        "trace",
+        PAIR,
+        "--frames",
+        "1",
+        "--text",
+        "a dog",
+        "--force",
+        "-o",
+        str(tmp_path / "t"),
+    )
     assert result.returncode == 0 and result.stdout.startswith(b"frames ")
     with safe_open(tmp_path / "t", "numpy") as file:
         assert "logits" in file.keys()
@@ -88,23 +129,31 @@ def test_a_result_is_printed_though_standard_error_is_full_or_its_reader_has_lef
     assert result.returncode == 0 and b"red ring" in result.stdout
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run([*MODULE, "caption", PAIR, *QUICK], stdout=subprocess.PIPE, stderr=writer, env=environment())
+    result = subprocess.run(
+        [*MODULE, "caption", PAIR, *QUICK], stdout=subprocess.PIPE, stderr=writer, env=environment()
+    )
     os.close(writer)
     assert result.returncode == 0 and b"red ring" in result.stdout
 
 
 # Characters
 
+
 @pytest.fixture
 def odd_names(tmp_path) -> list[str]:
     """Copies of a clip: a name that is not UTF-8, one with a line break and an escape code, one with letters and a snowman."""
-    names = [os.fsdecode(os.fsencode(tmp_path) + name) for name in (b"/bad\xff.gif", b"/new\nline\x1b[31m.gif", "/é☃.gif".encode())]
+    names = [
+        os.fsdecode(os.fsencode(tmp_path) + name)
+        for name in (b"/bad\xff.gif", b"/new\nline\x1b[31m.gif", "/é☃.gif".encode())
+    ]
     for name in names:
         Path(name).symlink_to(PAIR)
     return names
 
 
-@pytest.mark.parametrize("encoding, letters", [("utf-8", "é☃"), ("cp1252", "é\\u2603"), ("ascii", "\\xe9\\u2603")])
+@pytest.mark.parametrize(
+    "encoding, letters", [("utf-8", "é☃"), ("cp1252", "é\\u2603"), ("ascii", "\\xe9\\u2603")]
+)
 def test_names_and_encodings(odd_names, encoding, letters):
     """A line for each name, escapes for what would not be one; JSON gives the names themselves; so do errors."""
     command = ["retrieve", "a red ring", "--frames", "1", *odd_names]
@@ -114,17 +163,23 @@ def test_names_and_encodings(odd_names, encoding, letters):
     result = shell('m "$@" --json', *command, PYTHONIOENCODING=encoding)
     assert [entry["video"] for entry in json.loads(result.stdout)["videos"]] == odd_names
     result = shell('m "$@"', "caption", odd_names[1] + "?", PYTHONIOENCODING=encoding)
-    assert result.returncode == 2 and one_line(result.stderr) and b"new\\nline\\x1b[31m.gif?: " in result.stderr
+    assert (
+        result.returncode == 2 and one_line(result.stderr) and b"new\\nline\\x1b[31m.gif?: " in result.stderr
+    )
 
 
 def test_what_is_escaped():
     assert terminal.printable("a\\b 'c' \u3000é\u200c👩\u200d🚀") == "a\\b 'c' \u3000é\u200c👩\u200d🚀"
-    assert terminal.printable("\n\r\t\x1b\x7f\x9b\u202e\u2028\udcff") == "\\n\\r\\t\\x1b\\x7f\\x9b\\u202e\\u2028\\udcff"
+    assert (
+        terminal.printable("\n\r\t\x1b\x7f\x9b\u202e\u2028\udcff")
+        == "\\n\\r\\t\\x1b\\x7f\\x9b\\u202e\\u2028\\udcff"
+    )
 
 
 def test_json_has_no_nan(capsys):
     class Arguments:
         json = True
+
     with pytest.raises(ValueError, match="JSON"):
         cli._print(Arguments, [], {"cosine": float("nan")})
     assert capsys.readouterr().out == ""
@@ -132,17 +187,22 @@ def test_json_has_no_nan(capsys):
 
 # The bar
 
+
 def test_the_bar_stands_there_at_once_and_leaves_the_line_empty():
-    controller, user = pty.openpty()         # of no width, as in a container without a console
+    controller, user = pty.openpty()  # of no width, as in a container without a console
     labels = ",".join(["a red ring"] * 40)
-    process = subprocess.Popen([*MODULE, "classify", PAIR, "--labels", labels, "--weights", str(embedded_checkpoint())],
-                               stdout=subprocess.PIPE, stderr=user, env=environment())
+    process = subprocess.Popen(
+        [*MODULE, "classify", PAIR, "--labels", labels, "--weights", str(embedded_checkpoint())],
+        stdout=subprocess.PIPE,
+        stderr=user,
+        env=environment(),
+    )
     os.close(user)
     seen = b""
     try:
         while part := os.read(controller, 10**6):
             seen += part
-    except OSError:                          # Linux's end of a terminal
+    except OSError:  # Linux's end of a terminal
         pass
     os.close(controller)
     assert process.communicate()[0].count(b"\n") == 40
@@ -161,7 +221,9 @@ sys.meta_path.insert(0, Interrupt)
 """
 
 
-@pytest.mark.parametrize("module", ["minivideococa.cli", "argparse", "minivideococa.output", "tqdm", "numpy", "tokenizers"])
+@pytest.mark.parametrize(
+    "module", ["minivideococa.cli", "argparse", "minivideococa.output", "tqdm", "numpy", "tokenizers"]
+)
 @pytest.mark.parametrize("script", [False, True])
 def test_an_interrupt_while_modules_are_imported(tmp_path, module, script):
     (tmp_path / "sitecustomize.py").write_text(PLANT)
@@ -169,17 +231,25 @@ def test_an_interrupt_while_modules_are_imported(tmp_path, module, script):
     if script:
         if not (PACKAGE.parent / "pyproject.toml").is_file():
             pytest.skip("not a checkout")
-        home, name = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["scripts"]["minivideococa"].split(":")
+        home, name = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["scripts"][
+            "minivideococa"
+        ].split(":")
         command = [sys.executable, "-c", f"import sys; from {home} import {name}; sys.exit({name}())"]
     path = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
-    result = subprocess.run([*command, "caption", PAIR, *QUICK], capture_output=True, env=environment(PYTHONPATH=path, AT=module))
+    result = subprocess.run(
+        [*command, "caption", PAIR, *QUICK], capture_output=True, env=environment(PYTHONPATH=path, AT=module)
+    )
     assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_shapes_and_leaves_nothing(tmp_path, number):
-    process = subprocess.Popen([*MODULE, "shapes", str(tmp_path / "clips"), "--count", "100000"], stderr=subprocess.PIPE,
-                               env=environment(), start_new_session=True)
+    process = subprocess.Popen(
+        [*MODULE, "shapes", str(tmp_path / "clips"), "--count", "100000"],
+        stderr=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
+    )
     while process.poll() is None and not list(tmp_path.rglob("0001.mp4")):
         time.sleep(0.02)
     process.send_signal(number)
@@ -199,8 +269,11 @@ def save(path, *_):
 folder.save_tensors = save
 sys.exit(cli.main(["convert", *sys.argv[1:]]))
 """
-    result = subprocess.run([sys.executable, "-c", code, str(embedded_checkpoint()), str(tmp_path / "out")],
-                            capture_output=True, env=environment())
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(embedded_checkpoint()), str(tmp_path / "out")],
+        capture_output=True,
+        env=environment(),
+    )
     assert (result.returncode, result.stderr) == (143, b"") and not list(tmp_path.iterdir())
 
 
@@ -215,17 +288,20 @@ def test_a_warning_is_one_line_once(capsys, monkeypatch):
         for _ in range(3):
             warnings.warn("x.gif: 3 frames\nare there")
         return "a ring"
+
     monkeypatch.setattr(mvc.VideoCoCa, "caption", caption)
-    for _ in range(2):                       # in each run
+    for _ in range(2):  # in each run
         assert cli.main(["caption", PAIR, "--frames", "1", "--weights", str(embedded_checkpoint())]) == 0
         assert capsys.readouterr() == ("a ring\n", "minivideococa: x.gif: 3 frames\\nare there\n")
 
 
 # Inputs
 
+
 @pytest.fixture
 def refused(capsys):
     """Run a command that must fail: status 2, nothing on standard output, one line. Return that line."""
+
     def run(*arguments) -> str:
         try:
             status = cli.main([str(x) for x in arguments])
@@ -234,33 +310,61 @@ def refused(capsys):
         out, err = capsys.readouterr()
         assert (status, out) == (2, "") and one_line(err)
         return err
+
     return run
 
 
-@pytest.mark.parametrize("arguments, names", [
-    (["caption", ""], "VIDEO: is empty"), (["caption", PAIR, "--weights", ""], "--weights: is empty"),
-    (["classify", PAIR, "--labels-file", ""], "--labels-file: is empty"), (["classify", PAIR, "--labels", " ,"], "--labels is empty"),
-    (["classify", PAIR, "--labels", "a", "--templates-file", ""], "--templates-file: is empty"),
-    (["retrieve", "", PAIR], "TEXT: is empty"), (["retrieve", " \n", PAIR], "TEXT: is empty"), (["retrieve", "a", ""], "VIDEO: is"),
-    (["answer", PAIR, " "], "QUESTION: is empty"), (["answer", PAIR, "a", "--answers", ""], "--answers is empty"),
-    (["trace", PAIR, "-o", ""], "--output: is empty"), (["verify", ""], "TRACE: is empty"),
-    (["evaluate", "", "--no-cache"], "MANIFEST: is empty"), (["evaluate", "m.jsonl", "--cache", ""], "--cache: is empty"),
-    (["evaluate", "m.jsonl", "--answers-file", ""], "--answers-file: is empty"), (["shapes", ""], "DIR: is empty"),
-    (["convert", "", "x"], "SRC: is empty"), (["convert", "x", ""], "DEST: is empty"), (["convert", "x", "y", "--config", ""], "--config"),
-    (["caption", PAIR, "--frames", "9" * 22], "--frames: must be"), (["caption", PAIR, "--frames", "9" * 5000], "--frames: must be"),
-    (["caption", PAIR, "--frames", "0"], "--frames: must be"), (["caption", PAIR, "--frames", "8.5"], "--frames: '8.5' is not a whole"),
-    (["caption", PAIR, "--beams", "9" * 22], "--beams: must be"), (["caption", PAIR, "--max-length", "x"], "--max-length: 'x' is"),
-    (["caption", PAIR, "--seed", "-1"], "--seed: must be"), (["caption", PAIR, "--temperature", "nan"], "--temperature: 'nan' is"),
-    (["caption", PAIR, "--top-p", "inf"], "--top-p: 'inf' is"), (["caption", PAIR, "--length-penalty", "1e999"], "--length-penalty: "),
-    (["shapes", "x", "--count", "9" * 22], "--count: must be"), (["sing"], "'sing'"), ([], "COMMAND"), (["caption"], "VIDEO")],
-    ids=lambda x: " ".join(x)[:40] if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (["caption", ""], "VIDEO: is empty"),
+        (["caption", PAIR, "--weights", ""], "--weights: is empty"),
+        (["classify", PAIR, "--labels-file", ""], "--labels-file: is empty"),
+        (["classify", PAIR, "--labels", " ,"], "--labels is empty"),
+        (["classify", PAIR, "--labels", "a", "--templates-file", ""], "--templates-file: is empty"),
+        (["retrieve", "", PAIR], "TEXT: is empty"),
+        (["retrieve", " \n", PAIR], "TEXT: is empty"),
+        (["retrieve", "a", ""], "VIDEO: is"),
+        (["answer", PAIR, " "], "QUESTION: is empty"),
+        (["answer", PAIR, "a", "--answers", ""], "--answers is empty"),
+        (["trace", PAIR, "-o", ""], "--output: is empty"),
+        (["verify", ""], "TRACE: is empty"),
+        (["evaluate", "", "--no-cache"], "MANIFEST: is empty"),
+        (["evaluate", "m.jsonl", "--cache", ""], "--cache: is empty"),
+        (["evaluate", "m.jsonl", "--answers-file", ""], "--answers-file: is empty"),
+        (["shapes", ""], "DIR: is empty"),
+        (["convert", "", "x"], "SRC: is empty"),
+        (["convert", "x", ""], "DEST: is empty"),
+        (["convert", "x", "y", "--config", ""], "--config"),
+        (["caption", PAIR, "--frames", "9" * 22], "--frames: must be"),
+        (["caption", PAIR, "--frames", "9" * 5000], "--frames: must be"),
+        (["caption", PAIR, "--frames", "0"], "--frames: must be"),
+        (["caption", PAIR, "--frames", "8.5"], "--frames: '8.5' is not a whole"),
+        (["caption", PAIR, "--beams", "9" * 22], "--beams: must be"),
+        (["caption", PAIR, "--max-length", "x"], "--max-length: 'x' is"),
+        (["caption", PAIR, "--seed", "-1"], "--seed: must be"),
+        (["caption", PAIR, "--temperature", "nan"], "--temperature: 'nan' is"),
+        (["caption", PAIR, "--top-p", "inf"], "--top-p: 'inf' is"),
+        (["caption", PAIR, "--length-penalty", "1e999"], "--length-penalty: "),
+        (["shapes", "x", "--count", "9" * 22], "--count: must be"),
+        (["sing"], "'sing'"),
+        ([], "COMMAND"),
+        (["caption"], "VIDEO"),
+    ],
+    ids=lambda x: " ".join(x)[:40] if isinstance(x, list) else "",
+)
 def test_an_argument_is_refused_by_its_name(refused, arguments, names):
     assert names in refused(*arguments)
 
 
-@pytest.mark.parametrize("command", [
-    ["classify", PAIR, "--labels-file"], ["classify", PAIR, "--labels", "a", "--templates-file"],
-    ["evaluate", "m.jsonl", "--no-cache", "--answers-file"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["classify", PAIR, "--labels-file"],
+        ["classify", PAIR, "--labels", "a", "--templates-file"],
+        ["evaluate", "m.jsonl", "--no-cache", "--answers-file"],
+    ],
+)
 def test_a_file_that_never_ends_is_refused(refused, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     Path("m.jsonl").write_text(json.dumps({"video": PAIR, "question": "there is", "answer": "a ring"}))
@@ -269,14 +373,28 @@ def test_a_file_that_never_ends_is_refused(refused, tmp_path, monkeypatch, comma
         assert f"{path}: not a regular file" in refused(*command, path)
 
 
-@pytest.mark.parametrize("command", [
-    ["caption"], ["classify", "--labels", "a"], ["retrieve", "a"], ["answer"], ["trace", "-o", "t"], ["evaluate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["caption"],
+        ["classify", "--labels", "a"],
+        ["retrieve", "a"],
+        ["answer"],
+        ["trace", "-o", "t"],
+        ["evaluate"],
+    ],
+    ids=" ".join,
+)
 def test_the_path_of_a_video_is_checked_before_weights_are_loaded(refused, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     Path("m.jsonl").write_text('{"video": "nowhere.mp4", "label": "a"}\n{"video": "nor.mp4", "label": "b"}\n')
-    importlib.import_module("minivideococa.verify")      # which keeps the `load` that it finds
-    monkeypatch.setattr("minivideococa.checkpoint.load", lambda *_, **__: pytest.fail("the weights are loaded"))
-    last = ["m.jsonl"] if command == ["evaluate"] else ["nowhere.mp4", *(["a"] if command == ["answer"] else [])]
+    importlib.import_module("minivideococa.verify")  # which keeps the `load` that it finds
+    monkeypatch.setattr(
+        "minivideococa.checkpoint.load", lambda *_, **__: pytest.fail("the weights are loaded")
+    )
+    last = (
+        ["m.jsonl"] if command == ["evaluate"] else ["nowhere.mp4", *(["a"] if command == ["answer"] else [])]
+    )
     assert "nowhere.mp4: no such file" in refused(*command, *last)
 
 
@@ -288,7 +406,8 @@ def test_a_damaged_video_is_left_out(capsys, refused):
     assert cli.main([*command, BROKEN, SPLIT, "nowhere.gif", PAIR]) == 3
     out, err = capsys.readouterr()
     assert out == ranking and [line.split(": ")[:3] for line in err.splitlines()] == [
-        ["minivideococa", "left out", name] for name in (BROKEN, "nowhere.gif")]
+        ["minivideococa", "left out", name] for name in (BROKEN, "nowhere.gif")
+    ]
     assert cli.main([*command, BROKEN, PAIR, "--json"]) == 3
     result = json.loads(capsys.readouterr().out)
     assert [entry["video"] for entry in result["videos"]] == [PAIR]
@@ -299,8 +418,12 @@ def test_a_damaged_video_is_left_out(capsys, refused):
 
 
 def test_evaluate_without_a_damaged_video_is_status_3(capsys, tmp_path):
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps({"video": path, "label": label}) + "\n" for path, label in (
-        (PAIR, "a red ring"), (BROKEN, "a blue star"))))
+    (tmp_path / "m.jsonl").write_text(
+        "".join(
+            json.dumps({"video": path, "label": label}) + "\n"
+            for path, label in ((PAIR, "a red ring"), (BROKEN, "a blue star"))
+        )
+    )
     assert cli.main(["evaluate", str(tmp_path / "m.jsonl"), "--no-cache", "--frames", "1", "--json"]) == 3
     out, err = capsys.readouterr()
     assert [entry["video"] for entry in json.loads(out)["unreadable"]] == [BROKEN] and BROKEN in err
@@ -308,25 +431,49 @@ def test_evaluate_without_a_damaged_video_is_status_3(capsys, tmp_path):
 
 # Outputs
 
+
 def limited(*arguments: str, size: int = 2000) -> subprocess.CompletedProcess:
     """Run a command that cannot write a file of more than `size` bytes, as on a disk that is full."""
-    return subprocess.run([*MODULE, *arguments], capture_output=True, text=True, env=environment(),
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    return subprocess.run(
+        [*MODULE, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
 
 
 def test_a_full_disk_loses_no_table_and_the_file_is_named(tmp_path):
     line = json.dumps({"video": PAIR, "label": "a red ring", "captions": ["a red ring"]}) + "\n"
     (tmp_path / "m.jsonl").write_text(line * 20)
-    result = limited("evaluate", str(tmp_path / "m.jsonl"), "--no-cache", "--frames", "1", "--tasks", "classify",
-                     "--weights", str(embedded_checkpoint()), "-o", str(tmp_path / "out.jsonl"))
+    result = limited(
+        "evaluate",
+        str(tmp_path / "m.jsonl"),
+        "--no-cache",
+        "--frames",
+        "1",
+        "--tasks",
+        "classify",
+        "--weights",
+        str(embedded_checkpoint()),
+        "-o",
+        str(tmp_path / "out.jsonl"),
+    )
     assert result.returncode == 2 and "top-1" in result.stdout
     error = result.stderr.splitlines(keepends=True)[-1]
     assert one_line(error) and f"{tmp_path / 'out.jsonl'}: " in error and "File too large" in error
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-@pytest.mark.parametrize("command", [["trace", PAIR, "--frames", "1", "-o"], ["convert", str(embedded_checkpoint())],
-                                     ["shapes", "--count", "1"]], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["trace", PAIR, "--frames", "1", "-o"],
+        ["convert", str(embedded_checkpoint())],
+        ["shapes", "--count", "1"],
+    ],
+    ids=lambda command: command[0],
+)
 def test_a_full_disk_is_one_line(tmp_path, command):
     result = limited(*command, str(tmp_path / "out"))
     assert result.returncode == 2 and result.stdout == "" and one_line(result.stderr)
@@ -336,19 +483,34 @@ def test_a_full_disk_is_one_line(tmp_path, command):
 
 # Words
 
-@pytest.mark.parametrize("command", [
-    ["classify", PAIR, "--labels", "quantum entropy,a rad circle"], ["classify", PAIR, "--labels-file", "words.txt"],
-    ["classify", PAIR, "--labels", "a ring", "--templates-file", "words.txt"],
-    ["retrieve", "a rad entropy", PAIR], ["answer", PAIR, "the rad entropy"], ["answer", PAIR, "a", "--answers", "rad,entropy"],
-    ["caption", PAIR, "--prompt", "rad entropy"], ["trace", PAIR, "-o", "t", "--text", "rad entropy"],
-    ["evaluate", "m.jsonl", "--no-cache", "--answers-file", "words.txt"], ["evaluate", "m.jsonl", "--no-cache", "--prompt", "rad entropy"],
-    ["evaluate", "m.jsonl", "--no-cache", "--templates-file", "words.txt"]], ids=" ".join)
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["classify", PAIR, "--labels", "quantum entropy,a rad circle"],
+        ["classify", PAIR, "--labels-file", "words.txt"],
+        ["classify", PAIR, "--labels", "a ring", "--templates-file", "words.txt"],
+        ["retrieve", "a rad entropy", PAIR],
+        ["answer", PAIR, "the rad entropy"],
+        ["answer", PAIR, "a", "--answers", "rad,entropy"],
+        ["caption", PAIR, "--prompt", "rad entropy"],
+        ["trace", PAIR, "-o", "t", "--text", "rad entropy"],
+        ["evaluate", "m.jsonl", "--no-cache", "--answers-file", "words.txt"],
+        ["evaluate", "m.jsonl", "--no-cache", "--prompt", "rad entropy"],
+        ["evaluate", "m.jsonl", "--no-cache", "--templates-file", "words.txt"],
+    ],
+    ids=" ".join,
+)
 def test_unknown_words_of_the_users_own_end_the_command(refused, capsys, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     Path("words.txt").write_text("a rad entropy {}")
-    Path("m.jsonl").write_text(json.dumps({"video": PAIR, "label": "a ring", "question": "there is", "answer": "a ring"}))
+    Path("m.jsonl").write_text(
+        json.dumps({"video": PAIR, "label": "a ring", "question": "there is", "answer": "a ring"})
+    )
     message = refused(*command)
-    assert "rad (nearest: red)" in message and "entropy (nearest: crescent)" in message and "--force" in message
+    assert (
+        "rad (nearest: red)" in message and "entropy (nearest: crescent)" in message and "--force" in message
+    )
     assert not Path("t").exists()
     assert cli.main([*command, "--force", "--frames", "1"]) == 0
     out, err = capsys.readouterr()
@@ -363,22 +525,41 @@ def test_unknown_words_of_a_data_set_are_told_and_no_more(capsys, tmp_path):
 
 def test_a_vocabulary_that_spells_everything_knows_every_word(tmp_path):
     (tmp_path / "tokenizer.json").write_text(clip_tokenizer_json(), encoding="utf-8")
-    model = SimpleNamespace(tokenizer=load_tokenizer(tmp_path / "tokenizer.json", 76, pad_id=0, clean="lower"))
+    model = SimpleNamespace(
+        tokenizer=load_tokenizer(tmp_path / "tokenizer.json", 76, pad_id=0, clean="lower")
+    )
     cli._refuse_unknown(cli.parser().parse_args(["caption", PAIR]), model, ["quantum entropy", "!!!"])
 
 
 def test_sentences_of_the_package_with_unknown_words_are_left_out(capsys):
-    command = ["classify", PAIR, "--labels", "a red ring,a blue star", "--json", "--weights", str(embedded_checkpoint())]
+    command = [
+        "classify",
+        PAIR,
+        "--labels",
+        "a red ring,a blue star",
+        "--json",
+        "--weights",
+        str(embedded_checkpoint()),
+    ]
     assert cli.main([*command, "--ensemble"]) == 0
     out, err = capsys.readouterr()
     assert one_line(err) and "7 of 8 sentences for labels are left out" in err and "footage" in err
-    assert cli.main(command) == 0 and capsys.readouterr() == (out, "")               # the one that is left
+    assert cli.main(command) == 0 and capsys.readouterr() == (out, "")  # the one that is left
 
 
 # A part of a video
 
-@pytest.mark.parametrize("command", [["caption", PAIR, "--beams", "1"], ["classify", PAIR, "--labels", "a red ring"],
-                                     ["retrieve", "a red ring", PAIR], ["answer", PAIR, "there is"]], ids=lambda x: x[0])
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["caption", PAIR, "--beams", "1"],
+        ["classify", PAIR, "--labels", "a red ring"],
+        ["retrieve", "a red ring", PAIR],
+        ["answer", PAIR, "there is"],
+    ],
+    ids=lambda x: x[0],
+)
 def test_start_and_end_reach_the_reader(command, capsys, monkeypatch):
     given = []
     encode = mvc.VideoCoCa.encode
@@ -387,12 +568,29 @@ def test_start_and_end_reach_the_reader(command, capsys, monkeypatch):
         if isinstance(video, str):
             given.append((how["start"], how["end"]))
         return encode(self, video, *arguments, **how)
+
     monkeypatch.setattr(mvc.VideoCoCa, "encode", look)
     assert cli.main([*command, "--start", "00:00.5", "--end", "1.25"]) == 0 and given == [(0.5, 1.25)]
 
 
 def test_a_trace_of_a_part(tmp_path, capsys):
-    assert cli.main(["trace", SPLIT, "-o", str(tmp_path / "t"), "--start", "0.5", "--end", "1", "--text", "a red ring"]) == 0
+    assert (
+        cli.main(
+            [
+                "trace",
+                SPLIT,
+                "-o",
+                str(tmp_path / "t"),
+                "--start",
+                "0.5",
+                "--end",
+                "1",
+                "--text",
+                "a red ring",
+            ]
+        )
+        == 0
+    )
     with safe_open(tmp_path / "t", "numpy") as file:
         assert (file.get_tensor("frames") == mvc.read_video(SPLIT, start=0.5, end=1)).all()
 
@@ -417,7 +615,9 @@ def test_a_file_that_takes_too_much_memory_is_left_out(monkeypatch, capsys):
     assert PAIR in out and f"left out: {SPLIT}: not enough memory (Unable to allocate 1.97 GiB)" in err
 
 
-@pytest.mark.parametrize("command", [["classify", PAIR, "--labels", "!!!,a red ring"], ["retrieve", "...", PAIR]])
+@pytest.mark.parametrize(
+    "command", [["classify", PAIR, "--labels", "!!!,a red ring"], ["retrieve", "...", PAIR]]
+)
 def test_a_text_without_a_word_is_refused(command, capsys):
     assert cli.main(command) == 2
     assert "has no word that this checkpoint's tokenizer reads" in capsys.readouterr().err
@@ -426,6 +626,7 @@ def test_a_text_without_a_word_is_refused(command, capsys):
 
 def test_an_interrupt_that_python_wraps_is_one(monkeypatch, capsys):
     """Python 3.11 raises RuntimeError from a KeyboardInterrupt in __set_name__."""
+
     def interrupted():
         raise RuntimeError("Error calling __set_name__ on 'Field' instance") from KeyboardInterrupt()
 

@@ -26,6 +26,7 @@ def model(tiny_model, tokenizer):
 def clips(tmp_path):
     """name -> the path of a random picture, which is a video of one frame and quickly read."""
     from PIL import Image
+
     paths = {}
     for seed, name in enumerate(NAMES):
         paths[name] = tmp_path / f"{name}.png"
@@ -38,25 +39,34 @@ def calls(monkeypatch):
     """How often what takes long was called: {"encode_video": ..., "generate": ..., "encode_text": ...}."""
     counts = dict.fromkeys(("encode_video", "generate", "encode_text"), 0)
     for name in counts:
+
         def counted(self, *rest, _name=name, _method=getattr(mvc.VideoCoCa, name), **more):
             counts[_name] += 1
             return _method(self, *rest, **more)
+
         monkeypatch.setattr(mvc.VideoCoCa, name, counted)
     return counts
 
 
 def values(result):
     """(task, metric) -> value."""
-    return {(task, name): found["value"] for task, some in result["metrics"].items() for name, found in some.items()}
+    return {
+        (task, name): found["value"]
+        for task, some in result["metrics"].items()
+        for name, found in some.items()
+    }
 
 
 def everything(clips):
     """An entry for each clip that fits every task."""
-    return [Entry(path, (label, f"there is {label}"), (label,), "this is a", "red star")
-            for path, label in zip(clips.values(), LABELS)]
+    return [
+        Entry(path, (label, f"there is {label}"), (label,), "this is a", "red star")
+        for path, label in zip(clips.values(), LABELS)
+    ]
 
 
 # Tasks
+
 
 @pytest.mark.parametrize("templates", [None, ["a photo of {}", "{} and nothing"]])
 def test_classify(model, clips, templates):
@@ -65,17 +75,26 @@ def test_classify(model, clips, templates):
     for path, label, line in zip(clips.values(), LABELS, result["predictions"]):
         ranking = mvc.classify(model, model.encode(path, 2), sorted(LABELS), templates)
         assert [(x["label"], x["probability"]) for x in line["labels"]] == [
-            (name, pytest.approx(p)) for name, p in ranking[:5]]
+            (name, pytest.approx(p)) for name, p in ranking[:5]
+        ]
         place.append([name for name, _ in ranking].index(label))
-    assert result["metrics"] == {"classify": {"top-1": {"value": np.mean(np.array(place) < 1), "items": 6},
-                                              "top-5": {"value": np.mean(np.array(place) < 5), "items": 6}}}
+    assert result["metrics"] == {
+        "classify": {
+            "top-1": {"value": np.mean(np.array(place) < 1), "items": 6},
+            "top-5": {"value": np.mean(np.array(place) < 5), "items": 6},
+        }
+    }
 
 
 def test_several_labels_give_mean_average_precision(model, clips):
-    entries = [Entry(path, (), tuple({LABELS[i], LABELS[i * i % 3]})) for i, path in enumerate(clips.values())]
+    entries = [
+        Entry(path, (), tuple({LABELS[i], LABELS[i * i % 3]})) for i, path in enumerate(clips.values())
+    ]
     found = evaluate(model, entries)["metrics"]
     assert list(found) == ["classify"] and list(found["classify"]) == ["mAP"]
-    latents = tasks.label_latents(model, LABELS)             # cosines: a softmax over labels would change the order of videos
+    latents = tasks.label_latents(
+        model, LABELS
+    )  # cosines: a softmax over labels would change the order of videos
     scores, wanted = np.array([latents @ model.encode(entry.video).latent for entry in entries]), []
     for i, label in enumerate(LABELS):
         right = np.array([label in entry.labels for entry in entries])
@@ -91,17 +110,25 @@ def test_retrieve(model, clips):
     to_video, to_text = [], []
     texts = [text for entry in entries for text in entry.captions]
     for i, (entry, line) in enumerate(zip(entries, result["predictions"])):
-        found = [[index for index, _ in mvc.retrieve(model, text, list(clips.values()))].index(i) + 1
-                 for text in entry.captions]
+        found = [
+            [index for index, _ in mvc.retrieve(model, text, list(clips.values()))].index(i) + 1
+            for text in entry.captions
+        ]
         ranking = [index // 2 for index, _ in mvc.retrieve(model, entry.video, texts)]
         wrong_ones = [j for j in ranking if j != i]
-        before = len([j for j in ranking[:ranking.index(i)] if j != i])
-        assert len(wrong_ones) == 10 and line["text_to_video_ranks"] == found and line["video_to_text_rank"] == before + 1
+        before = len([j for j in ranking[: ranking.index(i)] if j != i])
+        assert (
+            len(wrong_ones) == 10
+            and line["text_to_video_ranks"] == found
+            and line["video_to_text_rank"] == before + 1
+        )
         to_video, to_text = to_video + found, [*to_text, before + 1]
     for way, places in ("text-to-video", to_video), ("video-to-text", to_text):
         for k in 1, 5, 10:
             assert result["metrics"]["retrieve"][f"{way} R@{k}"] == {
-                "value": pytest.approx(np.mean(np.array(places) <= k)), "items": len(places)}
+                "value": pytest.approx(np.mean(np.array(places) <= k)),
+                "items": len(places),
+            }
         assert values(result)["retrieve", f"{way} median rank"] == np.median(places)
 
 
@@ -123,7 +150,9 @@ def test_a_caption_that_two_videos_have_is_right_for_both(model, clips):
 def test_two_paths_to_a_video_are_one(model, clips, tmp_path, calls):
     (tmp_path / "link.png").symlink_to(clips["a"])
     ways = [clips["a"], tmp_path / "link.png", tmp_path / ".." / tmp_path.name / "a.png"]
-    result = evaluate(model, [Entry(way, ("a red star", f"caption {i}")) for i, way in enumerate(ways)], ["retrieve"])
+    result = evaluate(
+        model, [Entry(way, ("a red star", f"caption {i}")) for i, way in enumerate(ways)], ["retrieve"]
+    )
     assert (result["videos"], calls["encode_video"]) == (1, 1)
     assert [line["video"] for line in result["predictions"]] == [str(way) for way in ways]
     assert values(result)["retrieve", "text-to-video R@1"] == 1
@@ -147,6 +176,7 @@ def test_texts_that_were_encoded_before_an_end_are_kept(model, clips, tmp_path, 
             raise KeyboardInterrupt
         encoded.append(texts)
         return encode(self, texts)
+
     monkeypatch.setattr(mvc.VideoCoCa, "encode_text", until_the_last)
     ended = True
     with pytest.raises(KeyboardInterrupt):
@@ -157,7 +187,10 @@ def test_texts_that_were_encoded_before_an_end_are_kept(model, clips, tmp_path, 
 
 
 def test_right_answers_that_cannot_be_chosen_are_told(model, clips, capsys):
-    entries = [Entry(path, (), (), "this is a", answer) for path, answer in zip(clips.values(), ("star", "Ring.", "cube"))]
+    entries = [
+        Entry(path, (), (), "this is a", answer)
+        for path, answer in zip(clips.values(), ("star", "Ring.", "cube"))
+    ]
     evaluate(model, entries, ["qa"], answers=["ring", "heart"])
     assert "2 right answers are not among those to choose from" in capsys.readouterr().err
 
@@ -167,13 +200,17 @@ def test_what_the_model_says_is_right_if_it_is_the_truth(model, clips):
     said = [model.caption(path, **how) for path in clips.values()]
     answers = [mvc.answer(model, path, "there is", beams=1, max_length=9) for path in clips.values()]
     assert all(answers)
-    entries = [Entry(path, (text.upper() + ".",), (), "there is", f"The {answer}!")
-               for path, text, answer in zip(clips.values(), said, answers)]
+    entries = [
+        Entry(path, (text.upper() + ".",), (), "there is", f"The {answer}!")
+        for path, text, answer in zip(clips.values(), said, answers)
+    ]
     result = evaluate(model, entries, ["caption", "qa"], **how)
     assert [line["caption"] for line in result["predictions"]] == said
     assert [line["answer"] for line in result["predictions"]] == answers
     found = values(result)
-    assert found["caption", "BLEU-4"] == pytest.approx(1, abs=1e-6) and found["caption", "ROUGE-L"] == pytest.approx(1)
+    assert found["caption", "BLEU-4"] == pytest.approx(1, abs=1e-6) and found[
+        "caption", "ROUGE-L"
+    ] == pytest.approx(1)
     assert found["qa", "accuracy"] == 1
     wrong = [Entry(entry.video, ("nothing like it",), (), entry.question, "no") for entry in entries]
     assert max(values(evaluate(model, wrong, ["caption", "qa"], **how)).values()) < 1e-3
@@ -181,8 +218,11 @@ def test_what_the_model_says_is_right_if_it_is_the_truth(model, clips):
 
 def test_answers_to_choose_from(model, clips):
     answers = ["red circle", "blue star", "green heart"]
-    entries = [Entry(path, (), (), question, "blue star") for path in clips.values()
-               for question in ("this is a", "there is a")]
+    entries = [
+        Entry(path, (), (), question, "blue star")
+        for path in clips.values()
+        for question in ("this is a", "there is a")
+    ]
     result = evaluate(model, entries, answers=answers)
     chosen = [mvc.answer(model, entry.video, entry.question, answers) for entry in entries]
     assert [line["answer"] for line in result["predictions"]] == chosen
@@ -191,30 +231,51 @@ def test_answers_to_choose_from(model, clips):
 
 def test_lines_about_one_video_are_about_one_video(model, clips, calls):
     a, b = clips["a"], clips["b"]
-    lines = [Entry(a, ("a red star",), ("x",)), Entry(b, ("a blue ring", "a pink cross"), ("y",)),
-             Entry(a, ("a green heart", "a red star")),
-             Entry(a, (), (), "this is", "a"), Entry(a, (), (), "there is", "a"), Entry(a, (), (), "this is", "b")]
+    lines = [
+        Entry(a, ("a red star",), ("x",)),
+        Entry(b, ("a blue ring", "a pink cross"), ("y",)),
+        Entry(a, ("a green heart", "a red star")),
+        Entry(a, (), (), "this is", "a"),
+        Entry(a, (), (), "there is", "a"),
+        Entry(a, (), (), "this is", "b"),
+    ]
     result = evaluate(model, lines, **HOW)
     assert calls["encode_video"] == 2 and result["videos"] == 2
     assert {task: next(iter(some.values()))["items"] for task, some in result["metrics"].items()} == {
-        "classify": 2, "retrieve": 4, "caption": 2, "qa": 3}
-    one = [Entry(a, ("a red star", "a green heart"), ("x",)), Entry(b, ("a blue ring", "a pink cross"), ("y",))]
+        "classify": 2,
+        "retrieve": 4,
+        "caption": 2,
+        "qa": 3,
+    }
+    one = [
+        Entry(a, ("a red star", "a green heart"), ("x",)),
+        Entry(b, ("a blue ring", "a pink cross"), ("y",)),
+    ]
     merged = evaluate(model, one, **HOW)
     assert {name: value for name, value in values(result).items() if name[0] != "qa"} == values(merged)
     assert [set(line) for line in result["predictions"][1:4]] == [
         {"video", "labels", "text_to_video_ranks", "video_to_text_rank", "caption"},
-        {"video", "text_to_video_ranks", "video_to_text_rank", "caption"}, {"video", "question", "answer"}]
+        {"video", "text_to_video_ranks", "video_to_text_rank", "caption"},
+        {"video", "question", "answer"},
+    ]
 
 
 def test_which_tasks(model, clips, calls):
     labelled, captioned = Entry(clips["a"], (), ("x",)), Entry(clips["b"], ("a red star",))
     assert list(evaluate(model, [labelled])["metrics"]) == ["classify"]
-    assert list(evaluate(model, [captioned, labelled], **HOW)["metrics"]) == ["classify", "retrieve", "caption"]
+    assert list(evaluate(model, [captioned, labelled], **HOW)["metrics"]) == [
+        "classify",
+        "retrieve",
+        "caption",
+    ]
     before = calls["encode_video"]
     assert list(evaluate(model, [captioned, labelled], ["retrieve"])["metrics"]) == ["retrieve"]
-    assert calls["encode_video"] == before + 1               # a video that the task is not about is not looked at
-    for asked, message in [(["qa"], 'qa: no entry.*"question" with "answer"'),
-                           (["sing"], "'sing': give some of classify, retrieve"), (["classify", "qa"], "qa: no entry")]:
+    assert calls["encode_video"] == before + 1  # a video that the task is not about is not looked at
+    for asked, message in [
+        (["qa"], 'qa: no entry.*"question" with "answer"'),
+        (["sing"], "'sing': give some of classify, retrieve"),
+        (["classify", "qa"], "qa: no entry"),
+    ]:
         with pytest.raises(ValueError, match=message):
             evaluate(model, [labelled], asked)
     with pytest.raises(ValueError, match="no entry of the manifest has"):
@@ -224,24 +285,32 @@ def test_which_tasks(model, clips, calls):
 
 def test_a_question_that_leaves_no_room_is_found_before_the_work(model, clips, calls):
     with pytest.raises(ValueError, match="'a a a a a a a a' leaves no room for an answer"):
-        evaluate(model, [Entry(clips["a"], (), (), "this is", "a"), Entry(clips["b"], (), (), " ".join("a" * 8), "a")])
+        evaluate(
+            model,
+            [Entry(clips["a"], (), (), "this is", "a"), Entry(clips["b"], (), (), " ".join("a" * 8), "a")],
+        )
     with pytest.raises(ValueError, match="'  ' is blank"):
         evaluate(model, [Entry(clips["a"], (), (), "  ", "a")])
     with pytest.raises(ValueError, match="adapter is 'median'"):
         evaluate(model, everything(clips), adapter="median")
     assert calls["encode_video"] == 0
-    evaluate(model, [Entry(clips["a"], (), (), " ".join("a" * 6), "a")], max_length=2)      # of the answer, not of both
+    evaluate(
+        model, [Entry(clips["a"], (), (), " ".join("a" * 6), "a")], max_length=2
+    )  # of the answer, not of both
     evaluate(model, [Entry(clips["a"], (), (), " ".join("a" * 6), "a")], answers=["red"])
 
 
 # Clips that cannot be read
 
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_unreadable_clips_are_told_and_left_out(model, clips, tmp_path, capsys, cached):
     (tmp_path / "noise.mp4").write_bytes(b"no video at all")
     (tmp_path / "empty").mkdir()
-    bad = [Entry(tmp_path / name, ("a cyan cross",), ("a red circle",), "this is a", "red star")
-           for name in ("noise.mp4", "missing.mp4", "empty", "noise.mp4")]
+    bad = [
+        Entry(tmp_path / name, ("a cyan cross",), ("a red circle",), "this is a", "red star")
+        for name in ("noise.mp4", "missing.mp4", "empty", "noise.mp4")
+    ]
     good = everything(clips)
     cache = tmp_path / "cache" if cached else None
     result = evaluate(model, [*bad[:2], *good, *bad[2:]], cache=cache, **HOW)
@@ -249,20 +318,26 @@ def test_unreadable_clips_are_told_and_left_out(model, clips, tmp_path, capsys, 
     told = capsys.readouterr().err.splitlines()
     assert len(told) == len(result["unreadable"]) == 3
     for line, left_out, name in zip(told, result["unreadable"], ("noise.mp4", "missing.mp4", "empty")):
-        assert left_out["video"] == str(tmp_path / name) and name in left_out["why"] and left_out["why"] in line
+        assert (
+            left_out["video"] == str(tmp_path / name) and name in left_out["why"] and left_out["why"] in line
+        )
     assert [line["unreadable"] for line in result["predictions"] if "unreadable" in line] == [
-        result["unreadable"][i]["why"] for i in (0, 1, 2, 0)]
+        result["unreadable"][i]["why"] for i in (0, 1, 2, 0)
+    ]
     with pytest.raises(ValueError, match="none of the 3 videos can be read: .*noise.mp4"):
         evaluate(model, bad, cache=cache)
 
 
 def test_a_task_whose_videos_cannot_be_read_has_no_metrics(model, clips, tmp_path, capsys):
-    result = evaluate(model, [Entry(clips["a"], (), ("x",)), Entry(tmp_path / "missing.gif", (), (), "this is", "a")])
+    result = evaluate(
+        model, [Entry(clips["a"], (), ("x",)), Entry(tmp_path / "missing.gif", (), (), "this is", "a")]
+    )
     assert result["metrics"]["qa"] == {} and result["metrics"]["classify"]["top-1"]["value"] == 1
     assert "qa: none of its videos can be read" in capsys.readouterr().err
 
 
 # The cache
+
 
 def test_a_second_run_computes_nothing(model, clips, tmp_path, calls):
     plain = evaluate(model, everything(clips), **HOW)
@@ -272,18 +347,31 @@ def test_a_second_run_computes_nothing(model, clips, tmp_path, calls):
     assert calls == before and plain == first == second
     clips["a"].rename(tmp_path / "moved.png")
     evaluate(model, everything(clips | {"a": tmp_path / "moved.png"}), cache=tmp_path / "cache", **HOW)
-    assert calls == before                                   # by content, not by name
+    assert calls == before  # by content, not by name
 
 
 def test_an_empty_text_is_kept_too(model, clips, tmp_path, monkeypatch, calls):
-    monkeypatch.setattr(mvc.VideoCoCa, "caption", lambda self, video, **how: calls.update(generate=calls["generate"] + 1) or "")
+    monkeypatch.setattr(
+        mvc.VideoCoCa,
+        "caption",
+        lambda self, video, **how: calls.update(generate=calls["generate"] + 1) or "",
+    )
     for _ in range(2):
-        assert evaluate(model, everything(clips)[:1], ["caption"], cache=tmp_path / "cache")["predictions"][0]["caption"] == ""
+        assert (
+            evaluate(model, everything(clips)[:1], ["caption"], cache=tmp_path / "cache")["predictions"][0][
+                "caption"
+            ]
+            == ""
+        )
     assert calls["generate"] == 1
 
 
-@pytest.mark.parametrize("change", ["frames", "adapter", "weights", "dtype", "bytes", "configuration", "version"])
-def test_what_a_video_follows_from_is_looked_at(tiny_model, tokenizer, clips, tmp_path, calls, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change", ["frames", "adapter", "weights", "dtype", "bytes", "configuration", "version"]
+)
+def test_what_a_video_follows_from_is_looked_at(
+    tiny_model, tokenizer, clips, tmp_path, calls, monkeypatch, change
+):
     entries, how = everything(clips)[:2], {"cache": tmp_path / "cache", "num_frames": 3}
     evaluate(tiny_model(2, tokenizer=tokenizer), entries, ["classify"], **how)
     encoded = calls["encode_video"]
@@ -311,12 +399,22 @@ def test_what_a_video_follows_from_is_looked_at(tiny_model, tokenizer, clips, tm
 
 def test_what_a_text_follows_from_is_looked_at(model, clips, tmp_path, calls):
     entries, cache = everything(clips)[:1], tmp_path / "cache"
-    asked = [Entry(clips["a"], (), (), question, "red star") for question in ("this is a", "red", "there is a")]
+    asked = [
+        Entry(clips["a"], (), (), question, "red star") for question in ("this is a", "red", "there is a")
+    ]
     fresh = evaluate(model, asked, **HOW)
     assert len({line["answer"] for line in fresh["predictions"]}) > 1
     assert evaluate(model, asked, cache=cache, **HOW) == evaluate(model, asked, cache=cache, **HOW) == fresh
     cache = tmp_path / "another"
-    settings = [{}, {"beams": 2}, {"max_length": 7}, {"prompt": "a"}, {"top_k": 3}, {"top_k": 3, "seed": 1}, {"textbook": True}]
+    settings = [
+        {},
+        {"beams": 2},
+        {"max_length": 7},
+        {"prompt": "a"},
+        {"top_k": 3},
+        {"top_k": 3, "seed": 1},
+        {"textbook": True},
+    ]
     for how in settings:
         fresh, before = evaluate(model, entries, ["caption", "qa"], **HOW | how), calls["generate"]
         assert evaluate(model, entries, ["caption", "qa"], cache=cache, **HOW | how) == fresh
@@ -327,7 +425,10 @@ def test_what_a_text_follows_from_is_looked_at(model, clips, tmp_path, calls):
     for templates in None, ["a photo of {}"]:
         evaluate(model, entries, ["classify"], templates=templates, cache=cache)
     for answers in ["red star", "blue ring"], ["pink ring", "cyan cross"]:
-        assert evaluate(model, entries, ["qa"], answers=answers, cache=cache)["predictions"][0]["answer"] in answers
+        assert (
+            evaluate(model, entries, ["qa"], answers=answers, cache=cache)["predictions"][0]["answer"]
+            in answers
+        )
     assert calls["encode_text"] == before + 2 and calls["encode_video"] == encoded
 
 
@@ -336,21 +437,31 @@ def test_a_folder_of_images_is_its_names_and_contents(model, clips, tmp_path, ca
     folder.mkdir()
     for i, name in enumerate("abc"):
         shutil.copy(clips[name], folder / f"{i}.png")
+
     def run():
         evaluate(model, [Entry(folder, (), ("x",))], cache=tmp_path / "cache")
         return calls["encode_video"]
+
     assert run() == 1 and run() == 1
     (folder / "notes.txt").write_text("no image")
     assert run() == 1
-    (folder / "0.png").rename(folder / "7.png")              # another order
+    (folder / "0.png").rename(folder / "7.png")  # another order
     assert run() == 2
     shutil.copy(folder / "1.png", folder / "2.png")
     assert run() == 3
 
 
-@pytest.mark.parametrize("damage", [
-    lambda data: b"", lambda data: data[:-7], lambda data: data[:9], lambda data: b"garbage" * 99,
-    lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:], lambda data: data.replace(b"sha256", b"sha257")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-7],
+        lambda data: data[:9],
+        lambda data: b"garbage" * 99,
+        lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
+        lambda data: data.replace(b"sha256", b"sha257"),
+    ],
+)
 def test_a_damaged_file_is_made_anew(model, clips, tmp_path, calls, damage):
     entries, cache = everything(clips)[:2], tmp_path / "cache"
     first = evaluate(model, entries, cache=cache, **HOW)
@@ -370,6 +481,7 @@ def test_a_run_that_was_ended_goes_on(model, clips, tmp_path, calls, monkeypatch
         if calls["encode_video"] == 4:
             raise KeyboardInterrupt
         return encode(self, *rest)
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(mvc.VideoCoCa, "encode_video", ended)
         evaluate(model, everything(clips), cache=cache, **HOW)
@@ -382,6 +494,7 @@ def test_ended_while_a_file_is_written(model, clips, tmp_path, monkeypatch):
     def ended(path, *_):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("minivideococa.evaluation.cache.save_tensors", ended)
         evaluate(model, everything(clips), cache=tmp_path / "cache")
@@ -397,6 +510,7 @@ def test_a_cache_that_cannot_be_written_is_said(model, clips):
 
 # Templates of the package
 
+
 def test_the_ensemble():
     assert len(set(tasks.ENSEMBLE)) == len(tasks.ENSEMBLE) >= 8
     sentences = tasks.label_sentences(["singing", "a dog"], tasks.ENSEMBLE)
@@ -405,20 +519,32 @@ def test_the_ensemble():
 
 # The command line
 
+
 @pytest.fixture
 def manifest(tmp_path, monkeypatch):
     """The demo's clips, with two captions, a label and a question each; and a cache of its own."""
     monkeypatch.setenv("MINIVIDEOCOCA_CACHE", str(tmp_path / "home"))
     said = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().split("\n") if line]
-    write_manifest(tmp_path / "m.jsonl", [
-        Entry(CLIPS / x["clip"], (x["text"], f"a photo of {x['text']}"), (x["text"],), "a photo of", x["text"]) for x in said])
+    write_manifest(
+        tmp_path / "m.jsonl",
+        [
+            Entry(
+                CLIPS / x["clip"],
+                (x["text"], f"a photo of {x['text']}"),
+                (x["text"],),
+                "a photo of",
+                x["text"],
+            )
+            for x in said
+        ],
+    )
     return tmp_path / "m.jsonl"
 
 
 def test_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
-    caveat, = [line for line in err.splitlines() if not line.endswith("frames repeat")]
+    (caveat,) = [line for line in err.splitlines() if not line.endswith("frames repeat")]
     assert "knows coloured shapes only" in caveat
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)
@@ -427,13 +553,24 @@ def test_the_demos_clips(manifest, tmp_path, capsys, calls):
     result = json.loads(capsys.readouterr().out)
     assert calls == before
     assert {name: some["items"] for some in result["metrics"].values() for name, some in some.items()} == {
-        "top-1": 5, "top-5": 5, "BLEU-4": 5, "ROUGE-L": 5, "CIDEr": 5, "accuracy": 5,
-        **{f"{way} {name}": n for way, n in (("text-to-video", 10), ("video-to-text", 5))
-           for name in ("R@1", "R@5", "R@10", "median rank")}}
+        "top-1": 5,
+        "top-5": 5,
+        "BLEU-4": 5,
+        "ROUGE-L": 5,
+        "CIDEr": 5,
+        "accuracy": 5,
+        **{
+            f"{way} {name}": n
+            for way, n in (("text-to-video", 10), ("video-to-text", 5))
+            for name in ("R@1", "R@5", "R@10", "median rank")
+        },
+    }
     rows = [line.split() for line in table.strip().split("\n")[1:]]
     assert [(row[0], " ".join(row[1:-2]), row[-2], row[-1]) for row in rows] == [
         (task, name, f"{some['value']:.3f}", str(some["items"]))
-        for task, found in result["metrics"].items() for name, some in found.items()]
+        for task, found in result["metrics"].items()
+        for name, some in found.items()
+    ]
     found = values(result)
     assert found["classify", "top-1"] >= 0.6 and found["retrieve", "text-to-video R@1"] >= 0.6
     assert found["caption", "ROUGE-L"] >= 0.4
@@ -441,31 +578,92 @@ def test_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert [line["video"] for line in lines] == [str(entry.video) for entry in read_manifest(manifest)]
     model = mvc.load()
     assert lines[0]["caption"] == model.caption(CLIPS / "single.gif", beams=1)
-    assert np.mean([line["labels"][0]["label"] == entry.labels[0] for line, entry in zip(lines, read_manifest(manifest))]) == \
-        found["classify", "top-1"]
+    assert (
+        np.mean(
+            [
+                line["labels"][0]["label"] == entry.labels[0]
+                for line, entry in zip(lines, read_manifest(manifest))
+            ]
+        )
+        == found["classify", "top-1"]
+    )
 
 
 def test_options_reach_the_model(manifest, tmp_path, capsys):
     (tmp_path / "templates.txt").write_text("a photo of {}\nthere is {}\n")
     (tmp_path / "answers.txt").write_text("a green crescent\na red star\n")
-    common = ["evaluate", str(manifest), "--frames", "2", "--adapter", "mean", "--cache", str(tmp_path / "here"), "-o"]
-    assert cli.main([*common, str(tmp_path / "1"), "--tasks", "classify, qa", "--ensemble",
-                     "--answers-file", str(tmp_path / "answers.txt")]) == 0
-    assert cli.main([*common, str(tmp_path / "2"), "--tasks", "classify",
-                     "--templates-file", str(tmp_path / "templates.txt")]) == 0
+    common = [
+        "evaluate",
+        str(manifest),
+        "--frames",
+        "2",
+        "--adapter",
+        "mean",
+        "--cache",
+        str(tmp_path / "here"),
+        "-o",
+    ]
+    assert (
+        cli.main(
+            [
+                *common,
+                str(tmp_path / "1"),
+                "--tasks",
+                "classify, qa",
+                "--ensemble",
+                "--answers-file",
+                str(tmp_path / "answers.txt"),
+            ]
+        )
+        == 0
+    )
+    assert (
+        cli.main(
+            [
+                *common,
+                str(tmp_path / "2"),
+                "--tasks",
+                "classify",
+                "--templates-file",
+                str(tmp_path / "templates.txt"),
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "here").is_dir() and not (tmp_path / "home").exists()
     model = mvc.load()
-    video, labels = model.encode(CLIPS / "single.gif", 2, "mean"), sorted(e.labels[0] for e in read_manifest(manifest))
-    known = [template for template in tasks.ENSEMBLE if not model.tokenizer.unknown([template.replace("{}", "")])]
+    video, labels = (
+        model.encode(CLIPS / "single.gif", 2, "mean"),
+        sorted(e.labels[0] for e in read_manifest(manifest)),
+    )
+    known = [
+        template for template in tasks.ENSEMBLE if not model.tokenizer.unknown([template.replace("{}", "")])
+    ]
     for name, templates in ("1", known), ("2", ["a photo of {}", "there is {}"]):
         first = json.loads((tmp_path / name).read_text("utf-8").split("\n")[0])
         told = {x["label"]: x["probability"] for x in first["labels"]}
         assert told == pytest.approx(dict(mvc.classify(model, video, labels, templates)))
     assert json.loads((tmp_path / "1").read_text("utf-8").split("\n")[0])["answer"] == mvc.answer(
-        model, video, "a photo of", ["a green crescent", "a red star"])
+        model, video, "a photo of", ["a green crescent", "a red star"]
+    )
     capsys.readouterr()
-    assert cli.main(["classify", str(CLIPS / "single.gif"), "--frames", "2", "--adapter", "mean", "--labels", ",".join(labels),
-                     "--ensemble", "--json"]) == 0
+    assert (
+        cli.main(
+            [
+                "classify",
+                str(CLIPS / "single.gif"),
+                "--frames",
+                "2",
+                "--adapter",
+                "mean",
+                "--labels",
+                ",".join(labels),
+                "--ensemble",
+                "--json",
+            ]
+        )
+        == 0
+    )
     told = {x["label"]: x["probability"] for x in json.loads(capsys.readouterr().out)["labels"]}
     assert told == pytest.approx(dict(mvc.classify(model, video, labels, known)))
 
@@ -476,8 +674,10 @@ def test_a_data_sets_own_annotations(tmp_path, monkeypatch, capsys):
     for label in "RedRing", "GreenDiamond":
         (tmp_path / "videos" / label).mkdir(parents=True)
         shutil.copy(CLIPS / "pair.gif", tmp_path / "videos" / label / f"v_{label}_g01_c01.mp4")
-    (tmp_path / "testlist01.txt").write_text("RedRing/v_RedRing_g01_c01.avi\nGreenDiamond/v_GreenDiamond_g01_c01.avi\n"
-                                             "GreenDiamond/v_GreenDiamond_g01_c02.avi\n")
+    (tmp_path / "testlist01.txt").write_text(
+        "RedRing/v_RedRing_g01_c01.avi\nGreenDiamond/v_GreenDiamond_g01_c01.avi\n"
+        "GreenDiamond/v_GreenDiamond_g01_c02.avi\n"
+    )
     command = ["evaluate", str(tmp_path / "testlist01.txt"), "--json"]
     assert cli.main([*command, "--format", "ucf101", "--videos", str(tmp_path / "videos")]) == 3
     out, err = capsys.readouterr()
@@ -499,11 +699,22 @@ def test_no_cache_leaves_nothing(manifest, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-@pytest.mark.parametrize("arguments, names", [
-    (["--tasks", "sing"], "'sing'"), (["--tasks", ""], "''"), (["--answers-file", "nowhere.txt"], "nowhere.txt"),
-    (["-o", "nowhere/out.jsonl"], "nowhere"), (["-o", "m.jsonl"], "m.jsonl"),
-    (["--templates-file", "t.txt", "-o", "t.txt"], "t.txt"), (["--answers-file", "t.txt", "-o", "t.txt"], "t.txt"), (["-o", str(CLIPS / "pair.gif")], "pair.gif"),
-    (["--weights", "nowhere"], "nowhere"), (["--prompt", "a " * 40], "max_length"), (["--max-length", "5"], "max_length")])
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (["--tasks", "sing"], "'sing'"),
+        (["--tasks", ""], "''"),
+        (["--answers-file", "nowhere.txt"], "nowhere.txt"),
+        (["-o", "nowhere/out.jsonl"], "nowhere"),
+        (["-o", "m.jsonl"], "m.jsonl"),
+        (["--templates-file", "t.txt", "-o", "t.txt"], "t.txt"),
+        (["--answers-file", "t.txt", "-o", "t.txt"], "t.txt"),
+        (["-o", str(CLIPS / "pair.gif")], "pair.gif"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--prompt", "a " * 40], "max_length"),
+        (["--max-length", "5"], "max_length"),
+    ],
+)
 def test_a_mistake_is_one_line_and_loses_nothing(manifest, monkeypatch, capsys, arguments, names):
     monkeypatch.chdir(manifest.parent)
     Path("t.txt").write_text("\ufeffa video of {}")
@@ -515,7 +726,11 @@ def test_a_mistake_is_one_line_and_loses_nothing(manifest, monkeypatch, capsys, 
 
 
 def test_wrong_usage(manifest):
-    for arguments in (["--cache", "x", "--no-cache"], ["--ensemble", "--templates-file", "x"], ["--tokenizer", "spaces"]):
+    for arguments in (
+        ["--cache", "x", "--no-cache"],
+        ["--ensemble", "--templates-file", "x"],
+        ["--tokenizer", "spaces"],
+    ):
         with pytest.raises(SystemExit) as ended:
             cli.main(["evaluate", str(manifest), *arguments])
         assert ended.value.code == 2
@@ -524,6 +739,7 @@ def test_wrong_usage(manifest):
 def test_interrupted_it_leaves_no_output(manifest, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(mvc.VideoCoCa, "caption", interrupted)
     (tmp_path / "out.jsonl").write_text("from before")
     assert cli.main(["evaluate", str(manifest), "-o", str(tmp_path / "out.jsonl")]) == 130

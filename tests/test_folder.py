@@ -15,8 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minivideococa.checkpoint.config import Config
-from minivideococa.checkpoint.folder import (embedded_checkpoint, open_safetensors, read_checkpoint,
-                                             widen_bfloat16, write_checkpoint)
+from minivideococa.checkpoint.folder import (
+    embedded_checkpoint,
+    open_safetensors,
+    read_checkpoint,
+    widen_bfloat16,
+    write_checkpoint,
+)
 from minivideococa.checkpoint.table import parameter_shapes
 
 SOURCE = json.loads((Path(__file__).parent / "golden" / "torch" / "coca.json").read_text())
@@ -25,8 +30,10 @@ CONFIG = Config.parse(SOURCE)
 
 def random_tensors(config: Config = CONFIG, dtype: str = "float32") -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
-    return {name: np.asarray(generator.standard_normal(shape), dtype)
-            for name, shape in parameter_shapes(config).items()}
+    return {
+        name: np.asarray(generator.standard_normal(shape), dtype)
+        for name, shape in parameter_shapes(config).items()
+    }
 
 
 def safetensors_bytes(tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
@@ -77,13 +84,23 @@ def test_bfloat16(tmp_path: Path) -> None:
     floats = np.array([1, -2.5, 3.3895e38, 1e-40, np.inf, 0], np.float32)
     bits = (floats.view(np.uint32) >> 16).astype("<u2")  # cut, not rounded
     path = tmp_path / "x.safetensors"
-    path.write_bytes(safetensors_bytes({
-        "first": ("F32", (1,), b"\0" * 4), "b": ("BF16", (2, 3), bits.tobytes()),
-        "s": ("BF16", (), bits[:1].tobytes()), "last": ("F16", (1,), b"\0\x3c")}))
+    path.write_bytes(
+        safetensors_bytes(
+            {
+                "first": ("F32", (1,), b"\0" * 4),
+                "b": ("BF16", (2, 3), bits.tobytes()),
+                "s": ("BF16", (), bits[:1].tobytes()),
+                "last": ("F16", (1,), b"\0\x3c"),
+            }
+        )
+    )
     stored = open_safetensors(path)
     assert {name: (t.shape, t.dtype) for name, t in stored.items()} == {
-        "first": ((1,), "float32"), "b": ((2, 3), "bfloat16"),
-        "s": ((), "bfloat16"), "last": ((1,), "float16")}
+        "first": ((1,), "float32"),
+        "b": ((2, 3), "bfloat16"),
+        "s": ((), "bfloat16"),
+        "last": ((1,), "float16"),
+    }
     read = stored["b"].read()
     assert read.dtype == np.float32
     assert np.array_equal(read.view(np.uint32).ravel(), floats.view(np.uint32) & 0xFFFF0000)

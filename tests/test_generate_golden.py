@@ -26,8 +26,9 @@ def encoded(index: int) -> tuple[mvc.VideoCoCa, list[mvc.Video]]:
     assert checksum(weights) == GOLDEN["weights_crc32"][index], "other weights than open_clip had"
     model = mvc.VideoCoCa(config, nest(cast(weights, "float64")))
     clips = [video(index, j) for j in range(1 + max(run["video"] for run in asked(index)))]
-    return model, [model.encode_video(random_pixels(frames, config.vision.image_size, seed))
-                   for frames, seed in clips]
+    return model, [
+        model.encode_video(random_pixels(frames, config.vision.image_size, seed)) for frames, seed in clips
+    ]
 
 
 def asked(index: int) -> list[dict]:
@@ -37,15 +38,17 @@ def asked(index: int) -> list[dict]:
 def assert_golden(index: int, **more) -> None:
     case, (model, videos) = models()[index], encoded(index)
     for run in asked(index):
-        ids = model.generate(videos[run["video"]].tokens, start_id=case.start_id, end_id=case.end_id,
-                             **run["how"], **more)
+        ids = model.generate(
+            videos[run["video"]].tokens, start_id=case.start_id, end_id=case.end_id, **run["how"], **more
+        )
         assert ids.tolist() == run["ids"], run
 
 
 def test_there_are_enough():
     """Two hundred videos and more, each with greedy and with default beam search; short and long."""
-    asked_for = Counter(json.dumps({k: v for k, v in run["how"].items() if k != "max_length"})
-                        for run in GOLDEN["runs"])
+    asked_for = Counter(
+        json.dumps({k: v for k, v in run["how"].items() if k != "max_length"}) for run in GOLDEN["runs"]
+    )
     pairs = {(run["model"], run["video"]) for run in GOLDEN["runs"]}
     assert asked_for["{}"] == asked_for['{"top_k": 1}'] == len(pairs) >= 200
     assert len(asked_for) >= 20

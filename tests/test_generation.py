@@ -15,13 +15,19 @@ from minivideococa.ops import softmax
 # With a network
 
 GREEDY_AND_BEAMS = [
-    {"beams": 1}, {}, {"beams": 4, "beam_groups": 1, "repetition_penalty": 1.4},
+    {"beams": 1},
+    {},
+    {"beams": 4, "beam_groups": 1, "repetition_penalty": 1.4},
     {"beams": 6, "beam_groups": 3, "diversity_penalty": 1.5},
     {"beams": 4, "beam_groups": 2, "textbook": True},
     {"beams": 4, "beam_groups": 4, "diversity_penalty": 0.3, "textbook": True, "length_penalty": 0.5},
 ]
-SAMPLING = [{"top_k": 1}, {"top_k": 3}, {"top_p": 0.8, "temperature": 1.5},
-            {"temperature": 1.2, "textbook": True}]
+SAMPLING = [
+    {"top_k": 1},
+    {"top_k": 3},
+    {"top_p": 0.8, "temperature": 1.5},
+    {"temperature": 1.2, "textbook": True},
+]
 
 
 class Numbers:
@@ -35,8 +41,8 @@ class Numbers:
         for row, text in zip(rows, texts):
             ids = [self.start_id, *map(int, text.split()), self.end_id]
             if len(ids) > len(row):
-                ids[len(row) - 1:] = [self.end_id]
-            row[:len(ids)] = ids
+                ids[len(row) - 1 :] = [self.end_id]
+            row[: len(ids)] = ids
         return rows
 
 
@@ -64,8 +70,11 @@ def keywords(model, data):
     words = st.integers(0, model.config.text.vocab_size - 3)
     prompt = data.draw(st.lists(words, max_size=longest - 2))
     max_length = data.draw(st.integers(len(prompt) + 2, longest))
-    return {"prompt": " ".join(map(str, prompt)), "max_length": max_length,
-            "min_length": data.draw(st.integers(0, max_length - 1))}
+    return {
+        "prompt": " ".join(map(str, prompt)),
+        "max_length": max_length,
+        "min_length": data.draw(st.integers(0, max_length - 1)),
+    }
 
 
 def test_a_cache_changes_no_id(tiny_model):
@@ -84,7 +93,7 @@ def test_a_cache_changes_no_id(tiny_model):
             moved.extend(len(text) > 4 for text in cached)
 
     same()
-    assert np.mean(padded) > 0.3 and np.mean(moved) > 0.3            # or else it would say little
+    assert np.mean(padded) > 0.3 and np.mean(moved) > 0.3  # or else it would say little
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -98,7 +107,7 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
         longest, B = model.config.text.context_length, data.draw(st.integers(1, 3))
         tokens = rng.standard_normal((B, 3, model.config.embed_dim)).astype(dtype)
         cached, anew = model._next_logits(tokens, True), model._next_logits(tokens, False)
-        R = data.draw(st.integers(1, 4))                             # rows of a video
+        R = data.draw(st.integers(1, 4))  # rows of a video
         ids = random_ids(model, rng, (B * R, data.draw(st.integers(1, longest))))
         rows = np.arange(B * R)
         while True:
@@ -124,7 +133,7 @@ def test_a_batch_of_videos_gives_what_its_parts_give(tiny_model, overrides, seed
     model, rng = speaker(tiny_model, overrides, seed, data)
     tokens = rng.standard_normal((data.draw(st.integers(1, 4)), 3, model.config.embed_dim))
     lengths = keywords(model, data)
-    for how in [*GREEDY_AND_BEAMS, {"top_k": 1}]:                    # no ties: one token is left to draw
+    for how in [*GREEDY_AND_BEAMS, {"top_k": 1}]:  # no ties: one token is left to draw
         together = model.generate(tokens, **how, **lengths)
         assert isinstance(together, list) and {text.dtype for text in together} == {np.dtype(np.int64)}
         alone = [model.generate(one, **how, **lengths) for one in tokens]
@@ -150,9 +159,21 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
 
 PAD, START, END = 0, 1, 2
 DEFAULTS = {
-    "min_length": 0, "max_length": 6, "end_id": END, "pad_id": PAD, "beams": 1, "beam_groups": 1,
-    "top_k": None, "top_p": None, "temperature": None, "seed": 0, "repetition_penalty": 1.0,
-    "diversity_penalty": 0.0, "length_penalty": 1.0, "textbook": False}
+    "min_length": 0,
+    "max_length": 6,
+    "end_id": END,
+    "pad_id": PAD,
+    "beams": 1,
+    "beam_groups": 1,
+    "top_k": None,
+    "top_p": None,
+    "temperature": None,
+    "seed": 0,
+    "repetition_penalty": 1.0,
+    "diversity_penalty": 0.0,
+    "length_penalty": 1.0,
+    "textbook": False,
+}
 
 
 def language(V, seed, shift=0.0):
@@ -171,7 +192,7 @@ def said(logits, begin=(START,), batch=1, asked=None, **how):
 
     def next_logits(ids, rows):
         assert ids.dtype == np.int64 and rows.shape == ids.shape[:1]
-        if asked:                                                    # one id more than its row had before
+        if asked:  # one id more than its row had before
             np.testing.assert_array_equal(ids[:, :-1], asked[-1][rows])
         asked.append(ids.copy())
         return np.array([logits(tuple(text)) for text in ids.tolist()])
@@ -209,17 +230,24 @@ begins = st.sampled_from([(START,), (START, 0), (START, 0, 2)])
 
 
 @settings(max_examples=60)
-@given(small_languages, begins, st.booleans(), st.integers(0, 4), st.sampled_from([1, 1, 1.7, 0.6]),
-       st.sampled_from([0, 0, 1, 2.5, -1]))
+@given(
+    small_languages,
+    begins,
+    st.booleans(),
+    st.integers(0, 4),
+    st.sampled_from([1, 1, 1.7, 0.6]),
+    st.sampled_from([0, 0, 1, 2.5, -1]),
+)
 def test_beam_search_with_enough_beams_finds_the_best(
-        logits, begin, textbook, min_length, repetition_penalty, length_penalty):
+    logits, begin, textbook, min_length, repetition_penalty, length_penalty
+):
     how = {"textbook": textbook, "min_length": min_length, "repetition_penalty": repetition_penalty}
     totals = all_texts(logits, begin, 5, **how)
     scores = {text: total / len(text) ** length_penalty for text, total in totals.items()}
     enough = len(logits(begin)) ** (5 - len(begin))
     [found] = said(logits, begin, max_length=5, beams=enough, length_penalty=length_penalty, **how)
     best = max(scores.values())
-    assert scores[tuple(found)] >= best - 1e-5 * abs(best)           # sums are held in float32
+    assert scores[tuple(found)] >= best - 1e-5 * abs(best)  # sums are held in float32
 
 
 @settings(max_examples=30)
@@ -238,13 +266,15 @@ def test_beam_search_finds_nothing_better_than_the_best(logits, begin, data):
 @given(small_languages)
 def test_length_penalty(logits):
     """Of log-probabilities, as of all sums below zero, more of it makes longer texts; of others, shorter."""
-    lengths = [len(said(logits, max_length=5, beams=128, textbook=True, length_penalty=penalty)[0])
-               for penalty in (-2, 0, 0.5, 1, 2, 5)]
+    lengths = [
+        len(said(logits, max_length=5, beams=128, textbook=True, length_penalty=penalty)[0])
+        for penalty in (-2, 0, 0.5, 1, 2, 5)
+    ]
     assert lengths == sorted(lengths)
 
 
 def test_length_penalty_does_something():
-    below, above = always(-5, -5, -1, -1), always(-9, -9, 1, 1)      # PAD, START, END, one word
+    below, above = always(-5, -5, -1, -1), always(-9, -9, 1, 1)  # PAD, START, END, one word
     for logits, short, long in [(below, -1, 3), (above, 2, -2)]:
         lengths = [len(said(logits, beams=4, length_penalty=penalty)[0]) for penalty in (short, long)]
         assert lengths == [2, 6]
@@ -262,14 +292,18 @@ def test_textbook_beams_weigh_probabilities(logits, seed):
 
 def test_raw_logits_are_summed_where_it_is_not_the_textbook():
     """After id 4 all logits are higher by 5 than after 3: the sums see it, the probabilities do not."""
+
     def logits(text):
         return {START: np.array([-9, -9, -9, 2, 1.9]), 4: np.array([-4.0, -4, 5, -4, -4])}.get(
-            text[-1], np.array([-9.0, -9, 0, -9, -9]))
+            text[-1], np.array([-9.0, -9, 0, -9, -9])
+        )
+
     assert said(logits, beams=2) == [[START, 4, END]]
     assert said(logits, beams=2, textbook=True) == [[START, 3, END]]
 
 
 # Greedy
+
 
 def naive_greedy(logits, begin, max_length, ends, force_end=False, **how):
     text = begin
@@ -280,8 +314,12 @@ def naive_greedy(logits, begin, max_length, ends, force_end=False, **how):
 
 
 @settings(max_examples=60)
-@given(st.builds(language, st.integers(3, 6), seeds, st.sampled_from([0.0, -5.0])), begins, st.integers(0, 7),
-       st.sampled_from([1, 1.7, 0.6]))
+@given(
+    st.builds(language, st.integers(3, 6), seeds, st.sampled_from([0.0, -5.0])),
+    begins,
+    st.integers(0, 7),
+    st.sampled_from([1, 1.7, 0.6]),
+)
 def test_greedy_and_top_1(logits, begin, min_length, repetition_penalty):
     how = {"min_length": min_length, "repetition_penalty": repetition_penalty}
     greedy = naive_greedy(logits, begin, 6, {END}, **how)
@@ -323,9 +361,14 @@ def test_a_text_of_a_batch_ends_by_itself():
 # Rules
 
 STRATEGIES = {
-    "greedy": {}, "beams": {"beams": 3}, "groups": {"beams": 4, "beam_groups": 2, "diversity_penalty": 1},
-    "textbook beams": {"beams": 3, "textbook": True}, "top-k": {"top_k": 3}, "top-1": {"top_k": 1},
-    "textbook sampling": {"temperature": 2, "textbook": True}}
+    "greedy": {},
+    "beams": {"beams": 3},
+    "groups": {"beams": 4, "beam_groups": 2, "diversity_penalty": 1},
+    "textbook beams": {"beams": 3, "textbook": True},
+    "top-k": {"top_k": 3},
+    "top-1": {"top_k": 1},
+    "textbook sampling": {"temperature": 2, "textbook": True},
+}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -350,7 +393,7 @@ def test_repetition_penalty(strategy):
     [text] = said(logits, max_length=7, min_length=6, repetition_penalty=1e6, **STRATEGIES[strategy])
     assert sorted(text) == list(range(7))
     [text] = said(always(-2, -1, -3, -1.3), min_length=9, repetition_penalty=1e-6)
-    assert text == [START] * 6                                       # below 1 it is a reward
+    assert text == [START] * 6  # below 1 it is a reward
 
 
 @given(seeds)
@@ -367,6 +410,7 @@ def test_the_rule_of_repetition(seed):
 
 # Groups
 
+
 def naive_groups(logits, begin, groups, penalty, max_length, textbook):
     """Groups of one beam, one after the other: [(text, total)]. None ends before the limit."""
     texts, totals = [begin] * groups, np.zeros(groups)
@@ -381,12 +425,25 @@ def naive_groups(logits, begin, groups, penalty, max_length, textbook):
 
 
 @settings(max_examples=40)
-@given(st.builds(language, st.integers(5, 7), seeds), begins, st.integers(2, 4), st.booleans(),
-       st.sampled_from([1e-9, 0.5, 2.0, 1e4]))
+@given(
+    st.builds(language, st.integers(5, 7), seeds),
+    begins,
+    st.integers(2, 4),
+    st.booleans(),
+    st.sampled_from([1e-9, 0.5, 2.0, 1e4]),
+)
 def test_groups_avoid_what_those_before_them_said(logits, begin, groups, textbook, penalty):
     asked = []
-    [found] = said(logits, begin, asked=asked, beams=groups, beam_groups=groups, diversity_penalty=penalty,
-                   min_length=99, textbook=textbook)
+    [found] = said(
+        logits,
+        begin,
+        asked=asked,
+        beams=groups,
+        beam_groups=groups,
+        diversity_penalty=penalty,
+        min_length=99,
+        textbook=textbook,
+    )
     want = naive_groups(logits, begin, groups, penalty, 6, textbook)
     assert asked[-1].tolist() == [list(text[:-1]) for text, _ in want]
     best = max(total for _, total in want)
@@ -418,14 +475,15 @@ def test_videos_do_not_pay_for_each_other():
 
 # Sampling
 
+
 def kept(logits, k=None, p=None):
     """The ids that top-k, then top-p leave: the definition, from the likeliest id down."""
     ids = sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
     if p is not None:
         total, reached = sum(np.exp(logits[i]) for i in ids), 0.0
         sums = [reached := reached + np.exp(logits[i]) / total for i in ids]
-        assert all(abs(x - p) > 1e-6 for x in sums[:-1])             # or else rounding decides
-        ids = ids[:next((n for n, x in enumerate(sums, 1) if x >= p), len(ids))]
+        assert all(abs(x - p) > 1e-6 for x in sums[:-1])  # or else rounding decides
+        ids = ids[: next((n for n, x in enumerate(sums, 1) if x >= p), len(ids))]
     return set(ids)
 
 
@@ -459,10 +517,22 @@ def fits(counts, probabilities):
     return not counts[~possible].any() and chi_square <= freedom + 5 * np.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("how", [
-    {"temperature": 1}, {"temperature": 0.5}, {"temperature": 3}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 1},
-    {"top_k": 5, "top_p": 0.8}, {"top_k": 3, "temperature": 4}, {"top_p": 0.6, "temperature": 4},
-    {"top_k": 6, "top_p": 0.9, "temperature": 0.6}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 1},
+        {"temperature": 0.5},
+        {"temperature": 3},
+        {"top_k": 4},
+        {"top_p": 0.8},
+        {"top_k": 1},
+        {"top_k": 5, "top_p": 0.8},
+        {"top_k": 3, "temperature": 4},
+        {"top_p": 0.6, "temperature": 4},
+        {"top_k": 6, "top_p": 0.9, "temperature": 0.6},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("textbook", [False, True])
 def test_how_often_an_id_is_drawn(how, textbook):
     """As softmax says of what is left. Open_clip warms after top-k and top-p, the textbook before them."""
@@ -528,25 +598,41 @@ def test_the_highest(x, data):
 # Errors
 
 WRONG = [
-    ("beams", {"beams": 0}), ("beams", {"beams": -2}), ("beam_groups", {"beams": 6, "beam_groups": 4}),
-    ("beam_groups", {"beams": 6, "beam_groups": 0}), ("beam_groups", {"beams": 2, "beam_groups": -1}),
+    ("beams", {"beams": 0}),
+    ("beams", {"beams": -2}),
+    ("beam_groups", {"beams": 6, "beam_groups": 4}),
+    ("beam_groups", {"beams": 6, "beam_groups": 0}),
+    ("beam_groups", {"beams": 2, "beam_groups": -1}),
     ("beam_groups", {"beams": 2, "beam_groups": 3}),
-    ("top_k", {"top_k": 0}), ("top_k", {"top_k": -1}), ("top_p", {"top_p": 0.0}), ("top_p", {"top_p": 1.1}),
-    ("top_p", {"top_p": -0.1}), ("top_p", {"top_p": float("nan")}),
-    ("temperature", {"temperature": 0.0}), ("temperature", {"temperature": -1.0}),
-    ("temperature", {"temperature": float("nan")}), ("seed", {"seed": -1}),
-    ("repetition_penalty", {"repetition_penalty": 0.0}), ("repetition_penalty", {"repetition_penalty": -2.0}),
+    ("top_k", {"top_k": 0}),
+    ("top_k", {"top_k": -1}),
+    ("top_p", {"top_p": 0.0}),
+    ("top_p", {"top_p": 1.1}),
+    ("top_p", {"top_p": -0.1}),
+    ("top_p", {"top_p": float("nan")}),
+    ("temperature", {"temperature": 0.0}),
+    ("temperature", {"temperature": -1.0}),
+    ("temperature", {"temperature": float("nan")}),
+    ("seed", {"seed": -1}),
+    ("repetition_penalty", {"repetition_penalty": 0.0}),
+    ("repetition_penalty", {"repetition_penalty": -2.0}),
     ("diversity_penalty", {"diversity_penalty": -0.5}),
-    ("diversity_penalty", {"diversity_penalty": float("nan")}), ("diversity_penalty", {"diversity_penalty": math.inf}),
-    ("temperature", {"temperature": math.inf}), ("temperature", {"temperature": 1e-39}),
-    ("repetition_penalty", {"repetition_penalty": math.inf}), ("repetition_penalty", {"repetition_penalty": 1e-40}),
-    ("length_penalty", {"length_penalty": 1000.0}), ("length_penalty", {"length_penalty": -1e5}),
-    ("length_penalty", {"length_penalty": float("nan")})]
+    ("diversity_penalty", {"diversity_penalty": float("nan")}),
+    ("diversity_penalty", {"diversity_penalty": math.inf}),
+    ("temperature", {"temperature": math.inf}),
+    ("temperature", {"temperature": 1e-39}),
+    ("repetition_penalty", {"repetition_penalty": math.inf}),
+    ("repetition_penalty", {"repetition_penalty": 1e-40}),
+    ("length_penalty", {"length_penalty": 1000.0}),
+    ("length_penalty", {"length_penalty": -1e5}),
+    ("length_penalty", {"length_penalty": float("nan")}),
+]
 
 
 @pytest.mark.parametrize("name, how", WRONG, ids=str)
 def test_values_that_make_no_sense(tiny_model, monkeypatch, name, how):
     """One line with the name and the value; by then no token's logits have been computed."""
+
     def computed(*args, **kwargs):
         raise AssertionError("computed something first")
 
@@ -559,10 +645,21 @@ def test_values_that_make_no_sense(tiny_model, monkeypatch, name, how):
         tiny_model().generate(np.zeros((3, 8)), **how)
 
 
-@pytest.mark.parametrize("how", [
-    {"beams": 1, "beam_groups": 3}, {"beams": 3, "beam_groups": 3}, {"top_k": 10**9}, {"top_p": 1.0},
-    {"top_p": 1e-9}, {"temperature": 1e-6}, {"temperature": 1e6}, {"seed": 2**70},
-    {"repetition_penalty": 1e-3}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"beams": 1, "beam_groups": 3},
+        {"beams": 3, "beam_groups": 3},
+        {"top_k": 10**9},
+        {"top_p": 1.0},
+        {"top_p": 1e-9},
+        {"temperature": 1e-6},
+        {"temperature": 1e6},
+        {"seed": 2**70},
+        {"repetition_penalty": 1e-3},
+    ],
+    ids=str,
+)
 def test_values_at_the_end_of_the_range(tiny_model, how):
     """They are taken: a text comes back."""
     model = tiny_model(dtype="float32")

@@ -31,11 +31,18 @@ with tempfile.TemporaryDirectory() as folder:
     TOKENIZER = word_level(Path(folder) / "tokenizer.json", ["their"]).read_bytes()
 
 REPOSITORIES = {
-    "owner/both": {"open_clip_config.json": CONFIG, "open_clip_model.safetensors": SAFETENSORS,
-                   "open_clip_pytorch_model.bin": PICKLE, "tokenizer.json": TOKENIZER,
-                   "README.md": b"not needed"},
-    "owner/pickle": {"open_clip_config.json": CONFIG, "open_clip_pytorch_model.bin": PICKLE,
-                     "tokenizer.json": TOKENIZER},
+    "owner/both": {
+        "open_clip_config.json": CONFIG,
+        "open_clip_model.safetensors": SAFETENSORS,
+        "open_clip_pytorch_model.bin": PICKLE,
+        "tokenizer.json": TOKENIZER,
+        "README.md": b"not needed",
+    },
+    "owner/pickle": {
+        "open_clip_config.json": CONFIG,
+        "open_clip_pytorch_model.bin": PICKLE,
+        "tokenizer.json": TOKENIZER,
+    },
     "owner/converted": {"config.json": CONFIG, "model.safetensors": SAFETENSORS},
     "owner/other": {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""},
     "owner/gated": {"open_clip_config.json": CONFIG, "open_clip_pytorch_model.bin": PICKLE},
@@ -81,23 +88,37 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(404, error="RevisionNotFound")
         if file is None:
             siblings = [{"rfilename": name} for name in files]
-            return self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": commit, "siblings": siblings}).encode())
+            return self.answer(
+                200, json.dumps({"id": f"{owner}/{name}", "sha": commit, "siblings": siblings}).encode()
+            )
         if file not in files:
             return self.answer(404, error="EntryNotFound", commit=commit)
         data = files[file]
         if file.endswith((".bin", ".safetensors", ".pt")):
             self.server.storage.stored[self.path] = data
             size = len(data) if isinstance(data, bytes) else data.stat().st_size
-            self.answer(302, commit=commit, headers={
-                "Location": f"http://127.0.0.1:{self.server.storage.server_port}{self.path}",
-                "X-Linked-Size": str(size), "X-Linked-Etag": f'"{digest(data)}"'})
+            self.answer(
+                302,
+                commit=commit,
+                headers={
+                    "Location": f"http://127.0.0.1:{self.server.storage.server_port}{self.path}",
+                    "X-Linked-Size": str(size),
+                    "X-Linked-Etag": f'"{digest(data)}"',
+                },
+            )
         else:
             self.answer(200, data, commit=commit, headers={"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
 
     do_GET = do_HEAD
 
-    def answer(self, status: int, data: bytes | Path = b"", error: str = "", commit: str = "",
-               headers: dict[str, str] | None = None) -> None:
+    def answer(
+        self,
+        status: int,
+        data: bytes | Path = b"",
+        error: str = "",
+        commit: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         begin, end = 0, size
         headers = (headers or {}) | {"X-Error-Code": error, "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
@@ -151,13 +172,21 @@ def server() -> Iterator[ThreadingHTTPServer]:
         one.server_close()
 
 
-def fetch(server: ThreadingHTTPServer, tmp_path: Path, *specs: str, raises: bool = False,
-          code: str = "", **environment: str) -> list[str]:
+def fetch(
+    server: ThreadingHTTPServer,
+    tmp_path: Path,
+    *specs: str,
+    raises: bool = False,
+    code: str = "",
+    **environment: str,
+) -> list[str]:
     """`hub.fetch` of each spec in a new process, as the address is read at import: folders or messages.
 
     With `raises`, ValueError with all that the process says if one cannot be fetched.
     """
-    code = code or """if True:
+    code = (
+        code
+        or """if True:
         import sys
         from minivideococa.checkpoint.hub import fetch
         for spec in sys.argv[1:]:
@@ -166,14 +195,28 @@ def fetch(server: ThreadingHTTPServer, tmp_path: Path, *specs: str, raises: bool
             except (ValueError, OSError) as error:
                 print("refused:", error)
     """
-    clean = {name: value for name, value in os.environ.items()
-             if not name.startswith("HF_") and "PROXY" not in name.upper()}
+    )
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and "PROXY" not in name.upper()
+    }
     run = subprocess.run(
-        [sys.executable, "-c", code, *specs], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code, *specs],
+        capture_output=True,
+        text=True,
+        check=True,
         cwd=Path(hub.__file__).parents[2],
-        env=clean | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"),
-                     "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1",
-                     "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache")} | environment)
+        env=clean
+        | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"),
+        }
+        | environment,
+    )
     if raises and "refused" in run.stdout:
         raise ValueError(run.stderr + run.stdout.removeprefix("refused: "))
     return run.stdout.splitlines()
@@ -198,7 +241,10 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
     # only what is needed was asked for: of "both" no pickle and nothing else; all from one commit
     requests = [request.split()[1] for request in server.requests if "/owner/both/resolve/" in request]
     assert {path.rpartition("/")[2] for path in requests} == {
-        "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"}
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "tokenizer.json",
+    }
     assert {path.split("/")[4] for path in requests if "config" not in path} == {"a" * 40, "b" * 40}
     downloads = [request for request in server.storage.requests if request.startswith("GET /owner/both/")]
     assert len(downloads) == 1  # both revisions hold the same weights
@@ -212,15 +258,32 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
 
 
 def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    specs = ["owner/absent", "owner/gated", "owner/both@v9", "owner/empty", "owner/other", "owner",
-             "owner/a b", "https://host/owner/name", "owner/na--me", "owner/broken", "owner/shards"]
-    told = ["hf-hub:owner/absent: there is no such repository, or it is private",
-            "hf-hub:owner/gated: its owner must grant access",
-            "hf-hub:owner/both: the repository has no revision v9",
-            "hf-hub:owner/empty: none of open_clip_config.json, config.json is in the repository",
-            "not a configuration of open_clip", "give hf-hub:OWNER/NAME", "give hf-hub:OWNER/NAME",
-            "give hf-hub:OWNER/NAME", "hf-hub:owner/na--me: ",
-            "hf-hub:owner/broken: it cannot be fetched: ", "hf-hub:owner/shards: shards without their index are in"]
+    specs = [
+        "owner/absent",
+        "owner/gated",
+        "owner/both@v9",
+        "owner/empty",
+        "owner/other",
+        "owner",
+        "owner/a b",
+        "https://host/owner/name",
+        "owner/na--me",
+        "owner/broken",
+        "owner/shards",
+    ]
+    told = [
+        "hf-hub:owner/absent: there is no such repository, or it is private",
+        "hf-hub:owner/gated: its owner must grant access",
+        "hf-hub:owner/both: the repository has no revision v9",
+        "hf-hub:owner/empty: none of open_clip_config.json, config.json is in the repository",
+        "not a configuration of open_clip",
+        "give hf-hub:OWNER/NAME",
+        "give hf-hub:OWNER/NAME",
+        "give hf-hub:OWNER/NAME",
+        "hf-hub:owner/na--me: ",
+        "hf-hub:owner/broken: it cannot be fetched: ",
+        "hf-hub:owner/shards: shards without their index are in",
+    ]
     lines = fetch(server, tmp_path, *specs)
     assert len(lines) == len(specs)
     for line, expected in zip(lines, told):
@@ -230,20 +293,27 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
 
 def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.storage.breaks = 2
-    line, = fetch(server, tmp_path, "owner/pickle")
-    assert server.storage.breaks == 0 and sum(request.startswith("GET") for request in server.storage.requests) == 3
-    assert all(np.array_equal(weights(Path(line))[name], array)
-               for name, array in load_file(GOLDEN / "coca.safetensors").items())
+    (line,) = fetch(server, tmp_path, "owner/pickle")
+    assert (
+        server.storage.breaks == 0
+        and sum(request.startswith("GET") for request in server.storage.requests) == 3
+    )
+    assert all(
+        np.array_equal(weights(Path(line))[name], array)
+        for name, array in load_file(GOLDEN / "coca.safetensors").items()
+    )
 
 
 @pytest.mark.parametrize("endpoint", ["http://no-such-host.invalid", "http://127.0.0.1:9"])
-def test_without_a_connection_one_line_at_once(server: ThreadingHTTPServer, tmp_path: Path, endpoint: str) -> None:
+def test_without_a_connection_one_line_at_once(
+    server: ThreadingHTTPServer, tmp_path: Path, endpoint: str
+) -> None:
     started = time.monotonic()
     with pytest.raises(ValueError) as error:
         fetch(server, tmp_path, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", raises=True, HF_ENDPOINT=endpoint)
     took, told = time.monotonic() - started, str(error.value).splitlines()
     assert len(told) == 1 and "the hub cannot be reached, and its files are not in the cache: " in told[0]
-    assert took < 4                          # with the start of the process and its imports; five tries take 24
+    assert took < 4  # with the start of the process and its imports; five tries take 24
 
 
 def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Path) -> None:
@@ -257,19 +327,24 @@ def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Pat
 def test_a_cache_that_cannot_be_written_is_named_before_the_download(server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be written; set MINIVIDEOCOCA_CACHE.*--cache"):
-        fetch(server, tmp_path, "owner/pickle", raises=True, MINIVIDEOCOCA_CACHE=str(tmp_path / "file" / "in"))
+        fetch(
+            server, tmp_path, "owner/pickle", raises=True, MINIVIDEOCOCA_CACHE=str(tmp_path / "file" / "in")
+        )
     assert server.requests == []
 
 
 def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    line, = fetch(server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1")
-    assert line.startswith("refused: hf-hub:owner/pickle: the hub cannot be reached, and its files are not in")
+    (line,) = fetch(server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1")
+    assert line.startswith(
+        "refused: hf-hub:owner/pickle: the hub cannot be reached, and its files are not in"
+    )
     assert server.requests == []
 
     # what huggingface_hub has fetched before, for whomever, is converted without a connection
     fetch(server, tmp_path, "owner/pickle")
-    line, = fetch(server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1",
-                  MINIVIDEOCOCA_CACHE=str(tmp_path / "new"))
+    (line,) = fetch(
+        server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1", MINIVIDEOCOCA_CACHE=str(tmp_path / "new")
+    )
     assert weights(Path(line)).keys() == load_file(GOLDEN / "coca.safetensors").keys()
 
 
@@ -277,16 +352,23 @@ def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: P
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     tensors = load_file(GOLDEN / "coca.safetensors")
     index = json.dumps({"weight_map": {name: names[i % 2] for i, name in enumerate(tensors)}})
-    whole = {"open_clip_config.json": CONFIG, "model.safetensors.index.json": index.encode(), names[0]: SAFETENSORS}
+    whole = {
+        "open_clip_config.json": CONFIG,
+        "model.safetensors.index.json": index.encode(),
+        names[0]: SAFETENSORS,
+    }
     server.repositories["owner/parts"] = whole
-    fetch(server, tmp_path, "owner/parts")   # the second shard is not there
-    told, = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
-    assert told == f"refused: hf-hub:owner/parts: {names[1]} was not fetched before, and the hub cannot be reached now"
+    fetch(server, tmp_path, "owner/parts")  # the second shard is not there
+    (told,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
+    assert (
+        told
+        == f"refused: hf-hub:owner/parts: {names[1]} was not fetched before, and the hub cannot be reached now"
+    )
 
 
 def test_a_log_in_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.portal = True
-    told, = fetch(server, tmp_path, "owner/both")
+    (told,) = fetch(server, tmp_path, "owner/both")
     assert told.startswith("refused: hf-hub:owner/both: the answer is not the hub's")
 
 
@@ -295,16 +377,21 @@ def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_pa
         assert read_record(Path(line) / "model.safetensors")["revision"] == commit * 40
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "model.safetensors").unlink(),
-    lambda folder: (folder / "model.safetensors").write_bytes(b""),
-    lambda folder: (folder / "config.json").unlink()])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "model.safetensors").unlink(),
+        lambda folder: (folder / "model.safetensors").write_bytes(b""),
+        lambda folder: (folder / "config.json").unlink(),
+    ],
+)
 def test_a_damaged_folder_in_the_cache_is_named_before_the_download(
-        damage: Callable[[Path], None], server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    damage: Callable[[Path], None], server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     folder = Path(fetch(server, tmp_path, "owner/both")[0])
     damage(folder)
     server.requests.clear()
-    told, = fetch(server, tmp_path, "owner/both")
+    (told,) = fetch(server, tmp_path, "owner/both")
     assert told.startswith(f"refused: {folder}: incomplete or damaged in the cache (") and "remove it" in told
     assert server.requests == []
     shutil.rmtree(folder)
@@ -322,7 +409,7 @@ def test_timeouts_are_not_retried_again(monkeypatch: pytest.MonkeyPatch) -> None
 
     def stalled(*arguments: object, **keywords: object) -> None:
         calls.append(arguments)
-        raise ReadTimeout("timed out")       # huggingface_hub has tried several times by then
+        raise ReadTimeout("timed out")  # huggingface_hub has tried several times by then
 
     calls: list[tuple] = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", stalled)

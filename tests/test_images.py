@@ -77,16 +77,23 @@ def refused(path, *words, **options):
 
 
 def write_png(path, chunks):
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in [*chunks, (b"IEND", b"")]))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in [*chunks, (b"IEND", b"")]
+        )
+    )
     return path
 
 
 # Formats
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.jfif", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.ppm",
-                                  "a.ico", "a.mpo"])
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.jpg", "a.jfif", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.ppm", "a.ico", "a.mpo"],
+)
 @pytest.mark.parametrize("in_folder", [False, True])
 def test_every_format_holds_a_still_and_a_folder_takes_it(tmp_path, name, in_folder):
     save(tmp_path / name, [plain()])
@@ -96,9 +103,14 @@ def test_every_format_holds_a_still_and_a_folder_takes_it(tmp_path, name, in_fol
 
 # What comes out of four pictures, red, green, blue and grey, in one file: alone, and in a folder.
 SEVERAL = [
-    ("a.gif", [0, 1, 2, 3], "refused"), ("a.png", [0, 1, 2, 3], "refused"), ("a.webp", [0, 1, 2, 3], "refused"),
-    ("a.avif", [0, 1, 2, 3], "refused"), ("a.tif", [0, 1, 2, 3], "refused"), ("a.mpo", [0, 0, 0, 0], [0, 0, 0, 0]),
-    ("a.jpg", [0, 0, 0, 0], [0, 0, 0, 0])]
+    ("a.gif", [0, 1, 2, 3], "refused"),
+    ("a.png", [0, 1, 2, 3], "refused"),
+    ("a.webp", [0, 1, 2, 3], "refused"),
+    ("a.avif", [0, 1, 2, 3], "refused"),
+    ("a.tif", [0, 1, 2, 3], "refused"),
+    ("a.mpo", [0, 0, 0, 0], [0, 0, 0, 0]),
+    ("a.jpg", [0, 0, 0, 0], [0, 0, 0, 0]),
+]
 
 
 @pytest.mark.parametrize("name, alone, in_folder", SEVERAL)
@@ -128,7 +140,9 @@ TIMED = {"a.gif": {}, "a.png": {}, "a.webp": {}, "a.avif": {}}
 
 
 @pytest.mark.parametrize("name", TIMED)
-@pytest.mark.parametrize("durations", [[900, 100, 100, 900], [100, 800, 50, 50], [40, 40, 40, 1000], [100] * 4])
+@pytest.mark.parametrize(
+    "durations", [[900, 100, 100, 900], [100, 800, 50, 50], [40, 40, 40, 1000], [100] * 4]
+)
 def test_animations_are_sampled_by_time(tmp_path, name, durations):
     path = save(tmp_path / name, [plain(colour) for colour in COLOURS], duration=durations)
     with Image.open(path) as image:
@@ -191,8 +205,11 @@ def test_a_thumbnail_in_a_tiff_is_no_page(tmp_path):
     thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
     save(path, [plain(), thumbnail])
     assert which(read_video(path, 3)) == [0, 0, 0]
-    thumbnail.save(path, save_all=True, append_images=[plain()], tiffinfo={254: 1})      # which marks both pages
-    entry, before, after = struct.pack("<HHI", 254, 4, 1), *path.read_bytes().rsplit(struct.pack("<HHI", 254, 4, 1), 1)
+    thumbnail.save(path, save_all=True, append_images=[plain()], tiffinfo={254: 1})  # which marks both pages
+    entry, before, after = (
+        struct.pack("<HHI", 254, 4, 1),
+        *path.read_bytes().rsplit(struct.pack("<HHI", 254, 4, 1), 1),
+    )
     path.write_bytes(before + entry + bytes(4) + after[4:])
     assert which(read_video(path, 3)) == which(read_video(tmp_path, 3)) == [0, 0, 0]
     assert read_video(tmp_path, 1).shape == (1, 8, 16, 3)
@@ -213,11 +230,15 @@ def test_the_default_image_of_an_apng_is_not_played(tmp_path):
     path = save(tmp_path / "a.png", [plain(c) for c in COLOURS[:3]], duration=100, default_image=True)
     assert which(read_video(path, 2)) == [1, 2]
     (tmp_path / "folder").mkdir()
-    path = save(tmp_path / "folder" / "a.png", [plain(c) for c in COLOURS[:2]], duration=100, default_image=True)
+    path = save(
+        tmp_path / "folder" / "a.png", [plain(c) for c in COLOURS[:2]], duration=100, default_image=True
+    )
     assert which(read_video(path, 2)) == which(read_video(tmp_path / "folder", 2)) == [1, 1]
 
 
-@pytest.mark.parametrize("name, content", [("a.jpg", "png"), ("a.mp4", "jpeg"), ("a.webm", "gif"), ("none", "webp")])
+@pytest.mark.parametrize(
+    "name, content", [("a.jpg", "png"), ("a.mp4", "jpeg"), ("a.webm", "gif"), ("none", "webp")]
+)
 def test_the_content_tells_the_format(tmp_path, name, content):
     plain().save(tmp_path / name, format=content)
     assert is_image(str(tmp_path / name)) and which(read_video(tmp_path / name, 2)) == [0, 0]
@@ -227,12 +248,15 @@ def test_a_video_with_the_ending_of_an_image_is_a_video(tmp_path):
     ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x16:r=5:d=1", "-f", "mp4", tmp_path / "a.jpg")
     assert not is_image(str(tmp_path / "a.jpg"))
     assert len(np.unique(read_video(tmp_path / "a.jpg", 5), axis=0)) > 2
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x16:r=5:d=1", tmp_path / "b.mjpeg")     # JPEG after JPEG
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x16:r=5:d=1", tmp_path / "b.mjpeg")  # JPEG after JPEG
     assert len(np.unique(read_video(tmp_path / "b.mjpeg", 5), axis=0)) > 2
 
 
 def has_codec(name):
-    return f" {name} " in ffmpeg("-hide_banner", "-encoders").decode() + ffmpeg("-hide_banner", "-decoders").decode()
+    return (
+        f" {name} "
+        in ffmpeg("-hide_banner", "-encoders").decode() + ffmpeg("-hide_banner", "-decoders").decode()
+    )
 
 
 @pytest.mark.skipif(not has_codec("libjxl"), reason="this ffmpeg is built without libjxl")
@@ -242,12 +266,13 @@ def test_jpeg_xl_is_left_to_ffmpeg(tmp_path):
         ffmpeg("-i", tmp_path / "a.png", "-distance", 0, tmp_path / f"{i}.jxl")
     (tmp_path / "a.png").unlink()
     assert not is_image(str(tmp_path / "2.jxl")) and which(read_video(tmp_path / "2.jxl", 2)) == [2, 2]
-    with warnings.catch_warnings():                          # a still: frames do not repeat
+    with warnings.catch_warnings():  # a still: frames do not repeat
         warnings.simplefilter("error")
         read_video(tmp_path / "2.jxl", 2)
     for times in ((0, None), (None, 0.01), (9, None)):
         assert "a still image has no time; leave out start and end" in refused(
-            tmp_path / "2.jxl", start=times[0], end=times[1])
+            tmp_path / "2.jxl", start=times[0], end=times[1]
+        )
     assert which(read_video(tmp_path, 4)) == [0, 1, 2, 3]
 
 
@@ -264,11 +289,12 @@ def test_heic_is_read_or_refused_by_name(tmp_path):
             read_video(tmp_path)
     else:
         pillow_heif.from_pillow(plain()).save(path, quality=-1)
-        assert "HEIF" not in Image.OPEN                      # nothing is registered
+        assert "HEIF" not in Image.OPEN  # nothing is registered
         assert which(read_video(path, 2)) == [0, 0] and which(read_video(tmp_path, 2)) == [0, 0]
 
 
 # Compositing
+
 
 def test_opaque_gifs_are_those_of_ffmpeg(tmp_path):
     path = tmp_path / "a.gif"
@@ -276,9 +302,11 @@ def test_opaque_gifs_are_those_of_ffmpeg(tmp_path):
     expected = decoded_by_ffmpeg(path, (64, 48))
     assert len(expected) == 30
     np.testing.assert_array_equal(read_video(path, 30), expected)
-    pictures = [Image.fromarray(frame).quantize(16) for frame in expected[:8]]       # a palette for each frame
+    pictures = [Image.fromarray(frame).quantize(16) for frame in expected[:8]]  # a palette for each frame
     save(path, pictures, duration=100, optimize=False)
-    np.testing.assert_array_equal(read_video(path, 8), [np.asarray(picture.convert("RGB")) for picture in pictures])
+    np.testing.assert_array_equal(
+        read_video(path, 8), [np.asarray(picture.convert("RGB")) for picture in pictures]
+    )
 
 
 def over_black(rgba):
@@ -294,10 +322,12 @@ def test_transparency_and_disposal_lie_over_black(tmp_path, name, disposal):
     layers = []
     for i in range(3):
         layer = np.zeros((8, 16, 4), np.uint8)
-        layer[2:6, 4 * i:4 * i + 4] = (*COLOURS[i], 255)
+        layer[2:6, 4 * i : 4 * i + 4] = (*COLOURS[i], 255)
         layers.append(layer)
     options = {".gif": dict(disposal=disposal), ".png": dict(disposal=disposal - 1, blend=1), ".webp": {}}
-    path = save(tmp_path / name, [Image.fromarray(layer) for layer in layers], duration=100, **options[name[1:]])
+    path = save(
+        tmp_path / name, [Image.fromarray(layer) for layer in layers], duration=100, **options[name[1:]]
+    )
     expected = [layer[..., :3] for layer in layers]
     if disposal == 1 and name != "a.webp":
         expected = np.maximum.accumulate(expected)
@@ -306,14 +336,22 @@ def test_transparency_and_disposal_lie_over_black(tmp_path, name, disposal):
 
 def gif_frame(left, top, pixels, disposal, transparent=None, palette=b""):
     """Graphic control extension, descriptor and 9-bit codes, which are never compressed: int [h, w] -> bytes."""
-    codes = pixels.ravel().tolist()                          # fewer than 254: their width stays the same
+    codes = pixels.ravel().tolist()  # fewer than 254: their width stays the same
     bits = "".join(f"{code:09b}"[::-1] for code in [256, *codes, 257])
-    packed = bytes(int(bits[i:i + 8][::-1], 2) for i in range(0, len(bits), 8))
-    blocks = b"".join(bytes([len(packed[i:i + 255])]) + packed[i:i + 255] for i in range(0, len(packed), 255))
+    packed = bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
+    blocks = b"".join(
+        bytes([len(packed[i : i + 255])]) + packed[i : i + 255] for i in range(0, len(packed), 255)
+    )
     flags = 4 * disposal + (transparent is not None)
-    return (b"!\xf9\x04" + struct.pack("<BHBB", flags, 10, transparent or 0, 0)
-            + struct.pack("<cHHHHB", b",", left, top, *pixels.shape[::-1], 0x87 if palette else 0) + palette
-            + b"\x08" + blocks + b"\0")
+    return (
+        b"!\xf9\x04"
+        + struct.pack("<BHBB", flags, 10, transparent or 0, 0)
+        + struct.pack("<cHHHHB", b",", left, top, *pixels.shape[::-1], 0x87 if palette else 0)
+        + palette
+        + b"\x08"
+        + blocks
+        + b"\0"
+    )
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -322,17 +360,25 @@ def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed, grey):
     """Parts of the canvas, each with its own disposal: 0 and 1 leave it, 2 clears it, 3 takes it back. Some have a
     palette of their own, or nothing that is transparent."""
     rng, (height, width) = np.random.default_rng(seed), (9, 12)
-    common = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1) if grey else rng.integers(1, 256, (256, 3), np.uint8)
+    common = (
+        np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
+        if grey
+        else rng.integers(1, 256, (256, 3), np.uint8)
+    )
     canvas, expected, parts = np.zeros((height, width, 3), np.uint8), [], []
     for _ in range(6):
         h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
         top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-        pixels, disposal, transparent = rng.integers(0, 8, (h, w)), int(rng.integers(0, 4)), int(rng.integers(0, 8))
+        pixels, disposal, transparent = (
+            rng.integers(0, 8, (h, w)),
+            int(rng.integers(0, 4)),
+            int(rng.integers(0, 8)),
+        )
         transparent = None if rng.random() < 0.5 else transparent
         palette = common if rng.random() < 0.7 else rng.integers(1, 256, (256, 3), np.uint8)
         own = b"" if palette is common else palette.tobytes()
         parts.append(gif_frame(left, top, pixels, disposal, transparent, own))
-        before, part = canvas.copy(), canvas[top:top + h, left:left + w]
+        before, part = canvas.copy(), canvas[top : top + h, left : left + w]
         seen = np.ones((h, w), bool) if transparent is None else pixels != transparent
         part[seen] = palette[pixels][seen]
         expected.append(canvas.copy())
@@ -343,7 +389,7 @@ def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed, grey):
     head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0) + common.tobytes()
     (tmp_path / "a.gif").write_bytes(head + b"".join(parts) + b";")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "1.gif").write_bytes(head + parts[0] + b";")                  # a still, the rest is black
+    (tmp_path / "folder" / "1.gif").write_bytes(head + parts[0] + b";")  # a still, the rest is black
     np.testing.assert_array_equal(read_video(tmp_path / "folder", 1), expected[:1])
     np.testing.assert_array_equal(read_video(tmp_path / "folder" / "1.gif", 1), expected[:1])
     np.testing.assert_array_equal(read_video(tmp_path / "a.gif", 6), expected)
@@ -362,7 +408,19 @@ def test_an_apng_with_a_palette_has_its_colours(tmp_path, maker):
         save(path, pictures, duration=100)
         expected = np.array([np.full((8, 16, 3), colour) for colour in COLOURS])
     else:
-        ffmpeg("-f", "lavfi", "-i", "testsrc=s=40x30:r=5:d=1", "-pix_fmt", "pal8", "-f", "apng", "-c:v", "apng", path)
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=s=40x30:r=5:d=1",
+            "-pix_fmt",
+            "pal8",
+            "-f",
+            "apng",
+            "-c:v",
+            "apng",
+            path,
+        )
         expected = decoded_by_ffmpeg(path, (40, 30))
     with Image.open(path) as image:
         assert image.mode == "P" and image.n_frames == len(expected)
@@ -373,16 +431,21 @@ def test_an_apng_with_a_palette_has_its_colours(tmp_path, maker):
 def test_blending_and_disposal_of_apngs_as_in_the_specification(tmp_path, seed):
     """Semi-transparent parts of the canvas, each with its own way to be blended and disposed of; in floats."""
     rng, (height, width), n = np.random.default_rng(seed), (9, 12), 6
-    canvas, expected, number = np.zeros((height, width, 4)), [], itertools.count()       # premultiplied, 0..1
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)), (b"acTL", struct.pack(">II", n, 0))]
+    canvas, expected, number = np.zeros((height, width, 4)), [], itertools.count()  # premultiplied, 0..1
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)),
+        (b"acTL", struct.pack(">II", n, 0)),
+    ]
     for i in range(n):
         h, w = (rng.integers(1, height + 1), rng.integers(1, width + 1)) if i else (height, width)
         top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
         pixels, disposal, blend = rng.integers(0, 256, (h, w, 4), np.uint8), *rng.integers(0, [3, 2]).tolist()
         data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
-        chunks.append((b"fcTL", struct.pack(">IIIIIHHBB", next(number), w, h, left, top, 1, 10, disposal, blend)))
+        chunks.append(
+            (b"fcTL", struct.pack(">IIIIIHHBB", next(number), w, h, left, top, 1, 10, disposal, blend))
+        )
         chunks.append((b"fdAT", struct.pack(">I", next(number)) + data) if i else (b"IDAT", data))
-        before, part, alpha = canvas.copy(), canvas[top:top + h, left:left + w], pixels[..., 3:] / 255
+        before, part, alpha = canvas.copy(), canvas[top : top + h, left : left + w], pixels[..., 3:] / 255
         part[:] = np.concatenate([pixels[..., :3] / 255 * alpha, alpha], 2) + blend * (1 - alpha) * part
         expected.append(255 * canvas[..., :3])
         if disposal == 1:
@@ -395,8 +458,10 @@ def test_blending_and_disposal_of_apngs_as_in_the_specification(tmp_path, seed):
 
 
 def test_gif_transparency_beside_ffmpeg(tmp_path):
-    filters = ("format=rgba,colorkey=black:0.3:0,split[a][b];"
-               "[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse=alpha_threshold=128")
+    filters = (
+        "format=rgba,colorkey=black:0.3:0,split[a][b];"
+        "[a]palettegen=reserve_transparent=1[p];[b][p]paletteuse=alpha_threshold=128"
+    )
     path = tmp_path / "a.gif"
     ffmpeg("-f", "lavfi", "-i", "testsrc=s=64x48:r=10:d=1", "-filter_complex", filters, path)
     rgba = decoded_by_ffmpeg(path, (64, 48), "rgba")
@@ -418,7 +483,9 @@ def test_transparency_is_over_black():
     palette.putpalette(np.repeat(VALUE[0], 3).tolist())
     palette.info["transparency"] = ALPHA.tobytes()
     for image in (grey_alpha, rgba, palette, grey_alpha.convert("La"), rgba.convert("RGBa")):
-        tolerance = 0 if image.mode in ("LA", "RGBA", "P") else 1      # premultiplied values are rounded once more
+        tolerance = (
+            0 if image.mode in ("LA", "RGBA", "P") else 1
+        )  # premultiplied values are rounded once more
         assert np.abs(to_rgb(image)[..., 1].astype(int) - OVER_BLACK).max() <= tolerance, image.mode
 
 
@@ -430,9 +497,15 @@ def test_a_palette_with_alpha_is_over_black():
     assert to_rgb(image).tolist() == [[[250, 150, 50], [50, 30, 10], [0, 0, 0]]]
 
 
-@pytest.mark.parametrize("mode, key, pixels, expected", [
-    ("L", 7, [7, 8], [0, 8]), ("1", 255, [255, 0], [0, 0]), ("RGB", (7, 7, 7), [(7, 7, 7), (8, 8, 8)], [0, 8]),
-    ("I;16", 2570, [2570, 5140], [0, 20])])
+@pytest.mark.parametrize(
+    "mode, key, pixels, expected",
+    [
+        ("L", 7, [7, 8], [0, 8]),
+        ("1", 255, [255, 0], [0, 0]),
+        ("RGB", (7, 7, 7), [(7, 7, 7), (8, 8, 8)], [0, 8]),
+        ("I;16", 2570, [2570, 5140], [0, 20]),
+    ],
+)
 def test_the_transparent_colour_of_a_png_is_black(tmp_path, mode, key, pixels, expected):
     image = Image.new(mode, (2, 1))
     for x, pixel in enumerate(pixels):
@@ -441,15 +514,30 @@ def test_the_transparent_colour_of_a_png_is_black(tmp_path, mode, key, pixels, e
     assert read_video(tmp_path / "a.png", 1)[0, 0, :, 1].tolist() == expected
 
 
-@pytest.mark.parametrize("mode, value, expected", [
-    ("1", 255, (255, 255, 255)), ("L", 77, (77, 77, 77)), ("RGB", (1, 2, 3), (1, 2, 3)),
-    ("RGBX", (1, 2, 3, 9), (1, 2, 3)), ("CMYK", (0, 255, 102, 0), (255, 0, 153)), ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
-    ("YCbCr", (90, 128, 128), (90, 90, 90)),
-    ("HSV", (0, 255, 200), (200, 0, 0)), ("P", 0, (0, 0, 0)),
-    ("I;16", 32896, (128, 128, 128)), ("I;16L", 257 * 9 + 128, (9, 9, 9)), ("I;16B", 257 * 9 + 129, (10, 10, 10)),
-    ("I;16N", 65535, (255, 255, 255)),
-    ("F", 0.5, (128, 128, 128)), ("F", 0.1, (26, 26, 26)), ("F", -3.0, (0, 0, 0)), ("F", 1e30, (255, 255, 255)),
-    ("F", float("inf"), (255, 255, 255)), ("F", float("nan"), (0, 0, 0))])
+@pytest.mark.parametrize(
+    "mode, value, expected",
+    [
+        ("1", 255, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("RGBX", (1, 2, 3, 9), (1, 2, 3)),
+        ("CMYK", (0, 255, 102, 0), (255, 0, 153)),
+        ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
+        ("YCbCr", (90, 128, 128), (90, 90, 90)),
+        ("HSV", (0, 255, 200), (200, 0, 0)),
+        ("P", 0, (0, 0, 0)),
+        ("I;16", 32896, (128, 128, 128)),
+        ("I;16L", 257 * 9 + 128, (9, 9, 9)),
+        ("I;16B", 257 * 9 + 129, (10, 10, 10)),
+        ("I;16N", 65535, (255, 255, 255)),
+        ("F", 0.5, (128, 128, 128)),
+        ("F", 0.1, (26, 26, 26)),
+        ("F", -3.0, (0, 0, 0)),
+        ("F", 1e30, (255, 255, 255)),
+        ("F", float("inf"), (255, 255, 255)),
+        ("F", float("nan"), (0, 0, 0)),
+    ],
+)
 def test_every_mode_has_a_stated_result(mode, value, expected):
     """0.5 * 255 = 127.5 is rounded to the even 128; 32896 = 128 * 257."""
     try:
@@ -499,34 +587,74 @@ def test_a_16_bit_ramp_is_even():
 def test_16_bits_beside_ffmpeg(tmp_path, ending, pixels, channels):
     values = np.random.default_rng(0).integers(0, 65536, (16, 32, channels)).astype("<u2")
     path = tmp_path / f"a.{ending if channels == 3 or ending != 'ppm' else 'pgm'}"
-    ffmpeg("-f", "rawvideo", "-pix_fmt", pixels, "-s", "32x16", "-i", "-", "-frames:v", 1, path, input=values.tobytes())
+    ffmpeg(
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        pixels,
+        "-s",
+        "32x16",
+        "-i",
+        "-",
+        "-frames:v",
+        1,
+        path,
+        input=values.tobytes(),
+    )
     frame = read_video(path, 1)[0].astype(int)
     assert np.abs(frame - values / 257).max() <= (1 if channels == 3 else 0.5)
-    assert np.abs(frame - decoded_by_ffmpeg(path, (32, 16))[0]).max() <= 2           # which dithers
+    assert np.abs(frame - decoded_by_ffmpeg(path, (32, 16))[0]).max() <= 2  # which dithers
 
 
-@pytest.mark.parametrize("bits, white_is_zero, data, expected", [
-    (12, False, bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x00]), [255, 0, 128, 0]),       # 4095, 0, 2048, 0
-    (16, False, struct.pack("<4H", 65535, 0, 257, 32896), [255, 0, 1, 128]),
-    (16, True, struct.pack("<4H", 65535, 0, 257, 32896), [0, 255, 254, 127])])
+@pytest.mark.parametrize(
+    "bits, white_is_zero, data, expected",
+    [
+        (12, False, bytes([0xFF, 0xF0, 0x00, 0x80, 0x00, 0x00]), [255, 0, 128, 0]),  # 4095, 0, 2048, 0
+        (16, False, struct.pack("<4H", 65535, 0, 257, 32896), [255, 0, 1, 128]),
+        (16, True, struct.pack("<4H", 65535, 0, 257, 32896), [0, 255, 254, 127]),
+    ],
+)
 def test_white_of_a_grey_tiff(tmp_path, bits, white_is_zero, data, expected):
-    entries = [(256, 4), (257, 1), (258, bits), (259, 1), (262, 1 - white_is_zero), (273, 8), (277, 1), (278, 1),
-               (279, len(data))]
+    entries = [
+        (256, 4),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, 1 - white_is_zero),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(data)),
+    ]
     directory = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
-    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data
-                                     + struct.pack("<H", len(entries)) + directory + bytes(4))
+    (tmp_path / "a.tif").write_bytes(
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(entries))
+        + directory
+        + bytes(4)
+    )
     assert read_video(tmp_path / "a.tif", 1)[0, 0, :, 0].tolist() == expected
 
 
 # Orientation and order
 
+
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "avif"])
 def test_orientation_is_honoured_by_every_format(tmp_path, ending):
     picture = np.zeros((16, 32, 3), np.uint8)
     picture[:8, :16], picture[8:, 16:] = (200, 0, 0), (0, 0, 200)
-    turned = {1: picture, 3: np.rot90(picture, 2), 6: np.rot90(picture, -1), 8: np.rot90(picture),
-              2: picture[:, ::-1], 4: picture[::-1], 5: picture.transpose(1, 0, 2),
-              7: np.rot90(picture, 2).transpose(1, 0, 2)}
+    turned = {
+        1: picture,
+        3: np.rot90(picture, 2),
+        6: np.rot90(picture, -1),
+        8: np.rot90(picture),
+        2: picture[:, ::-1],
+        4: picture[::-1],
+        5: picture.transpose(1, 0, 2),
+        7: np.rot90(picture, 2).transpose(1, 0, 2),
+    }
     for orientation, expected in turned.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -592,10 +720,11 @@ def test_natural_order_ignores_case(tmp_path):
 
 # What is refused
 
+
 def test_a_fifo_or_a_device_in_a_folder_is_refused_and_a_folder_is_passed_over(tmp_path):
     plain().save(tmp_path / "1.png")
     (tmp_path / "inner.png").mkdir()
-    os.mkfifo(tmp_path / "pipe")                             # no ending of an image: none of our files
+    os.mkfifo(tmp_path / "pipe")  # no ending of an image: none of our files
     assert read_video(tmp_path, 1).shape == (1, 8, 16, 3)
     os.mkfifo(tmp_path / "2.png")
     with pytest.raises(ValueError, match="2.png: not a regular file"):
@@ -610,21 +739,23 @@ def test_a_fifo_or_a_device_in_a_folder_is_refused_and_a_folder_is_passed_over(t
         read_video(tmp_path, 1)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.ppm", "a.ico"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.ppm", "a.ico"]
+)
 @pytest.mark.parametrize("several", [False, True])
 def test_damage_is_one_line_with_the_name_of_the_file(tmp_path, name, several):
     if several and name not in (*TIMED, "a.tif"):
         pytest.skip("a still")
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    path = save(tmp_path / name, [Image.fromarray(frame) for frame in noise[:1 + several]])
+    path = save(tmp_path / name, [Image.fromarray(frame) for frame in noise[: 1 + several]])
     data = path.read_bytes()
     for share in (0.02, 0.3, 0.6, 0.9):
-        path.write_bytes(data[:int(len(data) * share)])
+        path.write_bytes(data[: int(len(data) * share)])
         refused(path)
         with pytest.raises(ValueError, match=f"{name}: "):
             read_video(tmp_path)
     rng = np.random.default_rng(1)
-    for _ in range(60):                                      # bytes changed: read, or refused in one line
+    for _ in range(60):  # bytes changed: read, or refused in one line
         changed = np.frombuffer(data, np.uint8).copy()
         changed[rng.integers(0, len(data) if rng.random() < 0.5 else 120, 3)] = rng.integers(0, 256, 3)
         path.write_bytes(changed)
@@ -640,7 +771,9 @@ def bomb(path, width, height):
     """A grey PNG of zeros, which compresses by 1000."""
     compress, rows = zlib.compressobj(9), bytes(1 + width) * min(height, 100)
     data = b"".join(compress.compress(rows) for _ in range(height // min(height, 100))) + compress.flush()
-    return write_png(path, [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", data)])
+    return write_png(
+        path, [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", data)]
+    )
 
 
 @pytest.mark.parametrize("width, height", [(13_000, 13_000), (100_000, 1_000), (1_000, 100_000)])
@@ -648,10 +781,12 @@ def bomb(path, width, height):
 def test_a_decompression_bomb_is_refused_before_it_unfolds(tmp_path, monkeypatch, width, height, in_folder):
     path = bomb(tmp_path / "bomb.png", width, height)
     assert path.stat().st_size < 200_000
-    monkeypatch.setattr(Image.Image, "load", None)           # not decoded
+    monkeypatch.setattr(Image.Image, "load", None)  # not decoded
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ValueError, match=f"bomb.png: {width} x {height} pixels are more than {MAX_PIXELS}"):
+        with pytest.raises(
+            ValueError, match=f"bomb.png: {width} x {height} pixels are more than {MAX_PIXELS}"
+        ):
             read_video(tmp_path if in_folder else path)
 
 
@@ -680,27 +815,36 @@ def test_memory_is_worked_out_before_an_image_is_decoded(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("name", ["", "a.png", "a.gif"])
 def test_any_number_of_frames_is_read_or_refused_at_once(tmp_path, name):
-    path = save(tmp_path / (name or "a.png"), [plain(), plain(COLOURS[1])][:1 + (name == "a.gif")])
-    refused(path if name else tmp_path, "2000000000 frames", "of memory", "fewer frames", num_frames=2 * 10**9)
+    path = save(tmp_path / (name or "a.png"), [plain(), plain(COLOURS[1])][: 1 + (name == "a.gif")])
+    refused(
+        path if name else tmp_path, "2000000000 frames", "of memory", "fewer frames", num_frames=2 * 10**9
+    )
 
 
-@pytest.mark.parametrize("name, frames, copies",
-                         [("a.png", 1, 4), ("a.png", 3, 12), ("a.gif", 3, 12), ("a.webp", 3, 12)])
+@pytest.mark.parametrize(
+    "name, frames, copies", [("a.png", 1, 4), ("a.png", 3, 12), ("a.gif", 3, 12), ("a.webp", 3, 12)]
+)
 def test_the_figure_is_enough(tmp_path, monkeypatch, name, frames, copies):
     """The peak of a process that reads transparent, turned pictures is below what was asked for."""
     side, T = 2000, 4
     exif = Image.Exif()
     exif[0x0112] = 6
     pictures = [Image.new("RGBA", (side, side), (9 * i, 9, 9, 99)) for i in range(frames)]
-    save(tmp_path / name, pictures, **({} if name == "a.gif" else dict(exif=exif)),
-         **({} if frames == 1 or name == "a.webp" else dict(disposal=3 - (name == "a.png"))))
+    save(
+        tmp_path / name,
+        pictures,
+        **({} if name == "a.gif" else dict(exif=exif)),
+        **({} if frames == 1 or name == "a.webp" else dict(disposal=3 - (name == "a.png"))),
+    )
     need = side * side * (4 * copies + 3 * T)
     with monkeypatch.context() as patch:
         patch.setattr(resources, "available_memory", lambda: need - 1)
         refused(tmp_path / name, f"{T} frames of 2000 x 2000", "of memory", num_frames=T)
-    code = ("import sys, re; from minivideococa.video import read_video; import PIL.Image; PIL.Image.init()\n"
-            "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"
-            f"before = peak(); read_video(sys.argv[1], {T}); print(peak() - before)")
+    code = (
+        "import sys, re; from minivideococa.video import read_video; import PIL.Image; PIL.Image.init()\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"
+        f"before = peak(); read_video(sys.argv[1], {T}); print(peak() - before)"
+    )
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     run = subprocess.run([sys.executable, "-c", code, tmp_path / name], check=True, stdout=subprocess.PIPE)
@@ -720,10 +864,12 @@ def test_a_lack_of_memory_is_no_fault_of_the_image(tmp_path, monkeypatch, where)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_memory_does_not_grow_with_an_animation(tmp_path, name):
-    code = ("import sys, re; from minivideococa.video import read_video; read_video(sys.argv[1], 8)\n"
-            "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])")
+    code = (
+        "import sys, re; from minivideococa.video import read_video; read_video(sys.argv[1], 8)\n"
+        "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
+    )
     peaks = []
-    for n in (10, 110):                                      # 23 MB more, decoded
+    for n in (10, 110):  # 23 MB more, decoded
         base = np.random.default_rng(0).integers(0, 4, (240, 320), np.uint8) * 60
         pictures = [Image.fromarray(np.roll(base, i, 1)) for i in range(n)]
         options = dict(lossless=True, method=0) if name == "a.webp" else {}
@@ -731,7 +877,7 @@ def test_memory_does_not_grow_with_an_animation(tmp_path, name):
         run = subprocess.run([sys.executable, "-c", code, path], check=True, stdout=subprocess.PIPE)
         peaks.append(int(run.stdout))
         size = path.stat().st_size // 1024
-    assert peaks[1] - peaks[0] < 8 * 1024 + 2 * size        # WebP's decoder holds the file
+    assert peaks[1] - peaks[0] < 8 * 1024 + 2 * size  # WebP's decoder holds the file
 
 
 def test_images_that_are_not_sampled_are_not_decoded(tmp_path, monkeypatch):
@@ -739,7 +885,10 @@ def test_images_that_are_not_sampled_are_not_decoded(tmp_path, monkeypatch):
         plain().save(tmp_path / f"{i}.png")
     loaded = []
     load = ImageFile.ImageFile.load
-    monkeypatch.setattr(ImageFile.ImageFile, "load",
-                        lambda image: loaded.append(os.path.basename(image.filename)) or load(image))
+    monkeypatch.setattr(
+        ImageFile.ImageFile,
+        "load",
+        lambda image: loaded.append(os.path.basename(image.filename)) or load(image),
+    )
     read_video(tmp_path, 2)
-    assert set(loaded) == {"0.png", "2.png", "6.png"}        # the first for its size
+    assert set(loaded) == {"0.png", "2.png", "6.png"}  # the first for its size

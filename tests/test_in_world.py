@@ -15,8 +15,8 @@ from minivideococa.world import CLIP_SETS, draw_clip, in_world, is_embedded, sam
 from minivideococa.world.judgement import STATISTICS, distance
 from minivideococa.world.shapes import write_shapes
 
-SEED = 20_000                                # neither training nor weights/measure_in_world.py draws from it
-COUNT = 25                                   # clips of each set
+SEED = 20_000  # neither training nor weights/measure_in_world.py draws from it
+COUNT = 25  # clips of each set
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,10 @@ def model():
 @pytest.fixture(scope="module")
 def clips():
     """Frames uint8 [8, 64, 64, 3] of COUNT clips of each set."""
-    return {kind: [draw_clip(sample_clip(kind, np.random.default_rng([SEED, i]))) for i in range(COUNT)]
-            for kind in CLIP_SETS}
+    return {
+        kind: [draw_clip(sample_clip(kind, np.random.default_rng([SEED, i]))) for i in range(COUNT)]
+        for kind in CLIP_SETS
+    }
 
 
 def texture(slope, seed):
@@ -36,7 +38,7 @@ def texture(slope, seed):
     rng, size = np.random.default_rng(seed), 128
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size)))
     frequency[0, 0] = 1 / size
-    spectrum = np.fft.fft2(rng.standard_normal((3, size, size))) * frequency ** -slope
+    spectrum = np.fft.fft2(rng.standard_normal((3, size, size))) * frequency**-slope
     channels = np.moveaxis(np.fft.ifft2(spectrum).real, 0, -1)
     grey = channels.mean(axis=-1, keepdims=True)
     picture = grey + 0.3 * (channels - grey)
@@ -48,11 +50,14 @@ FOREIGN = {
     "large noise": np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8),
     "red": np.full((1, 64, 64, 3), (220, 30, 30), np.uint8),
     "green": np.full((1, 64, 64, 3), (30, 180, 30), np.uint8),
-    "stripes": np.repeat(np.array([[220, 30, 30], [30, 60, 220]], np.uint8).repeat(8, 0), 4, 0)[None, None].repeat(64, 1),
+    "stripes": np.repeat(np.array([[220, 30, 30], [30, 60, 220]], np.uint8).repeat(8, 0), 4, 0)[
+        None, None
+    ].repeat(64, 1),
 } | {f"1/f ** {slope}, {seed}": texture(slope, seed) for slope in (0.7, 1.0, 1.5, 2.0) for seed in range(5)}
 
 
 # The judgement
+
 
 @pytest.mark.parametrize("adapter", ["attentional", "mean", "joint"])
 def test_at_least_19_of_20_held_out_clips_are_in(model, clips, adapter):
@@ -100,7 +105,8 @@ def test_the_distance_is_mahalanobis(model):
     video = mvc.Video(np.zeros(5), rng.standard_normal((7, 5)))
     difference = video.tokens.mean(axis=0) - mean
     assert distance(video, mean, np.linalg.inv(covariance)) == pytest.approx(
-        difference @ np.linalg.solve(covariance, difference))
+        difference @ np.linalg.solve(covariance, difference)
+    )
     assert distance(mvc.Video(np.zeros(5), mean[None]), mean, np.eye(5)) == 0
 
 
@@ -112,11 +118,16 @@ def test_the_dtype_makes_no_difference(clips):
 
 
 def test_which_weights_are_the_embedded_ones(tmp_path):
-    assert is_embedded(None) and is_embedded(str(embedded_checkpoint())) and is_embedded(embedded_checkpoint() / ".")
+    assert (
+        is_embedded(None)
+        and is_embedded(str(embedded_checkpoint()))
+        and is_embedded(embedded_checkpoint() / ".")
+    )
     assert not is_embedded("hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k") and not is_embedded(tmp_path)
 
 
 # The command line
+
 
 @pytest.fixture
 def foreign(tmp_path):
@@ -135,14 +146,19 @@ def test_a_caption_of_other_footage_says_that_it_is_none(capsys, foreign):
     assert note.startswith("(not a description: ") and "coloured shapes" in note and "--weights" in note
     assert caption == mvc.load().caption(foreign) and "knows coloured shapes only" in err
     assert json.loads(run(capsys, "caption", foreign, "--json").out) == {
-        "video": foreign, "caption": caption, "in_world": False}
+        "video": foreign,
+        "caption": caption,
+        "in_world": False,
+    }
 
 
 def test_a_caption_of_nothing_is_no_description(capsys, tmp_path):
     """A page of text: to the checkpoint it is an empty background, which no clip of its world is."""
     page = Image.new("RGB", (640, 360), "white")
     for line in range(12):
-        ImageDraw.Draw(page).text((20, 20 + 26 * line), "the quick brown fox jumps over the lazy dog, again and again", "black")
+        ImageDraw.Draw(page).text(
+            (20, 20 + 26 * line), "the quick brown fox jumps over the lazy dog, again and again", "black"
+        )
     page.save(tmp_path / "page.png")
     out = run(capsys, "caption", tmp_path / "page.png").out
     assert "nothing" in out and "(not a description: " in out
@@ -160,16 +176,24 @@ def test_the_embedded_checkpoint_by_its_path_is_judged_and_others_are_not(capsys
     assert run(capsys, "caption", foreign, "--weights", embedded_checkpoint()).out.count("\n") == 2
     shutil.copytree(embedded_checkpoint(), tmp_path / "other", ignore=shutil.ignore_patterns(STATISTICS))
     assert run(capsys, "caption", foreign, "--weights", tmp_path / "other").out.count("\n") == 1
-    assert "in_world" not in json.loads(run(capsys, "caption", foreign, "--weights", tmp_path / "other", "--json").out)
+    assert "in_world" not in json.loads(
+        run(capsys, "caption", foreign, "--weights", tmp_path / "other", "--json").out
+    )
 
 
 def test_the_other_commands_judge_too(capsys, foreign):
     clip = CLIPS / "single.gif"
     for path, known in ((clip, True), (foreign, False)):
-        for command in (["classify", path, "--labels", "a red circle,a blue star"], ["answer", path, "a red"]):
+        for command in (
+            ["classify", path, "--labels", "a red circle,a blue star"],
+            ["answer", path, "a red"],
+        ):
             out, err = run(capsys, *command, "--json")
             assert json.loads(out)["in_world"] is known and ("coloured shapes only" in err) is not known
     out, err = run(capsys, "retrieve", "a green crescent", foreign, clip, "--json")
-    assert {row["video"]: row["in_world"] for row in json.loads(out)["videos"]} == {str(clip): True, foreign: False}
+    assert {row["video"]: row["in_world"] for row in json.loads(out)["videos"]} == {
+        str(clip): True,
+        foreign: False,
+    }
     assert "coloured shapes only" in err
     assert "coloured shapes only" not in run(capsys, "retrieve", "a green crescent", clip).err

@@ -33,7 +33,7 @@ def test_folders_fifos_and_devices_are_refused(tmp_path):
 
 def test_a_file_without_permission_is_said_to_be_one(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("x")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)       # root may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
     with pytest.raises(PermissionError, match="secret: permission denied"):
         regular_file(tmp_path / "secret", "give one")
 
@@ -68,7 +68,9 @@ def test_a_container_has_less(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("300000000\n")
     (tmp_path / "memory.current").write_text("250000000\n")
     (tmp_path / "memory.stat").write_text("anon 50000000\ninactive_file 200000000\n")
-    monkeypatch.setattr(resources, "CONTROL_GROUPS", [(tmp_path, "memory.max", "memory.current", "inactive_file")])
+    monkeypatch.setattr(
+        resources, "CONTROL_GROUPS", [(tmp_path, "memory.max", "memory.current", "inactive_file")]
+    )
     assert available_memory() == 250_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory() > 250_000_000

@@ -20,20 +20,37 @@ def configurations(draw):
     L, quick = draw(st.integers(4, 8)), draw(st.booleans())
     V = draw(st.integers(5, 9))
     return {
-        "embed_dim": E, "quick_gelu": quick,
+        "embed_dim": E,
+        "quick_gelu": quick,
         "vision": {
             "patch_size": patch,
             "image_size": patch * draw(st.integers(1, 3)) + draw(st.integers(0, patch - 1)),
             "width": E if form is not True else head_width * draw(st.integers(1, 3)),
             "head_width": head_width,
-            "layers": draw(st.integers(1, 2)), "mlp_ratio": draw(st.sampled_from([1, 2.5, 4])),
-            "no_ln_pre": draw(st.booleans()), "attentional_pool": form, "attn_pooler_heads": draw(heads),
-            "attn_pooler_queries": draw(st.integers(2, 4))},
-        "text": {"context_length": L, "vocab_size": V, "width": E, "heads": draw(heads),
-                 "layers": draw(st.integers(1, 2)), "pad_id": draw(st.integers(0, V - 1)),
-                 "correct_cls_mask": draw(st.booleans())},
-        "decoder": {"context_length": L, "vocab_size": V, "width": E, "heads": draw(heads),
-                    "layers": draw(st.integers(1, 2))}}
+            "layers": draw(st.integers(1, 2)),
+            "mlp_ratio": draw(st.sampled_from([1, 2.5, 4])),
+            "no_ln_pre": draw(st.booleans()),
+            "attentional_pool": form,
+            "attn_pooler_heads": draw(heads),
+            "attn_pooler_queries": draw(st.integers(2, 4)),
+        },
+        "text": {
+            "context_length": L,
+            "vocab_size": V,
+            "width": E,
+            "heads": draw(heads),
+            "layers": draw(st.integers(1, 2)),
+            "pad_id": draw(st.integers(0, V - 1)),
+            "correct_cls_mask": draw(st.booleans()),
+        },
+        "decoder": {
+            "context_length": L,
+            "vocab_size": V,
+            "width": E,
+            "heads": draw(heads),
+            "layers": draw(st.integers(1, 2)),
+        },
+    }
 
 
 def law(examples=40):
@@ -80,6 +97,7 @@ def features(model, ids):
 
 # Frames
 
+
 @law()
 def test_the_order_of_frames_does_not_matter(tiny_model, overrides, seed, data):
     model, rng = make(tiny_model, overrides, seed)
@@ -105,7 +123,7 @@ def test_every_copy_of_a_frame_counts(tiny_model, overrides, seed, data):
     """Pooling is over tokens, not over different frames: a frame that comes twice weighs more."""
     model, rng = make(tiny_model, overrides, seed)
     tokens = rng.standard_normal((2, model.config.vision.tokens, model.config.vision.width))
-    assume(model.config.vision.width > 1)                            # of one number a norm leaves nothing
+    assume(model.config.vision.width > 1)  # of one number a norm leaves nothing
     once, twice = model.pool(tokens), model.pool(tokens[[0, 0, 1]])
     assert np.abs(once.tokens - twice.tokens).max() > 1e-9
 
@@ -126,7 +144,7 @@ def test_each_frame_is_encoded_by_itself(tiny_model, overrides, seed, data):
 def test_a_pixel_belongs_to_one_patch(tiny_model, overrides, seed, data):
     """Before the blocks a pixel reaches its patch's token, row by row behind the class; a rest, none."""
     model, rng = make(tiny_model, overrides, seed)
-    assume(model.config.vision.width > 2)           # of one or two numbers a norm leaves at most a sign
+    assume(model.config.vision.width > 2)  # of one or two numbers a norm leaves at most a sign
     P, S = model.config.vision.patch_size, model.config.vision.image_size
     pixels = random_pixels(model, rng, 1)
     channel, y, x = data.draw(st.tuples(st.integers(0, 2), st.integers(0, S - 1), st.integers(0, S - 1)))
@@ -143,6 +161,7 @@ def test_a_pixel_belongs_to_one_patch(tiny_model, overrides, seed, data):
 
 # Texts
 
+
 @law()
 def test_a_batch_of_texts_gives_what_its_parts_give(tiny_model, overrides, seed, data):
     model, rng = make(tiny_model, overrides, seed)
@@ -151,8 +170,10 @@ def test_a_batch_of_texts_gives_what_its_parts_give(tiny_model, overrides, seed,
     ids = random_ids(model, rng, (B, L))
     close(model.encode_text(ids), np.concatenate([model.encode_text(row[None]) for row in ids]))
     tokens = rng.standard_normal((B, 3, model.config.embed_dim))
-    close(model.decode(tokens, ids),
-          np.concatenate([model.decode(one, row[None]) for one, row in zip(tokens, ids)]))
+    close(
+        model.decode(tokens, ids),
+        np.concatenate([model.decode(one, row[None]) for one, row in zip(tokens, ids)]),
+    )
     close(model.decode(tokens[0], ids), model.decode(np.stack([tokens[0]] * B), ids))
 
 
@@ -228,6 +249,7 @@ def test_padding_is_seen_once_or_never(tiny_model, overrides, seed, data):
 def test_the_multimodal_decoder_masks_no_padding(tiny_model, overrides, seed, data):
     """Its only mask is the causal one: a changed token feature reaches every later position's logits."""
     from minivideococa.decoder import decode, watch
+
     model, rng = make(tiny_model, overrides, seed)
     c, E, params = model.config, model.config.embed_dim, model.params["text_decoder"]
     L = data.draw(st.integers(2, c.text.context_length))
@@ -251,6 +273,7 @@ def test_the_text_latent_depends_on_how_far_it_is_padded(tiny_model, overrides, 
 
 # Numbers
 
+
 @law()
 def test_latents_have_unit_length(tiny_model, overrides, seed, data):
     dtype = data.draw(st.sampled_from(["float32", "float64"]))
@@ -265,7 +288,7 @@ def test_latents_have_unit_length(tiny_model, overrides, seed, data):
 @law(60)
 def test_float32_is_float64_rounded(tiny_model, overrides, seed, data):
     """The same weights, the same code: only the rounding differs; nothing is computed in the other dtype."""
-    assume(overrides["vision"]["width"] > 2)        # a norm of one or two numbers is a sign, and may turn
+    assume(overrides["vision"]["width"] > 2)  # a norm of one or two numbers is a sign, and may turn
     (small, rng), (large, _) = (make(tiny_model, overrides, seed, dtype) for dtype in ("float32", "float64"))
     pixels = random_pixels(small, rng, 3)
     ids = random_ids(small, rng, (2, small.config.text.context_length))

@@ -19,12 +19,16 @@ from minivideococa.output import folder_written_whole, written_whole
 
 PACKAGE = Path(hub.__file__).parents[2]
 CASES = Path(__file__).parent / "cases"
-SAME_PID = "import os, runpy, sys; os.getpid = lambda: 4242; "      # as in two containers
+SAME_PID = "import os, runpy, sys; os.getpid = lambda: 4242; "  # as in two containers
 
 
 def start(code: str, *arguments: str | Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, stdout=subprocess.PIPE,
-                            env=os.environ | {"PYTHONPATH": str(PACKAGE)} | environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)} | environment,
+    )
 
 
 def names(folder: Path) -> set[str]:
@@ -34,8 +38,10 @@ def names(folder: Path) -> set[str]:
 @pytest.mark.parametrize("attempt", range(3))
 def test_two_processes_of_one_number_fetch_the_same_checkpoint(tmp_path: Path, attempt: int) -> None:
     code = SAME_PID + "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    both = [start(code, CASES / "fetch_race.py", str(time.time() + 1.5), MINIVIDEOCOCA_CACHE=str(tmp_path))
-            for _ in range(2)]
+    both = [
+        start(code, CASES / "fetch_race.py", str(time.time() + 1.5), MINIVIDEOCOCA_CACHE=str(tmp_path))
+        for _ in range(2)
+    ]
     assert [one.communicate(timeout=60)[0].split() for one in both] == [["ok", str(tmp_path / "a--b")]] * 2
     assert names(tmp_path) == {"a--b"}
     assert names(tmp_path / "a--b") == {"config.json", "model.safetensors", "tokenizer.json"}
@@ -48,22 +54,31 @@ def test_two_processes_of_one_number_convert_into_one_folder(tmp_path: Path, emp
     dest = tmp_path / "dest"
     if empty:
         dest.mkdir()
-    code = SAME_PID + """
+    code = (
+        SAME_PID
+        + """
 import time
 from minivideococa.checkpoint import convert
 convert.advance = lambda: time.sleep(0.02)                # slow enough to be under way at the same time
 time.sleep(max(0, float(sys.argv[3]) - time.time()))
 print(convert.convert(sys.argv[1], sys.argv[2]))
 """
+    )
     both = [start(code, embedded_checkpoint(), dest, str(time.time() + 1.5)) for _ in range(2)]
     assert [one.communicate(timeout=60)[0].strip() for one in both] == [str(dest)] * 2
-    assert names(tmp_path) == {"dest"} and names(dest) == {"config.json", "model.safetensors", "tokenizer.json"}
-    with pytest.raises(ValueError, match="already and not empty"):         # afterwards it is occupied, as ever
+    assert names(tmp_path) == {"dest"} and names(dest) == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    with pytest.raises(ValueError, match="already and not empty"):  # afterwards it is occupied, as ever
         convert(embedded_checkpoint(), dest)
 
 
 def test_two_processes_of_one_number_cache_the_same_arrays(tmp_path: Path) -> None:
-    code = SAME_PID + """
+    code = (
+        SAME_PID
+        + """
 import numpy as np
 from pathlib import Path
 from minivideococa.evaluation import cache
@@ -71,6 +86,7 @@ for i in range(300):
     cache.put(Path(sys.argv[1]), ["facts", i % 3], {"array": np.full(1000, i % 3)})
 print("ok")
 """
+    )
     both = [start(code, tmp_path) for _ in range(2)]
     assert [one.communicate(timeout=60)[0].strip() for one in both] == ["ok"] * 2
     assert len(names(tmp_path)) == 3
@@ -95,7 +111,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, kind: str) -> Non
         place.mkdir()
     killed = start(UNFINISHED, place, kind.split()[-1], "is killed")
     assert killed.communicate(timeout=60)[0] == "begun\n" and killed.returncode == -signal.SIGKILL
-    assert len(names(place if kind == "empty folder" else tmp_path)) == 2          # it did leave something
+    assert len(names(place if kind == "empty folder" else tmp_path)) == 2  # it did leave something
     with (written_whole if kind == "file" else folder_written_whole)(place) as partial:
         (partial if kind == "file" else partial / "whole").write_text("whole")
     assert names(tmp_path) == {"place"} and (kind == "file" or names(place) == {"whole"})
@@ -105,23 +121,32 @@ def test_an_interrupted_conversion_does_not_refuse_the_next(tmp_path: Path) -> N
     (tmp_path / "dest").mkdir()
     start(UNFINISHED, tmp_path / "dest", "folder", "is killed").communicate(timeout=60)
     assert names(convert(embedded_checkpoint(), tmp_path / "dest")) == {
-        "config.json", "model.safetensors", "tokenizer.json"}
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_the_work_of_a_living_process_stays(tmp_path: Path, kind: str) -> None:
-    living = subprocess.Popen([sys.executable, "-c", UNFINISHED, tmp_path / "theirs", kind, "waits"], text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              env=os.environ | {"PYTHONPATH": str(PACKAGE)})
+    living = subprocess.Popen(
+        [sys.executable, "-c", UNFINISHED, tmp_path / "theirs", kind, "waits"],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+    )
     assert living.stdout.readline() == "begun\n"
-    os.utime(next(path for path in tmp_path.iterdir() if path.suffix != ".work"), (0, 0))          # however old it is
+    os.utime(next(path for path in tmp_path.iterdir() if path.suffix != ".work"), (0, 0))  # however old it is
     with written_whole(tmp_path / "ours") as partial:
         partial.write_text("ours")
     living.communicate("", timeout=60)
     assert living.returncode == 0 and names(tmp_path) == {"ours", "theirs"}
 
 
-def test_where_files_cannot_be_locked_the_age_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_files_cannot_be_locked_the_age_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fcntl
 
     def fail(*arguments: object) -> None:
@@ -138,13 +163,20 @@ def test_where_files_cannot_be_locked_the_age_decides(tmp_path: Path, monkeypatc
     assert names(tmp_path) == {"ours", *kept, *(f"{name}.work" for name in kept)}
 
 
-@pytest.mark.parametrize("error", [
-    lambda partial: OSError(errno.ENOSPC, "No space left on device"),
-    lambda partial: OSError(errno.ENOSPC, "No space left on device", str(partial)),
-    lambda partial: OSError(f"{partial}: cannot be written: No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda partial: OSError(errno.ENOSPC, "No space left on device"),
+        lambda partial: OSError(errno.ENOSPC, "No space left on device", str(partial)),
+        lambda partial: OSError(f"{partial}: cannot be written: No space left on device"),
+    ],
+)
 @pytest.mark.parametrize("write", [written_whole, folder_written_whole])
 def test_a_full_disk_names_what_the_user_wanted_written(tmp_path: Path, write, error) -> None:
-    with pytest.raises(OSError, match="No space left on device") as told, write(tmp_path / "wanted") as partial:
+    with (
+        pytest.raises(OSError, match="No space left on device") as told,
+        write(tmp_path / "wanted") as partial,
+    ):
         raise error(partial)
     assert str(tmp_path / "wanted") in str(told.value) and ".partial" not in str(told.value)
     assert names(tmp_path) == set()

@@ -9,15 +9,20 @@ from hypothesis import strategies as st
 
 from minivideococa.evaluation.manifest import Entry, read_manifest, write_manifest
 
-words = st.text(max_size=8).map(str.strip).filter(bool)                  # surrogates too
+words = st.text(max_size=8).map(str.strip).filter(bool)  # surrogates too
 names = st.text("abcé ü7-", min_size=1, max_size=8).filter(str.strip)
 
 
 @st.composite
 def entries(draw, folder: Path = Path("/videos")) -> Entry:
     question = draw(st.none() | words)
-    return Entry(folder / (draw(names) + ".mp4"), tuple(draw(st.lists(words, max_size=3))),
-                 tuple(draw(st.lists(words, max_size=3))), question, draw(st.none() | words) if question else None)
+    return Entry(
+        folder / (draw(names) + ".mp4"),
+        tuple(draw(st.lists(words, max_size=3))),
+        tuple(draw(st.lists(words, max_size=3))),
+        question,
+        draw(st.none() | words) if question else None,
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -32,27 +37,45 @@ def test_a_manifest_moves_with_its_videos(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.mp4"
     write_manifest(tmp_path / "a" / "m.jsonl", [Entry(tmp_path / "a" / "clips" / "1.mp4"), Entry(elsewhere)])
     (tmp_path / "a").rename(tmp_path / "b")
-    assert read_manifest(tmp_path / "b" / "m.jsonl") == [Entry(tmp_path / "b" / "clips" / "1.mp4"), Entry(elsewhere)]
+    assert read_manifest(tmp_path / "b" / "m.jsonl") == [
+        Entry(tmp_path / "b" / "clips" / "1.mp4"),
+        Entry(elsewhere),
+    ]
 
 
 def test_what_people_write(tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
-    manifest.write_text('{"video": "x.mp4", "captions": ["one", "two"], "label": "sing", "url": 7}\n\n'
-                        '  {"video": "/y.mp4", "labels": ["a", "b"], "question": "why?", "answer": "so"}', "utf-8")
+    manifest.write_text(
+        '{"video": "x.mp4", "captions": ["one", "two"], "label": "sing", "url": 7}\n\n'
+        '  {"video": "/y.mp4", "labels": ["a", "b"], "question": "why?", "answer": "so"}',
+        "utf-8",
+    )
     assert read_manifest(manifest) == [
-        Entry(tmp_path / "x.mp4", ("one", "two"), ("sing",)), Entry(Path("/y.mp4"), (), ("a", "b"), "why?", "so")]
+        Entry(tmp_path / "x.mp4", ("one", "two"), ("sing",)),
+        Entry(Path("/y.mp4"), (), ("a", "b"), "why?", "so"),
+    ]
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ("{", "not a JSON object"), ("[1]", "not a JSON object"), ("[" * 100_000, "not a JSON object.*--format"), ('{"label": "a"}', '"video" is missing'),
-    ('{"video": 3}', '"video" is 3'), ('{"video": ""}', '"video" is \'\''),
-    ('{"video": "x", "captions": "a"}', '"captions" is \'a\': give a list'),
-    ('{"video": "x", "labels": [1]}', '"labels" is \\[1\\]'),
-    ('{"video": "x", "label": "a", "labels": ["b"]}', 'both "label" and "labels"'),
-    ('{"video": "x", "answer": "a"}', 'needs its "question"'), ('{"video": "x", "caption": "a"}', 'says "captions"'),
-    ('{"video": "a\\u0000b"}', '"video" is'), ('{"video": "a\\ud83d.mp4"}', '"video" is'),
-    ('{"video": "x", "start": "soon"}', '"start" is \'soon\''), ('{"video": "x", "start": 3, "end": 3}', '"end" is 3 and "start" 3'),
-])
+@pytest.mark.parametrize(
+    "line, complaint",
+    [
+        ("{", "not a JSON object"),
+        ("[1]", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object.*--format"),
+        ('{"label": "a"}', '"video" is missing'),
+        ('{"video": 3}', '"video" is 3'),
+        ('{"video": ""}', "\"video\" is ''"),
+        ('{"video": "x", "captions": "a"}', "\"captions\" is 'a': give a list"),
+        ('{"video": "x", "labels": [1]}', '"labels" is \\[1\\]'),
+        ('{"video": "x", "label": "a", "labels": ["b"]}', 'both "label" and "labels"'),
+        ('{"video": "x", "answer": "a"}', 'needs its "question"'),
+        ('{"video": "x", "caption": "a"}', 'says "captions"'),
+        ('{"video": "a\\u0000b"}', '"video" is'),
+        ('{"video": "a\\ud83d.mp4"}', '"video" is'),
+        ('{"video": "x", "start": "soon"}', "\"start\" is 'soon'"),
+        ('{"video": "x", "start": 3, "end": 3}', '"end" is 3 and "start" 3'),
+    ],
+)
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, complaint: str) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(json.dumps({"video": "x.mp4"}) + "\n" + line + "\n")
@@ -62,7 +85,9 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, complain
 
 def test_labels_are_the_same_whatever_is_around_them(tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
-    manifest.write_text('\ufeff{"video": "x", "label": "a ring "}\r\n{"video": "y", "labels": ["\\ta ring", "b"]}', "utf-8")
+    manifest.write_text(
+        '\ufeff{"video": "x", "label": "a ring "}\r\n{"video": "y", "labels": ["\\ta ring", "b"]}', "utf-8"
+    )
     assert [entry.labels for entry in read_manifest(manifest)] == [("a ring",), ("a ring", "b")]
 
 
@@ -77,7 +102,10 @@ def test_an_entry_refuses_what_would_be_cut_into_letters() -> None:
 def test_videos_are_named_from_a_folder_that_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    write_manifest(tmp_path / "link" / "m.jsonl", [Entry(tmp_path / "link" / "1.mp4"), Entry(tmp_path / "real" / "2.mp4")])
+    write_manifest(
+        tmp_path / "link" / "m.jsonl",
+        [Entry(tmp_path / "link" / "1.mp4"), Entry(tmp_path / "real" / "2.mp4")],
+    )
     lines = (tmp_path / "real" / "m.jsonl").read_text().strip().split("\n")
     assert [json.loads(line)["video"] for line in lines] == ["1.mp4", "2.mp4"]
 

@@ -15,31 +15,45 @@ from minivideococa.evaluation import metrics
 def rankings(draw):
     """Scores [n, C], with many ties, and what is right, at least one in each row."""
     n, candidates = draw(st.integers(1, 4)), draw(st.integers(1, 6))
-    scores = np.array(draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.nan]), min_size=n * candidates,
-                                    max_size=n * candidates))).reshape(n, candidates)
-    right = np.array([draw(st.lists(st.booleans(), min_size=candidates, max_size=candidates).filter(any)) for _ in range(n)])
+    scores = np.array(
+        draw(
+            st.lists(
+                st.sampled_from([0.0, 0.5, 1.0, -np.inf, np.nan]),
+                min_size=n * candidates,
+                max_size=n * candidates,
+            )
+        )
+    ).reshape(n, candidates)
+    right = np.array(
+        [
+            draw(st.lists(st.booleans(), min_size=candidates, max_size=candidates).filter(any))
+            for _ in range(n)
+        ]
+    )
     return scores, right
 
 
 # Ranks
 
+
 def test_ranks_by_hand():
     scores = np.array([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.5, 0.5, 0.5]])
     right = np.array([[1, 0, 0], [0, 1, 1], [0, 1, 0]], bool)
     places = metrics.ranks(scores, right)
-    assert places.tolist() == [1, 2, 3]                      # a tie with two others is lost to both
+    assert places.tolist() == [1, 2, 3]  # a tie with two others is lost to both
     assert [metrics.recall(places, k) for k in (1, 2, 5)] == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1]
 
 
 @given(rankings())
 def test_ranks_by_sorting(case):
     """Sorted by falling score, wrong ones first among equals; NaN sorts like the highest if wrong, the lowest if right."""
+
     def key(score, right):
         return (-score if score == score else np.inf if right else -np.inf), right
 
     for rank, scores, right in zip(metrics.ranks(*case), *case):
         order = sorted(range(len(scores)), key=lambda i: key(scores[i], right[i]))
-        if not np.isnan(scores[right]).any():                # of right ones that are NaN only the bound holds
+        if not np.isnan(scores[right]).any():  # of right ones that are NaN only the bound holds
             assert rank == 1 + next(place for place, i in enumerate(order) if right[i])
         assert 1 <= rank <= 1 + (~right).sum()
 
@@ -53,9 +67,18 @@ def test_a_constant_model_gets_no_credit():
 
 # Average precision
 
-@pytest.mark.parametrize("scores, right, want", [
-    ([3, 2, 1], [1, 0, 1], (1 + 2 / 3) / 2), ([3, 2, 1], [0, 0, 1], 1 / 3), ([3, 2, 1], [1, 1, 0], 1),
-    ([1, 1, 1, 1], [0, 1, 0, 0], 1 / 4), ([2, 1, 1], [1, 1, 0], (1 + 2 / 3) / 2), ([np.nan, 1], [1, 0], 1 / 2)])
+
+@pytest.mark.parametrize(
+    "scores, right, want",
+    [
+        ([3, 2, 1], [1, 0, 1], (1 + 2 / 3) / 2),
+        ([3, 2, 1], [0, 0, 1], 1 / 3),
+        ([3, 2, 1], [1, 1, 0], 1),
+        ([1, 1, 1, 1], [0, 1, 0, 0], 1 / 4),
+        ([2, 1, 1], [1, 1, 0], (1 + 2 / 3) / 2),
+        ([np.nan, 1], [1, 0], 1 / 2),
+    ],
+)
 def test_average_precision_by_hand(scores, right, want):
     assert metrics.average_precision(np.array(scores, float), np.array(right, bool)) == pytest.approx(want)
 
@@ -100,11 +123,13 @@ def test_bleu_and_rouge_by_hand():
     """Of the n-grams of "a dog runs in the park", 5 of 6, 3 of 5, 2 of 4 and 1 of 3 are in the reference."""
     found = metrics.caption_scores([DOG], [["A dog runs in a park"]])
     assert found["BLEU-4"] == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    assert found["ROUGE-L"] == pytest.approx(5 / 6)          # precision and recall of "a dog runs in park"
+    assert found["ROUGE-L"] == pytest.approx(5 / 6)  # precision and recall of "a dog runs in park"
     short = metrics.caption_scores(["a dog runs in"], [[DOG]])
     assert short["BLEU-4"] == pytest.approx(np.exp(1 - 6 / 4))
-    assert short["ROUGE-L"] == pytest.approx((1 + 1.2 ** 2) * (4 / 6) / (4 / 6 + 1.2 ** 2))
-    both = metrics.caption_scores([DOG, CAT], [["a dog runs in a park"], [CAT]])     # counts are added up, not scores
+    assert short["ROUGE-L"] == pytest.approx((1 + 1.2**2) * (4 / 6) / (4 / 6 + 1.2**2))
+    both = metrics.caption_scores(
+        [DOG, CAT], [["a dog runs in a park"], [CAT]]
+    )  # counts are added up, not scores
     assert both["BLEU-4"] == pytest.approx((12 / 13 * 9 / 11 * 7 / 9 * 5 / 7) ** 0.25)
 
 
@@ -114,10 +139,18 @@ def test_captions_are_compared_with_their_own_references():
     assert all(right[name] > 1.5 * wrong[name] for name in right)
 
 
-@pytest.mark.parametrize("text, want", [
-    ("A Man, (smiling)... sings!", "a man smiling sings"), ("don't  shake-it", "don't shake-it"),
-    ("'quoted' - “so”", "quoted so"),
-    ("one,two/three", "one two three"), ("a\nb\u0085c", "a b c"), ("Café – 3,5%", "café 3 5"), ("?!", "")])
+@pytest.mark.parametrize(
+    "text, want",
+    [
+        ("A Man, (smiling)... sings!", "a man smiling sings"),
+        ("don't  shake-it", "don't shake-it"),
+        ("'quoted' - “so”", "quoted so"),
+        ("one,two/three", "one two three"),
+        ("a\nb\u0085c", "a b c"),
+        ("Café – 3,5%", "café 3 5"),
+        ("?!", ""),
+    ],
+)
 def test_words(text, want):
     assert metrics.words([text]) == [want]
 
@@ -146,7 +179,7 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
     with pytest.raises(ValueError, match=r"^[^\n]*no java here[^\n]*words$"):
         metrics.tokenizer_for("ptb")
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
-    with pytest.raises(ValueError, match=r'^[^\n]*pip install pycocoevalcap[^\n]*$'):
+    with pytest.raises(ValueError, match=r"^[^\n]*pip install pycocoevalcap[^\n]*$"):
         metrics.tokenizer_for("words")
 
 
@@ -160,9 +193,21 @@ def test_java_that_does_nothing_is_found_out(monkeypatch, tmp_path):
 
 # Answers
 
-@pytest.mark.parametrize("answer, truth, same", [
-    ("A dog.", "the DOG", True), ("play the  guitar", "play guitar", True), ("dogs", "dog", False), ("a", "A", True),
-    ("a", "the", False), ("", "a", False), ("", "?", False), ("", "", False), ("an", "ant", False),
-    ("two, three", "two three", True)])
+
+@pytest.mark.parametrize(
+    "answer, truth, same",
+    [
+        ("A dog.", "the DOG", True),
+        ("play the  guitar", "play guitar", True),
+        ("dogs", "dog", False),
+        ("a", "A", True),
+        ("a", "the", False),
+        ("", "a", False),
+        ("", "?", False),
+        ("", "", False),
+        ("an", "ant", False),
+        ("two, three", "two three", True),
+    ],
+)
 def test_same_answer(answer, truth, same):
     assert metrics.same_answer(answer, truth) == metrics.same_answer(truth, answer) == same

@@ -8,7 +8,7 @@ import pytest
 from minivideococa.model import Video, VideoCoCa
 from minivideococa.trace import trace
 
-START, END = 1, 2                                                    # of the fixture `tokenizer`
+START, END = 1, 2  # of the fixture `tokenizer`
 
 
 def random_pixels(model, frames=2, seed=0):
@@ -30,6 +30,7 @@ def refused(call, *facts):
 
 # The forward pass once more, one text, one head and one patch at a time, from the design's facts
 
+
 def norm(x, p):
     mean = x.mean(-1, keepdims=True)
     return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-5) * p["weight"] + p["bias"]
@@ -44,8 +45,10 @@ def attend(x, context, p, heads, visible=None):
     width = x.shape[1]
     separate = [p.get(f"{name}_proj_weight") for name in "qkv"]
     weights = separate if separate[0] is not None else np.split(p["in_proj_weight"], 3)
-    q, k, v = (y @ weight.T + bias for y, weight, bias
-               in zip((x, context, context), weights, p["in_proj_bias"].reshape(3, width)))
+    q, k, v = (
+        y @ weight.T + bias
+        for y, weight, bias in zip((x, context, context), weights, p["in_proj_bias"].reshape(3, width))
+    )
     heard = np.empty_like(x)
     for head in np.split(np.arange(width), heads):
         powers = np.exp(q[:, head] @ k[:, head].T / math.sqrt(len(head)))
@@ -69,10 +72,12 @@ def walk_video(model, pixels):
     P, across = c.patch_size, c.image_size // c.patch_size
     frames = []
     for frame in pixels.astype(np.float64):
-        patches = [frame[:, y * P:(y + 1) * P, x * P:(x + 1) * P]
-                   for y in range(across) for x in range(across)]
-        rows = [p["class_embedding"]] + [[(kernel * patch).sum() for kernel in p["conv1"]["weight"]]
-                                         for patch in patches]
+        patches = [
+            frame[:, y * P : (y + 1) * P, x * P : (x + 1) * P] for y in range(across) for x in range(across)
+        ]
+        rows = [p["class_embedding"]] + [
+            [(kernel * patch).sum() for kernel in p["conv1"]["weight"]] for patch in patches
+        ]
         rows = np.array(rows) + p["positional_embedding"]
         frames.append(norm(rows, p["ln_pre"]) if c.ln_pre else rows)
     found["vision.embed"] = np.array(frames)
@@ -81,8 +86,12 @@ def walk_video(model, pixels):
         found[f"vision.block.{i}"] = np.array(frames)
 
     def pooled(context, pooler):
-        return attend(norm(pooler["query"], pooler["ln_q"]), norm(context, pooler["ln_k"]), pooler["attn"],
-                      c.pooler_heads)
+        return attend(
+            norm(pooler["query"], pooler["ln_q"]),
+            norm(context, pooler["ln_k"]),
+            pooler["attn"],
+            c.pooler_heads,
+        )
 
     flat = found["pool.flat"] = np.concatenate(frames)
     if c.attentional_pool is True:
@@ -102,7 +111,7 @@ def walk_text(model, ids, caption_tokens):
     c, p, d, found = model.config.text, model.params["text"], model.params["text_decoder"], {"ids": ids}
     L = len(ids)
     words = [p["token_embedding"]["weight"][i] for i in ids]
-    x = found["text.embed"] = np.array([*words, p["cls_emb"]]) + p["positional_embedding"][:L + 1]
+    x = found["text.embed"] = np.array([*words, p["cls_emb"]]) + p["positional_embedding"][: L + 1]
     valid = [i != c.pad_id for i in ids]
     valid = valid + [True] if c.correct_cls_mask else [True] + valid
     visible = np.array([[key <= query and valid[key] for key in range(L + 1)] for query in range(L + 1)])
@@ -135,7 +144,7 @@ configurations = pytest.mark.parametrize("overrides", CONFIGURATIONS.values(), i
 @configurations
 def test_every_stage_is_what_the_design_says(tiny_model, overrides):
     model = tiny_model(1, **overrides)
-    pixels, ids = random_pixels(model), np.array([7, 3, 0, 8, 3, 0, 0])      # both padding ids, inside too
+    pixels, ids = random_pixels(model), np.array([7, 3, 0, 8, 3, 0, 0])  # both padding ids, inside too
     with trace() as got:
         video = model.encode_video(pixels)
         model.decode(video.tokens, ids[None])
@@ -148,6 +157,7 @@ def test_every_stage_is_what_the_design_says(tiny_model, overrides):
 
 
 # Shapes and dtypes
+
 
 @configurations
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -212,6 +222,7 @@ def test_nothing_is_random_and_nothing_changes(tiny_model):
 
 # Input kinds
 
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_preprocess_gives_float32(tiny_model, dtype):
     model = tiny_model(dtype=dtype)
@@ -229,6 +240,7 @@ def test_encode_takes_frames_and_encoded_videos(tiny_model):
 
 def test_encode_takes_paths(tiny_model, tmp_path):
     from PIL import Image
+
     model = tiny_model()
     colours = [Image.new("RGB", (16, 16), (i * 40, 90, 200 - i * 40)) for i in range(5)]
     colours[0].save(tmp_path / "clip.gif", save_all=True, append_images=colours[1:], duration=100)
@@ -244,6 +256,7 @@ def test_a_path_is_read_as_so_many_frames(tiny_model, tokenizer, tmp_path):
     from PIL import Image
 
     from minivideococa.video import read_video
+
     model, path = tiny_model(5, tokenizer=tokenizer), tmp_path / "clip.gif"
     colours = [Image.new("RGB", (16, 16), (i * 40, 90, 200 - i * 40)) for i in range(6)]
     colours[0].save(path, save_all=True, append_images=colours[1:], duration=100)
@@ -273,8 +286,10 @@ def test_texts(tiny_model, tokenizer):
 
 # Errors
 
-@pytest.mark.parametrize("shape", [(3, 14, 14), (2, 14, 14, 3), (2, 3, 13, 14), (2, 3, 28, 28),
-                                   (2, 1, 14, 14), (), (0, 3, 14, 14)])
+
+@pytest.mark.parametrize(
+    "shape", [(3, 14, 14), (2, 14, 14, 3), (2, 3, 13, 14), (2, 3, 28, 28), (2, 1, 14, 14), (), (0, 3, 14, 14)]
+)
 def test_pixels_of_a_wrong_shape(tiny_model, shape):
     model = tiny_model()
     for method in (model.encode_frames, model.encode_video):
@@ -283,13 +298,20 @@ def test_pixels_of_a_wrong_shape(tiny_model, shape):
 
 @pytest.mark.parametrize("shape", [(10, 12), (2, 10, 11), (12,), (0, 10, 12), (1, 2, 10, 12), (2, 9, 12)])
 def test_frame_tokens_of_a_wrong_shape(tiny_model, shape):
-    model = tiny_model()                                             # takes [T, 10, 12]
+    model = tiny_model()  # takes [T, 10, 12]
     refused(lambda: model.pool(np.zeros(shape)), list(shape), 12)
 
 
-@pytest.mark.parametrize("frames", [
-    np.zeros((2, 20, 16, 3), np.float32), np.zeros((20, 16, 3), np.uint8), np.zeros((2, 20, 16, 4), np.uint8),
-    np.zeros((2, 3, 14, 14), np.float32)], ids=["dtype", "one frame", "channels", "pixels"])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 20, 16, 3), np.float32),
+        np.zeros((20, 16, 3), np.uint8),
+        np.zeros((2, 20, 16, 4), np.uint8),
+        np.zeros((2, 3, 14, 14), np.float32),
+    ],
+    ids=["dtype", "one frame", "channels", "pixels"],
+)
 def test_frames_of_a_wrong_kind(tiny_model, frames):
     model = tiny_model()
     for method in (model.preprocess, model.encode):
@@ -307,7 +329,7 @@ def test_a_path_that_is_not_there(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 10), (4,), (1, 1, 4), (1, 0), (0, 4)], ids=str)
 def test_ids_of_a_wrong_shape(tiny_model, shape):
-    model = tiny_model()                                             # of at most 9 ids
+    model = tiny_model()  # of at most 9 ids
     for read in (model.encode_text, lambda ids: model.decode(np.zeros((3, 8)), ids)):
         refused(lambda: read(np.ones(shape, int)), list(shape), "[B, L]")
     refused(lambda: model.encode_text(np.ones((1, 10), int)), 9)
@@ -319,7 +341,7 @@ def test_ids_out_of_the_vocabulary(tiny_model):
     for read in (model.encode_text, lambda ids: model.decode(np.zeros((3, 8)), ids)):
         refused(lambda: read(np.array([[1, V]])), V, V - 1)
         refused(lambda: read(np.array([[-1, 1]])), -1, V - 1)
-    model.encode_text(np.array([[0, V - 1] + [1] * 7]))              # the ends of the range, the whole length
+    model.encode_text(np.array([[0, V - 1] + [1] * 7]))  # the ends of the range, the whole length
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, bool])
@@ -331,16 +353,20 @@ def test_ids_that_are_no_whole_numbers(tiny_model, kind):
 
 @pytest.mark.parametrize("shape", [(3, 7), (8,), (3, 3, 8), (2, 3, 7), (2, 1, 3, 8)])
 def test_caption_tokens_of_a_wrong_shape(tiny_model, shape):
-    model = tiny_model()                                 # takes [Q', 8], or [2, Q', 8] for two texts
+    model = tiny_model()  # takes [Q', 8], or [2, Q', 8] for two texts
     refused(lambda: model.decode(np.zeros(shape), np.ones((2, 4), int)), list(shape), 8)
 
 
 def test_words_need_a_tokenizer(tiny_model):
     model = tiny_model()
     video = model.encode_video(random_pixels(model))
-    for call in (lambda: model.tokenize(["a"]), lambda: model.encode_text(["a"]),
-                 lambda: model.encode_text("a"), lambda: model.caption(video),
-                 lambda: model.generate(video.tokens, prompt="a")):
+    for call in (
+        lambda: model.tokenize(["a"]),
+        lambda: model.encode_text(["a"]),
+        lambda: model.encode_text("a"),
+        lambda: model.caption(video),
+        lambda: model.generate(video.tokens, prompt="a"),
+    ):
         refused(call, "tokenizer")
 
 
@@ -351,6 +377,7 @@ def test_texts_that_are_none(tiny_model, tokenizer):
 
 
 # Generation
+
 
 def naive_greedy(model, tokens, ids, end, min_length, max_length):
     """The likeliest next token, one at a time; the end only after `min_length` ids."""
@@ -378,8 +405,9 @@ def test_generate_takes_the_likeliest_token(tiny_model, seed):
     tokens, _ = generated(model, seed)
     for min_length, max_length in [(5, 30), (1, 2), (8, 9), (0, 6), (3, 7)]:
         for start, end in [(None, None), (4, 7), (0, 0)]:
-            got = model.generate(tokens, beams=1, min_length=min_length, max_length=max_length, start_id=start,
-                                 end_id=end)
+            got = model.generate(
+                tokens, beams=1, min_length=min_length, max_length=max_length, start_id=start, end_id=end
+            )
             start, end = (V - 2, V - 1) if start is None else (start, end)
             assert got.dtype == np.int64 and got.ndim == 1
             assert got.tolist() == naive_greedy(model, tokens, [start], end, min_length, min(max_length, 9))
@@ -395,9 +423,11 @@ def test_generate_ends_with_the_end(tiny_model, seed):
         end = free[place]
         if end in free[:place]:
             continue
-        for max_length in {place + 1, 9}:                            # the end is one of max_length
-            got = model.generate(tokens, beams=1, min_length=place, max_length=max_length, end_id=end).tolist()
-            assert got == free[:place + 1]
+        for max_length in {place + 1, 9}:  # the end is one of max_length
+            got = model.generate(
+                tokens, beams=1, min_length=place, max_length=max_length, end_id=end
+            ).tolist()
+            assert got == free[: place + 1]
         if place < 8:
             later = model.generate(tokens, beams=1, min_length=place + 1, max_length=9, end_id=end).tolist()
             assert later[:place] == free[:place] and later[place] != end
@@ -446,13 +476,23 @@ def test_generate_knows_where_the_context_ends(tiny_model):
     model = tiny_model(text={"context_length": 7})
     tokens, _ = generated(tiny_model())
     assert len(model.generate(tokens, beams=1, min_length=6, max_length=30)) == 7
-    np.testing.assert_array_equal(model.generate(tokens, beams=1, max_length=30), model.generate(tokens, beams=1, max_length=7))
+    np.testing.assert_array_equal(
+        model.generate(tokens, beams=1, max_length=30), model.generate(tokens, beams=1, max_length=7)
+    )
 
 
-@pytest.mark.parametrize("how", [
-    {"min_length": 5, "max_length": 5}, {"min_length": 6, "max_length": 5}, {"min_length": 9},
-    {"max_length": 1},
-    {"min_length": 0, "max_length": 0}, {"min_length": 0, "max_length": 1}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"min_length": 5, "max_length": 5},
+        {"min_length": 6, "max_length": 5},
+        {"min_length": 9},
+        {"max_length": 1},
+        {"min_length": 0, "max_length": 0},
+        {"min_length": 0, "max_length": 1},
+    ],
+    ids=str,
+)
 def test_generate_refuses_lengths_that_leave_no_room(tiny_model, how):
     refused(lambda: tiny_model().generate(np.zeros((3, 8)), **how), "max_length", "min_length")
 
@@ -466,8 +506,10 @@ def test_generate_refuses_ids_out_of_the_vocabulary(tiny_model, name):
 
 def test_generate_refuses_a_prompt_that_leaves_no_room(tiny_model, tokenizer):
     model = tiny_model(tokenizer=tokenizer)
-    for prompt, how in [("a red circle", {"min_length": 1, "max_length": 4}),    # 4 ids with the start
-                        ("a red circle and a red circle and a red circle", {})]:         # 12 of 9
+    for prompt, how in [
+        ("a red circle", {"min_length": 1, "max_length": 4}),  # 4 ids with the start
+        ("a red circle and a red circle and a red circle", {}),
+    ]:  # 12 of 9
         refused(lambda: model.generate(np.zeros((3, 8)), prompt=prompt, **how), "prompt")
 
 

@@ -20,7 +20,7 @@ def over_the_range(dtype):
     dense = np.linspace(0, 7, 20_001)
     wide = 2.0 ** np.linspace(info.minexp, info.maxexp - 1, 2_001)
     tiny = [0.0, float(info.smallest_subnormal), float(info.tiny) / 4]
-    worst = [5.894912257104385]                      # of millions: here the quotient rounds worst
+    worst = [5.894912257104385]  # of millions: here the quotient rounds worst
     x = np.concatenate([dense, wide, tiny, worst, [info.max]]).astype(dtype)
     return np.concatenate([-x, x])
 
@@ -38,6 +38,7 @@ def units(got, want, dtype):
 
 
 # erf
+
 
 @dtypes
 def test_erf_is_the_error_function(dtype):
@@ -76,15 +77,16 @@ def test_erf_of_not_a_number_is_none(dtype):
 
 @dtypes
 def test_erf_of_tiny_numbers_keeps_their_digits(dtype):
-    root = math.sqrt(np.finfo(dtype).eps)            # below it the next term, x^2 / 3, is no digit
+    root = math.sqrt(np.finfo(dtype).eps)  # below it the next term, x^2 / 3, is no digit
     x = np.geomspace(float(np.finfo(dtype).tiny) * 8, root, 500).astype(dtype)
     assert units(ops.erf(x), 2 / math.sqrt(math.pi) * x.astype(np.float64), dtype).max() <= 5
 
 
 # activations
 
+
 def gelu_in_full(x):
-    return x * math.erfc(-x / math.sqrt(2)) / 2          # erfc: no cancellation where x is far below 0
+    return x * math.erfc(-x / math.sqrt(2)) / 2  # erfc: no cancellation where x is far below 0
 
 
 def quick_gelu_in_full(x):
@@ -123,12 +125,17 @@ def test_the_configuration_picks_the_activation():
 
 # linear, norm, unit length
 
+
 @dtypes
 def test_linear_multiplies_from_the_right_transposed(dtype):
     rng = np.random.default_rng(0)
     x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in [(2, 3, 5), (4, 5), (4,)])
-    want = np.array([[[sum(row[i] * out[i] for i in range(5)) for out in weight.astype(float)]
-                      for row in rows] for rows in x.astype(float)])
+    want = np.array(
+        [
+            [[sum(row[i] * out[i] for i in range(5)) for out in weight.astype(float)] for row in rows]
+            for rows in x.astype(float)
+        ]
+    )
     for got, expected in [(ops.linear(x, weight), want), (ops.linear(x, weight, bias), want + bias)]:
         assert got.dtype == dtype and got.shape == (2, 3, 4)
         np.testing.assert_allclose(got, expected, atol=20 * np.finfo(dtype).eps)
@@ -159,14 +166,23 @@ products = [lambda *p: ops.linear(*p), lambda *p: ops.row_by_row(*p), lambda *p:
 
 
 @dtypes
-@given(n=st.tuples(*[st.integers(1, 12)] * 3), how=st.tuples(layouts, layouts), few=st.integers(0, 6),
-       many=st.integers(0, 12), part=st.integers(1, 13), piece=st.integers(1, 40), seed=st.integers(0, 99))
+@given(
+    n=st.tuples(*[st.integers(1, 12)] * 3),
+    how=st.tuples(layouts, layouts),
+    few=st.integers(0, 6),
+    many=st.integers(0, 12),
+    part=st.integers(1, 13),
+    piece=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
 def test_all_ways_to_multiply(dtype, n, how, few, many, part, piece, seed):
     """Of whole numbers, so that sums are exact in any order: all give the product and leave their inputs."""
     R, n_in, n_out = n
     rng = np.random.default_rng(seed)
-    rows, weight = (laid_out(rng.integers(-9, 10, shape).astype(dtype), layout)
-                    for shape, layout in zip([(R, n_in), (n_out, n_in)], how))
+    rows, weight = (
+        laid_out(rng.integers(-9, 10, shape).astype(dtype), layout)
+        for shape, layout in zip([(R, n_in), (n_out, n_in)], how)
+    )
     before = rows.copy(), weight.copy()
     want = [[sum(a * b for a, b in zip(row, out)) for out in weight.tolist()] for row in rows.tolist()]
     with limits(FEW=few, MANY=many, PART=part, PIECE=piece):
@@ -175,14 +191,22 @@ def test_all_ways_to_multiply(dtype, n, how, few, many, part, piece, seed):
         assert got.dtype == dtype
         np.testing.assert_array_equal(got, want)
         assert not np.shares_memory(got, rows) and not np.shares_memory(got, weight)
-        got[:] = 0                                                   # may be written to
+        got[:] = 0  # may be written to
     np.testing.assert_array_equal(rows, before[0])
     np.testing.assert_array_equal(weight, before[1])
 
 
-@pytest.mark.parametrize("few, many, used", [
-    (0, 0, None), (5, 6, None), (5, 7, "in_parts"), (0, 9, "in_parts"), (6, 9, "row_by_row"),
-    (6, 6, "row_by_row")])
+@pytest.mark.parametrize(
+    "few, many, used",
+    [
+        (0, 0, None),
+        (5, 6, None),
+        (5, 7, "in_parts"),
+        (0, 9, "in_parts"),
+        (6, 9, "row_by_row"),
+        (6, 6, "row_by_row"),
+    ],
+)
 def test_how_linear_multiplies(monkeypatch, few, many, used):
     """Up to FEW rows row by row, from MANY on at once, between them in parts; leading axes count as rows."""
     called = []
@@ -251,7 +275,7 @@ def test_layer_norm(dtype):
 
 @dtypes
 def test_layer_norm_adds_eps_to_the_variance(dtype):
-    x = (np.array([[-1, 1, -1, 1]]) * 1e-3).astype(dtype)            # a variance of 1e-6, a tenth of eps
+    x = (np.array([[-1, 1, -1, 1]]) * 1e-3).astype(dtype)  # a variance of 1e-6, a tenth of eps
     one, zero = np.ones(4, dtype), np.zeros(4, dtype)
     np.testing.assert_allclose(ops.layer_norm(x, one, zero), np.sign(x) / math.sqrt(11), rtol=1e-5)
     np.testing.assert_allclose(ops.layer_norm(x, one, zero, eps=3e-6), np.sign(x) / 2, rtol=1e-5)
@@ -279,6 +303,7 @@ def test_unit_length(dtype):
 
 
 # softmax
+
 
 @dtypes
 @given(data=st.data())
@@ -351,20 +376,24 @@ def test_log_softmax_far_out(dtype):
     big = np.finfo(dtype).max / 4
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         np.testing.assert_array_equal(ops.log_softmax(np.array([0, -1e4], dtype)), [0, -1e4])
-        np.testing.assert_array_equal(ops.log_softmax(np.array([[0, -np.inf], [-np.inf, 5]], dtype)),
-                                      [[0, -np.inf], [-np.inf, 0]])
+        np.testing.assert_array_equal(
+            ops.log_softmax(np.array([[0, -np.inf], [-np.inf, 5]], dtype)), [[0, -np.inf], [-np.inf, 0]]
+        )
         halves = ops.log_softmax(np.array([big, big], dtype))
         np.testing.assert_allclose(halves, [-math.log(2)] * 2, rtol=1e-6)
 
 
 # attention
 
+
 def attention_parameters(rng, width, context_width, dtype=np.float64, joined=False):
     """Weights under PyTorch's names; the same as a list of query, key, value weights, and their biases."""
     weights = [rng.standard_normal((width, n)).astype(dtype) for n in (width, context_width, context_width)]
     biases = rng.standard_normal((3, width)).astype(dtype)
-    out = {"weight": rng.standard_normal((width, width)).astype(dtype),
-           "bias": rng.standard_normal(width).astype(dtype)}
+    out = {
+        "weight": rng.standard_normal((width, width)).astype(dtype),
+        "bias": rng.standard_normal(width).astype(dtype),
+    }
     names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
     parts = {"in_proj_weight": np.concatenate(weights)} if joined else dict(zip(names, weights))
     return parts | {"in_proj_bias": biases.ravel(), "out_proj": out}, weights, biases
@@ -393,8 +422,10 @@ def naive_attention(x, context, weights, biases, out, heads, visible):
     return np.array(result)
 
 
-@pytest.mark.parametrize("heads, width, context_width, joined", [
-    (1, 4, 4, True), (2, 6, 6, True), (3, 6, 5, False), (2, 4, 7, False), (4, 4, 4, True), (6, 6, 1, False)])
+@pytest.mark.parametrize(
+    "heads, width, context_width, joined",
+    [(1, 4, 4, True), (2, 6, 6, True), (3, 6, 5, False), (2, 4, 7, False), (4, 4, 4, True), (6, 6, 1, False)],
+)
 def test_attention(heads, width, context_width, joined):
     rng = np.random.default_rng(heads * 100 + width)
     p, weights, biases = attention_parameters(rng, width, context_width, joined=joined)
@@ -413,12 +444,19 @@ def test_attention_with_a_mask(shape):
     leading = shape[:-3] if len(shape) > 3 else ()
     x, context = rng.standard_normal((*leading, 3, 4)), rng.standard_normal((*leading, 5, 4))
     mask = rng.random(shape) < 0.5
-    mask[..., 0] = True                                              # everybody sees something
+    mask[..., 0] = True  # everybody sees something
     got = attend(x, context, p, 2, mask)
     full = np.broadcast_to(mask, (*leading, 2, 3, 5))
     for index in np.ndindex(*leading):
-        want = naive_attention(x[index], context[index], weights, biases, p["out_proj"], 2,
-                               lambda h, i, j: full[(*index, h, i, j)])
+        want = naive_attention(
+            x[index],
+            context[index],
+            weights,
+            biases,
+            p["out_proj"],
+            2,
+            lambda h, i, j: full[(*index, h, i, j)],
+        )
         np.testing.assert_allclose(got[index], want, rtol=1e-12, atol=1e-12)
 
 
@@ -427,18 +465,23 @@ def test_attention_of_many_to_one_context():
     rng = np.random.default_rng(9)
     p, _, _ = attention_parameters(rng, 4, 5)
     x, context = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 6, 5))
-    np.testing.assert_allclose(attend(x, context[0], p, 2),
-                               [attend(row, context[0], p, 2) for row in x], rtol=1e-12)
-    np.testing.assert_allclose(attend(x[0], context, p, 2),
-                               [attend(x[0], one, p, 2) for one in context], rtol=1e-12)
+    np.testing.assert_allclose(
+        attend(x, context[0], p, 2), [attend(row, context[0], p, 2) for row in x], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        attend(x[0], context, p, 2), [attend(x[0], one, p, 2) for one in context], rtol=1e-12
+    )
 
 
 @dtypes
 def test_attention_takes_large_scores(dtype):
     """Scores of 1e6: the softmax must not overflow, and the best key takes all."""
     eye, zero = np.eye(2, dtype=dtype), np.zeros(2, dtype)
-    p = {"in_proj_weight": np.concatenate([eye] * 3), "in_proj_bias": np.zeros(6, dtype),
-         "out_proj": {"weight": eye, "bias": zero}}
+    p = {
+        "in_proj_weight": np.concatenate([eye] * 3),
+        "in_proj_bias": np.zeros(6, dtype),
+        "out_proj": {"weight": eye, "bias": zero},
+    }
     x = np.array([[1e3, 0], [0, 1e3]], dtype)
     with np.errstate(over="raise", invalid="raise"):
         np.testing.assert_array_equal(attend(x, x, p, 1), x)
@@ -464,7 +507,17 @@ def test_the_dtype_stays(dtype):
     x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in [(3, 4), (4, 4), (4,)])
     p, _, _ = attention_parameters(rng, 4, 4, dtype, joined=True)
     separate, _, _ = attention_parameters(rng, 4, 4, dtype)
-    results = [ops.linear(x, weight, bias), ops.layer_norm(x, bias, bias), ops.erf(x), ops.gelu(x),
-               ops.quick_gelu(x), ops.softmax(x), ops.log_softmax(x), ops.unit(x), attend(x, x, p, 2),
-               attend(x, x, separate, 2), attend(x, x, p, 2, np.tri(3, dtype=bool))]
+    results = [
+        ops.linear(x, weight, bias),
+        ops.layer_norm(x, bias, bias),
+        ops.erf(x),
+        ops.gelu(x),
+        ops.quick_gelu(x),
+        ops.softmax(x),
+        ops.log_softmax(x),
+        ops.unit(x),
+        attend(x, x, p, 2),
+        attend(x, x, separate, 2),
+        attend(x, x, p, 2, np.tri(3, dtype=bool)),
+    ]
     assert {r.dtype for r in results} == {np.dtype(dtype)}

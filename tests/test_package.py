@@ -20,20 +20,26 @@ TESTS = Path(__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROW = ["ops", "transformer", "vision", "pooling", "text", "decoder", "generation", "model", "tasks"]
-TO_LOGITS = ROW[:6]                                                  # everything between pixels and logits
-LAZY = {"model": {"preprocess", "video", "tokenizer"}}               # imported where they are used
+TO_LOGITS = ROW[:6]  # everything between pixels and logits
+LAZY = {"model": {"preprocess", "video", "tokenizer"}}  # imported where they are used
 
 
 def run(code):
     """What `code` prints, in a new interpreter that finds this package."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                            env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)})
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 
 
 def imports(path):
     """(what, where) of every import: ".ops", "numpy", ...; at the "top", in a "function", or for "types"."""
+
     def visit(node, where):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             where = "types"
@@ -60,10 +66,12 @@ def third_party(name):
 
 # Imports
 
+
 def test_a_plain_import_is_light():
     """Neither numpy nor any other package, and of this one nothing that is not needed yet."""
-    loaded = run("import sys; before = set(sys.modules); import minivideococa; "
-                 "print(*(set(sys.modules) - before))")
+    loaded = run(
+        "import sys; before = set(sys.modules); import minivideococa; print(*(set(sys.modules) - before))"
+    )
     assert not {third_party(name) for name in loaded} - {None}
     own = {name for name in loaded if name.startswith("minivideococa")}
     assert own == {"minivideococa", "minivideococa.trace"}
@@ -93,8 +101,18 @@ print(*(set(sys.modules) - before))
 
 @pytest.mark.parametrize("module", ROW)
 def test_each_stage_knows_only_the_stages_before_it(module):
-    before = {f".{name}" for name in (*ROW[:ROW.index(module)], "trace", "progress", "threads", "resources", "arguments",
-                                     "sampling")}
+    before = {
+        f".{name}"
+        for name in (
+            *ROW[: ROW.index(module)],
+            "trace",
+            "progress",
+            "threads",
+            "resources",
+            "arguments",
+            "sampling",
+        )
+    }
     lazy = {f".{name}" for name in LAZY.get(module, ())}
     for name, where in imports(PACKAGE / f"{module}.py"):
         if where == "types":
@@ -107,14 +125,24 @@ def test_each_stage_knows_only_the_stages_before_it(module):
 
 
 def test_the_trace_knows_nobody():
-    assert not [name for name, where in imports(PACKAGE / "trace.py")
-                if where != "types" and (name.startswith(".") or third_party(name))]
+    assert not [
+        name
+        for name, where in imports(PACKAGE / "trace.py")
+        if where != "types" and (name.startswith(".") or third_party(name))
+    ]
 
 
-@pytest.mark.parametrize("module, own, others", [
-    ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}), ("progress", {".terminal"}, {"tqdm"}),
-    ("terminal", set(), set()), ("resources", set(), set()), ("inputs", {".arguments", ".resources"}, set()),
-    ("arguments", set(), {"numpy"})])
+@pytest.mark.parametrize(
+    "module, own, others",
+    [
+        ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}),
+        ("progress", {".terminal"}, {"tqdm"}),
+        ("terminal", set(), set()),
+        ("resources", set(), set()),
+        ("inputs", {".arguments", ".resources"}, set()),
+        ("arguments", set(), {"numpy"}),
+    ],
+)
 def test_what_all_stages_may_use_knows_none_of_them(module, own, others):
     found = [(name, where) for name, where in imports(PACKAGE / f"{module}.py") if where != "types"]
     assert {name for name, _ in found if name.startswith(".")} == own
@@ -134,13 +162,16 @@ def test_every_package_that_is_imported_is_declared():
         pytest.skip("not a checkout")
     project = tomllib.loads(project.read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {re.split(r"[^\w-]", line)[0].replace("-", "_")
-                for line in project["dependencies"] + extras["eval"] + extras["heic"]}
+    declared = {
+        re.split(r"[^\w-]", line)[0].replace("-", "_")
+        for line in project["dependencies"] + extras["eval"] + extras["heic"]
+    }
     imported = {third_party(name) for path in MODULES for name, where in imports(path) if where != "types"}
     assert {{"PIL": "pillow"}.get(name, name) for name in imported - {None}} <= declared
 
 
 # Names
+
 
 def test_all_names_resolve():
     assert {"Video", "VideoCoCa", "classify", "load", "read_video", "retrieve", "trace"} <= set(mvc.__all__)
@@ -150,16 +181,21 @@ def test_all_names_resolve():
         mvc.no_such_name
 
 
-@pytest.mark.parametrize("order", [
-    "import minivideococa.trace, minivideococa as mvc",
-    "from minivideococa.trace import record; import minivideococa as mvc",
-    "import minivideococa as mvc; mvc.load; mvc.classify; import minivideococa.trace",
-    "from minivideococa import *; import minivideococa as mvc; assert trace is mvc.trace"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import minivideococa.trace, minivideococa as mvc",
+        "from minivideococa.trace import record; import minivideococa as mvc",
+        "import minivideococa as mvc; mvc.load; mvc.classify; import minivideococa.trace",
+        "from minivideococa import *; import minivideococa as mvc; assert trace is mvc.trace",
+    ],
+)
 def test_trace_is_the_function_not_its_module(order):
     assert run(f"{order}; print(type(mvc.trace).__name__)") == ["function"]
 
 
 # Text
+
 
 def code_lines(path):
     """The lines that hold code: no comment, no docstring, no blank line."""
@@ -168,8 +204,14 @@ def code_lines(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
             docstrings |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    idle = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
-            tokenize.ENDMARKER}
+    idle = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in idle:
@@ -179,9 +221,11 @@ def code_lines(path):
 
 def test_lines_are_counted(tmp_path):
     path = tmp_path / "counted.py"
-    path.write_text('"""Not\n\ncounted."""\n\n# nor this\nimport io  # but this\n\n\n'
-                    'def f(\n    x,\n):\n    """No."""\n'
-                    '    return """one\n    two"""\n')
+    path.write_text(
+        '"""Not\n\ncounted."""\n\n# nor this\nimport io  # but this\n\n\n'
+        'def f(\n    x,\n):\n    """No."""\n'
+        '    return """one\n    two"""\n'
+    )
     assert code_lines(path) == {6, 9, 10, 11, 13, 14}
 
 
@@ -211,6 +255,7 @@ def test_nothing_is_left_for_later(path):
 
 
 # Files
+
 
 def test_type_hints_are_announced():
     assert (PACKAGE / "py.typed").is_file()

@@ -23,8 +23,9 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def config(**fields):
-    plain = dict(size=8, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", resize_mode="shortest",
-                 fill_color=0)
+    plain = dict(
+        size=8, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", resize_mode="shortest", fill_color=0
+    )
     return SimpleNamespace(**plain | fields)
 
 
@@ -75,11 +76,18 @@ def test_frames_that_do_not_lie_in_one_piece():
     np.testing.assert_array_equal(preprocess(views, config()), preprocess(views.copy(), config()))
 
 
-@pytest.mark.parametrize("frames", [
-    np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 3), np.int64),
-    np.zeros((8, 8, 3), np.uint8), np.zeros((2, 3, 8, 8), np.uint8), np.zeros((2, 8, 8, 4), np.uint8),
-    np.zeros((2, 0, 8, 3), np.uint8),
-])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((2, 8, 8, 3)),
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((2, 8, 8, 3), np.int64),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((2, 8, 8, 4), np.uint8),
+        np.zeros((2, 0, 8, 3), np.uint8),
+    ],
+)
 def test_other_arrays_are_refused_with_what_to_do(frames):
     with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\].*\* 255") as error:
         preprocess(frames, config())
@@ -92,7 +100,9 @@ def test_only_the_middle_of_a_giant_frame_is_resized(long, size, interpolation, 
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (1, long, size, 3), np.uint8)
     frames = frames if tall else frames.transpose(0, 2, 1, 3)
-    short = np.repeat(frames[:, :, :1] if tall else frames[:, :1], 3, axis=2 if tall else 1)    # constant across
+    short = np.repeat(
+        frames[:, :, :1] if tall else frames[:, :1], 3, axis=2 if tall else 1
+    )  # constant across
     for clip in (frames, short):
         how = config(size=size, interpolation=interpolation)
         whole = preprocess(clip, how)
@@ -107,12 +117,13 @@ def test_a_giant_aspect_ratio_takes_no_giant_array(shape, monkeypatch):
     frames = np.zeros((2, *shape, 3), np.uint8)
     long = int(np.argmax(shape))
     middle = np.take(frames[1], range(499_990, 500_010), axis=long)
-    middle[:] = 200                                          # the crop sees a pixel or two of these
+    middle[:] = 200  # the crop sees a pixel or two of these
     index = (1, slice(499_990, 500_010)) if long == 0 else (1, slice(None), slice(499_990, 500_010))
     frames[index] = middle
     sizes, resize = [], Image.Image.resize
-    monkeypatch.setattr(Image.Image, "resize",
-                        lambda image, size, *a, **k: sizes.append(size) or resize(image, size, *a, **k))
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, size, *a, **k: sizes.append(size) or resize(image, size, *a, **k)
+    )
     pixels = preprocess(frames, config(size=224))
     assert pixels.shape == (2, 3, 224, 224) and max(w * h for w, h in sizes) <= 224 * 224
     np.testing.assert_array_equal(pixels[0], 0)

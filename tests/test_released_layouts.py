@@ -25,22 +25,44 @@ from test_unpickler import program, tensor, write_zip
 PACKAGE = Path(released.__file__).parents[2]
 CLIP = PACKAGE / "minivideococa" / "data" / "demo" / "pair.gif"
 SMALL = {
-    "embed_dim": 8, "custom_text": True,
-    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 12, "layers": 1, "head_width": 6, "output_tokens": True,
-                   "attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
-    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1, "embed_cls": True,
-                 "output_tokens": True},
-    "multimodal_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}}
-PRESETS = {"coca_ViT-B-32": SMALL,
-           "coca_ViT-L-14": SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"width": 18, "layers": 2}}}
+    "embed_dim": 8,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 16,
+        "patch_size": 8,
+        "width": 12,
+        "layers": 1,
+        "head_width": 6,
+        "output_tokens": True,
+        "attentional_pool": True,
+        "attn_pooler_queries": 4,
+        "attn_pooler_heads": 2,
+    },
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 49408,
+        "width": 8,
+        "heads": 2,
+        "layers": 1,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 12, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+PRESETS = {
+    "coca_ViT-B-32": SMALL,
+    "coca_ViT-L-14": SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"width": 18, "layers": 2}},
+}
 README = {"README.md": b"---\nlicense: mit\n---\n"}
 
 
 def random_weights(model_cfg: dict, seed: int = 0, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Weights of the right shapes; large ones repeat a block of random numbers, which is fast."""
     block = np.random.default_rng(seed).standard_normal(999_983).astype(dtype)
-    weights = {name: np.resize(block * dtype_one(dtype, shape), shape) for name, shape in
-               parameter_shapes(Config.parse(model_cfg)).items()}
+    weights = {
+        name: np.resize(block * dtype_one(dtype, shape), shape)
+        for name, shape in parameter_shapes(Config.parse(model_cfg)).items()
+    }
     return weights | {"logit_scale": np.array(2, dtype)}
 
 
@@ -87,14 +109,24 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "presets"
 
 
-LAION, FINETUNED = "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"
-LAYOUTS = {                                  # repository: model, its files, the file of weights that is taken
+LAION, FINETUNED = (
+    "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
+    "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
+)
+LAYOUTS = {  # repository: model, its files, the file of weights that is taken
     LAION: ("coca_ViT-B-32", "bin", "open_clip_pytorch_model.bin"),
     "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": ("coca_ViT-L-14", "bin", "open_clip_pytorch_model.bin"),
     FINETUNED: ("coca_ViT-B-32", "flat bin", "open_clip_pytorch_model.bin"),
     "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k": (
-        "coca_ViT-L-14", "flat bin safetensors", "open_clip_pytorch_model.safetensors"),
-    "apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77": ("coca_ViT-L-14", "pt", "mobileclip2_coca.pt"),
+        "coca_ViT-L-14",
+        "flat bin safetensors",
+        "open_clip_pytorch_model.safetensors",
+    ),
+    "apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77": (
+        "coca_ViT-L-14",
+        "pt",
+        "mobileclip2_coca.pt",
+    ),
     "someone/sharded": ("coca_ViT-B-32", "shards", "model.safetensors.index.json"),
 }
 
@@ -122,11 +154,14 @@ def repository(folder: Path, model: str, files: str) -> dict[str, bytes | Path]:
 
 
 def test_every_layout_from_the_hub_captions_as_the_local_file(
-        server: ThreadingHTTPServer, tmp_path: Path, presets: Path, capfd: pytest.CaptureFixture) -> None:  # noqa: F811
+    server: ThreadingHTTPServer, tmp_path: Path, presets: Path, capfd: pytest.CaptureFixture
+) -> None:  # noqa: F811
     expected = {}
     for i, (name, (model, files, _)) in enumerate(LAYOUTS.items()):
         server.repositories[name] = repository(tmp_path / str(i), model, files)
-        expected[name] = load(convert(tmp_path / str(i), tmp_path / f"local{i}")).caption(CLIP, 2, max_length=8)
+        expected[name] = load(convert(tmp_path / str(i), tmp_path / f"local{i}")).caption(
+            CLIP, 2, max_length=8
+        )
     code = f"""if True:
         import sys
         from pathlib import Path
@@ -149,7 +184,8 @@ def test_every_layout_from_the_hub_captions_as_the_local_file(
 
 @pytest.mark.parametrize("model", PRESETS)
 def test_the_configuration_whose_shapes_agree_is_taken_and_named(
-        model: str, tmp_path: Path, presets: Path, capsys: pytest.CaptureFixture) -> None:
+    model: str, tmp_path: Path, presets: Path, capsys: pytest.CaptureFixture
+) -> None:
     repository(tmp_path / "hub", model, "bin")
     source = json.loads((convert(tmp_path / "hub", tmp_path / "out") / "config.json").read_text())
     assert source["model_cfg"] == PRESETS[model]
@@ -165,18 +201,29 @@ def test_weights_that_fit_no_configuration(tmp_path: Path, presets: Path) -> Non
     torch_file(tmp_path / "hub" / "w.pt", weights)
     with pytest.raises(FileNotFoundError) as error:
         convert(tmp_path / "hub", tmp_path / "out")
-    for told in ("none of open_clip_config.json, config.json is there", "coca_ViT-B-32, coca_ViT-L-14",
-                 "coca_ViT-L-14 is the nearest", "visual.proj [7, 8], not [8, 8]", "--config",
-                 "coca_base and coca_roberta-ViT-B-32 are not supported"):
+    for told in (
+        "none of open_clip_config.json, config.json is there",
+        "coca_ViT-B-32, coca_ViT-L-14",
+        "coca_ViT-L-14 is the nearest",
+        "visual.proj [7, 8], not [8, 8]",
+        "--config",
+        "coca_base and coca_roberta-ViT-B-32 are not supported",
+    ):
         assert told in str(error.value)
     with pytest.raises(ValueError, match="--config"):
         convert(tmp_path / "hub" / "w.pt", tmp_path / "out")
 
 
-@pytest.mark.parametrize("config, told", [
-    ("coca_base", "no attentional pooler; supported: coca_ViT-B-32, coca_ViT-L-14"),
-    ("coca_roberta-ViT-B-32", "its text tower is RoBERTa"), ("coca_ViT-L-14", "misshapen"),
-    ("coca_ViT-H-14", "give a file or coca_ViT-B-32 or coca_ViT-L-14"), ("a\0b", "configuration's name")])
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ("coca_base", "no attentional pooler; supported: coca_ViT-B-32, coca_ViT-L-14"),
+        ("coca_roberta-ViT-B-32", "its text tower is RoBERTa"),
+        ("coca_ViT-L-14", "misshapen"),
+        ("coca_ViT-H-14", "give a file or coca_ViT-B-32 or coca_ViT-L-14"),
+        ("a\0b", "configuration's name"),
+    ],
+)
 def test_a_configuration_by_name(config: str, told: str, tmp_path: Path, presets: Path) -> None:
     path = torch_file(tmp_path / "w.bin", random_weights(PRESETS["coca_ViT-B-32"]))
     with pytest.raises((ValueError, FileNotFoundError), match=told):
@@ -186,7 +233,8 @@ def test_a_configuration_by_name(config: str, told: str, tmp_path: Path, presets
 
 
 def test_of_several_files_of_weights_the_choice_is_named(
-        tmp_path: Path, presets: Path, capsys: pytest.CaptureFixture) -> None:
+    tmp_path: Path, presets: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "run").mkdir()
     for epoch in (9, 10):
         weights = random_weights(PRESETS["coca_ViT-B-32"], seed=epoch)
@@ -201,13 +249,26 @@ def test_of_several_files_of_weights_the_choice_is_named(
     assert "from open_clip_pytorch_model.bin, not from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change, told", [
-    (lambda index: {"weight_map": {}}, "no weight_map"), (lambda index: [], "no weight_map"),
-    (lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "../x.safetensors"}}, "no file beside it"),
-    (lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "a\0b"}}, "no file beside it"),
-    (lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "absent.safetensors"}}, "absent.safetensors"),
-    (lambda index: {"weight_map": index["weight_map"] | {"new": "model-00001-of-00002.safetensors"}},
-     "'new' is not in")])
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda index: {"weight_map": {}}, "no weight_map"),
+        (lambda index: [], "no weight_map"),
+        (
+            lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "../x.safetensors"}},
+            "no file beside it",
+        ),
+        (lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "a\0b"}}, "no file beside it"),
+        (
+            lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "absent.safetensors"}},
+            "absent.safetensors",
+        ),
+        (
+            lambda index: {"weight_map": index["weight_map"] | {"new": "model-00001-of-00002.safetensors"}},
+            "'new' is not in",
+        ),
+    ],
+)
 def test_an_index_that_is_wrong(change, told: str, tmp_path: Path, presets: Path) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", "shards")
     index = tmp_path / "hub" / "model.safetensors.index.json"
@@ -227,18 +288,25 @@ def test_a_single_shard_is_the_whole(tmp_path: Path, presets: Path) -> None:
 def test_shards_without_their_index(tmp_path: Path, presets: Path) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", "shards")
     (tmp_path / "hub" / "model.safetensors.index.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"hub: shards without their index \(model.safetensors.index.json\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"hub: shards without their index \(model.safetensors.index.json\)"
+    ):
         convert(tmp_path / "hub", tmp_path / "out")
 
 
 @pytest.mark.parametrize("files", ["bin", "pt", "flat bin", "shards"])
-def test_a_folder_as_released_is_to_be_converted_before_it_is_loaded(files: str, tmp_path: Path, presets: Path) -> None:
+def test_a_folder_as_released_is_to_be_converted_before_it_is_loaded(
+    files: str, tmp_path: Path, presets: Path
+) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", files)
-    with pytest.raises(FileNotFoundError, match="hub: config.json is not there: run minivideococa convert on it first"):
+    with pytest.raises(
+        FileNotFoundError, match="hub: config.json is not there: run minivideococa convert on it first"
+    ):
         load(tmp_path / "hub")
 
 
 # What the weights can do
+
 
 @pytest.fixture
 def finetuned(tmp_path: Path, presets: Path) -> Iterator[Path]:
@@ -251,11 +319,14 @@ def finetuned(tmp_path: Path, presets: Path) -> Iterator[Path]:
 
 def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_path: Path) -> None:
     first = convert(finetuned, tmp_path / "first")
-    second = convert(first, tmp_path / "second", dtype="float16")          # the record goes along
+    second = convert(first, tmp_path / "second", dtype="float16")  # the record goes along
     for folder in (first, second):
         assert read_record(folder / "model.safetensors") == {
-            "repository": FINETUNED, "revision": "c" * 40, "weights": "open_clip_pytorch_model.bin",
-            "sha256": digest(finetuned / "open_clip_pytorch_model.bin")}
+            "repository": FINETUNED,
+            "revision": "c" * 40,
+            "weights": "open_clip_pytorch_model.bin",
+            "sha256": digest(finetuned / "open_clip_pytorch_model.bin"),
+        }
         model = load(folder)
         assert model.origin == read_record(folder / "model.safetensors")
         video = model.encode(CLIP, 2)
@@ -265,11 +336,18 @@ def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_pat
         assert [warning.filename for warning in told] == [__file__] * 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            tasks.classify(model, video, ["a", "b"], by="likelihood")      # does not compare latents
+            tasks.classify(model, video, ["a", "b"], by="likelihood")  # does not compare latents
 
 
-@pytest.mark.parametrize("repository, warns", [
-    (FINETUNED, True), (FINETUNED.replace("laion/", "mirror/"), True), (LAION, False),
-    ("laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", False), ("", False)])
+@pytest.mark.parametrize(
+    "repository, warns",
+    [
+        (FINETUNED, True),
+        (FINETUNED.replace("laion/", "mirror/"), True),
+        (LAION, False),
+        ("laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", False),
+        ("", False),
+    ],
+)
 def test_which_weights_are_warned_of(repository: str, warns: bool) -> None:
     assert (released.weights_caveat({"repository": repository}) is not None) == warns

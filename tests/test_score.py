@@ -12,14 +12,16 @@ import minivideococa as mvc
 from minivideococa import decoder, tasks
 from minivideococa.world import VOCABULARY
 
-WORDS = VOCABULARY[3:]                       # without padding, start and end; "<unk>" may be said
+WORDS = VOCABULARY[3:]  # without padding, start and end; "<unk>" may be said
 LABELS = ["a red circle", "a square", "nothing"]
 START, END = 1, 2
 
 
 def a_video(seed=0, dtype="float64"):
-    return mvc.Video(np.ones(8, dtype) / np.sqrt(8).astype(dtype),
-                     np.random.default_rng(seed).standard_normal((3, 8)).astype(dtype))
+    return mvc.Video(
+        np.ones(8, dtype) / np.sqrt(8).astype(dtype),
+        np.random.default_rng(seed).standard_normal((3, 8)).astype(dtype),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_all_texts_together(tiny_model, seed):
         beginnings = [[V - 2, *text] for text in texts if len(text) == n + 1]
         longer = sum(np.exp(naive_score(model, video, beginning)) for beginning in beginnings)
         assert sums[n] == pytest.approx(1 - longer, rel=1e-11)
-    raise_logits(model, {V - 1: 20})                                 # the end is all that is wanted
+    raise_logits(model, {V - 1: 20})  # the end is all that is wanted
     assert probability(4) == pytest.approx(1, abs=1e-9)
 
 
@@ -130,8 +132,9 @@ def test_what_is_likeliest_to_be_said_scores_best(tiny_model):
     model = tiny_model(7, text={"vocab_size": V}, decoder={"vocab_size": V})
     model.tokenizer = Numbers(V, 9)
     raise_logits(model, {V - 1: 2})
-    ids = model.generate(video.tokens, beams=64, beam_groups=1, min_length=0, max_length=5, textbook=True,
-                         length_penalty=0).tolist()
+    ids = model.generate(
+        video.tokens, beams=64, beam_groups=1, min_length=0, max_length=5, textbook=True, length_penalty=0
+    ).tolist()
     assert ids[-1] == V - 1
     texts = [" ".join(map(str, words)) for n in range(4) for words in product(range(V - 1), repeat=n)]
     best = texts[mvc.score(model, video, texts).argmax()]
@@ -155,10 +158,11 @@ def test_a_text_of_every_kind_of_video(model):
 
 # classify
 
+
 def naive_likelihood(model, video, labels, templates):
     def probability(text):
         ids = model.tokenize([text])[0].tolist()
-        return np.exp(naive_score(model, video, ids[:ids.index(END) + 1]))
+        return np.exp(naive_score(model, video, ids[: ids.index(END) + 1]))
 
     likely = {label: sum(probability(t.replace("{}", label)) for t in templates) for label in labels}
     return {label: x / sum(likely.values()) for label, x in likely.items()}
@@ -199,6 +203,7 @@ def test_classify_goes_by_the_latent_unless_told(model):
 
 
 # Errors
+
 
 def test_errors(model, tiny_model, monkeypatch):
     def computed(*args, **kwargs):

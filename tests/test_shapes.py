@@ -18,7 +18,7 @@ from minivideococa import cli, world
 from minivideococa.evaluation.manifest import read_manifest
 from minivideococa.world import shapes
 
-COUNT, SEED = 12, 7                          # two clips of each set
+COUNT, SEED = 12, 7  # two clips of each set
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,20 @@ def blocks(frames: np.ndarray) -> np.ndarray:
 def test_what_is_written(written):
     names = [f"{i:04}.mp4" for i in range(COUNT)]
     assert sorted(contents(written)) == [*names, "manifest.jsonl"]
-    assert [entry.video for entry in read_manifest(written / "manifest.jsonl")] == [written / name for name in names]
+    assert [entry.video for entry in read_manifest(written / "manifest.jsonl")] == [
+        written / name for name in names
+    ]
     assert {path.name for path in written.parent.iterdir()} == {"shapes"}
 
 
 def test_everything_plays_them(written):
-    told = subprocess.run([get_ffmpeg_exe(), "-i", written / "0000.mp4"], capture_output=True, text=True).stderr
-    assert re.search(r"Video: h264 .*yuv420p\(tv, bt709.* 256x256.* 8 fps", told) and "Duration: 00:00:02.00" in told
+    told = subprocess.run(
+        [get_ffmpeg_exe(), "-i", written / "0000.mp4"], capture_output=True, text=True
+    ).stderr
+    assert (
+        re.search(r"Video: h264 .*yuv420p\(tv, bt709.* 256x256.* 8 fps", told)
+        and "Duration: 00:00:02.00" in told
+    )
 
 
 def test_a_seed_says_it_all(written, tmp_path):
@@ -69,8 +76,8 @@ def test_the_drawn_pixels_are_read_back(written):
         frames = mvc.read_video(written / f"{i:04}.mp4", 16)
         away = np.abs(blocks(frames) - drawn)
         assert away.max() <= 16 and away.mean() <= 2.5
-        pixels = np.abs(model.preprocess(frames) - model.preprocess(drawn))          # in units of 68 of 255 levels
-        assert pixels.mean() <= 0.12                                                 # a grainy background has most
+        pixels = np.abs(model.preprocess(frames) - model.preprocess(drawn))  # in units of 68 of 255 levels
+        assert pixels.mean() <= 0.12  # a grainy background has most
 
 
 def test_pure_colours_stay(tmp_path):
@@ -86,7 +93,10 @@ def test_the_checkpoint_knows_what_it_sees_in_them(written):
     single = [entry for entry in entries if entry.labels]
     assert len(single) >= 4
     right = [mvc.classify(model, entry.video, world.LABELS)[0][0] == entry.labels[0] for entry in single]
-    right += [mvc.answer(model, entry.video, entry.question, list(world.SHAPES)) == entry.answer for entry in entries[:6]]
+    right += [
+        mvc.answer(model, entry.video, entry.question, list(world.SHAPES)) == entry.answer
+        for entry in entries[:6]
+    ]
     assert np.mean(right) >= 0.9
 
 
@@ -108,7 +118,7 @@ def test_they_move_together(tmp_path):
     (tmp_path / "real" / "empty").mkdir()
     shapes.write_shapes(tmp_path / "link" / "empty", 1)
     (tmp_path / "real").rename(tmp_path / "moved")
-    entry, = read_manifest(tmp_path / "moved" / "empty" / "manifest.jsonl")
+    (entry,) = read_manifest(tmp_path / "moved" / "empty" / "manifest.jsonl")
     assert entry.video == tmp_path / "moved" / "empty" / "0000.mp4" and entry.video.is_file()
 
 
@@ -139,10 +149,17 @@ def test_nothing_half_written_remains(tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_while_ffmpeg_works(tmp_path):
     """It reaches both, as in a terminal."""
-    code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"     # a background job ignores it
-            "from minivideococa.cli import main; sys.exit(main(['shapes', 'above/made', '--count', '999']))")
-    writer = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True,
-                              env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+        "from minivideococa.cli import main; sys.exit(main(['shapes', 'above/made', '--count', '999']))"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
     deadline = time.monotonic() + 20
     while not list(tmp_path.glob("above/.*/0001.mp4")) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -33,11 +33,21 @@ def test_names_and_shapes_are_those_of_open_clip() -> None:
 
 def test_path_order() -> None:
     names = list(parameter_shapes(config()))
-    path = ["visual.conv1.weight", "visual.ln_pre.bias", "visual.transformer.resblocks.0.ln_1.weight",
-            "visual.attn_pool.query", "visual.ln_post.weight", "visual.proj", "text.token_embedding.weight",
-            "text.transformer.resblocks.0.mlp.c_proj.bias", "text.text_projection",
-            "text_decoder.resblocks.0.ln_1.weight", "text_decoder.cross_attn.0.ln_1_kv.weight",
-            "text_decoder.text_projection", "logit_scale"]
+    path = [
+        "visual.conv1.weight",
+        "visual.ln_pre.bias",
+        "visual.transformer.resblocks.0.ln_1.weight",
+        "visual.attn_pool.query",
+        "visual.ln_post.weight",
+        "visual.proj",
+        "text.token_embedding.weight",
+        "text.transformer.resblocks.0.mlp.c_proj.bias",
+        "text.text_projection",
+        "text_decoder.resblocks.0.ln_1.weight",
+        "text_decoder.cross_attn.0.ln_1_kv.weight",
+        "text_decoder.text_projection",
+        "logit_scale",
+    ]
     assert sorted(path, key=names.index) == path
     assert names[0] == path[0] and names[-1] == path[-1]
 
@@ -52,8 +62,11 @@ def test_a_context_of_the_same_width_has_one_projection() -> None:
 def test_the_papers_poolers_have_a_second_one(form: str) -> None:
     shapes = parameter_shapes(config({"width": 2, "head_width": 2, "attentional_pool": form}))
     first = {name.replace("attn_pool.", ""): shape for name, shape in shapes.items() if ".attn_pool." in name}
-    second = {name.replace("attn_pool_contrastive.", ""): shape for name, shape in shapes.items()
-              if ".attn_pool_contrastive." in name}
+    second = {
+        name.replace("attn_pool_contrastive.", ""): shape
+        for name, shape in shapes.items()
+        if ".attn_pool_contrastive." in name
+    }
     assert second == first | {"visual.query": (1, 2)}
 
 
@@ -81,7 +94,8 @@ def test_check_lists_all_that_is_wrong_at_once() -> None:
     assert str(error.value) == (
         "some/file: the tensors do not fit the configuration: missing: visual.proj, text.cls_emb; "
         "unexpected: logit_bias; misshapen: visual.conv1.weight [3, 3, 2, 3], not [3, 3, 2, 2], "
-        "logit_scale [2], not []; not floating point: text.token_embedding.weight int64")
+        "logit_scale [2], not []; not floating point: text.token_embedding.weight int64"
+    )
 
 
 def test_check_cuts_long_lists() -> None:
@@ -93,10 +107,14 @@ def test_nest() -> None:
     flat = {name: np.full(shape, i) for i, (name, shape) in enumerate(parameter_shapes(config()).items())}
     tree = nest(flat)
     assert list(tree) == ["visual", "text", "text_decoder", "logit_scale"]
-    assert tree["visual"]["transformer"]["resblocks"][0]["attn"]["in_proj_bias"] is \
-        flat["visual.transformer.resblocks.0.attn.in_proj_bias"]
-    assert tree["text_decoder"]["cross_attn"][0]["ln_1_kv"]["weight"] is \
-        flat["text_decoder.cross_attn.0.ln_1_kv.weight"]
+    assert (
+        tree["visual"]["transformer"]["resblocks"][0]["attn"]["in_proj_bias"]
+        is flat["visual.transformer.resblocks.0.attn.in_proj_bias"]
+    )
+    assert (
+        tree["text_decoder"]["cross_attn"][0]["ln_1_kv"]["weight"]
+        is flat["text_decoder.cross_attn.0.ln_1_kv.weight"]
+    )
     assert nest({"logit_scale": np.ones(1)})["logit_scale"].shape == ()
 
 

@@ -28,6 +28,7 @@ def a_video(latent):
 
 def write_gif(path, seed):
     from PIL import Image
+
     images = [Image.fromarray(frame) for frame in random_frames(seed)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=100)
     return path
@@ -41,6 +42,7 @@ def refused(call, *facts):
 
 
 # classify
+
 
 def naive_probabilities(model, video, labels, templates):
     """The softmax over scaled cosines with each label's mean of unit latents, itself of unit length."""
@@ -106,11 +108,27 @@ def test_label_latents_are_unit_means(model):
     np.testing.assert_allclose(latents[2], mean / np.linalg.norm(mean), rtol=1e-9)
 
 
-@pytest.mark.parametrize("labels, templates", [
-    ([], None), (LABELS, []), (LABELS, ["a video."]), (LABELS, ["a {}.", "no place"]),
-    (LABELS, ["{} and {}"]), ("a red circle", None), (LABELS, "a video of {}.")],
-    ids=["no labels", "no templates", "no place", "one without a place", "two places", "labels a text",
-         "templates a text"])
+@pytest.mark.parametrize(
+    "labels, templates",
+    [
+        ([], None),
+        (LABELS, []),
+        (LABELS, ["a video."]),
+        (LABELS, ["a {}.", "no place"]),
+        (LABELS, ["{} and {}"]),
+        ("a red circle", None),
+        (LABELS, "a video of {}."),
+    ],
+    ids=[
+        "no labels",
+        "no templates",
+        "no place",
+        "one without a place",
+        "two places",
+        "labels a text",
+        "templates a text",
+    ],
+)
 def test_classify_refuses(model, labels, templates):
     refused(lambda: mvc.classify(model, random_frames(0), labels, templates))
 
@@ -123,6 +141,7 @@ def test_classify_and_retrieve_need_a_tokenizer(tiny_model):
 
 
 # retrieve
+
 
 def test_videos_for_a_text(model):
     videos = [model.encode(random_frames(seed)) for seed in range(5)]
@@ -167,7 +186,7 @@ def test_a_string_that_is_a_query_is_a_text(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_gif(tmp_path / "circle.gif", 0)
     video = model.encode(random_frames(0))
-    (_, cosine), = mvc.retrieve(model, "circle.gif", [video])
+    ((_, cosine),) = mvc.retrieve(model, "circle.gif", [video])
     assert cosine == pytest.approx(float(model.encode_text("circle.gif")[0] @ video.latent))
 
 
@@ -188,6 +207,7 @@ def test_a_missing_file_is_named(model, tmp_path):
 
 # order
 
+
 def test_best_first_keeps_the_order_of_equals():
     assert tasks.best_first(np.array([1.0, 3, 1, 3, 2, 3, 1])).tolist() == [1, 3, 5, 4, 0, 2, 6]
     many = np.tile([0.5, 0.25], 50)
@@ -197,17 +217,18 @@ def test_best_first_keeps_the_order_of_equals():
 @pytest.mark.parametrize("copies", [2, 5, 9, 33])
 def test_copies_of_a_video_keep_their_order(tiny_model, tokenizer, copies):
     """Equal videos have equal cosines, whatever their places in the list."""
-    model = tiny_model(tokenizer=tokenizer, dtype="float32", embed_dim=72,
-                       text={"width": 72}, decoder={"width": 72})
+    model = tiny_model(
+        tokenizer=tokenizer, dtype="float32", embed_dim=72, text={"width": 72}, decoder={"width": 72}
+    )
     rng = np.random.default_rng(copies)
     latents = [x / np.linalg.norm(x) for x in rng.standard_normal((3, 72)).astype(np.float32)]
     videos = [a_video(latents[i % 3]) for i in range(3 * copies)]
     order = [i for i, _ in mvc.retrieve(model, "a red circle", videos)]
     for first in range(0, 3 * copies, copies):
-        assert order[first:first + copies] == [*range(order[first] % 3, 3 * copies, 3)]
+        assert order[first : first + copies] == [*range(order[first] % 3, 3 * copies, 3)]
 
 
 def test_copies_of_a_text_stand_together(model):
     video = model.encode(random_frames(0))
     order = [LABELS[i % 4] for i, _ in mvc.retrieve(model, video, LABELS * 5)]
-    assert all(len(set(order[first:first + 5])) == 1 for first in range(0, 20, 5))
+    assert all(len(set(order[first : first + 5])) == 1 for first in range(0, 20, 5))

@@ -21,12 +21,13 @@ from minivideococa import threads, vision
 from minivideococa.progress import advance, progress
 from minivideococa.trace import record, trace
 
-PATIENCE = 10                                # seconds that a thread waits for another before the test fails
+PATIENCE = 10  # seconds that a thread waits for another before the test fails
 
 
 @contextmanager
 def on_threads(count):
     """`spread` takes so many threads."""
+
     @contextmanager
     def threads_for(_):
         yield count
@@ -44,6 +45,7 @@ def each_by_itself(x):
 
 
 # spread
+
 
 @given(st.integers(1, 12), st.integers(1, 14), st.integers(1, 6), st.booleans())
 def test_spread_is_the_plain_function(T, piece, count, traced):
@@ -154,12 +156,14 @@ def test_a_models_frames_on_threads(tiny_model, monkeypatch, dtype, T, piece):
         results.append(tape)
     for tape in results[1:]:
         assert [(name, x.shape, x.dtype) for name, x in tape.items()] == [
-            (name, x.shape, x.dtype) for name, x in results[0].items()]
+            (name, x.shape, x.dtype) for name, x in results[0].items()
+        ]
         for name, x in tape.items():
             np.testing.assert_allclose(x, results[0][name], atol=1e-5 if dtype == "float32" else 1e-13)
 
 
 # threads_for
+
 
 def blas_threads():
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
@@ -256,12 +260,14 @@ def test_the_environment_is_respected(variable):
     code = "from minivideococa.threads import threads_for\nwith threads_for(100) as n: print(n)"
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     environment |= {variable: "1", "PYTHONPATH": str(Path(mvc.__file__).parents[1])}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                            check=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=environment
+    )
     assert result.stdout == "1\n"
 
 
 # Progress
+
 
 class Bar:
     """A stand-in for tqdm that remembers what it was told."""
@@ -306,8 +312,9 @@ def test_frames_are_counted(tiny_model, bars, count, T):
     assert (bar.total, bar.unit.strip(), bar.n) == (T, "frames", T) and not bar.open
 
 
-@pytest.mark.parametrize("how", [
-    {"beams": 1}, {}, {"top_k": 3}, {"beams": 4, "beam_groups": 2, "diversity_penalty": 1}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{"beams": 1}, {}, {"top_k": 3}, {"beams": 4, "beam_groups": 2, "diversity_penalty": 1}], ids=str
+)
 def test_tokens_are_counted(tiny_model, bars, how):
     """One for each that all texts of a batch have grown by."""
     with progress(8, "tokens"):
@@ -336,7 +343,10 @@ def test_a_bar_counts_what_is_done_inside(bars):
         raise ZeroDivisionError
     advance(100)
     assert [(bar.unit.strip(), bar.n, bar.open) for bar in bars] == [
-        ("frames", 3, False), ("tokens", 1, False), ("texts", 0, False)]
+        ("frames", 3, False),
+        ("tokens", 1, False),
+        ("texts", 0, False),
+    ]
 
 
 class Terminal(io.StringIO):
@@ -344,7 +354,9 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("stream, shown", [(Terminal, True), (io.StringIO, False)], ids=["terminal", "no terminal"])
+@pytest.mark.parametrize(
+    "stream, shown", [(Terminal, True), (io.StringIO, False)], ids=["terminal", "no terminal"]
+)
 def test_what_is_seen(monkeypatch, capfd, stream, shown):
     """A bar at 0 of 8 at once, if standard error is a terminal; when the work is done, the line is empty."""
     now, err = [1000.0], stream()
@@ -400,8 +412,13 @@ encoder.join()
 def test_a_child_forked_while_another_thread_encodes():
     """It has a lock and workers of its own, and BLAS's own number of threads again."""
     blas_threads()
-    result = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60,
-                            env=os.environ | {"PYTHONPATH": str(Path(mvc.__file__).parents[1])})
+    result = subprocess.run(
+        [sys.executable, "-c", FORK],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(Path(mvc.__file__).parents[1])},
+    )
     assert result.stdout.split() == ["12.0", "2", "2"], result.stderr
 
 
@@ -427,6 +444,7 @@ def test_the_pieces_do_not_depend_on_other_callers(three_blas_threads):
             begun.set()
             time.sleep(0.02)
             return part
+
         return run
 
     with ThreadPoolExecutor(2) as users:

@@ -88,18 +88,21 @@ def test_cleaning_twice_changes_nothing(text):
     assert clean_text(once, "whitespace") == once
 
 
-@pytest.mark.parametrize("text, clean", [
-    ("  A\u00a0b \r\n\u2028c\u3000", "a b c"),
-    ("“It’s” ŉ ﬃ ﬅ ＡＢ ｶﾞ", "\"it's\" 'n ffi ſt ab ガ"),
-    ("e\u0301 İ ΑΣ", "é i̇ ας"),
-    ("\x1b[1mbold\x1b[0m\x00\ufeff\ufffc", "bold"),
-    ("\x93hi\x94 \x85 \x80", '"hi" … €'),
-    ("\ud83d\ude00 \ud83d", "😀 \ufffd"),
-    ("&amp;amp;amp;lt; P&EACUTE;REZ &rsquo;", "< pérez '"),
-    ("<&amp;amp;amp;lt; P&EACUTE;REZ &rsquo;", "<&amp;lt; p&eacute;rez ’"),
-    ("&rsquo;\n<\n&rsquo;", "' < ’"),
-    ("cafÃ©", "cafã©"),  # mojibake stays
-])
+@pytest.mark.parametrize(
+    "text, clean",
+    [
+        ("  A\u00a0b \r\n\u2028c\u3000", "a b c"),
+        ("“It’s” ŉ ﬃ ﬅ ＡＢ ｶﾞ", "\"it's\" 'n ffi ſt ab ガ"),
+        ("e\u0301 İ ΑΣ", "é i̇ ας"),
+        ("\x1b[1mbold\x1b[0m\x00\ufeff\ufffc", "bold"),
+        ("\x93hi\x94 \x85 \x80", '"hi" … €'),
+        ("\ud83d\ude00 \ud83d", "😀 \ufffd"),
+        ("&amp;amp;amp;lt; P&EACUTE;REZ &rsquo;", "< pérez '"),
+        ("<&amp;amp;amp;lt; P&EACUTE;REZ &rsquo;", "<&amp;lt; p&eacute;rez ’"),
+        ("&rsquo;\n<\n&rsquo;", "' < ’"),
+        ("cafÃ©", "cafã©"),  # mojibake stays
+    ],
+)
 def test_cleaning(text, clean):
     assert clean_text(text, "lower") == clean
     assert clean_text(text, "whitespace").lower() == clean

@@ -22,18 +22,33 @@ def run(model, ids=IDS):
 
 
 def names(model):
-    vision, text, decoder = (range(part.layers) for part in
-                             (model.config.vision, model.config.text, model.config.decoder))
-    return ["frames", "pixels", "vision.embed", *(f"vision.block.{i}" for i in vision),
-            "pool.flat", "pool.attended", "pool.tokens", "pool.latent",
-            "ids", "text.embed", *(f"text.block.{i}" for i in text), "text.tokens", "text.latent",
-            *(f"decoder.block.{i}.{half}" for i in decoder for half in ("self", "cross")), "logits"]
+    vision, text, decoder = (
+        range(part.layers) for part in (model.config.vision, model.config.text, model.config.decoder)
+    )
+    return [
+        "frames",
+        "pixels",
+        "vision.embed",
+        *(f"vision.block.{i}" for i in vision),
+        "pool.flat",
+        "pool.attended",
+        "pool.tokens",
+        "pool.latent",
+        "ids",
+        "text.embed",
+        *(f"text.block.{i}" for i in text),
+        "text.tokens",
+        "text.latent",
+        *(f"decoder.block.{i}.{half}" for i in decoder for half in ("self", "cross")),
+        "logits",
+    ]
 
 
 @pytest.mark.parametrize("form", [True, "parallel", "cascade"])
 def test_every_name_in_path_order(tiny_model, form):
-    model = tiny_model(vision={"width": 8, "head_width": 4, "layers": 3, "attentional_pool": form},
-                       text={"layers": 1})
+    model = tiny_model(
+        vision={"width": 8, "head_width": 4, "layers": 3, "attentional_pool": form}, text={"layers": 1}
+    )
     with mvc.trace() as t:
         run(model)
     assert list(t) == names(model)
@@ -48,12 +63,22 @@ def test_shapes(tiny_model, form):
     T, S, L, E, V = 3, 14, 5, 8, model.config.text.vocab_size
     N, W, Q = model.config.vision.tokens, 8, 4
     caption_tokens = Q - 1 if form is True else Q
-    want = {"frames": FRAMES.shape, "pixels": (T, 3, S, S), "pool.flat": (T * N, W), "pool.attended": (Q, E),
-            "pool.tokens": (caption_tokens, E), "pool.latent": (E,), "ids": (L,), "text.tokens": (L, E),
-            "text.latent": (E,), "logits": (L, V)}
+    want = {
+        "frames": FRAMES.shape,
+        "pixels": (T, 3, S, S),
+        "pool.flat": (T * N, W),
+        "pool.attended": (Q, E),
+        "pool.tokens": (caption_tokens, E),
+        "pool.latent": (E,),
+        "ids": (L,),
+        "text.tokens": (L, E),
+        "text.latent": (E,),
+        "logits": (L, V),
+    }
     kinds = {"vision": (T, N, W), "text": (L + 1, E), "decoder": (L, E)}
     assert {name: x.shape for name, x in t.items()} == {
-        name: want.get(name) or kinds[name.split(".")[0]] for name in names(model)}
+        name: want.get(name) or kinds[name.split(".")[0]] for name in names(model)
+    }
     assert t["frames"].dtype == np.uint8 and t["pixels"].dtype == np.float32 and t["ids"].dtype == np.int64
 
 
@@ -65,10 +90,17 @@ def test_what_is_traced_is_what_came_out(tiny_model):
         video = model.pool(tokens)
         latents = model.encode_text(IDS)
         logits = model.decode(video.tokens, IDS)
-    for name, x in {"frames": FRAMES, "pixels": pixels, "vision.block.1": tokens,
-                    "pool.flat": tokens.reshape(-1, 12), "pool.tokens": video.tokens,
-                    "pool.latent": video.latent, "ids": IDS[0], "text.latent": latents[0],
-                    "logits": logits[0]}.items():
+    for name, x in {
+        "frames": FRAMES,
+        "pixels": pixels,
+        "vision.block.1": tokens,
+        "pool.flat": tokens.reshape(-1, 12),
+        "pool.tokens": video.tokens,
+        "pool.latent": video.latent,
+        "ids": IDS[0],
+        "text.latent": latents[0],
+        "logits": logits[0],
+    }.items():
         np.testing.assert_array_equal(t[name], x, err_msg=name)
 
 
@@ -117,7 +149,7 @@ def test_off_nothing_is_copied():
 
     x = np.zeros((1, 2)).view(Untouchable)
     assert record("x", x) is x and np.shares_memory(record_texts("x", x), x)
-    with mvc.trace(), pytest.raises(AssertionError, match="copied"):     # it would have been noticed
+    with mvc.trace(), pytest.raises(AssertionError, match="copied"):  # it would have been noticed
         record("x", x)
 
 
@@ -152,7 +184,7 @@ def test_a_name_is_replaced_when_computed_again(tiny_model):
     assert t["ids"].tolist() == [1, 5, 6] and t["text.tokens"].shape == (3, 8)
     with mvc.trace() as t:
         ids = model.generate(np.ones((3, 8)), beams=1, min_length=8, cache=False)
-    assert t["ids"].tolist() == ids[:-1].tolist()                    # the last step's
+    assert t["ids"].tolist() == ids[:-1].tolist()  # the last step's
 
 
 def test_nested_traces():
@@ -206,6 +238,7 @@ def test_another_context_is_not_recorded():
 
 # A trace that gives arrays to go on from
 
+
 def test_given_its_own_tensors_nothing_changes(tiny_model):
     model = tiny_model()
     with mvc.trace() as t:
@@ -225,7 +258,12 @@ def test_what_is_given_is_gone_on_from_and_not_recorded(tiny_model, texts):
         run(model, ids)
     order, rng = list(t), np.random.default_rng(1)
     for name in order[2:]:
-        if name in ("ids", "pool.latent", "text.latent", "logits"):          # an input, and those that nothing follows
+        if name in (
+            "ids",
+            "pool.latent",
+            "text.latent",
+            "logits",
+        ):  # an input, and those that nothing follows
             continue
         moved = t[name] + rng.standard_normal(t[name].shape)
         with mvc.trace({name: moved}) as after:

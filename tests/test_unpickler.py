@@ -21,6 +21,7 @@ GOLDEN = Path(__file__).parent / "golden" / "torch"
 
 # A writer of both formats, from their description: pickle opcodes one by one -------------------------------
 
+
 def dump(value: object) -> bytes:
     """The opcodes that build a value out of what a state dict holds."""
     match value:
@@ -68,8 +69,13 @@ def program(value: object) -> bytes:
     return b"\x80\x02" + dump(value) + b"."
 
 
-def write_zip(path: Path, data: bytes, storages: dict[str, bytes], byteorder: str | None = "little",
-              compression: int = zipfile.ZIP_STORED) -> Path:
+def write_zip(
+    path: Path,
+    data: bytes,
+    storages: dict[str, bytes],
+    byteorder: str | None = "little",
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("any name/data.pkl", data)
         archive.writestr("any name/version", "3\n")
@@ -89,6 +95,7 @@ def write_legacy(path: Path, data: bytes, storages: dict[str, tuple[int, bytes]]
 
 
 # What torch.save wrote --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("file", ["assorted_zip.pt", "assorted_legacy.pt"])
 def test_every_kind_of_tensor(file: str) -> None:
@@ -119,6 +126,7 @@ def test_a_training_checkpoint() -> None:
 
 
 # Files made by hand -----------------------------------------------------------------------------------------
+
 
 @st.composite
 def views(draw):
@@ -163,9 +171,16 @@ def test_any_view_of_any_storage(tmp_path_factory, view, form: str | None) -> No
 def test_a_tensor_is_not_read_before_it_is_asked_for(tmp_path: Path) -> None:
     """The optimizer's storage has 32 GB, all of it a hole in the file."""
     count = 2**33
-    path = write_legacy(tmp_path / "big.pt", program({
-        "optimizer": tensor("a", "FloatStorage", count, 0, (count,), (1,)),
-        "state_dict": tensor("b", "FloatStorage", 1, 0, (1,), (1,))}), {})
+    path = write_legacy(
+        tmp_path / "big.pt",
+        program(
+            {
+                "optimizer": tensor("a", "FloatStorage", count, 0, (count,), (1,)),
+                "state_dict": tensor("b", "FloatStorage", 1, 0, (1,), (1,)),
+            }
+        ),
+        {},
+    )
     head = path.read_bytes().removesuffix(pickle.dumps([], 2)) + pickle.dumps(["a", "b"], 2)
     with open(path, "wb") as file:
         file.write(head + count.to_bytes(8, "little"))
@@ -177,6 +192,7 @@ def test_a_tensor_is_not_read_before_it_is_asked_for(tmp_path: Path) -> None:
 
 # What must be refused ---------------------------------------------------------------------------------------
 
+
 def refusal(path: Path) -> str:
     with pytest.raises(ValueError) as error:
         read_pickle(path)
@@ -185,11 +201,25 @@ def refusal(path: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", [
-    "os.system", "posix.system", "builtins.eval", "builtins.getattr", "__builtin__.eval", "subprocess.Popen",
-    "torch.load", "torch.storage._load_from_bytes", "torch._utils._rebuild_qtensor", "torch.nn.Linear",
-    "numpy.load", "numpy.core.multiarray._reconstruct", "collections.defaultdict",
-    "torch._utils._rebuild_tensor"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "posix.system",
+        "builtins.eval",
+        "builtins.getattr",
+        "__builtin__.eval",
+        "subprocess.Popen",
+        "torch.load",
+        "torch.storage._load_from_bytes",
+        "torch._utils._rebuild_qtensor",
+        "torch.nn.Linear",
+        "numpy.load",
+        "numpy.core.multiarray._reconstruct",
+        "collections.defaultdict",
+        "torch._utils._rebuild_tensor",
+    ],
+)
 @pytest.mark.parametrize("form", ["zip", "legacy", "legacy, first pickle"])
 def test_other_names_are_refused_by_name(tmp_path: Path, name: str, form: str) -> None:
     evil = program({"state_dict": Call(name, f"touch {tmp_path / 'called'}")})
@@ -212,8 +242,9 @@ def test_attributes_of_allowed_names_are_refused(tmp_path: Path) -> None:
     assert "it asks for collections.OrderedDict.fromkeys" in refusal(path)
 
 
-@pytest.mark.parametrize("function", [
-    "collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch.Size"])
+@pytest.mark.parametrize(
+    "function", ["collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch.Size"]
+)
 def test_allowed_names_cannot_be_changed(tmp_path: Path, function: str) -> None:
     """BUILD sets attributes of whatever it is given: nothing that outlives the file may be given to it."""
     changes = ({"planted": 1}, {"__defaults__": (1,), "planted": 1})
@@ -231,19 +262,31 @@ def test_allowed_names_cannot_be_changed(tmp_path: Path, function: str) -> None:
 
 
 def test_other_persistent_ids_are_refused(tmp_path: Path) -> None:
-    for id in (("module", Global("torch.FloatStorage"), "source"),
-               ("storage", Global("torch.Size"), "0", "cpu", 1),
-               ("storage", Global("torch.FloatStorage"), "0", "cpu", 1, ("view", 0, 1)),
-               ("storage", Global("torch.FloatStorage"), "0", "cpu", -1), "storage"):
+    for id in (
+        ("module", Global("torch.FloatStorage"), "source"),
+        ("storage", Global("torch.Size"), "0", "cpu", 1),
+        ("storage", Global("torch.FloatStorage"), "0", "cpu", 1, ("view", 0, 1)),
+        ("storage", Global("torch.FloatStorage"), "0", "cpu", -1),
+        "storage",
+    ):
         persistent = Persistent()
         persistent.id = id
         path = write_zip(tmp_path / "odd.pt", program(persistent), {"0": b"\0" * 4})
         assert "something other than a plain storage" in refusal(path)
 
 
-@pytest.mark.parametrize("offset, size, stride", [
-    (0, (3,), (1,)), (1, (2,), (1,)), (0, (2,), (2,)), (2, (), ()), (-1, (1,), (1,)), (0, (-1,), (1,)),
-    (1, (2,), (-1,))])
+@pytest.mark.parametrize(
+    "offset, size, stride",
+    [
+        (0, (3,), (1,)),
+        (1, (2,), (1,)),
+        (0, (2,), (2,)),
+        (2, (), ()),
+        (-1, (1,), (1,)),
+        (0, (-1,), (1,)),
+        (1, (2,), (-1,)),
+    ],
+)
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path: Path, offset: int, size: tuple, stride: tuple):
     described = tensor("0", "FloatStorage", 2, offset, size, stride)
     assert "beyond its storage" in refusal(write_zip(tmp_path / "x.pt", program(described), {"0": b"\0" * 8}))
@@ -255,7 +298,8 @@ def test_damaged_archives(tmp_path: Path) -> None:
     assert "data/0 is missing or compressed" in refusal(write_zip(path, described, {}))
     assert "data/0 is cut short" in refusal(write_zip(path, described, {"0": b"\0" * 7}))
     assert "data.pkl is missing or compressed" in refusal(
-        write_zip(path, described, {"0": b"\0" * 8}, compression=zipfile.ZIP_DEFLATED))
+        write_zip(path, described, {"0": b"\0" * 8}, compression=zipfile.ZIP_DEFLATED)
+    )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/other", "")
     assert "data.pkl is missing" in refusal(path)
@@ -264,9 +308,14 @@ def test_damaged_archives(tmp_path: Path) -> None:
 def test_other_files(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     archive = io.BytesIO(b"\0" * 257 + b"ustar" + b"\0" * 250)
-    for data, told in ((b"", "ends too early"), (b"plain text", ""), (pickle.dumps({"a": 1}), "magic number"),
-                       (archive.getvalue(), "tar format"), (b"PK\x03\x04 and no more", "not a zip file"),
-                       (pickle.dumps(0x1950A86A20F9469CFC6C, 2) * 3, "")):
+    for data, told in (
+        (b"", "ends too early"),
+        (b"plain text", ""),
+        (pickle.dumps({"a": 1}), "magic number"),
+        (archive.getvalue(), "tar format"),
+        (b"PK\x03\x04 and no more", "not a zip file"),
+        (pickle.dumps(0x1950A86A20F9469CFC6C, 2) * 3, ""),
+    ):
         path.write_bytes(data)
         assert told in refusal(path)
 
@@ -281,8 +330,11 @@ def test_every_truncation_is_refused(tmp_path: Path, file: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["assorted_zip.pt", "assorted_legacy.pt"]), st.floats(0, 1, exclude_max=True),
-       st.integers(1, 255))
+@given(
+    st.sampled_from(["assorted_zip.pt", "assorted_legacy.pt"]),
+    st.floats(0, 1, exclude_max=True),
+    st.integers(1, 255),
+)
 def test_a_flipped_byte_is_read_or_refused(tmp_path_factory, file: str, place: float, flip: int) -> None:
     data = bytearray((GOLDEN / file).read_bytes())
     data[int(place * len(data))] ^= flip

@@ -26,9 +26,13 @@ from minivideococa.verify import MISTAKES, as_json, text, verify, verify_file, w
 KIT = sorted(path.parent for path in (Path(__file__).parent / "conformance").glob("*/truth.safetensors"))
 EPSILON = {"float64": 2**-52, "float32": 2**-23, "float16": 2**-10, "bfloat16": 2**-7}
 DTYPES = tuple(EPSILON)
-SQUARE = {"width": 8, "head_width": 4}                       # W = E
-FORMS = {"released": {}, "same width": SQUARE, "parallel": {**SQUARE, "attentional_pool": "parallel"},
-         "cascade": {**SQUARE, "attentional_pool": "cascade"}}
+SQUARE = {"width": 8, "head_width": 4}  # W = E
+FORMS = {
+    "released": {},
+    "same width": SQUARE,
+    "parallel": {**SQUARE, "attentional_pool": "parallel"},
+    "cascade": {**SQUARE, "attentional_pool": "cascade"},
+}
 INPUTS = ("frames", "ids")
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 16, 3), np.uint8)
 IDS = np.array([[1, 5, 6, 2, 0, 0]])
@@ -50,13 +54,15 @@ def run(model, frames=FRAMES, ids=IDS, start=None):
 @pytest.fixture(scope="module")
 def right(tiny_model):
     """form -> (model in float64, its trace), made once."""
+
     @cache
     def make(form):
         model = tiny_model(vision=FORMS[form])
         tape = run(model)
         for x in tape.values():
-            x.setflags(write=False)                          # all tests share them
+            x.setflags(write=False)  # all tests share them
         return model, tape
+
     return lambda form="released": (make(form)[0], dict(make(form)[1]))
 
 
@@ -65,15 +71,25 @@ def sources(form):
     one_pooler = form in ("released", "same width")
     latent = "pool.flat" if form == "parallel" else "pool.attended"
     return {
-        "pixels": ["frames"], "vision.embed": ["pixels"], "vision.block.0": ["vision.embed"],
-        "vision.block.1": ["vision.block.0"], "pool.flat": ["vision.block.1"], "pool.attended": ["pool.flat"],
-        "pool.tokens": ["pool.attended"], "pool.latent": ["pool.attended"] if one_pooler else [latent],
-        "text.embed": ["ids"], "text.block.0": ["text.embed"], "text.block.1": ["text.block.0"],
-        "text.tokens": ["text.block.1"], "text.latent": ["text.block.1"],
+        "pixels": ["frames"],
+        "vision.embed": ["pixels"],
+        "vision.block.0": ["vision.embed"],
+        "vision.block.1": ["vision.block.0"],
+        "pool.flat": ["vision.block.1"],
+        "pool.attended": ["pool.flat"],
+        "pool.tokens": ["pool.attended"],
+        "pool.latent": ["pool.attended"] if one_pooler else [latent],
+        "text.embed": ["ids"],
+        "text.block.0": ["text.embed"],
+        "text.block.1": ["text.block.0"],
+        "text.tokens": ["text.block.1"],
+        "text.latent": ["text.block.1"],
         "decoder.block.0.self": ["text.tokens"],
         "decoder.block.0.cross": ["decoder.block.0.self", "pool.tokens"],
         "decoder.block.1.self": ["decoder.block.0.cross"],
-        "decoder.block.1.cross": ["decoder.block.1.self", "pool.tokens"], "logits": ["decoder.block.1.cross"]}
+        "decoder.block.1.cross": ["decoder.block.1.self", "pool.tokens"],
+        "logits": ["decoder.block.1.cross"],
+    }
 
 
 NAMES = list(sources("released"))
@@ -121,7 +137,7 @@ def rounded(x, dtype):
     if dtype != "bfloat16":
         return x.astype(dtype)
     bits = x.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000).astype(np.uint32).view(np.float32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 def raises_one_line(function, *arguments, match, error=ValueError, **keywords):
@@ -131,6 +147,7 @@ def raises_one_line(function, *arguments, match, error=ValueError, **keywords):
 
 
 # Right traces
+
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -153,8 +170,13 @@ def test_open_clip_is_right_and_so_are_we(folder):
 
 
 @settings(max_examples=20)
-@given(form=st.sampled_from(list(FORMS)), seed=st.integers(0, 1000), dtype=st.sampled_from(DTYPES[1:]),
-       kept=st.sets(st.sampled_from(NAMES), min_size=1), padded=st.integers(0, 4))
+@given(
+    form=st.sampled_from(list(FORMS)),
+    seed=st.integers(0, 1000),
+    dtype=st.sampled_from(DTYPES[1:]),
+    kept=st.sets(st.sampled_from(NAMES), min_size=1),
+    padded=st.integers(0, 4),
+)
 def test_a_rounded_trace_is_right(tiny_model, form, seed, dtype, kept, padded):
     """Whatever the model, whatever is left out: what is stored in less than it was computed in is right."""
     model = tiny_model(seed, "float32", vision=FORMS[form])
@@ -164,9 +186,16 @@ def test_a_rounded_trace_is_right(tiny_model, form, seed, dtype, kept, padded):
     assert report.diverges is None and set(statuses(report).values()) == {"ok"}, text(report)
 
 
-@pytest.mark.parametrize(("form", "dtype"), [
-    ("released", "bfloat16"), ("released", "float16"), ("same width", "float32"), ("parallel", "bfloat16"),
-    ("cascade", "float16")])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        ("released", "bfloat16"),
+        ("released", "float16"),
+        ("same width", "float32"),
+        ("parallel", "bfloat16"),
+        ("cascade", "float16"),
+    ],
+)
 def test_a_trace_that_rounds_after_every_step_is_right(tiny_model, form, dtype):
     """Each tensor is rounded and gone on from, so that errors add up on the way."""
     model, tape = tiny_model(7, vision=FORMS[form]), {}
@@ -181,6 +210,7 @@ def test_a_trace_that_rounds_after_every_step_is_right(tiny_model, form, dtype):
 @pytest.mark.parametrize("dtype", DTYPES[2:])
 def test_a_port_in_half_precision_is_right(tiny_model, monkeypatch, form, dtype):
     """Weights, pixels and what every operation takes and makes, rounded to it."""
+
     def narrow(x):
         if isinstance(x, dict):
             return {key: narrow(branch) for key, branch in x.items()}
@@ -202,7 +232,7 @@ def test_a_port_in_half_precision_is_right(tiny_model, monkeypatch, form, dtype)
     assert set(statuses(report).values()) == {"ok"}, text(report)
     report = verify(model, only(tape, ["text.latent", "logits"]), dtype)
     assert set(statuses(report).values()) == {"ok"}
-    assert report.rows[0].difference.rel > 8 * EPSILON[dtype]            # for a norm takes the 99 away again
+    assert report.rows[0].difference.rel > 8 * EPSILON[dtype]  # for a norm takes the 99 away again
     assert verify(model, tape, "float32").diverges.name == "pixels"
 
 
@@ -222,8 +252,17 @@ def test_the_dtype_is_the_coarsest_of_the_tensors(right):
     stored["pixels"] = tape["pixels"].astype("float64")
     assert verify(model, stored).dtype == "float64"
     assert verify(model, stored | {"text.latent": tape["text.latent"].astype("float32")}).dtype == "float32"
-    assert verify(model, stored | {"text.latent": tape["text.latent"].astype("float32"),
-                                   "logits": tape["logits"].astype("float16")}).dtype == "float16"
+    assert (
+        verify(
+            model,
+            stored
+            | {
+                "text.latent": tape["text.latent"].astype("float32"),
+                "logits": tape["logits"].astype("float16"),
+            },
+        ).dtype
+        == "float16"
+    )
     assert verify(model, stored, "bfloat16").dtype == "bfloat16"
 
 
@@ -234,7 +273,7 @@ def test_what_is_allowed_grows_with_the_rounding(right, form):
     for finer, coarser in zip(allowed, allowed[1:]):
         for name in NAMES:
             assert finer[name] < coarser[name] or name == "pixels" and finer[name] <= coarser[name], name
-    for by_name, epsilon in zip(allowed, EPSILON.values()):              # 8 times one rounding, or more
+    for by_name, epsilon in zip(allowed, EPSILON.values()):  # 8 times one rounding, or more
         assert all(8 * epsilon / 2 <= by_name[name] < 1000 * epsilon for name in NAMES if name != "pixels")
 
 
@@ -269,8 +308,13 @@ def test_a_wrong_tensor_carried_on_is_accused_alone(right, form, name, kept):
 
 
 @settings(max_examples=6)
-@given(name=st.sampled_from(NAMES[1:]), dtype=st.sampled_from(DTYPES), times=st.floats(1.2, 1e6),
-       below=st.floats(0, 0.8), seed=st.integers(0, 99))
+@given(
+    name=st.sampled_from(NAMES[1:]),
+    dtype=st.sampled_from(DTYPES),
+    times=st.floats(1.2, 1e6),
+    below=st.floats(0, 0.8),
+    seed=st.integers(0, 99),
+)
 def test_the_line_is_where_the_report_draws_it(right, name, dtype, times, below, seed):
     """A tensor off by a little less than what is allowed is right, by a little more, or by much, wrong."""
     model, tape = right()
@@ -278,7 +322,7 @@ def test_the_line_is_where_the_report_draws_it(right, name, dtype, times, below,
     row = verify(model, only(tape | {name: tape[name] + error}, [name]), dtype).rows[0]
     assert row.by_itself == pytest.approx(row.difference.rel)
     assert row.allowed_by_itself == pytest.approx(row.allowed)
-    most = row.allowed / row.difference.rel * error          # the relative error grows in proportion
+    most = row.allowed / row.difference.rel * error  # the relative error grows in proportion
     for part, status in (below, "ok"), (times, "wrong"):
         report = verify(model, only(tape | {name: tape[name] + part * most}, [name]), dtype)
         assert report.rows[0].status == status
@@ -290,12 +334,12 @@ def test_the_differences_in_numbers(right):
     model, tape = right()
     for name in FEW:
         wrong = noise(tape[name], 0.2)
-        row, = verify(model, only(tape | {name: wrong}, [name])).rows
+        (row,) = verify(model, only(tape | {name: wrong}, [name])).rows
         assert row.shape == row.expected_shape == tape[name].shape
         assert row.difference.max_abs == pytest.approx(np.abs(wrong - tape[name]).max())
         a, b = wrong.ravel(), tape[name].ravel()
         assert row.difference.cosine == pytest.approx(a @ b / np.sqrt(a @ a * (b @ b)))
-        doubled, = verify(model, only(tape | {name: 2 * wrong - tape[name]}, [name])).rows
+        (doubled,) = verify(model, only(tape | {name: 2 * wrong - tape[name]}, [name])).rows
         assert doubled.difference.rel == pytest.approx(2 * row.difference.rel)
 
 
@@ -310,13 +354,18 @@ def test_one_number_of_many_is_enough(right):
 def test_where_it_was_computed_from(right):
     model, tape = right()
     for name, kept, source in [
-            ("pixels", NAMES, "frames"), ("vision.embed", NAMES, "pixels"), ("vision.embed", [], "frames"),
-            ("pool.attended", ["vision.embed", "pool.attended", "logits"], "vision.embed"),
-            ("text.embed", NAMES, "ids"), ("text.block.1", ["text.embed", "text.block.1"], "text.embed"),
-            ("pool.latent", NAMES, "pool.attended"), ("text.latent", NAMES, "text.block.1"),
-            ("decoder.block.0.self", NAMES, "text.tokens"),
-            ("decoder.block.1.self", NAMES, "decoder.block.0.cross"),
-            ("logits", NAMES, "decoder.block.1.cross")]:
+        ("pixels", NAMES, "frames"),
+        ("vision.embed", NAMES, "pixels"),
+        ("vision.embed", [], "frames"),
+        ("pool.attended", ["vision.embed", "pool.attended", "logits"], "vision.embed"),
+        ("text.embed", NAMES, "ids"),
+        ("text.block.1", ["text.embed", "text.block.1"], "text.embed"),
+        ("pool.latent", NAMES, "pool.attended"),
+        ("text.latent", NAMES, "text.block.1"),
+        ("decoder.block.0.self", NAMES, "text.tokens"),
+        ("decoder.block.1.self", NAMES, "decoder.block.0.cross"),
+        ("logits", NAMES, "decoder.block.1.cross"),
+    ]:
         report = verify(model, only(noise_after(tape, name, 0.3), [*kept, name]), "float64")
         assert (report.diverges.name, report.computed_from) == (name, source)
         assert f"It breaks at {name}: from your own {source}," in text(report)
@@ -324,12 +373,21 @@ def test_where_it_was_computed_from(right):
 
 # Wrong shapes, not-a-numbers, names
 
+
 @pytest.mark.parametrize("name", ["pixels", "pool.latent", "text.block.0"])
-@pytest.mark.parametrize("reshape", [
-    lambda x: np.concatenate([x, x[:1]]), lambda x: x[1:], lambda x: np.stack([x, x]),
-    lambda x: x.ravel()[:-1], lambda x: x.reshape(*x.shape, 1), lambda x: x.ravel()[0],
-    lambda x: x[..., :0]],
-    ids=["one more", "one less", "batch axis", "flat", "axis behind", "a number", "nothing"])
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: np.concatenate([x, x[:1]]),
+        lambda x: x[1:],
+        lambda x: np.stack([x, x]),
+        lambda x: x.ravel()[:-1],
+        lambda x: x.reshape(*x.shape, 1),
+        lambda x: x.ravel()[0],
+        lambda x: x[..., :0],
+    ],
+    ids=["one more", "one less", "batch axis", "flat", "axis behind", "a number", "nothing"],
+)
 def test_another_shape_is_accused(right, name, reshape):
     model, tape = right()
     wrong = np.asarray(reshape(tape[name]))
@@ -365,7 +423,7 @@ def test_a_number_that_is_none_is_accused(right, name, number):
     assert f"It breaks at {name}:" in text(report)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")        # the model's own, as it goes on from the inf
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the model's own, as it goes on from the inf
 @pytest.mark.parametrize("name", ["vision.block.0", "text.block.0", "decoder.block.0.self"])
 def test_an_overflow_carried_on_is_accused_where_it_began(right, name):
     model, tape = right()
@@ -400,6 +458,7 @@ def test_names_that_no_trace_has_are_told(right):
 
 # The inputs
 
+
 @pytest.mark.parametrize("names", [("frames",), ("pixels",), ("frames", "pixels")])
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 def test_frames_or_pixels_or_both(tiny_model, names, dtype):
@@ -408,7 +467,7 @@ def test_frames_or_pixels_or_both(tiny_model, names, dtype):
     left = {name: x for name, x in tape.items() if name in names or name not in ("frames", "pixels")}
     for wrong in False, True:
         report = verify(model, noise_after(left, "vision.embed", 0.1) if wrong else left, dtype)
-        assert ("pixels" in statuses(report)) == (len(names) == 2)       # else the truth is made from them
+        assert ("pixels" in statuses(report)) == (len(names) == 2)  # else the truth is made from them
         assert (report.diverges and report.diverges.name) == ("vision.embed" if wrong else None)
         assert report.computed_from == (names[-1] if wrong else None)
 
@@ -450,14 +509,16 @@ def test_several_texts(tiny_model):
         assert verify(model, tape, dtype).diverges is None
     for name in "text.embed", "text.latent", "decoder.block.1.cross":
         wrong = tape[name].copy()
-        wrong[2] = noise(wrong[2], 0.1)                                  # in one of the texts only
+        wrong[2] = noise(wrong[2], 0.1)  # in one of the texts only
         assert verify(model, tape | {name: wrong}).diverges.name == name
         report = verify(model, tape | {name: tape[name][0]})
         assert (report.diverges.name, report.diverges.expected_shape) == (name, tape[name].shape)
 
 
-@pytest.mark.parametrize(("inputs", "begins"), [(("ids",), "text."), (("frames",), ("vision.", "pool.")),
-                                                (("pixels",), ("vision.", "pool."))])
+@pytest.mark.parametrize(
+    ("inputs", "begins"),
+    [(("ids",), "text."), (("frames",), ("vision.", "pool.")), (("pixels",), ("vision.", "pool."))],
+)
 def test_a_text_or_a_video_alone(right, inputs, begins):
     model, tape = right()
     half = {name: x for name, x in tape.items() if name in inputs or name.startswith(begins)}
@@ -474,8 +535,12 @@ def test_ids_of_any_whole_type(right, dtype):
 
 def test_other_inputs_than_it_was_computed_from(right):
     model, tape = right()
-    for inputs, name in ({"frames": FRAMES[::-1]}, "pixels"), ({"frames": FRAMES[:2]}, "pixels"), (
-            {"ids": np.array([1, 5, 7, 2, 0, 0])}, "text.embed"), ({"ids": tape["ids"][:5]}, "text.embed"):
+    for inputs, name in (
+        ({"frames": FRAMES[::-1]}, "pixels"),
+        ({"frames": FRAMES[:2]}, "pixels"),
+        ({"ids": np.array([1, 5, 7, 2, 0, 0])}, "text.embed"),
+        ({"ids": tape["ids"][:5]}, "text.embed"),
+    ):
         assert verify(model, tape | inputs).diverges.name == name
 
 
@@ -522,6 +587,7 @@ def test_no_other_dtype(right):
 
 # Known mistakes. All of them, carried through by a port, in every dtype: test_verify_proof.py
 
+
 def edited(model, path, change):
     """The model with one parameter changed, the original's left alone."""
     other = mvc.VideoCoCa(model.config, copy.deepcopy(model.params), model.tokenizer)
@@ -538,10 +604,16 @@ def configured(model, part, **fields):
     return mvc.VideoCoCa(replace(model.config, **{part: other}), model.params)
 
 
-BLOCKS = {f"{branch}.{i}": name.format(i) for i in (0, 1) for branch, name in [
-    ("visual.transformer.resblocks", "vision.block.{}"), ("text.transformer.resblocks", "text.block.{}"),
-    ("text_decoder.resblocks", "decoder.block.{}.self"),
-    ("text_decoder.cross_attn", "decoder.block.{}.cross")]}
+BLOCKS = {
+    f"{branch}.{i}": name.format(i)
+    for i in (0, 1)
+    for branch, name in [
+        ("visual.transformer.resblocks", "vision.block.{}"),
+        ("text.transformer.resblocks", "text.block.{}"),
+        ("text_decoder.resblocks", "decoder.block.{}.self"),
+        ("text_decoder.cross_attn", "decoder.block.{}.cross"),
+    ]
+}
 A_BLOCK_OF_EACH_KIND = list(BLOCKS.items())[4:]
 
 
@@ -566,10 +638,17 @@ IN_ATTENTION = [
 ]
 
 
-@pytest.mark.parametrize(("path", "name", "mistake", "leaves", "change"), [
-    *((*block, *mistake) for block in A_BLOCK_OF_EACH_KIND for mistake in IN_AN_MLP),
-    *((*block, *mistake) for block in [A_BLOCK_OF_EACH_KIND[3], ("visual.attn_pool", "pool.attended")]
-      for mistake in IN_ATTENTION)])
+@pytest.mark.parametrize(
+    ("path", "name", "mistake", "leaves", "change"),
+    [
+        *((*block, *mistake) for block in A_BLOCK_OF_EACH_KIND for mistake in IN_AN_MLP),
+        *(
+            (*block, *mistake)
+            for block in [A_BLOCK_OF_EACH_KIND[3], ("visual.attn_pool", "pool.attended")]
+            for mistake in IN_ATTENTION
+        ),
+    ],
+)
 def test_a_mistake_in_one_block_is_named(right, path, name, mistake, leaves, change):
     """The block it is in is accused; those after it are right by themselves. A head is 4 wide, its root 2."""
     model, _ = right("same width")
@@ -583,25 +662,46 @@ def test_a_mistake_in_one_block_is_named(right, path, name, mistake, leaves, cha
     assert f"It looks like this: {report.mistake.words}" in text(report)
 
 
-@pytest.mark.parametrize(("mistake", "accused", "change"), [
-    ("bgr_kernel", "vision.embed", lambda m: edited(m, "visual.conv1.weight", lambda x: x[:, ::-1])),
-    ("patch_transposed", "vision.embed", lambda m: edited(
-        m, "visual.conv1.weight", lambda x: x.swapaxes(2, 3))),
-    ("patch_channels_last", "vision.embed", lambda m: edited(
-        m, "visual.conv1.weight", lambda x: x.reshape(len(x), 4, 4, 3).transpose(0, 3, 1, 2))),
-    ("positions_shifted", "vision.embed", lambda m: edited(
-        m, "visual.positional_embedding", lambda x: np.roll(x, 1, 0))),
-    ("text_positions_shifted", "text.embed", lambda m: edited(
-        m, "text.positional_embedding", lambda x: np.roll(x, -1, 0))),
-    ("pool_proj_transposed", "pool.latent", lambda m: edited(m, "visual.proj", np.transpose)),
-    ("text_projection_transposed", "text.latent", lambda m: edited(m, "text.text_projection", np.transpose)),
-    ("quick_gelu", "vision.block.0", lambda m: configured(m, "vision", quick_gelu=True)),
-    ("quick_gelu", "text.block.0", lambda m: configured(m, "text", quick_gelu=True)),
-    ("quick_gelu", "decoder.block.0.self", lambda m: configured(m, "decoder", quick_gelu=True)),
-    ("mask_not_shifted", "text.block.0", lambda m: configured(m, "text", correct_cls_mask=True)),
-    ("no_padding_mask", "text.block.0", lambda m: configured(m, "text", pad_id=41)),
-    ("no_ln_pre", "vision.embed", lambda m: configured(m, "vision", ln_pre=False)),
-])
+@pytest.mark.parametrize(
+    ("mistake", "accused", "change"),
+    [
+        ("bgr_kernel", "vision.embed", lambda m: edited(m, "visual.conv1.weight", lambda x: x[:, ::-1])),
+        (
+            "patch_transposed",
+            "vision.embed",
+            lambda m: edited(m, "visual.conv1.weight", lambda x: x.swapaxes(2, 3)),
+        ),
+        (
+            "patch_channels_last",
+            "vision.embed",
+            lambda m: edited(
+                m, "visual.conv1.weight", lambda x: x.reshape(len(x), 4, 4, 3).transpose(0, 3, 1, 2)
+            ),
+        ),
+        (
+            "positions_shifted",
+            "vision.embed",
+            lambda m: edited(m, "visual.positional_embedding", lambda x: np.roll(x, 1, 0)),
+        ),
+        (
+            "text_positions_shifted",
+            "text.embed",
+            lambda m: edited(m, "text.positional_embedding", lambda x: np.roll(x, -1, 0)),
+        ),
+        ("pool_proj_transposed", "pool.latent", lambda m: edited(m, "visual.proj", np.transpose)),
+        (
+            "text_projection_transposed",
+            "text.latent",
+            lambda m: edited(m, "text.text_projection", np.transpose),
+        ),
+        ("quick_gelu", "vision.block.0", lambda m: configured(m, "vision", quick_gelu=True)),
+        ("quick_gelu", "text.block.0", lambda m: configured(m, "text", quick_gelu=True)),
+        ("quick_gelu", "decoder.block.0.self", lambda m: configured(m, "decoder", quick_gelu=True)),
+        ("mask_not_shifted", "text.block.0", lambda m: configured(m, "text", correct_cls_mask=True)),
+        ("no_padding_mask", "text.block.0", lambda m: configured(m, "text", pad_id=41)),
+        ("no_ln_pre", "vision.embed", lambda m: configured(m, "vision", ln_pre=False)),
+    ],
+)
 def test_a_mistake_is_named(right, mistake, accused, change):
     model, _ = right("same width")
     report = verify(model, run(change(model)), "float32")
@@ -617,16 +717,19 @@ def everywhere(monkeypatch, name, function):
 
 
 def tanh_gelu(x):
-    return x / 2 * (1 + np.tanh((2 / np.pi)**0.5 * (x + 0.044715 * x**3)))
+    return x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-@pytest.mark.parametrize(("mistake", "accused", "name", "function"), [
-    ("layer_norm_eps", "vision.embed", "layer_norm", partial(layer_norm, eps=1e-6)),
-    ("not_unit", "pool.latent", "unit", lambda x: x),
-    ("tanh_gelu", "vision.block.0", "gelu", tanh_gelu),
-    ("query_0_kept", "pool.tokens", "split_queries", lambda x: (x[0], x)),
-    ("latent_last_query", "pool.tokens", "split_queries", lambda x: (x[-1], x[:-1])),
-])
+@pytest.mark.parametrize(
+    ("mistake", "accused", "name", "function"),
+    [
+        ("layer_norm_eps", "vision.embed", "layer_norm", partial(layer_norm, eps=1e-6)),
+        ("not_unit", "pool.latent", "unit", lambda x: x),
+        ("tanh_gelu", "vision.block.0", "gelu", tanh_gelu),
+        ("query_0_kept", "pool.tokens", "split_queries", lambda x: (x[0], x)),
+        ("latent_last_query", "pool.tokens", "split_queries", lambda x: (x[-1], x[:-1])),
+    ],
+)
 def test_a_mistake_in_an_operation_is_named(right, monkeypatch, mistake, accused, name, function):
     model, _ = right()
     with monkeypatch.context() as patch:
@@ -648,13 +751,16 @@ def pixels_of(mean, std, scale=255.0):
 
 
 @pytest.mark.parametrize("without", [[], ["pixels"], NAMES[:4]], ids=["pixels", "no pixels", "no vision"])
-@pytest.mark.parametrize(("mistake", "pixels"), [
-    ("bgr", lambda frames: pixels_of(CLIP_MEAN, CLIP_STD)(frames[..., ::-1])),
-    ("pixels_not_normalised", pixels_of(0, 1)),
-    ("pixels_to_255", pixels_of(CLIP_MEAN, CLIP_STD, 1)),
-    ("pixels_raw", pixels_of(0, 1, 1)),
-    ("imagenet_mean", pixels_of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
-])
+@pytest.mark.parametrize(
+    ("mistake", "pixels"),
+    [
+        ("bgr", lambda frames: pixels_of(CLIP_MEAN, CLIP_STD)(frames[..., ::-1])),
+        ("pixels_not_normalised", pixels_of(0, 1)),
+        ("pixels_to_255", pixels_of(CLIP_MEAN, CLIP_STD, 1)),
+        ("pixels_raw", pixels_of(0, 1, 1)),
+        ("imagenet_mean", pixels_of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    ],
+)
 def test_wrong_pixels_are_accused_and_named(tiny_model, mistake, pixels, without):
     """Made by hand, of frames that need no resizing; carried on; found with the pixels in it and without."""
     model, frames = tiny_model(), FRAMES[:, :14, :14]
@@ -674,9 +780,16 @@ def owner(path):
     for block, name in BLOCKS.items():
         if path.startswith(f"{block}."):
             return name
-    begins = {"visual.attn_pool.": "pool.attended", "visual.ln_post": "pool.tokens",
-              "visual.proj": "pool.latent", "visual.": "vision.embed", "text.ln_final": "text.latent",
-              "text.text_projection": "text.latent", "text.": "text.embed", "text_decoder.": "logits"}
+    begins = {
+        "visual.attn_pool.": "pool.attended",
+        "visual.ln_post": "pool.tokens",
+        "visual.proj": "pool.latent",
+        "visual.": "vision.embed",
+        "text.ln_final": "text.latent",
+        "text.text_projection": "text.latent",
+        "text.": "text.embed",
+        "text_decoder.": "logits",
+    }
     return next((name for begin, name in begins.items() if path.startswith(begin)), None)
 
 
@@ -695,40 +808,73 @@ def test_any_other_wrong_parameter_is_found_where_it_is_and_not_named(right, dat
     model, _ = right()
     path = data.draw(st.sampled_from(sorted(paths(model.params))))
     report = verify(model, run(edited(model, path, lambda x: noise(x, 0.1))), "float64")
-    if path == "logit_scale":                                # comes after all that is traced
+    if path == "logit_scale":  # comes after all that is traced
         assert report.diverges is None
         return
     assert report.diverges.name == owner(path) and report.mistake is None and report.remaining is None
     assert as_json(report)["diagnosis"] is None and "It looks like this:" not in text(report)
-    if not path.startswith("visual.ln_post"):                # which makes the tokens and the latent
+    if not path.startswith("visual.ln_post"):  # which makes the tokens and the latent
         assert having(report, "wrong") == {owner(path)}
 
 
 def test_other_weights_are_named_before_blocks_are_accused(tiny_model):
     report = verify(tiny_model(), run(tiny_model(seed=1)), "float64")
-    assert report.diverges.name == "vision.embed" and [fault.mistake.name for fault in report.faults] == ["other_weights"]
+    assert report.diverges.name == "vision.embed" and [fault.mistake.name for fault in report.faults] == [
+        "other_weights"
+    ]
     assert statuses(report)["text.embed"] == "wrong" and statuses(report)["pixels"] == "ok"
 
 
 def test_the_catalogue():
     names = [mistake.name for mistake in MISTAKES]
     assert isinstance(MISTAKES, tuple) and len(set(names)) == len(names) >= 15
-    assert {"tanh_gelu", "quick_gelu", "no_quick_gelu", "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k",
-            "attention_unscaled", "attention_scaled_twice", "heads_interleaved", "qk_swapped", "kv_swapped",
-            "qkv_transposed", "class_token_last", "positions_shifted", "patches_by_column", "bgr",
-            "pixels_not_normalised", "pixels_to_255", "mask_not_shifted", "text_class_first",
-            "ln_final_on_features", "query_0_kept", "no_c_fc_bias"} <= set(names)
+    assert {
+        "tanh_gelu",
+        "quick_gelu",
+        "no_quick_gelu",
+        "layer_norm_eps",
+        "no_ln_pre",
+        "no_ln_q",
+        "no_ln_k",
+        "attention_unscaled",
+        "attention_scaled_twice",
+        "heads_interleaved",
+        "qk_swapped",
+        "kv_swapped",
+        "qkv_transposed",
+        "class_token_last",
+        "positions_shifted",
+        "patches_by_column",
+        "bgr",
+        "pixels_not_normalised",
+        "pixels_to_255",
+        "mask_not_shifted",
+        "text_class_first",
+        "ln_final_on_features",
+        "query_0_kept",
+        "no_c_fc_bias",
+    } <= set(names)
     words = [mistake.words for mistake in MISTAKES]
     assert len(set(words)) == len(words) and all(w and "\n" not in w and not w.endswith(".") for w in words)
-    assert [mistake.name for mistake in MISTAKES if not mistake.changes] == ["axes_transposed", "batch_axis", "other_weights"]
+    assert [mistake.name for mistake in MISTAKES if not mistake.changes] == [
+        "axes_transposed",
+        "batch_axis",
+        "other_weights",
+    ]
 
 
 # It leaves no trace of itself
 
+
 def everything():
     """Every attribute of every module of the package."""
-    return {(key, name): x for key, module in list(sys.modules.items()) if key.startswith("minivideococa")
-            for name, x in vars(module).items() if not name.startswith("__")}
+    return {
+        (key, name): x
+        for key, module in list(sys.modules.items())
+        if key.startswith("minivideococa")
+        for name, x in vars(module).items()
+        if not name.startswith("__")
+    }
 
 
 def same(before, after):
@@ -738,7 +884,7 @@ def same(before, after):
 def test_it_changes_nothing(right):
     model, tape = right()
     tape = noise_after(tape, "text.block.1", 0.1) | {"pool.tokens": np.zeros((4, 8)), "foo": np.zeros(2)}
-    verify(model, tape)                                      # the modules it needs are now there
+    verify(model, tape)  # the modules it needs are now there
     copies, parameters, config = copy.deepcopy(tape), model.params, model.config
     values = copy.deepcopy(parameters)
     before = everything()
@@ -755,6 +901,7 @@ def test_it_changes_nothing(right):
 def test_an_error_inside_changes_nothing(right, monkeypatch, error):
     """It is let through, at whatever point it comes, and nothing stays replaced and no trace on."""
     from minivideococa import transformer
+
     model, tape = right()
     tape = noise_after(tape, "text.block.1", 0.1)
     genuine, calls = transformer.mlp, [0, 0]
@@ -766,9 +913,9 @@ def test_an_error_inside_changes_nothing(right, monkeypatch, error):
         return genuine(*arguments)
 
     monkeypatch.setattr(transformer, "mlp", counted)
-    verify(model, tape)                                      # how many calls there are
+    verify(model, tape)  # how many calls there are
     total, before = calls[0], everything()
-    assert total > 60                                        # the catalogue's runs among them
+    assert total > 60  # the catalogue's runs among them
     for stop in [*range(1, total, 23), total]:
         calls[:] = 0, stop
         with pytest.raises(error, match="stop"):
@@ -778,7 +925,7 @@ def test_an_error_inside_changes_nothing(right, monkeypatch, error):
             pass
         assert after == {}
     calls[:] = 0, 0
-    np.testing.assert_equal(run(model), right()[1])          # goes on from nothing that was given
+    np.testing.assert_equal(run(model), right()[1])  # goes on from nothing that was given
 
 
 def test_twice_the_same(right):
@@ -805,13 +952,14 @@ def test_arrays_of_any_layout(right):
 
 # The report
 
+
 def test_the_report_in_words_and_as_json(right):
     model, tape = right()
     tape = run(model, start={"vision.block.1": noise(tape["vision.block.1"], 0.1)})
     report = verify(model, tape, "float32")
     lines = text(report).splitlines()
     table = [line for line in lines if line.split(" ")[0] in NAMES]
-    assert [line.split()[0] for line in table] == NAMES      # in path order, a line each
+    assert [line.split()[0] for line in table] == NAMES  # in path order, a line each
     for line, row in zip(table, report.rows):
         assert str(list(row.shape)) in line and row.status in line
     assert sum("It breaks at vision.block.1: from your own vision.block.0," in line for line in lines) == 1
@@ -819,9 +967,15 @@ def test_the_report_in_words_and_as_json(right):
     assert {"first_divergence", "diagnosis", "tensors", "unknown"} < set(data)
     assert data["first_divergence"] == "vision.block.1" and data["diagnosis"] is None
     for entry, row in zip(data["tensors"], report.rows, strict=True):
-        assert entry == {"name": row.name, "shape": list(row.shape), "max_abs": row.difference.max_abs,
-                         "rel": row.difference.rel, "cosine": row.difference.cosine, "allowed": row.allowed,
-                         "status": row.status}
+        assert entry == {
+            "name": row.name,
+            "shape": list(row.shape),
+            "max_abs": row.difference.max_abs,
+            "rel": row.difference.rel,
+            "cosine": row.difference.cosine,
+            "allowed": row.allowed,
+            "status": row.status,
+        }
 
 
 def test_the_report_of_a_right_trace(right):
@@ -834,6 +988,7 @@ def test_the_report_of_a_right_trace(right):
 
 
 # Files
+
 
 def write(path, tensors, metadata=None):
     """A safetensors file of (dtype, shape, bytes), which can hold what NumPy does not know."""
@@ -856,8 +1011,14 @@ def kit():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_file_of_each_dtype(kit, tmp_path, dtype):
     folder, truth = kit
-    names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
-             "uint8": "U8", "int64": "I64"}
+    names = {
+        "float64": "F64",
+        "float32": "F32",
+        "float16": "F16",
+        "bfloat16": "BF16",
+        "uint8": "U8",
+        "int64": "I64",
+    }
 
     def stored(x):
         if x.dtype.kind != "f":
@@ -871,8 +1032,10 @@ def test_a_file_of_each_dtype(kit, tmp_path, dtype):
     assert report.dtype == dtype and report.diverges is None, text(report)
     assert verify_file(str(path), str(folder)).diverges is None
     wrong = truth["text.block.1"] + np.random.default_rng(0).standard_normal(truth["text.block.1"].shape)
-    report = verify_file(write(path, {name: stored(wrong if name == "text.block.1" else x)
-                                      for name, x in truth.items()}), folder)
+    report = verify_file(
+        write(path, {name: stored(wrong if name == "text.block.1" else x) for name, x in truth.items()}),
+        folder,
+    )
     assert report.dtype == dtype and report.diverges.name == "text.block.1"
 
 
@@ -881,7 +1044,7 @@ def test_a_file_by_the_embedded_checkpoint(tmp_path):
     tape = run(model, ids=model.tokenize(["a red ring"]))
     write_trace(tmp_path / "trace", tape, model)
     assert verify_file(tmp_path / "trace").diverges is None
-    report = verify_file(tmp_path / "trace", dtype="float64")            # float32 is no float64
+    report = verify_file(tmp_path / "trace", dtype="float64")  # float32 is no float64
     assert report.dtype == "float64" and report.diverges.name == "vision.embed" and report.mistake is None
 
 
@@ -903,8 +1066,12 @@ def test_what_is_written(right, tmp_path):
 def test_any_arrays_are_written_as_they_are(right, tmp_path):
     model, _ = right()
     x = np.arange(24.0).reshape(2, 3, 4)
-    tape = {"F": np.asfortranarray(x), "turned": x.transpose(2, 0, 1), "every second": x[..., ::2],
-            "backwards": x[::-1]}
+    tape = {
+        "F": np.asfortranarray(x),
+        "turned": x.transpose(2, 0, 1),
+        "every second": x[..., ::2],
+        "backwards": x[::-1],
+    }
     write_trace(tmp_path / "trace", tape, model)
     np.testing.assert_equal(load_file(tmp_path / "trace"), tape)
 
@@ -916,6 +1083,7 @@ def test_a_failed_write_leaves_what_was_there(right, tmp_path, monkeypatch, erro
 
     def fail(*_):
         raise error("no")
+
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(error, match="no"):
         write_trace(tmp_path / "trace", tape, model)
@@ -925,21 +1093,36 @@ def test_a_failed_write_leaves_what_was_there(right, tmp_path, monkeypatch, erro
 def test_files_that_are_no_trace(kit, tmp_path):
     folder, truth = kit
     whole = (folder / "truth.safetensors").read_bytes()
-    for name, data in {"empty": b"", "short": b"abc", "words": b"a trace, perhaps\n" * 9,
-                       "header": whole[:200], "half": whole[:len(whole) // 2], "more": whole + b"more",
-                       "long": b"\xff" * 64}.items():
+    for name, data in {
+        "empty": b"",
+        "short": b"abc",
+        "words": b"a trace, perhaps\n" * 9,
+        "header": whole[:200],
+        "half": whole[: len(whole) // 2],
+        "more": whole + b"more",
+        "long": b"\xff" * 64,
+    }.items():
         (tmp_path / name).write_bytes(data)
         raises_one_line(verify_file, tmp_path / name, folder, match=str(tmp_path / name))
     raises_one_line(verify_file, tmp_path / "nowhere", folder, match="nowhere", error=FileNotFoundError)
-    raises_one_line(verify_file, folder / "truth.safetensors", tmp_path / "nothing", match="nothing",
-                    error=FileNotFoundError)
+    raises_one_line(
+        verify_file,
+        folder / "truth.safetensors",
+        tmp_path / "nothing",
+        match="nothing",
+        error=FileNotFoundError,
+    )
     with pytest.raises((ValueError, OSError), match=str(tmp_path)):
         verify_file(tmp_path, folder)
     save_file({}, tmp_path / "none")
     raises_one_line(verify_file, tmp_path / "none", folder, match="none.*nothing to compare")
     raises_one_line(verify_file, folder / "model.safetensors", folder, match="model.safetensors")
-    for name, x in ("text.embed", truth["text.embed"].astype("int8")), ("ids", truth["ids"] + 99), (
-            "ids", truth["ids"] / 2), ("frames", truth["frames"][0]):
+    for name, x in (
+        ("text.embed", truth["text.embed"].astype("int8")),
+        ("ids", truth["ids"] + 99),
+        ("ids", truth["ids"] / 2),
+        ("frames", truth["frames"][0]),
+    ):
         save_file(truth | {name: np.ascontiguousarray(x)}, tmp_path / "bad")
         raises_one_line(verify_file, tmp_path / "bad", folder, match=f"{tmp_path / 'bad'}.*{name}")
 
@@ -947,8 +1130,13 @@ def test_files_that_are_no_trace(kit, tmp_path):
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "I16", "BOOL"])
 def test_dtypes_that_are_not_read(kit, tmp_path, dtype):
     folder, truth = kit
-    path = write(tmp_path / "trace", {"ids": ("I64", truth["ids"].shape, truth["ids"].tobytes()),
-                                      "text.embed": (dtype, (4,), b"\0" * (8 if dtype == "I16" else 4))})
+    path = write(
+        tmp_path / "trace",
+        {
+            "ids": ("I64", truth["ids"].shape, truth["ids"].tobytes()),
+            "text.embed": (dtype, (4,), b"\0" * (8 if dtype == "I16" else 4)),
+        },
+    )
     raises_one_line(verify_file, path, folder, match=f"{path}.*text.embed")
 
 
@@ -960,8 +1148,11 @@ def test_a_trace_of_another_model(kit, tmp_path):
     for metadata in None, {"config": json.dumps(config)}, {"made_by": "somebody"}:
         save_file(truth, path, metadata)
         assert verify_file(path, folder).diverges is None
-    for part, field, value in ("vision_cfg", "layers", 9), ("text_cfg", "heads", 1), (
-            "vision_cfg", "head_width", 4):
+    for part, field, value in (
+        ("vision_cfg", "layers", 9),
+        ("text_cfg", "heads", 1),
+        ("vision_cfg", "head_width", 4),
+    ):
         other = copy.deepcopy(config)
         other["model_cfg"][part][field] = value
         save_file(truth, path, {"config": json.dumps(other)})

@@ -24,6 +24,7 @@ TRUTH = str(KIT / "as_released" / "truth.safetensors")
 @pytest.fixture
 def call(capsys):
     """A command, run here: (status, standard output, standard error). Argparse ends by itself."""
+
     def run(*arguments):
         capsys.readouterr()
         try:
@@ -31,17 +32,20 @@ def call(capsys):
         except SystemExit as end:
             status = end.code
         return (status, *capsys.readouterr())
+
     return run
 
 
 @pytest.fixture
 def refused(call):
     """Runs a command that must fail: status 2, nothing on standard output, one line. Returns that line."""
+
     def run(*arguments):
         status, out, err = call(*arguments)
         assert (status, out) == (2, "") and err.startswith("minivideococa: ") and err.count("\n") == 1, err
         assert "Traceback" not in err and "{" not in err
         return err
+
     return run
 
 
@@ -57,6 +61,7 @@ def metadata(path):
 
 # trace
 
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_trace_then_verify(call, tmp_path, dtype):
     """By the embedded checkpoint, of its own caption; what is written is what Python's trace collects."""
@@ -68,8 +73,8 @@ def test_trace_then_verify(call, tmp_path, dtype):
     ids = written["ids"]
     assert ids.shape == (model.config.text.context_length,) and ids.dtype == np.int64
     caption = model.generate(model.encode(PAIR, 2).tokens)
-    assert ids[:len(caption)].tolist() == caption.tolist()
-    assert set(ids[len(caption):]) <= {model.config.text.pad_id}
+    assert ids[: len(caption)].tolist() == caption.tolist()
+    assert set(ids[len(caption) :]) <= {model.config.text.pad_id}
     with mvc.trace() as tape:
         video = model.encode(PAIR, 2)
         model.decode(video.tokens, ids[None])
@@ -102,8 +107,10 @@ def test_trace_then_verify_of_every_form(call, tmp_path, name):
     for x in tensors:
         assert (x["shape"], x["dtype"]) == (list(written[x["name"]].shape), str(written[x["name"]].dtype))
     assert tensors[0]["name"] == "frames" and tensors[-1]["name"] == "logits"
-    assert json.loads(metadata(path)["config"])["model_cfg"] == json.loads(
-        (KIT / name / "config.json").read_text())["model_cfg"]
+    assert (
+        json.loads(metadata(path)["config"])["model_cfg"]
+        == json.loads((KIT / name / "config.json").read_text())["model_cfg"]
+    )
     assert metadata(path)["version"] == mvc.__version__ and metadata(path)["made_by"]
     assert call("verify", path, "--weights", KIT / name)[0] == 0
     assert call("verify", KIT / name / "truth.safetensors", "--weights", KIT / name)[0] == 0
@@ -132,7 +139,7 @@ def test_trace_refuses(refused, call, tmp_path):
     assert "tokenizer" in refused("trace", PAIR, "-o", path, "--weights", FOLDER, "--text", "a ring")
     for place in tmp_path / "none" / "t.safetensors", tmp_path:
         assert str(place.parent) in refused("trace", PAIR, "-o", place, "--weights", FOLDER)
-    assert call("trace", PAIR)[0] == 2                       # argparse's own two lines
+    assert call("trace", PAIR)[0] == 2  # argparse's own two lines
     assert call("trace", PAIR, "-o", path, "--dtype", "float16")[0] == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -146,6 +153,7 @@ def test_a_trace_that_is_cut_short_leaves_no_file(call, tmp_path, monkeypatch, e
 
     def fail(*_):
         raise error("no room")
+
     monkeypatch.setattr("os.replace", fail)
     ended, out, err = call("trace", PAIR, "-o", path, "--weights", FOLDER)
     assert (ended, out) == (status, "") and "Traceback" not in err
@@ -153,6 +161,7 @@ def test_a_trace_that_is_cut_short_leaves_no_file(call, tmp_path, monkeypatch, e
 
 
 # verify
+
 
 def moved(truth, name, size=0.1):
     return truth | {name: truth[name] + size * np.random.default_rng(0).standard_normal(truth[name].shape)}
@@ -191,6 +200,7 @@ def test_numbers_that_are_none_are_null(call, tmp_path, truth):
 
     def no_constant(name):
         raise AssertionError(f"{name} is no JSON")
+
     status, out, _ = call("verify", path, "--weights", FOLDER, "--json")
     report = json.loads(out, parse_constant=no_constant)
     assert status == 1 and report["first_divergence"] == "text.block.0"
@@ -200,8 +210,13 @@ def test_numbers_that_are_none_are_null(call, tmp_path, truth):
 def test_the_dtype_that_it_was_computed_in(call, tmp_path, truth):
     """Half precision stored in float64 is wrong, unless it is told."""
     path = tmp_path / "mine.safetensors"
-    save_file({name: x.astype("float16").astype("float64") if x.dtype == "float64" else x
-               for name, x in truth.items()}, path)
+    save_file(
+        {
+            name: x.astype("float16").astype("float64") if x.dtype == "float64" else x
+            for name, x in truth.items()
+        },
+        path,
+    )
     assert call("verify", path, "--weights", FOLDER)[0] == 1
     assert call("verify", path, "--weights", FOLDER, "--dtype", "float32")[0] == 1
     assert call("verify", path, "--weights", FOLDER, "--dtype", "float16")[0] == 0
@@ -218,7 +233,7 @@ def test_part_of_a_trace_and_unknown_names(call, tmp_path, truth):
 
 def test_verify_refuses(refused, call, tmp_path, truth):
     whole, path = Path(TRUTH).read_bytes(), tmp_path / "mine.safetensors"
-    for data in b"", b"no trace", whole[:5], whole[:len(whole) // 2], whole + b"\0", b"\xff" * 99:
+    for data in b"", b"no trace", whole[:5], whole[: len(whole) // 2], whole + b"\0", b"\xff" * 99:
         path.write_bytes(data)
         assert str(path) in refused("verify", path, "--weights", FOLDER)
         assert str(path) in refused("verify", path, "--weights", FOLDER, "--json")
@@ -226,31 +241,48 @@ def test_verify_refuses(refused, call, tmp_path, truth):
     assert str(tmp_path) in refused("verify", tmp_path, "--weights", FOLDER)
     assert "pair.gif" in refused("verify", PAIR)
     assert "nowhere" in refused("verify", TRUTH, "--weights", "nowhere")
-    assert "truth.safetensors" in refused("verify", TRUTH)               # of another model than the embedded
+    assert "truth.safetensors" in refused("verify", TRUTH)  # of another model than the embedded
     assert "truth.safetensors" in refused("verify", TRUTH, "--weights", KIT / "cascade")
     assert "model.safetensors" in refused("verify", f"{FOLDER}/model.safetensors", "--weights", FOLDER)
     for arguments in [], [TRUTH, "--dtype", "int8"], [TRUTH, TRUTH], [TRUTH, "--frames", "3"]:
         assert call("verify", *arguments)[0] == 2
 
 
-@pytest.mark.parametrize(("left", "more"), [
-    ([], {}), (["pixels", "ids"], {}), (["ids", "vision.embed"], {}), (["frames", "text.embed"], {}),
-    (["frames"], {"vision.embed": np.zeros((3, 26, 24), "int8")}),
-    (["ids"], {"text.embed": np.zeros(3, bool)}),
-    (["text.embed"], {"ids": np.array([1, 40])}), (["text.embed"], {"ids": np.array([-1])}),
-    (["text.embed"], {"ids": np.array([1.0])}), (["text.embed"], {"ids": np.zeros((2, 2, 2), int)}),
-    (["vision.embed"], {"frames": np.zeros((3, 20, 20), "uint8")}),
-    (["vision.embed"], {"frames": np.zeros((3, 20, 20, 3), "float32")}),
-    (["vision.embed"], {"pixels": np.zeros((3, 20, 20, 3), "float32")}),
-    (["vision.embed"], {"pixels": np.zeros((0, 3, 20, 20), "float32")})])
+@pytest.mark.parametrize(
+    ("left", "more"),
+    [
+        ([], {}),
+        (["pixels", "ids"], {}),
+        (["ids", "vision.embed"], {}),
+        (["frames", "text.embed"], {}),
+        (["frames"], {"vision.embed": np.zeros((3, 26, 24), "int8")}),
+        (["ids"], {"text.embed": np.zeros(3, bool)}),
+        (["text.embed"], {"ids": np.array([1, 40])}),
+        (["text.embed"], {"ids": np.array([-1])}),
+        (["text.embed"], {"ids": np.array([1.0])}),
+        (["text.embed"], {"ids": np.zeros((2, 2, 2), int)}),
+        (["vision.embed"], {"frames": np.zeros((3, 20, 20), "uint8")}),
+        (["vision.embed"], {"frames": np.zeros((3, 20, 20, 3), "float32")}),
+        (["vision.embed"], {"pixels": np.zeros((3, 20, 20, 3), "float32")}),
+        (["vision.embed"], {"pixels": np.zeros((0, 3, 20, 20), "float32")}),
+    ],
+)
 def test_tensors_that_make_no_trace(refused, tmp_path, truth, left, more):
     path = tmp_path / "mine.safetensors"
     save_file({name: truth[name] for name in left} | more, path)
     assert str(path) in refused("verify", path, "--weights", FOLDER)
 
 
-@pytest.mark.parametrize("reshape", [lambda x: x[:-1], lambda x: np.stack([x, x]), lambda x: x.ravel()[:0],
-                                     lambda x: x.ravel()[0], lambda x: np.moveaxis(x, 0, -1)])
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: x[:-1],
+        lambda x: np.stack([x, x]),
+        lambda x: x.ravel()[:0],
+        lambda x: x.ravel()[0],
+        lambda x: np.moveaxis(x, 0, -1),
+    ],
+)
 def test_shapes_that_are_wrong_are_a_divergence(call, tmp_path, truth, reshape):
     path = tmp_path / "mine.safetensors"
     wrong = np.ascontiguousarray(reshape(truth["pool.flat"])).reshape(reshape(truth["pool.flat"]).shape)
@@ -265,8 +297,11 @@ def test_as_a_program(tmp_path, truth):
     wrong = tmp_path / "wrong.safetensors"
     save_file(moved(truth, "pool.flat"), wrong)
     for path, status in (TRUTH, 0), (wrong, 1), (__file__, 2):
-        result = subprocess.run([sys.executable, "-m", "minivideococa", "verify", path, "--weights", FOLDER],
-                                capture_output=True, text=True)
+        result = subprocess.run(
+            [sys.executable, "-m", "minivideococa", "verify", path, "--weights", FOLDER],
+            capture_output=True,
+            text=True,
+        )
         assert result.returncode == status and (result.stdout == "") == (status == 2)
         assert result.stderr.count("\n") == (status == 2) and "Traceback" not in result.stderr
 

@@ -12,7 +12,19 @@ from safetensors.numpy import load_file, save_file
 from conformance import jax_coca
 from minivideococa import cli
 from minivideococa.verify import as_json, text, verify, verify_file
-from test_verify import FRAMES, IDS, NAMES, edited, noise, noise_after, raises_one_line, right, run, statuses, write
+from test_verify import (
+    FRAMES,
+    IDS,
+    NAMES,
+    edited,
+    noise,
+    noise_after,
+    raises_one_line,
+    right,
+    run,
+    statuses,
+    write,
+)
 from test_verify_cli import FOLDER, TRUTH, call, refused
 from test_verify_proof import Port
 
@@ -40,10 +52,13 @@ def said(report):
 
 def wide(tape, dtype="float64"):
     """A trace stored in more than it was computed in."""
-    return {name: x if x.dtype.kind in "iu" else x.astype("float32").astype(dtype) for name, x in tape.items()}
+    return {
+        name: x if x.dtype.kind in "iu" else x.astype("float32").astype(dtype) for name, x in tape.items()
+    }
 
 
 # What was compared
+
 
 def test_how_much_was_compared_is_said(right):
     model, tape = right()
@@ -57,7 +72,9 @@ def test_how_much_was_compared_is_said(right):
     assert (data["compared"], data["computed"], data["missing"], data["right"]) == (13, 18, missing, True)
 
 
-@pytest.mark.parametrize(("inputs", "count"), [(["frames"], 8), (["pixels"], 7), (["ids"], 5), (["pixels", "ids"], 17)])
+@pytest.mark.parametrize(
+    ("inputs", "count"), [(["frames"], 8), (["pixels"], 7), (["ids"], 5), (["pixels", "ids"], 17)]
+)
 def test_what_there_is_to_compare_follows_from_the_inputs(right, inputs, count):
     """By hand: pixels; 3 + 4 of the video; 5 of the text; 5 of the decoder, which needs both."""
     model, tape = right()
@@ -68,21 +85,31 @@ def test_what_there_is_to_compare_follows_from_the_inputs(right, inputs, count):
 
 def test_the_nearest_name_is_told(right, call, tmp_path):
     model, tape = right()
-    wrong = {"vision.blocks.0": "vision.block.0", "pool.latents": "pool.latent",
-             "decoder.block.1_cross": "decoder.block.1.cross"}
-    misspelt = {name: x for name, x in tape.items() if name not in wrong.values()} | {
-        unknown: tape[name] for unknown, name in wrong.items()} | {"zzz": np.ones(1)}
+    wrong = {
+        "vision.blocks.0": "vision.block.0",
+        "pool.latents": "pool.latent",
+        "decoder.block.1_cross": "decoder.block.1.cross",
+    }
+    misspelt = (
+        {name: x for name, x in tape.items() if name not in wrong.values()}
+        | {unknown: tape[name] for unknown, name in wrong.items()}
+        | {"zzz": np.ones(1)}
+    )
     report = verify(model, misspelt)
     assert report.nearest == wrong and set(report.unknown) == {*wrong, "zzz"}
     assert all(f"{unknown} ({name}?)" in said(report) for unknown, name in wrong.items())
     assert as_json(report)["nearest"] == wrong
-    raises_one_line(verify, model, {"frames": FRAMES, "vision.blocks.0": np.ones(3)}, match=r"\(vision\.block\.0\?\)")
+    raises_one_line(
+        verify, model, {"frames": FRAMES, "vision.blocks.0": np.ones(3)}, match=r"\(vision\.block\.0\?\)"
+    )
 
 
 def test_a_trace_of_which_nothing_computed_was_compared_is_never_right(call, truth, tmp_path):
     """Frames and pixels that are right, and every tensor of the network under a name that is none."""
     path = tmp_path / "mine.safetensors"
-    save_file({name if name in ("frames", "pixels", "ids") else f"my.{name}": x for name, x in truth.items()}, path)
+    save_file(
+        {name if name in ("frames", "pixels", "ids") else f"my.{name}": x for name, x in truth.items()}, path
+    )
     status, out, err = call("verify", path, "--weights", FOLDER)
     assert (status, err) == (1, "") and "No tensor of the network was compared" in out and "1 of 18" in out
     assert "differs by more than rounding" not in out
@@ -101,10 +128,11 @@ def test_strict_wants_all_of_them(call, truth, tmp_path):
         status, out, err = call("verify", path, "--weights", FOLDER, "--strict")
         assert (status, err) == (1, "") and f"missing: {left_out}." in out
     save_file({name: x for name, x in truth.items() if name.startswith(("ids", "text."))}, path)
-    assert call("verify", path, "--weights", FOLDER, "--strict")[0] == 0           # a text alone has no video
+    assert call("verify", path, "--weights", FOLDER, "--strict")[0] == 0  # a text alone has no video
 
 
 # The precision
+
 
 @pytest.mark.parametrize("stored", ["float64", "float32"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -114,7 +142,9 @@ def test_the_dtype_that_it_was_computed_in_is_recognized(port, dtype, stored):
     tape = wide(port.trace(dtype), stored)
     report = verify(port.model, tape)
     assert report.coarser.dtype == dtype and not report.right and as_json(report)["agrees_to"] == dtype
-    assert f"agrees to {dtype} rounding: was it computed in {dtype}" in said(report) and f"--dtype {dtype}" in said(report)
+    assert f"agrees to {dtype} rounding: was it computed in {dtype}" in said(
+        report
+    ) and f"--dtype {dtype}" in said(report)
     assert "It breaks" not in said(report) and verify(port.model, tape, dtype).right
 
 
@@ -145,6 +175,7 @@ def test_a_small_mistake_is_not_taken_for_rounding(port, mistake):
 
 # Numbers, axes, ids
 
+
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_the_first_number_that_is_not_finite_is_told(right, number):
     model, tape = right()
@@ -157,12 +188,18 @@ def test_the_first_number_that_is_not_finite_is_told(right, number):
     json.dumps(as_json(report), allow_nan=False)
 
 
-@pytest.mark.parametrize(("name", "index", "place"), [
-    ("pixels", (1, 2, 3, 4), {"frame": 1, "channel": 2, "row": 3, "column": 4}),
-    ("vision.embed", (2, 0, 11), {"frame": 2, "token": 0, "channel": 11}),
-    ("pool.flat", (23, 4), {"frame": 2, "token": 3, "channel": 4}),              # 10 tokens a frame
-    ("pool.attended", (3, 1), {"query": 3, "channel": 1}), ("pool.latent", (5,), {"channel": 5}),
-    ("text.block.0", (6, 2), {"position": 6, "channel": 2}), ("logits", (4, 41), {"position": 4, "token id": 41})])
+@pytest.mark.parametrize(
+    ("name", "index", "place"),
+    [
+        ("pixels", (1, 2, 3, 4), {"frame": 1, "channel": 2, "row": 3, "column": 4}),
+        ("vision.embed", (2, 0, 11), {"frame": 2, "token": 0, "channel": 11}),
+        ("pool.flat", (23, 4), {"frame": 2, "token": 3, "channel": 4}),  # 10 tokens a frame
+        ("pool.attended", (3, 1), {"query": 3, "channel": 1}),
+        ("pool.latent", (5,), {"channel": 5}),
+        ("text.block.0", (6, 2), {"position": 6, "channel": 2}),
+        ("logits", (4, 41), {"position": 4, "token id": 41}),
+    ],
+)
 def test_where_it_is_worst_is_told(right, name, index, place):
     model, tape = right()
     wrong = noise(tape[name], 0.1)
@@ -187,8 +224,18 @@ LAYOUTS = {
     "a text, sequence first": ("text.block.0", lambda x: x[:, None], "axes_transposed", "[L+1, 1, E]"),
     "transposed logits": ("logits", lambda x: x.T, "axes_transposed", "[V, L]"),
     "a batch of two": ("text.block.1", lambda x: np.stack([x[::-1], x]), "batch_axis", "[2, L+1, E]"),
-    "a batch of two, sequence first": ("decoder.block.0.self", lambda x: np.stack([x, x[::-1]], 1), "batch_axis", "[L, 2, E]"),
-    "a batch of two in the frames": ("vision.block.1", lambda x: np.concatenate([x, x[::-1]]), "batch_axis", "[2 T, N, W]"),
+    "a batch of two, sequence first": (
+        "decoder.block.0.self",
+        lambda x: np.stack([x, x[::-1]], 1),
+        "batch_axis",
+        "[L, 2, E]",
+    ),
+    "a batch of two in the frames": (
+        "vision.block.1",
+        lambda x: np.concatenate([x, x[::-1]]),
+        "batch_axis",
+        "[2 T, N, W]",
+    ),
 }
 
 
@@ -219,16 +266,23 @@ def test_a_layout_hides_no_mistake(port):
     assert names(report) == ["axes_transposed", "tanh_gelu", "no_ln_post"]
 
 
-@pytest.mark.parametrize(("inputs", "match"), [
-    ({"ids": np.array([1.0, 5.0, 2.0])}, "ids are float64, though whole numbers: write them as int64"),
-    ({"ids": np.array([1.0, 5.0, 2.0], "float32")}, "ids are float32, though whole numbers"),
-    ({"ids": np.array([[1], [5], [6], [2], [0], [0]])}, r"ids are \[6, 1\]: sequence first"),
-    ({"pixels": np.zeros((3, 14, 14, 3))}, r"pixels are \[3, 14, 14, 3\]: channels last"),
-    ({"pixels": np.zeros((2, 3, 3, 14, 14))}, r"pixels are \[2, 3, 3, 14, 14\]: a batch axis of 2"),
-    ({"frames": np.stack([FRAMES] * 2)}, "frames are .*: a batch axis of 2")])
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        ({"ids": np.array([1.0, 5.0, 2.0])}, "ids are float64, though whole numbers: write them as int64"),
+        ({"ids": np.array([1.0, 5.0, 2.0], "float32")}, "ids are float32, though whole numbers"),
+        ({"ids": np.array([[1], [5], [6], [2], [0], [0]])}, r"ids are \[6, 1\]: sequence first"),
+        ({"pixels": np.zeros((3, 14, 14, 3))}, r"pixels are \[3, 14, 14, 3\]: channels last"),
+        ({"pixels": np.zeros((2, 3, 3, 14, 14))}, r"pixels are \[2, 3, 3, 14, 14\]: a batch axis of 2"),
+        ({"frames": np.stack([FRAMES] * 2)}, "frames are .*: a batch axis of 2"),
+    ],
+)
 def test_inputs_of_another_layout_are_named(right, inputs, match):
     model, tape = right()
-    tape = {name: tape[name] for name in NAMES if name not in ("frames", "pixels")} | {"pixels": tape["pixels"], "ids": IDS}
+    tape = {name: tape[name] for name in NAMES if name not in ("frames", "pixels")} | {
+        "pixels": tape["pixels"],
+        "ids": IDS,
+    }
     if "frames" in inputs:
         del tape["pixels"]
     raises_one_line(verify, model, tape | inputs, match=match)
@@ -236,12 +290,21 @@ def test_inputs_of_another_layout_are_named(right, inputs, match):
 
 # Another model's weights
 
+
 @pytest.mark.parametrize("left", ["vision pool", "vision pool text decoder logits", "text", "pool text"])
 def test_weights_of_another_model_are_named(port, left):
     tape = port.trace("float32", "other_weights")
-    kept = {name: x for name, x in tape.items() if name.partition(".")[0] in ("frames", "pixels", "ids", *left.split())}
+    kept = {
+        name: x
+        for name, x in tape.items()
+        if name.partition(".")[0] in ("frames", "pixels", "ids", *left.split())
+    }
     report = verify(port.model, kept)
-    assert names(report) == ["other_weights"] and "--weights" in said(report) and "step by step" not in said(report)
+    assert (
+        names(report) == ["other_weights"]
+        and "--weights" in said(report)
+        and "step by step" not in said(report)
+    )
 
 
 def test_a_finetuned_twin_is_named(port):
@@ -284,17 +347,30 @@ def test_three_faults_get_three_names(port, case):
         assert [fault["mistake"] for fault in as_json(report)["faults"]] == names(report)
 
 
-ALIKE = [                                    # of each of these only one: together they make another mistake, or none
-    {"tanh_gelu", "quick_gelu", "no_quick_gelu"}, {"attention_unscaled", "attention_scaled_twice"},
-    {"heads_interleaved", "heads_not_moved", "heads_merged_unmoved", "heads_split_unmoved", "heads_split_interleaved",
-     "heads_merged_interleaved"}, {"qk_swapped", "kv_swapped", "qv_swapped"}, {"query_0_kept", "latent_last_query"},
-    {"pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean"}, {"mask_not_shifted", "no_padding_mask"}]
+ALIKE = [  # of each of these only one: together they make another mistake, or none
+    {"tanh_gelu", "quick_gelu", "no_quick_gelu"},
+    {"attention_unscaled", "attention_scaled_twice"},
+    {
+        "heads_interleaved",
+        "heads_not_moved",
+        "heads_merged_unmoved",
+        "heads_split_unmoved",
+        "heads_split_interleaved",
+        "heads_merged_interleaved",
+    },
+    {"qk_swapped", "kv_swapped", "qv_swapped"},
+    {"query_0_kept", "latent_last_query"},
+    {"pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean"},
+    {"mask_not_shifted", "no_padding_mask"},
+]
 
 
 def test_random_triples_get_their_names(port):
     """30 triples from the whole catalogue, in float32; each is seen in the trace, which is another without it."""
     rng = np.random.default_rng(2022)
-    planted = [name for name in jax_coca.MISTAKES if name not in ("no_quick_gelu", "batch_axis", "other_weights")]
+    planted = [
+        name for name in jax_coca.MISTAKES if name not in ("no_quick_gelu", "batch_axis", "other_weights")
+    ]
     named, total = 0, 0
     while total < 30:
         three = [str(name) for name in rng.choice(planted, 3, replace=False)]
@@ -307,7 +383,7 @@ def test_random_triples_get_their_names(port):
         report = verify(port.model, whole)
         total += 1
         named += sorted(three) == sorted(filter(None, names(report)))
-        assert set(names(report)) - {None} <= set(three), three                   # never a wrong name
+        assert set(names(report)) - {None} <= set(three), three  # never a wrong name
     assert named == total
 
 
@@ -329,8 +405,11 @@ def test_it_goes_on_from_what_it_cannot_explain(right):
     wrong = edited(wrong, "text_decoder.cross_attn.1.mlp.c_fc.bias", np.zeros_like)
     report = verify(model, run(wrong), "float64")
     found = [(fault.diverges.name, name) for fault, name in zip(report.faults, names(report))]
-    assert found == [("vision.block.0", None), ("text.block.1", "out_proj_transposed"),
-                     ("decoder.block.1.cross", "no_c_fc_bias")]
+    assert found == [
+        ("vision.block.0", None),
+        ("text.block.1", "out_proj_transposed"),
+        ("decoder.block.1.cross", "no_c_fc_bias"),
+    ]
     assert "From your own tensors on, text.block.1 is the next" in said(report)
 
 
@@ -346,10 +425,18 @@ def test_no_more_faults_than_are_looked_for(tiny_model):
     """A fault in each of many tensors: 8 are told, and that there are more."""
     model = tiny_model()
     wrong, rng = model, np.random.default_rng(0)
-    for path in ("visual.conv1.weight", "visual.transformer.resblocks.0.mlp.c_fc.weight", "visual.attn_pool.query",
-                 "visual.ln_post.weight", "visual.proj", "text.transformer.resblocks.0.mlp.c_fc.weight",
-                 "text.text_projection", "text_decoder.resblocks.0.mlp.c_fc.weight",
-                 "text_decoder.cross_attn.0.mlp.c_fc.weight", "text_decoder.text_projection"):
+    for path in (
+        "visual.conv1.weight",
+        "visual.transformer.resblocks.0.mlp.c_fc.weight",
+        "visual.attn_pool.query",
+        "visual.ln_post.weight",
+        "visual.proj",
+        "text.transformer.resblocks.0.mlp.c_fc.weight",
+        "text.text_projection",
+        "text_decoder.resblocks.0.mlp.c_fc.weight",
+        "text_decoder.cross_attn.0.mlp.c_fc.weight",
+        "text_decoder.text_projection",
+    ):
         wrong = edited(wrong, path, lambda x: x + rng.standard_normal(x.shape))
     report = verify(model, run(wrong), "float64")
     assert len(report.faults) == 8 and not report.all_found and "no more than 8 faults" in said(report)
@@ -358,20 +445,32 @@ def test_no_more_faults_than_are_looked_for(tiny_model):
 
 # What is refused before it begins
 
-@pytest.mark.parametrize(("name", "shape"), [("frames", (10**6, 1, 1, 3)), ("frames", (1, 1, 2 * 10**6, 3)),
-                                             ("pixels", (40_000, 3, 20, 20))])
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("frames", (10**6, 1, 1, 3)), ("frames", (1, 1, 2 * 10**6, 3)), ("pixels", (40_000, 3, 20, 20))],
+)
 def test_a_trace_that_takes_more_memory_than_there_is(refused, truth, tmp_path, monkeypatch, name, shape):
     """The figure is told and nothing is computed: at the least, the pixels in float64 take what is available."""
     monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**8)
     path, size = tmp_path / "mine.safetensors", int(np.prod(shape)) * (1 if name == "frames" else 4)
-    with path.open("wb") as file:            # a file of zeros, mostly holes
-        header = json.dumps({name: {"dtype": "U8" if name == "frames" else "F32", "shape": shape, "data_offsets": [0, size]},
-                             "pool.latent": {"dtype": "F32", "shape": [16], "data_offsets": [size, size + 64]}}).encode()
+    with path.open("wb") as file:  # a file of zeros, mostly holes
+        header = json.dumps(
+            {
+                name: {
+                    "dtype": "U8" if name == "frames" else "F32",
+                    "shape": shape,
+                    "data_offsets": [0, size],
+                },
+                "pool.latent": {"dtype": "F32", "shape": [16], "data_offsets": [size, size + 64]},
+            }
+        ).encode()
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size + 64)
 
     def asked(*_, **__):
         raise AssertionError("it was computed first")
+
     monkeypatch.setattr("minivideococa.model.VideoCoCa.preprocess", asked)
     monkeypatch.setattr("minivideococa.model.VideoCoCa.encode_frames", asked)
     err = refused("verify", path, "--weights", FOLDER)
@@ -387,8 +486,14 @@ def test_a_trace_that_fits_is_not_refused(call, monkeypatch):
 @pytest.mark.parametrize("name", ["text.embed", "frames", "pixels", "ids"])
 def test_absurd_shapes_are_one_line(refused, truth, tmp_path, name, shape):
     ids, dtype = truth["ids"], {"frames": "U8", "ids": "I64"}.get(name, "F64")
-    path = write(tmp_path / "mine", {"ids": ("I64", ids.shape, ids.tobytes()), "text.tokens": ("F64", [0], b""),
-                                     name: (dtype, shape, b"")})
+    path = write(
+        tmp_path / "mine",
+        {
+            "ids": ("I64", ids.shape, ids.tobytes()),
+            "text.tokens": ("F64", [0], b""),
+            name: (dtype, shape, b""),
+        },
+    )
     assert str(path) in refused("verify", path, "--weights", FOLDER)
 
 
@@ -405,7 +510,7 @@ def test_a_trace_without_permission(refused, truth, tmp_path, monkeypatch):
     path = tmp_path / "mine.safetensors"
     save_file(truth, path)
     path.chmod(0)
-    monkeypatch.setattr(os, "access", lambda *_: False)      # root may read it
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read it
     err = refused("verify", path, "--weights", FOLDER)
     assert str(path) in err and "permission" in err and "no such file" not in err
 
@@ -427,8 +532,11 @@ def test_damaged_files_are_one_line(truth, tmp_path):
     assert lines > 30
 
 
-@pytest.mark.parametrize("config", ["[" * 10**5, "1e999", '{"model_cfg": {"embed_dim": ' + "9" * 400 + "}}", "\0", "words"],
-                         ids=["nested", "infinite", "400 digits", "NUL", "words"])
+@pytest.mark.parametrize(
+    "config",
+    ["[" * 10**5, "1e999", '{"model_cfg": {"embed_dim": ' + "9" * 400 + "}}", "\0", "words"],
+    ids=["nested", "infinite", "400 digits", "NUL", "words"],
+)
 def test_metadata_that_is_no_configuration_is_passed_over(truth, tmp_path, config):
     save_file({name: truth[name] for name in ("ids", "text.embed")}, tmp_path / "mine", {"config": config})
     assert verify_file(tmp_path / "mine", FOLDER).right
@@ -452,6 +560,9 @@ def test_what_is_not_judged_does_not_count_as_compared(truth, tmp_path, capsys):
 def test_a_fault_without_a_name_leaves_nothing_to_say_of_the_rest(right):
     model, tape = right()
     rng = np.random.default_rng(0)
-    noisy = {name: tape[name] + rng.standard_normal(tape[name].shape) for name in ("vision.block.0", "text.block.0")}
+    noisy = {
+        name: tape[name] + rng.standard_normal(tape[name].shape)
+        for name in ("vision.block.0", "text.block.0")
+    }
     report = verify(model, tape | noisy)
     assert len(report.faults) >= 2 and "the rest is right" not in text(report)

@@ -19,11 +19,32 @@ from safetensors.numpy import load_file, save_file
 import minivideococa as mvc
 from minivideococa.verify import as_json, text, verify, verify_file, write_trace
 from test_verify import (
-    CLIP_MEAN, CLIP_STD, DTYPES, FEW, FORMS, FRAMES, IDS, INPUTS, NAMES, edited, follow, having, kit, noise, noise_after, only,
-    raises_one_line, right, rounded, run, statuses, write)
+    CLIP_MEAN,
+    CLIP_STD,
+    DTYPES,
+    FEW,
+    FORMS,
+    FRAMES,
+    IDS,
+    INPUTS,
+    NAMES,
+    edited,
+    follow,
+    having,
+    kit,
+    noise,
+    noise_after,
+    only,
+    raises_one_line,
+    right,
+    rounded,
+    run,
+    statuses,
+    write,
+)
 from test_verify_cli import FOLDER, PAIR, call, refused
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")         # none is emitted, whatever comes
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # none is emitted, whatever comes
 
 TEXTS = ["ids", *(name for name in NAMES if name.startswith("text."))]
 UP_TO = ["ids", "text.embed", "text.block.0", "text.block.1"]
@@ -61,6 +82,7 @@ def says(*words):
 
 # The dtype that rounding is judged by
 
+
 @pytest.mark.parametrize("unknown", ["loss", "vision.block.9", "pool.latents", "Logits"])
 def test_an_unknown_tensor_decides_no_dtype(kit, tmp_path, unknown):
     folder, truth = kit
@@ -70,7 +92,9 @@ def test_an_unknown_tensor_decides_no_dtype(kit, tmp_path, unknown):
     assert (report.dtype, report.diverges, report.unknown) == ("float64", None, [unknown])
     model = mvc.load(folder, dtype="float64")
     assert as_json(verify(model, truth | more)) == as_json(report)
-    write(tmp_path / "trace", {name: stored(x) for name, x in truth.items()} | {unknown: bfloat16(np.ones(3))})
+    write(
+        tmp_path / "trace", {name: stored(x) for name, x in truth.items()} | {unknown: bfloat16(np.ones(3))}
+    )
     assert verify_file(tmp_path / "trace", folder).dtype == "float64"
 
 
@@ -103,7 +127,11 @@ def test_our_own_float64_trace_is_judged_as_float64(right, name):
 def test_memory_and_file_are_judged_alike(kit, tmp_path):
     folder, truth = kit
     model = mvc.load(folder, dtype="float64")
-    for tape in truth, {name: x for name, x in truth.items() if name != "pixels"}, noise_after(truth, "logits", 1e-9):
+    for tape in (
+        truth,
+        {name: x for name, x in truth.items() if name != "pixels"},
+        noise_after(truth, "logits", 1e-9),
+    ):
         save_file(tape, tmp_path / "trace")
         in_memory, in_file = verify(model, tape), verify_file(tmp_path / "trace", folder)
         assert in_memory.dtype == in_file.dtype and as_json(in_memory) == as_json(in_file)
@@ -119,9 +147,10 @@ def test_frames_without_pixels_are_judged_as_float32(tiny_model):
         report = verify(model, tape)
         assert (report.dtype, report.diverges) == ("float32", None)
         assert verify(model, noise_after(tape, "vision.block.0", 0.01)).diverges.name == "vision.block.0"
-        assert verify(model, tape, "float64").dtype == "float64"         # unless it is told
+        assert verify(model, tape, "float64").dtype == "float64"  # unless it is told
     half = {name: x for name, x in tape.items() if not name.startswith("vision")} | {
-        "vision.embed": tape["vision.embed"].astype("float16")}
+        "vision.embed": tape["vision.embed"].astype("float16")
+    }
     assert verify(model, half).dtype == "float16"
 
 
@@ -145,13 +174,16 @@ def test_frames_and_pixels_alone(right):
 
 # Pixels in their own dtype
 
+
 @pytest.fixture(scope="module")
 def coarse(kit):
     """dtype -> a float64 trace by the kit's model, computed from pixels that were rounded to the dtype."""
     folder, truth = kit
     model = mvc.load(folder, dtype="float64")
-    return {dtype: run(model, truth["frames"], truth["ids"][None], {"pixels": rounded(truth["pixels"], dtype)})
-            for dtype in ("float16", "bfloat16")}
+    return {
+        dtype: run(model, truth["frames"], truth["ids"][None], {"pixels": rounded(truth["pixels"], dtype)})
+        for dtype in ("float16", "bfloat16")
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -165,10 +197,10 @@ def test_coarse_pixels_in_a_float64_trace_are_right(call, kit, coarse, tmp_path,
 
     report = verify_file(file(tape), folder)
     assert report.dtype == "float64" and set(statuses(report).values()) == {"ok"}, text(report)
-    assert row(report, "pixels").difference.rel > 1e-6                   # in float32 they would be wrong
+    assert row(report, "pixels").difference.rel > 1e-6  # in float32 they would be wrong
     assert max(x.difference.rel for x in report.rows if x.name != "pixels") < 1e-12
     assert call("verify", tmp_path / "trace", "--weights", folder)[0] == 0
-    for name in "vision.embed", "pool.latent", "logits":                 # what follows is judged from them, in float64
+    for name in "vision.embed", "pool.latent", "logits":  # what follows is judged from them, in float64
         assert verify_file(file(noise_after(tape, name, 1e-9)), folder).diverges.name == name
     wrong = noise(tape["pixels"].astype("float32"), 0.2).astype(tape["pixels"].dtype)
     assert verify_file(file(tape | {"pixels": wrong}), folder).diverges.name == "pixels"
@@ -184,6 +216,7 @@ def test_coarse_pixels_are_wrong_where_they_claim_to_be_fine(kit, coarse):
 
 # What a misshapen tensor hides
 
+
 @settings(max_examples=25)
 @given(form=st.sampled_from(list(FORMS)), kept=st.sets(st.sampled_from(NAMES), min_size=2), data=st.data())
 def test_a_misshapen_tensor_hides_only_what_is_computed_from_it(right, form, kept, data):
@@ -198,8 +231,9 @@ def test_a_misshapen_tensor_hides_only_what_is_computed_from_it(right, form, kep
     report = verify(model, only(tape, kept), "float64")
     culprits = {cut, wrong} - follow(form, cut, stop=kept)
     off = {cut, wrong} | follow(form, wrong)
-    assert statuses(report) == {name: "wrong" if name in culprits else "inherited" if name in off else "ok"
-                                for name in kept}, (cut, wrong)
+    assert statuses(report) == {
+        name: "wrong" if name in culprits else "inherited" if name in off else "ok" for name in kept
+    }, (cut, wrong)
     assert report.diverges.name == min(culprits, key=NAMES.index)
 
 
@@ -216,7 +250,9 @@ def test_the_text_is_judged_after_a_misshapen_vision_tensor(right):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_latent_does_not_need_the_caption_tokens(right, form):
     model, tape = right(form)
-    report = verify(model, noise_after(tape, "pool.latent", 0.3) | {"pool.tokens": misshapen(tape["pool.tokens"])})
+    report = verify(
+        model, noise_after(tape, "pool.latent", 0.3) | {"pool.tokens": misshapen(tape["pool.tokens"])}
+    )
     assert having(report, "wrong") == {"pool.tokens", "pool.latent"} and having(report, "inherited") == set()
 
 
@@ -224,31 +260,48 @@ def test_a_block_is_judged_from_the_one_after_a_misshapen_one(tiny_model):
     """Block 0 is misshapen, 1 off and 2 wrong given 1: nobody can tell of 1, anybody can of 2."""
     model = tiny_model(vision={"layers": 3})
     tape = run(model)
-    tape = run(model, start={name: noise(tape[name], 0.3, seed)
-                             for seed, name in enumerate(["vision.block.1", "vision.block.2"])})
+    tape = run(
+        model,
+        start={
+            name: noise(tape[name], 0.3, seed)
+            for seed, name in enumerate(["vision.block.1", "vision.block.2"])
+        },
+    )
     tape["vision.block.0"] = misshapen(tape["vision.block.0"])
     report = verify(model, tape)
-    assert having(report, "wrong") == {"vision.block.0", "vision.block.2"} and report.diverges.name == "vision.block.0"
+    assert (
+        having(report, "wrong") == {"vision.block.0", "vision.block.2"}
+        and report.diverges.name == "vision.block.0"
+    )
     found = statuses(report)
     assert [found[f"vision.{name}"] for name in ("embed", "block.0", "block.1", "block.2")] == [
-        "ok", "wrong", "inherited", "wrong"]
+        "ok",
+        "wrong",
+        "inherited",
+        "wrong",
+    ]
     assert found["pool.flat"] == found["pool.tokens"] == found["logits"] == "inherited"
     assert found["text.latent"] == found["decoder.block.0.self"] == "ok"
 
 
 # What cannot be judged
 
+
 def hidden(path, weights, bias=0.0):
     """model -> the model, whose MLP's hidden numbers there are larger by much, and its output by little."""
+
     def change(model):
         model = edited(model, f"{path}.c_fc.weight", lambda x: x * (weights / np.abs(x).max()))
         model = edited(model, f"{path}.c_fc.bias", lambda x: x + bias)
         return edited(model, f"{path}.c_proj.weight", lambda x: x * 1e-4)
+
     return change
 
 
-BEYOND = {"weights": hidden("text.transformer.resblocks.1.mlp", 1e6),
-          "activations": hidden("text.transformer.resblocks.1.mlp", 6e4, 6e4)}
+BEYOND = {
+    "weights": hidden("text.transformer.resblocks.1.mlp", 1e6),
+    "activations": hidden("text.transformer.resblocks.1.mlp", 6e4, 6e4),
+}
 
 
 @pytest.fixture(scope="module", params=BEYOND)
@@ -288,8 +341,11 @@ def test_no_wrong_tensor_is_ok_where_float16_overflows(beyond, name):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_what_another_dtype_can_compute_is_judged(beyond, dtype):
     model, tape = beyond
-    tape = noise_after({name: x.astype("float64") if x.dtype == "float16" else x for name, x in tape.items()},
-                       "text.block.1", 0.3)
+    tape = noise_after(
+        {name: x.astype("float64") if x.dtype == "float16" else x for name, x in tape.items()},
+        "text.block.1",
+        0.3,
+    )
     assert row(verify(model, tape, dtype), "text.block.1").status == "wrong"
 
 
@@ -305,7 +361,7 @@ def test_an_infinity_that_float16_explains_is_not_judged(tiny_model):
     """The tensor itself is larger than float16's largest number."""
     model = edited(tiny_model(), "text.positional_embedding", lambda x: x + 1e5)
     tape = {name: x for name, x in run(model).items() if name in ("ids", "text.embed")}
-    assert statuses(verify(model, tape, "float16")) == {"text.embed": "ok"}      # in float64, and right
+    assert statuses(verify(model, tape, "float16")) == {"text.embed": "ok"}  # in float64, and right
     with np.errstate(over="ignore"):
         tape = {name: rounded(x, "float16") for name, x in tape.items()}
     report = verify(model, tape)
@@ -329,16 +385,17 @@ def test_not_judged_is_status_0_and_said(call, kit, tmp_path):
     save_file(noise_after(tape, "text.block.1", 0.3), path)
     status, out, err = call("verify", path, "--weights", checkpoint)
     assert (status, err) == (0, "") and "not judged" in out and "It breaks" not in out
-    assert sum("text.block.1" in line for line in out.split("\n")) > 1   # in the table, and in a sentence
+    assert sum("text.block.1" in line for line in out.split("\n")) > 1  # in the table, and in a sentence
     status, out, _ = call("verify", path, "--weights", checkpoint, "--json")
     data = json.loads(out)
     assert (status, data["first_divergence"], data["diagnosis"]) == (0, None, None)
     assert [(x["status"], x["allowed"]) for x in data["tensors"]][-1] == ("not judged", None)
     save_file(noise_after(noise_after(tape, "text.block.1", 0.3), "text.embed", 0.3), path)
-    assert call("verify", path, "--weights", checkpoint)[0] == 1         # something else is wrong
+    assert call("verify", path, "--weights", checkpoint)[0] == 1  # something else is wrong
 
 
 # Inputs that are none
+
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -364,19 +421,35 @@ def test_pixels_that_are_not_finite_are_status_2(refused, kit, tmp_path):
         assert str(path) in err and "pixels" in err and "finite" in err
 
 
-@pytest.mark.parametrize("pixels", [
-    FRAMES[:, :14, :14].transpose(0, 3, 1, 2), np.ones((3, 3, 14, 14), "int64"), np.full((3, 3, 14, 14), 2**62),
-    np.full((3, 3, 14, 14), -2**63), np.full((3, 3, 14, 14), 2**64 - 1, "uint64"), np.zeros((3, 3, 14, 14), "int8")],
-    ids=lambda x: f"{x.dtype} {x.flat[0]}")
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        FRAMES[:, :14, :14].transpose(0, 3, 1, 2),
+        np.ones((3, 3, 14, 14), "int64"),
+        np.full((3, 3, 14, 14), 2**62),
+        np.full((3, 3, 14, 14), -(2**63)),
+        np.full((3, 3, 14, 14), 2**64 - 1, "uint64"),
+        np.zeros((3, 3, 14, 14), "int8"),
+    ],
+    ids=lambda x: f"{x.dtype} {x.flat[0]}",
+)
 def test_pixels_of_whole_numbers_are_refused(right, pixels):
     model, tape = right()
     tape = {name: x for name, x in tape.items() if name != "frames"} | {"pixels": pixels}
     raises_one_line(verify, model, tape, match=says("pixels", "floating.point"))
 
 
-@pytest.mark.parametrize("frames", [FRAMES / 255, FRAMES.astype("float32"), FRAMES.astype("float16"),
-                                    np.full(FRAMES.shape, np.nan), np.full(FRAMES.shape, 1e300)],
-                         ids=["to 1", "float32", "float16", "nan", "huge"])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        FRAMES / 255,
+        FRAMES.astype("float32"),
+        FRAMES.astype("float16"),
+        np.full(FRAMES.shape, np.nan),
+        np.full(FRAMES.shape, 1e300),
+    ],
+    ids=["to 1", "float32", "float16", "nan", "huge"],
+)
 @pytest.mark.parametrize("pixels", [False, True])
 def test_frames_of_floats_are_refused(right, frames, pixels):
     model, tape = right()
@@ -387,17 +460,30 @@ def test_frames_of_floats_are_refused(right, frames, pixels):
 # Where a trace goes
 
 PLACES = {
-    "a folder": lambda path: path.mkdir(), "a device": lambda path: path.symlink_to(os.devnull),
-    "a named pipe": os.mkfifo, "a link to a folder": lambda path: path.symlink_to(path.parent),
+    "a folder": lambda path: path.mkdir(),
+    "a device": lambda path: path.symlink_to(os.devnull),
+    "a named pipe": os.mkfifo,
+    "a link to a folder": lambda path: path.symlink_to(path.parent),
 }
 
 
 @pytest.fixture
 def idle(monkeypatch):
     """A model that fails the test as soon as it is asked for anything."""
+
     def asked(*_, **__):
         raise AssertionError("it was computed first")
-    for name in "encode", "preprocess", "encode_frames", "encode_video", "pool", "generate", "decode", "encode_text":
+
+    for name in (
+        "encode",
+        "preprocess",
+        "encode_frames",
+        "encode_video",
+        "pool",
+        "generate",
+        "decode",
+        "encode_text",
+    ):
         monkeypatch.setattr(f"minivideococa.model.VideoCoCa.{name}", asked)
 
 
@@ -408,8 +494,14 @@ def test_a_target_that_is_no_file_is_refused_at_once(refused, idle, tmp_path, ki
     before = path.lstat()
     assert str(path) in refused("trace", PAIR, "-o", path, "--weights", FOLDER)
     after = path.lstat()
-    assert (after.st_mode, after.st_ino, after.st_mtime_ns) == (before.st_mode, before.st_ino, before.st_mtime_ns)
-    assert [x.name for x in tmp_path.iterdir()] == [path.name] and (not stat.S_ISDIR(after.st_mode) or not os.listdir(path))
+    assert (after.st_mode, after.st_ino, after.st_mtime_ns) == (
+        before.st_mode,
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+    assert [x.name for x in tmp_path.iterdir()] == [path.name] and (
+        not stat.S_ISDIR(after.st_mode) or not os.listdir(path)
+    )
 
 
 def test_the_null_device_is_refused_at_once(refused, idle):
@@ -433,6 +525,7 @@ def test_a_full_disk_is_one_line(refused, right, tmp_path, monkeypatch, before):
     def full(tensors, filename, *_, **__):
         Path(filename).write_bytes(b"the first half")
         raise SafetensorError("I/O error: No space left on device (os error 28)")
+
     monkeypatch.setattr("safetensors.numpy.save_file", full)
     err = refused("trace", PAIR, "-o", path, "--weights", FOLDER, "--frames", 1)
     assert str(tmp_path) in err and path.name in err and "No space left" in err
@@ -443,8 +536,12 @@ def test_a_full_disk_is_one_line(refused, right, tmp_path, monkeypatch, before):
 
 # What verify takes
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.dtype("float64"), np.dtype("float32"),
-                                   np.dtype("float16")], ids=repr)
+
+@pytest.mark.parametrize(
+    "dtype",
+    [np.float64, np.float32, np.float16, np.dtype("float64"), np.dtype("float32"), np.dtype("float16")],
+    ids=repr,
+)
 def test_a_dtype_as_numpy_knows_it(right, dtype):
     model, tape = right()
     report, same = verify(model, tape, dtype=dtype), verify(model, tape, np.dtype(dtype).name)
@@ -462,8 +559,9 @@ def test_lists_and_numbers_are_arrays(right):
     tape = {name: x for name, x in tape.items() if name != "frames"}
     lists = {name: x.tolist() for name, x in tape.items()}
     report = verify(model, lists)
-    assert report.dtype == "float64" and as_json(report) == as_json(verify(model, tape | {
-        "pixels": tape["pixels"].astype("float64")}))
+    assert report.dtype == "float64" and as_json(report) == as_json(
+        verify(model, tape | {"pixels": tape["pixels"].astype("float64")})
+    )
     assert verify(model, lists | {"pool.latent": tuple(lists["pool.latent"])}).diverges is None
     wrong = verify(model, lists | {"text.latent": 0.5, "loss": 2.5})
     assert (wrong.diverges.name, wrong.diverges.shape, wrong.unknown) == ("text.latent", (), ["loss"])
@@ -491,8 +589,12 @@ def test_the_decoder_goes_on_with_the_video(right):
         alone = {key: tape[key] for key in ("ids", "decoder.block.0.self", name)}
         raises_one_line(verify, model, alone, match=f"{re.escape(name)}.*(frames|pixels)")
     for inputs in {}, {"frames": FRAMES}:
-        raises_one_line(verify, model, {"decoder.block.0.self": tape["decoder.block.0.self"]} | inputs,
-                        match=r"decoder\.block\.0\.self.*ids")
+        raises_one_line(
+            verify,
+            model,
+            {"decoder.block.0.self": tape["decoder.block.0.self"]} | inputs,
+            match=r"decoder\.block\.0\.self.*ids",
+        )
 
 
 def test_several_texts_and_no_video(tiny_model):
@@ -500,7 +602,9 @@ def test_several_texts_and_no_video(tiny_model):
     ids = np.concatenate([IDS, [[1, 9, 3, 7, 8, 2]]])
     tape = {name: x for name, x in run(model, ids=ids).items() if name in (*TEXTS, "decoder.block.0.self")}
     assert set(statuses(verify(model, tape)).values()) == {"ok"}
-    assert verify(model, noise_after(tape, "decoder.block.0.self", 1e-9)).diverges.name == "decoder.block.0.self"
+    assert (
+        verify(model, noise_after(tape, "decoder.block.0.self", 1e-9)).diverges.name == "decoder.block.0.self"
+    )
 
 
 def test_a_text_in_a_file_and_no_video(call, kit, tmp_path):
@@ -516,8 +620,11 @@ def test_a_text_in_a_file_and_no_video(call, kit, tmp_path):
 def test_unknown_tensors_of_any_dtype_are_named(call, kit, tmp_path, dtype):
     folder, truth = kit
     size = {"BOOL": 8, "U64": 64}.get(dtype) or int(re.search(r"\d+", dtype)[0])
-    path = write(tmp_path / "trace", {name: stored(x) for name, x in truth.items()} | {
-        "step": (dtype, (4,), b"\0" * (size // 2)), "nothing": (dtype, (0, 3), b"")})
+    path = write(
+        tmp_path / "trace",
+        {name: stored(x) for name, x in truth.items()}
+        | {"step": (dtype, (4,), b"\0" * (size // 2)), "nothing": (dtype, (0, 3), b"")},
+    )
     report = verify_file(path, folder)
     assert set(report.unknown) == {"step", "nothing"} and report.dtype == "float64"
     assert set(statuses(report).values()) == {"ok"}
@@ -525,12 +632,17 @@ def test_unknown_tensors_of_any_dtype_are_named(call, kit, tmp_path, dtype):
     assert (status, err) == (0, "") and "step" in out and "nothing" in out
 
 
-@pytest.mark.parametrize("x", [np.array([True]), np.ones(2, "int16"), np.ones(2, "complex64"), np.array("words")],
-                         ids=lambda x: str(x.dtype))
+@pytest.mark.parametrize(
+    "x",
+    [np.array([True]), np.ones(2, "int16"), np.ones(2, "complex64"), np.array("words")],
+    ids=lambda x: str(x.dtype),
+)
 def test_unknown_arrays_of_any_dtype_are_named(right, x):
     model, tape = right()
     report = verify(model, tape | {"step": x})
-    assert (report.unknown, report.dtype, report.diverges) == (["step"], "float64", None) and "step" in text(report)
+    assert (report.unknown, report.dtype, report.diverges) == (["step"], "float64", None) and "step" in text(
+        report
+    )
 
 
 @pytest.mark.parametrize("frames", [FRAMES, FRAMES[:1]], ids=["frames", "one frame"])
@@ -538,8 +650,11 @@ def test_a_batch_axis_of_one_before_an_input_does_not_count(right, kit, tmp_path
     model, _ = right()
     tape = run(model, frames)
     tape["ids"] = tape["ids"].reshape(-1)
-    for left in tape, {name: x for name, x in tape.items() if name != "frames"}, {
-            name: x for name, x in tape.items() if name != "pixels"}:
+    for left in (
+        tape,
+        {name: x for name, x in tape.items() if name != "frames"},
+        {name: x for name, x in tape.items() if name != "pixels"},
+    ):
         report = as_json(verify(model, left))
         assert report["first_divergence"] is None
         for name in {"frames", "pixels", "ids"} & left.keys():
@@ -552,10 +667,16 @@ def test_a_batch_axis_of_one_before_an_input_does_not_count(right, kit, tmp_path
 def test_a_batch_axis_of_two_counts(right):
     model, tape = right()
     for name in "frames", "pixels":
-        raises_one_line(verify, model, {"vision.embed": tape["vision.embed"], name: np.stack([tape[name]] * 2)}, match=name)
+        raises_one_line(
+            verify,
+            model,
+            {"vision.embed": tape["vision.embed"], name: np.stack([tape[name]] * 2)},
+            match=name,
+        )
 
 
 # What is said
+
 
 def test_files_that_are_none_are_told(refused, tmp_path):
     (tmp_path / "folder").mkdir()
@@ -564,15 +685,24 @@ def test_files_that_are_none_are_told(refused, tmp_path):
         err = refused("verify", path, "--weights", FOLDER)
         said = err.replace(str(path), "")
         assert str(path) in err and re.search(word, said)
-        assert "Errno" not in said and len(said.split()) > 6             # what is wrong, and what to do
+        assert "Errno" not in said and len(said.split()) > 6  # what is wrong, and what to do
     err = refused("verify", "", "--weights", FOLDER)
     assert "Errno" not in err and len(err.split()) > 6
-    assert not err.startswith("minivideococa: :")                        # as if nothing had no name
+    assert not err.startswith("minivideococa: :")  # as if nothing had no name
     for path in "", tmp_path / "folder", tmp_path / "none":
         raises_one_line(verify_file, path, FOLDER, match=".", error=(ValueError, OSError))
 
 
-NAUGHTY = ["loss\nlogits", "\x1b[2Jloss", "loss\rgone", "lo\x00ss", "loss\x07", "\x9b31mloss", "loss\x85next", "\tloss\x7f"]
+NAUGHTY = [
+    "loss\nlogits",
+    "\x1b[2Jloss",
+    "loss\rgone",
+    "lo\x00ss",
+    "loss\x07",
+    "\x9b31mloss",
+    "loss\x85next",
+    "\tloss\x7f",
+]
 
 
 def controls(said):
@@ -590,10 +720,10 @@ def test_a_name_cannot_break_the_report(call, kit, tmp_path, name):
         assert (status, err, controls(out)) == (0, "", [])
         lines.append(out.count("\n"))
         assert not controls(text(verify_file(path, folder)))
-    assert lines[0] == lines[1] and "\\" in out                          # escaped, and on one line
+    assert lines[0] == lines[1] and "\\" in out  # escaped, and on one line
     write(tmp_path / "trace", {"ids": stored(truth["ids"]), name: stored(np.ones(1))})
     status, out, err = call("verify", path, "--weights", folder)
-    assert (status, out, controls(err), err.count("\n")) == (2, "", [], 1)       # nothing to compare but it
+    assert (status, out, controls(err), err.count("\n")) == (2, "", [], 1)  # nothing to compare but it
 
 
 @settings(max_examples=50)
@@ -613,7 +743,9 @@ def test_words_that_are_new_are_warned_of_by_trace(call, tmp_path):
     def warned(err):
         return [line for line in err.split("\n") if "zebra" in line]
 
-    status, out, err = call("trace", PAIR, "-o", path, "--text", "a zebra", "--frames", 1, "--json", "--force")
+    status, out, err = call(
+        "trace", PAIR, "-o", path, "--text", "a zebra", "--frames", 1, "--json", "--force"
+    )
     assert status == 0 and json.loads(out)["tensors"] and "logits" in load_file(path)
     assert len(warned(err)) == 1
     assert warned(err) == warned(call("classify", PAIR, "--labels", "a zebra", "--frames", 1, "--force")[2])
@@ -622,6 +754,7 @@ def test_words_that_are_new_are_warned_of_by_trace(call, tmp_path):
 
 
 # Nothing is left behind
+
 
 def test_verify_leaves_nothing_in_a_trace_that_is_on(right, kit):
     model, tape = right()
@@ -649,14 +782,17 @@ def test_a_trace_goes_on_after_verify(right):
 
 # Numbers
 
+
 def nowhere(model, *begins):
     """The model with all parameters that begin so at zero."""
+
     def zeroed(branch, path):
         if isinstance(branch, dict):
             return {key: zeroed(x, f"{path}.{key}" if path else key) for key, x in branch.items()}
         if isinstance(branch, list):
             return [zeroed(x, f"{path}.{i}") for i, x in enumerate(branch)]
         return np.zeros_like(branch) if path.startswith(begins) else branch
+
     return mvc.VideoCoCa(model.config, zeroed(model.params, ""))
 
 
@@ -676,8 +812,14 @@ def test_a_truth_of_zeros(tiny_model, form, dtype):
     found = row(report, "pool.attended")
     assert found.status == "wrong" and report.diverges.name == "pool.attended"
     assert found.difference.max_abs == 0.25 and isnan(found.difference.cosine)
-    assert 0.25 <= found.difference.rel <= 0.25 * off.size**0.5          # of one number, or of all: nothing divides it
-    entry = next(x for x in json.loads(json.dumps(as_json(report), allow_nan=False))["tensors"] if x["name"] == "pool.attended")
+    assert (
+        0.25 <= found.difference.rel <= 0.25 * off.size**0.5
+    )  # of one number, or of all: nothing divides it
+    entry = next(
+        x
+        for x in json.loads(json.dumps(as_json(report), allow_nan=False))["tensors"]
+        if x["name"] == "pool.attended"
+    )
     assert (entry["rel"], entry["cosine"]) == (found.difference.rel, None)
     text(report)
 
@@ -687,15 +829,21 @@ def test_a_latent_of_no_length(tiny_model, dtype):
     """Even where the truth itself is not a number, the report is one, and the others are judged."""
     model = nowhere(tiny_model(), "visual.attn_pool.", "visual.ln_post.", "visual.proj")
     with np.errstate(invalid="ignore"):
-        tape = {name: rounded(x, dtype) for name, x in run(model, start={}).items()}     # {}: unchecked, as a port's
+        tape = {
+            name: rounded(x, dtype) for name, x in run(model, start={}).items()
+        }  # {}: unchecked, as a port's
     report = verify(model, tape, dtype)
     assert {name for name, status in statuses(report).items() if status != "ok"} <= {"pool.latent"}
     text(report), json.dumps(as_json(report), allow_nan=False)
 
 
 @settings(max_examples=15)
-@given(form=st.sampled_from(list(FORMS)), times=st.sampled_from([1, 3, -1, -0.7, 1e-3]),
-       kept=st.sets(st.sampled_from(NAMES[1:]), min_size=1), dtype=st.sampled_from(DTYPES))
+@given(
+    form=st.sampled_from(list(FORMS)),
+    times=st.sampled_from([1, 3, -1, -0.7, 1e-3]),
+    kept=st.sets(st.sampled_from(NAMES[1:]), min_size=1),
+    dtype=st.sampled_from(DTYPES),
+)
 def test_cosines_are_cosines(right, form, times, kept, dtype):
     """Of tensors that point the same way or the opposite one, where rounding would go beyond 1."""
     model, tape = right(form)

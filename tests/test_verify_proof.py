@@ -24,16 +24,55 @@ FOLDERS = sorted(path.parent.name for path in KIT.glob("*/config.json"))
 
 # Where a mistake first shows in a CoCa of the released form; the blocks' mistakes show in vision.block.0
 FIRST = {
-    "pixels": ["bgr", "pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean", "pixels_not_moved",
-               "batch_axis"],
-    "vision.embed": ["layer_norm_unbiased", "layer_norm_eps", "no_ln_pre", "class_token_last", "positions_shifted", "patches_by_column",
-                     "patch_channels_last", "patch_transposed", "bgr_kernel",
-                     "patches_not_moved", "axes_transposed", "other_weights"],
-    "vision.block.0": ["tanh_gelu", "quick_gelu", "no_quick_gelu", "no_ln_1", "no_ln_2", "post_norm", "attention_unscaled",
-                       "attention_scaled_twice", "heads_interleaved", "heads_not_moved", "heads_merged_unmoved",
-                       "heads_split_unmoved", "heads_split_interleaved", "heads_merged_interleaved", "attention_over_frames",
-                       "qk_swapped", "kv_swapped", "qv_swapped", "qkv_transposed", "out_proj_transposed",
-                       "no_in_proj_bias", "no_out_proj_bias", "no_c_fc_bias", "no_c_proj_bias"],
+    "pixels": [
+        "bgr",
+        "pixels_not_normalised",
+        "pixels_to_255",
+        "pixels_raw",
+        "imagenet_mean",
+        "pixels_not_moved",
+        "batch_axis",
+    ],
+    "vision.embed": [
+        "layer_norm_unbiased",
+        "layer_norm_eps",
+        "no_ln_pre",
+        "class_token_last",
+        "positions_shifted",
+        "patches_by_column",
+        "patch_channels_last",
+        "patch_transposed",
+        "bgr_kernel",
+        "patches_not_moved",
+        "axes_transposed",
+        "other_weights",
+    ],
+    "vision.block.0": [
+        "tanh_gelu",
+        "quick_gelu",
+        "no_quick_gelu",
+        "no_ln_1",
+        "no_ln_2",
+        "post_norm",
+        "attention_unscaled",
+        "attention_scaled_twice",
+        "heads_interleaved",
+        "heads_not_moved",
+        "heads_merged_unmoved",
+        "heads_split_unmoved",
+        "heads_split_interleaved",
+        "heads_merged_interleaved",
+        "attention_over_frames",
+        "qk_swapped",
+        "kv_swapped",
+        "qv_swapped",
+        "qkv_transposed",
+        "out_proj_transposed",
+        "no_in_proj_bias",
+        "no_out_proj_bias",
+        "no_c_fc_bias",
+        "no_c_proj_bias",
+    ],
     "pool.attended": ["no_ln_q", "no_ln_k"],
     "pool.tokens": ["no_ln_post", "query_0_kept", "latent_last_query"],
     "pool.latent": ["pool_proj_transposed", "not_unit"],
@@ -46,6 +85,8 @@ FIRST = {
     "logits": ["no_decoder_ln_final"],
 }
 FIRST_OF = {mistake: name for name, mistakes in FIRST.items() for mistake in mistakes}
+
+
 class Port:
     """A folder of the kit: the model by us, and its trace by the port."""
 
@@ -68,8 +109,14 @@ class Port:
         return {dtype: effect > row(self.right(dtype), name).allowed_by_itself for dtype in jax_coca.DTYPES}
 
     def trace(self, dtype: str, mistake: str | None = None) -> dict[str, np.ndarray]:
-        return jax_coca.trace(self.config, self.weights, ids=self.inputs["ids"], frames=self.inputs["frames"],
-                              dtype=dtype, mistake=mistake)
+        return jax_coca.trace(
+            self.config,
+            self.weights,
+            ids=self.inputs["ids"],
+            frames=self.inputs["frames"],
+            dtype=dtype,
+            mistake=mistake,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +145,30 @@ def test_a_planted_mistake_is_named_where_it_is(ports, mistake):
             assert report.diverges.name == FIRST_OF[mistake], dtype
             assert report.mistake.words == words[mistake], dtype
             assert report.diverges.allowed_by_itself < report.diverges.by_itself
-            if mistake != "other_weights":   # what remains says nothing where nothing of ours is right
+            if mistake != "other_weights":  # what remains says nothing where nothing of ours is right
                 assert report.remaining < report.diverges.allowed_by_itself
             further = [fault.mistake for fault in report.faults[1:]]
-            overflows = dtype == "float16" and mistake in ("pixels_to_255", "pixels_raw")     # squares, in the next norm
+            overflows = dtype == "float16" and mistake in (
+                "pixels_to_255",
+                "pixels_raw",
+            )  # squares, in the next norm
             assert further == [None] if overflows else not further, dtype
-        else:                                # it may show further on, but is never taken for another
+        else:  # it may show further on, but is never taken for another
             assert report.mistake is None or report.mistake.name == mistake, dtype
 
 
 def test_few_mistakes_are_below_rounding(ports):
-    below = {(mistake, dtype) for mistake in jax_coca.MISTAKES
-             for dtype, above in ports[folder_of(mistake)].above_rounding(mistake).items() if not above}
-    assert below == {(mistake, dtype) for mistake in ("tanh_gelu", "layer_norm_eps", "quick_gelu", "no_quick_gelu")
-                     for dtype in ("float16", "bfloat16")} | {("layer_norm_unbiased", "bfloat16")}
+    below = {
+        (mistake, dtype)
+        for mistake in jax_coca.MISTAKES
+        for dtype, above in ports[folder_of(mistake)].above_rounding(mistake).items()
+        if not above
+    }
+    assert below == {
+        (mistake, dtype)
+        for mistake in ("tanh_gelu", "layer_norm_eps", "quick_gelu", "no_quick_gelu")
+        for dtype in ("float16", "bfloat16")
+    } | {("layer_norm_unbiased", "bfloat16")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -130,9 +187,11 @@ def test_the_kits_truth_passes(ports):
 # Random models, of a few shapes: what is new to JAX takes it a second
 
 SMALL = {
-    "released": ({}, {}, 3), "parallel": ({"width": 16, "attentional_pool": "parallel"}, {}, 2),
+    "released": ({}, {}, 3),
+    "parallel": ({"width": 16, "attentional_pool": "parallel"}, {}, 2),
     "cascade": ({"width": 16, "attentional_pool": "cascade"}, {}, 2),
-    "quick": ({"width": 16, "image_size": 17}, {"quick_gelu": True}, 1), "no_ln_pre": ({"no_ln_pre": True}, {}, 2),
+    "quick": ({"width": 16, "image_size": 17}, {"quick_gelu": True}, 1),
+    "no_ln_pre": ({"no_ln_pre": True}, {}, 2),
 }
 
 
@@ -141,10 +200,22 @@ def test_no_false_alarm(form):
     """200 random models in all, float32, float16 and bfloat16 each; now and then with a third of the tensors, too."""
     vision, top, frames = SMALL[form]
     both = {"context_length": 9, "vocab_size": 30, "width": 16, "heads": 2, "layers": 2}
-    model_cfg = {"embed_dim": 16, "vision_cfg": {
-        "image_size": 16, "patch_size": 5, "width": 20, "layers": 2, "head_width": 4, "attentional_pool": True,
-        "attn_pooler_queries": 5, "attn_pooler_heads": 4} | vision,
-        "text_cfg": both | {"embed_cls": True}, "multimodal_cfg": both} | top
+    model_cfg = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 16,
+            "patch_size": 5,
+            "width": 20,
+            "layers": 2,
+            "head_width": 4,
+            "attentional_pool": True,
+            "attn_pooler_queries": 5,
+            "attn_pooler_heads": 4,
+        }
+        | vision,
+        "text_cfg": both | {"embed_cls": True},
+        "multimodal_cfg": both,
+    } | top
     config, size = Config.parse(model_cfg), model_cfg["vision_cfg"]["image_size"]
     for seed in range(40):
         rng = np.random.default_rng([list(SMALL).index(form), seed])

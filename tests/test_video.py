@@ -1,4 +1,5 @@
 """The video reader: exact frames of every kind of clip, constant memory, clear words for what is none."""
+
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from minivideococa.video import read_video, sample_indices
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frame:UserWarning")
 
-TEST = "testsrc2=s=64x48:r=25:d=2,noise=alls=30:allf=t:all_seed=7"       # 50 frames, all different
+TEST = "testsrc2=s=64x48:r=25:d=2,noise=alls=30:allf=t:all_seed=7"  # 50 frames, all different
 LOSSLESS = ["-c:v", "ffv1"]
 H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "3", "-b_strategy", "0", "-g", "20"]
 
@@ -36,8 +37,9 @@ def make(path: Path, *encoding: str | Path, source: str = TEST) -> Path:
 
 def decode_all(path: Path, width: int, height: int, stream: str = "0:v:0") -> np.ndarray:
     """Every frame of a video [n, H, W, 3] by ffmpeg's plainest command."""
-    pixels = ffmpeg("-i", path, "-map", stream, "-fps_mode", "passthrough",
-                    "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+    pixels = ffmpeg(
+        "-i", path, "-map", stream, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"
+    )
     return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
 
 
@@ -68,14 +70,15 @@ def test_each_index_is_the_middle_of_its_segment(count, num_frames):
     for i, index in enumerate(indices):
         middle = Fraction(2 * i + 1, 2) * count / num_frames
         assert 0 <= index <= middle < index + 1 <= count
-        opposite = indices[-1 - i]                           # the same seen from the clip's end
+        opposite = indices[-1 - i]  # the same seen from the clip's end
         assert index + opposite == (count if middle == index else count - 1)
 
 
 @pytest.fixture(scope="module")
 def counted_clip(tmp_path_factory):
-    path = make(tmp_path_factory.mktemp("counted") / "clip.mkv", *LOSSLESS,
-                source="testsrc=s=32x16:r=25:d=0.92")
+    path = make(
+        tmp_path_factory.mktemp("counted") / "clip.mkv", *LOSSLESS, source="testsrc=s=32x16:r=25:d=0.92"
+    )
     return path, decode_all(path, 32, 16)
 
 
@@ -90,8 +93,15 @@ def test_any_number_of_frames(counted_clip, num_frames):
 VIDEOS = {
     "lossless.mkv": LOSSLESS,
     "b_frames.mp4": H264,
-    "full_range_bt709.mp4": ["-vf", "scale=out_color_matrix=bt709:out_range=pc",
-                             "-color_range", "pc", "-colorspace", "bt709", *H264],
+    "full_range_bt709.mp4": [
+        "-vf",
+        "scale=out_color_matrix=bt709:out_range=pc",
+        "-color_range",
+        "pc",
+        "-colorspace",
+        "bt709",
+        *H264,
+    ],
     "ten_bits.mkv": ["-pix_fmt", "yuv420p10le", *LOSSLESS],
     "gray.mkv": ["-pix_fmt", "gray", *LOSSLESS],
     "interlaced.mpg": ["-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-bf", "2"],
@@ -127,10 +137,10 @@ def test_rotation_is_honoured(tmp_path):
 @pytest.mark.parametrize("name", ["trimmed.mp4", "late.h264"])
 def test_packets_that_are_no_frames(tmp_path, name):
     path, whole = tmp_path / name, make(tmp_path / f"whole_{name}", *H264)
-    if name == "trimmed.mp4":                                # an edit list hides the frames before the cut
+    if name == "trimmed.mp4":  # an edit list hides the frames before the cut
         ffmpeg("-ss", "0.3", "-i", whole, "-c", "copy", path)
-    else:                                                    # a stream that begins between two key frames
-        path.write_bytes(whole.read_bytes()[whole.stat().st_size // 4:])
+    else:  # a stream that begins between two key frames
+        path.write_bytes(whole.read_bytes()[whole.stat().st_size // 4 :])
     frames = assert_exact(path, 64, 48)
     assert 20 < len(frames) < count_packets(path)
 
@@ -150,7 +160,7 @@ def test_clip_that_breaks_midway(tmp_path):
     whole = make(tmp_path / "whole.mkv", *LOSSLESS)
     for share in (0.3, 0.71):
         path = tmp_path / "broken.mkv"
-        path.write_bytes(whole.read_bytes()[:int(whole.stat().st_size * share)])
+        path.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
         frames = assert_exact(path, 64, 48)
         assert 0 < len(frames) < 50
 
@@ -158,23 +168,37 @@ def test_clip_that_breaks_midway(tmp_path):
 def test_cover_art_is_not_the_video(tmp_path):
     """The picture is made the file's first stream, so that only its mark as cover art tells."""
     cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
-    path = make(tmp_path / "cover.mp4", "-i", cover, "-map", "0", "-map", "1", *H264,
-                "-c:v:1", "copy", "-disposition:v:1", "attached_pic")
+    path = make(
+        tmp_path / "cover.mp4",
+        "-i",
+        cover,
+        "-map",
+        "0",
+        "-map",
+        "1",
+        *H264,
+        "-c:v:1",
+        "copy",
+        "-disposition:v:1",
+        "attached_pic",
+    )
     data = path.read_bytes()
     start = data.index(b"moov") - 4
-    boxes, at = [], start + 8                                # put moov's "udta", the cover, before the tracks
+    boxes, at = [], start + 8  # put moov's "udta", the cover, before the tracks
     while at < len(data):
-        size = int.from_bytes(data[at:at + 4], "big")
-        boxes.append(data[at:at + size])
+        size = int.from_bytes(data[at : at + 4], "big")
+        boxes.append(data[at : at + size])
         at += size
     assert boxes[-1][4:8] == b"udta"
-    path.write_bytes(data[:start + 8] + boxes[0] + boxes[-1] + b"".join(boxes[1:-1]))
+    path.write_bytes(data[: start + 8] + boxes[0] + boxes[-1] + b"".join(boxes[1:-1]))
     assert decode_all(path, 32, 32, "0:v:0").shape[0] == 1
     np.testing.assert_array_equal(read_video(path), middle_frames(decode_all(path, 64, 48, "0:V:0"), 8))
 
 
-@pytest.mark.parametrize("name", ["-dash.gif", "100%d.gif", "a%03d.png", "http:clip.gif", "a b#c?*[d].gif",
-                                  "映像 é.gif", "no_suffix"])
+@pytest.mark.parametrize(
+    "name",
+    ["-dash.gif", "100%d.gif", "a%03d.png", "http:clip.gif", "a b#c?*[d].gif", "映像 é.gif", "no_suffix"],
+)
 def test_awkward_names(tmp_path, monkeypatch, name):
     plain = make(tmp_path / "plain.gif", "-frames:v", "7")
     expected = read_video(plain, 3)
@@ -194,16 +218,17 @@ print(ours, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("num_frames", [8, 80])              # few frames are selected by ffmpeg, many by us
+@pytest.mark.parametrize("num_frames", [8, 80])  # few frames are selected by ffmpeg, many by us
 def test_memory_does_not_grow_with_the_clip(tmp_path, num_frames):
     """Our peak in KiB, and ffmpeg's."""
     short = make(tmp_path / "short.mp4", "-c:v", "mpeg4", "-g", "100", source="testsrc2=s=320x240:r=25:d=4")
     long = tmp_path / "long.mp4"
-    ffmpeg("-stream_loop", "19", "-i", short, "-c", "copy", long)         # 2000 frames: 440 MiB decoded
+    ffmpeg("-stream_loop", "19", "-i", short, "-c", "copy", long)  # 2000 frames: 440 MiB decoded
     peaks = []
     for path in (short, long):
-        run = subprocess.run([sys.executable, "-c", MEASURE, path, str(num_frames)],
-                             check=True, stdout=subprocess.PIPE)
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE, path, str(num_frames)], check=True, stdout=subprocess.PIPE
+        )
         peaks.append(np.array(run.stdout.split(), int))
     assert (peaks[1] - peaks[0] < 24 * 1024).all()
 
@@ -228,15 +253,15 @@ def test_folder_of_images(tmp_path):
 
 
 def test_still_image_is_a_clip_of_one_frame(tmp_path):
-    image, = save_images(tmp_path / "clip", ["still.png"])
+    (image,) = save_images(tmp_path / "clip", ["still.png"])
     np.testing.assert_array_equal(read_video(str(tmp_path / "clip" / "still.png"), 3), np.stack([image] * 3))
     np.testing.assert_array_equal(read_video(tmp_path / "clip", 2), np.stack([image] * 2))
 
 
 def test_image_orientation_is_honoured(tmp_path):
-    image, = save_images(tmp_path / "clip", ["upright.png"])
+    (image,) = save_images(tmp_path / "clip", ["upright.png"])
     exif = Image.Exif()
-    exif[0x0112] = 6                                         # to be turned clockwise
+    exif[0x0112] = 6  # to be turned clockwise
     Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(read_video(tmp_path / "turned.png", 1)[0], np.rot90(image, -1))
 
@@ -257,7 +282,7 @@ def test_images_that_are_no_clip(tmp_path):
     with pytest.raises(ValueError, match="2.png"):
         read_video(folder)
     Image.new("RGB", (9, 8)).save(folder / "2.png")
-    for num_frames in (1, 2, 8):                             # whether it is sampled or not
+    for num_frames in (1, 2, 8):  # whether it is sampled or not
         with pytest.raises(ValueError, match=r"2\.png: .*9 x 8.*20 x 12"):
             read_video(folder, num_frames)
     (tmp_path / "empty").mkdir()
@@ -268,14 +293,27 @@ def test_what_is_no_video(tmp_path):
     cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
     video = make(tmp_path / "video.mp4", *H264)
     sound = make(tmp_path / "sound.mp3", source="sine=d=1")
-    ffmpeg("-i", sound, "-i", cover, "-map", "0", "-map", "1", "-c", "copy", "-disposition:v", "attached_pic",
-           tmp_path / "album.mp3")
+    ffmpeg(
+        "-i",
+        sound,
+        "-i",
+        cover,
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-c",
+        "copy",
+        "-disposition:v",
+        "attached_pic",
+        tmp_path / "album.mp3",
+    )
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)
     (tmp_path / "text.txt").write_text("not a video\n" * 50)
     (tmp_path / "text.png").write_text("not an image\n" * 50)
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "half.mp4").write_bytes(video.read_bytes()[:video.stat().st_size // 2])
-    (tmp_path / "half.png").write_bytes(cover.read_bytes()[:cover.stat().st_size // 2])
+    (tmp_path / "half.mp4").write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    (tmp_path / "half.png").write_bytes(cover.read_bytes()[: cover.stat().st_size // 2])
     for name in ("sound.mp3", "album.mp3", "text.mp4", "text.txt", "text.png", "empty.mp4"):
         assert_refused(tmp_path / name, "no video", "give")
     assert_refused(tmp_path / "half.mp4", "no video", "moov atom not found")
@@ -299,8 +337,10 @@ posix = pytest.mark.skipif(os.name != "posix", reason="shell scripts and signals
 
 @posix
 def test_many_messages_do_not_block(tmp_path, monkeypatch):
-    environment = fake_ffmpeg(tmp_path, '[ "$1" = -version ] && exec echo ffmpeg version 7.0\n'
-                              "yes 'a message' | head -c 1000000 >&2")
+    environment = fake_ffmpeg(
+        tmp_path,
+        "[ \"$1\" = -version ] && exec echo ffmpeg version 7.0\nyes 'a message' | head -c 1000000 >&2",
+    )
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", environment["IMAGEIO_FFMPEG_EXE"])
     assert_refused(tmp_path / "ffmpeg", "a message")
 
@@ -316,11 +356,16 @@ def test_killed_ffmpeg_is_told(tmp_path, monkeypatch):
 def test_interrupt_ends_ffmpeg(tmp_path):
     """Ctrl-C that reaches only us; the script says who it is, then would stay."""
     environment = fake_ffmpeg(tmp_path, "echo $$ > pid.part; mv pid.part pid; exec sleep 60")
-    script = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"      # a background job ignores it
-              "from minivideococa.video import read_video; read_video('ffmpeg')")
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+        "from minivideococa.video import read_video; read_video('ffmpeg')"
+    )
     reader = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE,
-        env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])})
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
     deadline = time.monotonic() + 20
     while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("page", ["walkthrough.md", "README.md"])
 def test_page(page):
-    text = re.sub(r"^```.*$", "", (ROOT / page).read_text(), flags=re.MULTILINE)     # a fence ends an example
+    text = re.sub(r"^```.*$", "", (ROOT / page).read_text(), flags=re.MULTILINE)  # a fence ends an example
     test = doctest.DocTestParser().get_doctest(text, {}, page, page, 0)
     assert test.examples
     messages = []

@@ -29,7 +29,7 @@ def painted(objects, background):
 
 
 WRONG_ARTICLE = re.compile(r"\b(an [^aeiou]|a [aeiou])")
-CORNERS = 12                                 # pixels that the corners of two objects may share
+CORNERS = 12  # pixels that the corners of two objects may share
 
 
 def shared(places):
@@ -40,13 +40,17 @@ def shared(places):
 def colour_of(o):
     """The name of the colour whose ranges hold the object's."""
     hue, saturation, value = colorsys.rgb_to_hsv(*o.rgb)
-    return [name for name, (middle, jitter, saturations, values) in world.COLOURS.items()
-            if abs((hue * 360 - middle + 180) % 360 - 180) <= jitter + 1e-6
-            and saturations[0] - 1e-9 <= saturation <= saturations[1] + 1e-9
-            and values[0] - 1e-9 <= value <= values[1] + 1e-9]
+    return [
+        name
+        for name, (middle, jitter, saturations, values) in world.COLOURS.items()
+        if abs((hue * 360 - middle + 180) % 360 - 180) <= jitter + 1e-6
+        and saturations[0] - 1e-9 <= saturation <= saturations[1] + 1e-9
+        and values[0] - 1e-9 <= value <= values[1] + 1e-9
+    ]
 
 
 # Stills
+
 
 @settings(max_examples=100)
 @given(seeds)
@@ -85,7 +89,7 @@ def test_an_object_has_its_colour(seed):
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     for o in objects:
         its_own = (np.abs(image - np.array(o.rgb) * 255) <= 1).all(axis=2) & painted((o,), background)
-        assert 0.15 < its_own.sum() / (np.pi * o.radius ** 2) < 1.05
+        assert 0.15 < its_own.sum() / (np.pi * o.radius**2) < 1.05
 
 
 @pytest.mark.parametrize("shape", world.SHAPES)
@@ -105,16 +109,20 @@ def test_every_shape_is_drawn_whole_at_every_tilt(shape):
         x, y = points.T
         return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
 
-    want = 16 ** 2 * (area(outline) - sum(map(area, holes)))
-    np.testing.assert_allclose(areas, want, rtol=0.05)               # a sixth of a pixel along the edges
+    want = 16**2 * (area(outline) - sum(map(area, holes)))
+    np.testing.assert_allclose(areas, want, rtol=0.05)  # a sixth of a pixel along the edges
 
 
 def test_angles_turn_an_object():
     background = np.zeros((64, 64, 3), np.float32)
-    arrow = {degrees: world.draw((world.Object("arrow", "red", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0,
-                                               np.radians(degrees)),), background)[..., 0].astype(float)
-             for degrees in (0, 90)}
-    assert np.abs(np.rot90(arrow[0], -1) - arrow[90]).mean() < 5        # clockwise: y is downwards
+    arrow = {
+        degrees: world.draw(
+            (world.Object("arrow", "red", (1.0, 0.0, 0.0), 32.0, 32.0, 16.0, np.radians(degrees)),),
+            background,
+        )[..., 0].astype(float)
+        for degrees in (0, 90)
+    }
+    assert np.abs(np.rot90(arrow[0], -1) - arrow[90]).mean() < 5  # clockwise: y is downwards
 
 
 @settings(max_examples=60)
@@ -124,7 +132,7 @@ def test_backgrounds_are_quiet(seed):
     assert background.shape == (64, 64, 3) and background.dtype == np.float32
     assert 0 <= background.min() and background.max() <= 1
     red, green, blue = background.reshape(-1, 3).mean(axis=0)
-    assert colorsys.rgb_to_hsv(red, green, blue)[1] <= 0.35      # .28, and a little for noise cut at 0 and 1
+    assert colorsys.rgb_to_hsv(red, green, blue)[1] <= 0.35  # .28, and a little for noise cut at 0 and 1
 
 
 def test_draw_leaves_its_background_alone():
@@ -136,7 +144,7 @@ def test_draw_leaves_its_background_alone():
 
 def test_counts_are_as_often_as_announced():
     counts = np.bincount([len(scene(seed)[0]) for seed in range(2000)], minlength=4) / 2000
-    np.testing.assert_allclose(counts, [0.04, 0.36, 0.38, 0.22], atol=0.04)      # more than 3 standard errors
+    np.testing.assert_allclose(counts, [0.04, 0.36, 0.38, 0.22], atol=0.04)  # more than 3 standard errors
 
 
 def test_all_shapes_and_colours_come():
@@ -145,6 +153,7 @@ def test_all_shapes_and_colours_come():
 
 
 # Determinism
+
 
 def everything_from(seed):
     rng = np.random.default_rng(seed)
@@ -166,6 +175,7 @@ def test_a_seed_says_it_all():
 
 # Captions
 
+
 @settings(max_examples=300)
 @given(seeds)
 def test_a_caption_names_exactly_the_objects(seed):
@@ -176,7 +186,7 @@ def test_a_caption_names_exactly_the_objects(seed):
         text = world.caption(objects, rng)
         assert world.objects_named(text) == names
         assert set(text.split()) <= set(world.VOCABULARY)
-        assert len(text.split()) + 2 <= 20               # with start and end; the recipe's context length
+        assert len(text.split()) + 2 <= 20  # with start and end; the recipe's context length
         assert ("nothing" in text.split()) == (not objects)
         assert not WRONG_ARTICLE.search(text)
 
@@ -186,12 +196,17 @@ def test_a_caption_names_exactly_the_objects(seed):
 def test_what_a_caption_says_of_places_and_sizes_is_true(seed):
     objects, _, rng = scene(seed, 2)
     by_name = {o.name: o for o in objects}
-    holds = {"left of": lambda a, b: a.x < b.x, "right of": lambda a, b: a.x > b.x,
-             "above": lambda a, b: a.y < b.y, "below": lambda a, b: a.y > b.y}       # y is downwards
+    holds = {
+        "left of": lambda a, b: a.x < b.x,
+        "right of": lambda a, b: a.x > b.x,
+        "above": lambda a, b: a.y < b.y,
+        "below": lambda a, b: a.y > b.y,
+    }  # y is downwards
     for _ in range(4):
         phrase = r"an? (?:(small|large) )?(\w+) (\w+)"
         a_size, *a, link, b_size, b_colour, b_shape = re.search(
-            rf"{phrase} (and|left of|right of|above|below) {phrase}$", world.caption(objects, rng)).groups()
+            rf"{phrase} (and|left of|right of|above|below) {phrase}$", world.caption(objects, rng)
+        ).groups()
         first, second = by_name[tuple(a)], by_name[b_colour, b_shape]
         assert link == "and" or holds[link](first, second)
         assert a_size in (None, first.size) and b_size in (None, second.size)
@@ -203,7 +218,13 @@ def test_farther_objects_are_smaller_and_otherwise_the_same(seed):
     objects, _, rng = scene(seed)
     for near, far in zip(objects, world.farther(objects, rng), strict=True):
         assert 0.5 <= far.radius / near.radius <= 1
-        assert (far.name, far.rgb, far.x, far.y, far.angle) == (near.name, near.rgb, near.x, near.y, near.angle)
+        assert (far.name, far.rgb, far.x, far.y, far.angle) == (
+            near.name,
+            near.rgb,
+            near.x,
+            near.y,
+            near.angle,
+        )
         words = world.caption((far,), np.random.default_rng(seed)).split()
         assert "small" not in words or far.radius <= 9
         assert "large" not in words or far.radius >= 12.5
@@ -211,7 +232,11 @@ def test_farther_objects_are_smaller_and_otherwise_the_same(seed):
 
 def test_some_are_half_as_large_and_some_as_before():
     objects, _, rng = scene(0, 3)
-    ratios = [far.radius / near.radius for _ in range(100) for near, far in zip(objects, world.farther(objects, rng))]
+    ratios = [
+        far.radius / near.radius
+        for _ in range(100)
+        for near, far in zip(objects, world.farther(objects, rng))
+    ]
     assert min(ratios) < 0.52 and max(ratios) > 0.98
 
 
@@ -244,17 +269,21 @@ def test_the_vocabulary():
             assert set(re.findall(r"\w+", sentence)) <= set(world.VOCABULARY)
             assert len(world.objects_named(label)) == 1
     assert set().union(*map(world.objects_named, world.LABELS)) == {
-        (colour, shape) for colour in world.COLOURS for shape in world.SHAPES}
+        (colour, shape) for colour in world.COLOURS for shape in world.SHAPES
+    }
 
 
 def test_names_in_other_sentences():
     assert world.objects_named("a video of a small red star left of an orange heart") == {
-        ("red", "star"), ("orange", "heart")}
+        ("red", "star"),
+        ("orange", "heart"),
+    }
     assert world.objects_named("a red and a circle, nothing") == set()
     assert world.objects_named("") == set()
 
 
 # Clips
+
 
 @kinds
 def test_a_clip_shows_what_its_set_says(kind):
@@ -262,20 +291,25 @@ def test_a_clip_shows_what_its_set_says(kind):
         clip = world.sample_clip(kind, np.random.default_rng(seed))
         visible, objects = clip.visible, len(clip.first)
         assert visible.shape == (objects, 8) and visible.dtype == bool and len(clip.last) == objects
-        assert len(clip.names) == objects                            # no two alike
+        assert len(clip.names) == objects  # no two alike
         if kind == "brief":
             assert objects == 1 and visible.sum() in (2, 3)
         elif kind == "split":
             assert visible.astype(int).tolist() == [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4]
         else:
-            assert visible.all() and objects in {"single": [1], "pair": [2], "mixed": [1, 2, 3], "grow": [1, 2]}[kind]
+            assert (
+                visible.all()
+                and objects in {"single": [1], "pair": [2], "mixed": [1, 2, 3], "grow": [1, 2]}[kind]
+            )
 
 
 def test_the_sets_use_their_freedom():
-    clips = {kind: [world.sample_clip(kind, np.random.default_rng(seed)) for seed in range(60)]
-             for kind in ("brief", "mixed")}
+    clips = {
+        kind: [world.sample_clip(kind, np.random.default_rng(seed)) for seed in range(60)]
+        for kind in ("brief", "mixed")
+    }
     assert {int(c.visible.sum()) for c in clips["brief"]} == {2, 3}
-    assert len({c.visible.tobytes() for c in clips["brief"]}) > 6    # early and late
+    assert len({c.visible.tobytes() for c in clips["brief"]}) > 6  # early and late
     assert {len(c.first) for c in clips["mixed"]} == {1, 2, 3}
 
 
@@ -291,7 +325,7 @@ def test_a_frame_shows_the_visible_objects_and_no_others(kind):
             assert changed.any() == clip.visible[:, i].any()
             for o, seen in zip(clip.moments[i], clip.visible[:, i], strict=True):
                 its_own = (np.abs(frame - np.array(o.rgb) * 255) <= 1).all(axis=2) & changed
-                assert (its_own.sum() > 0.15 * np.pi * o.radius ** 2) == seen
+                assert (its_own.sum() > 0.15 * np.pi * o.radius**2) == seen
 
 
 @kinds
@@ -307,7 +341,7 @@ def test_objects_move_and_turn_and_keep_apart(kind):
             turned += abs(a.angle - b.angle) > 0.05
             assert max(abs(a.angle), abs(b.angle)) <= np.radians(30)
         for ends in (clip.first, clip.last):
-            if kind != "split":                                      # its two are never there together
+            if kind != "split":  # its two are never there together
                 places = [painted((o,), clip.background) for o in ends]
                 assert shared(places) <= CORNERS
     assert moved > 10 and turned > 10
@@ -343,14 +377,20 @@ def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
     for size, *name in re.findall(r"(small|large) (\w+) (\w+)", text):
         radii = [o.radius for now in clip.moments for o in now if o.name == tuple(name)]
         assert max(radii) <= 9 if size == "small" else min(radii) >= 12.5
-    relation = re.search(r"(\w+) (\w+) (left of|right of|above|below) an? (?:(?:small|large) )?(\w+) (\w+)$", text)
+    relation = re.search(
+        r"(\w+) (\w+) (left of|right of|above|below) an? (?:(?:small|large) )?(\w+) (\w+)$", text
+    )
     if relation:
         assert clip.visible.all()
         *a, where, b_colour, b_shape = relation.groups()
         for now in clip.moments:
             first, second = ({o.name: o for o in now}[name] for name in (tuple(a), (b_colour, b_shape)))
-            assert {"left of": first.x < second.x, "right of": first.x > second.x,
-                    "above": first.y < second.y, "below": first.y > second.y}[where]
+            assert {
+                "left of": first.x < second.x,
+                "right of": first.x > second.x,
+                "above": first.y < second.y,
+                "below": first.y > second.y,
+            }[where]
 
 
 def test_what_stays_as_it_is_may_be_named():
@@ -377,11 +417,17 @@ def test_a_question_has_one_answer(seed, count):
 
 
 def test_questions_where_colours_are_alike():
-    circle, star, heart = (world.Object(shape, colour, (1.0, 0.0, 0.0), 32.0, 32.0, 8.0, 0.0)
-                           for shape, colour in (("circle", "red"), ("star", "red"), ("heart", "orange")))
+    circle, star, heart = (
+        world.Object(shape, colour, (1.0, 0.0, 0.0), 32.0, 32.0, 8.0, 0.0)
+        for shape, colour in (("circle", "red"), ("star", "red"), ("heart", "orange"))
+    )
     asked = {world.question_of((circle, star, heart), np.random.default_rng(seed)) for seed in range(100)}
     endings = {(question.removeprefix("a photo of "), answer) for question, answer in asked}
-    assert endings > {("a red circle and a red", "star"), ("a red star and a red", "circle"), ("an orange", "heart")}
+    assert endings > {
+        ("a red circle and a red", "star"),
+        ("a red star and a red", "circle"),
+        ("an orange", "heart"),
+    }
     with pytest.raises(ValueError, match="no object"):
         world.question_of((), np.random.default_rng(0))
 

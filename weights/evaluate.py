@@ -23,17 +23,30 @@ from minivideococa.model import ADAPTERS, Video
 from minivideococa.pooling import mean_pool
 from minivideococa.tasks import label_latents
 from minivideococa.video import sample_indices
-from minivideococa.world import (LABELS, caption_of, draw, draw_clip, objects_named, sample_background,
-                                 sample_clip, sample_objects)
+from minivideococa.world import (
+    LABELS,
+    caption_of,
+    draw,
+    draw_clip,
+    objects_named,
+    sample_background,
+    sample_clip,
+    sample_objects,
+)
 
-FRAMES = 16                                  # of a clip
-SEEN = (1, 4, 8, 16)                         # T
+FRAMES = 16  # of a clip
+SEEN = (1, 4, 8, 16)  # T
 SETS = ("single", "brief", "pair", "split", "mixed")
-SCALES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)     # of the queries, to choose from
-CLASSIFIED = ("single", "brief")             # sets with one object in a clip; texts search the others
-MEANT = {("class", "brief"): 0.95, ("caption", "brief"): 0.95, ("caption", "split"): 0.60, ("caption", "mixed"): 0.92,
-         ("R@1", "mixed"): 0.95}
-Way = tuple[str, int]                        # adapter, or "sharper", and T
+SCALES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)  # of the queries, to choose from
+CLASSIFIED = ("single", "brief")  # sets with one object in a clip; texts search the others
+MEANT = {
+    ("class", "brief"): 0.95,
+    ("caption", "brief"): 0.95,
+    ("caption", "split"): 0.60,
+    ("caption", "mixed"): 0.92,
+    ("R@1", "mixed"): 0.95,
+}
+Way = tuple[str, int]  # adapter, or "sharper", and T
 
 
 def sample_set(kind: str, count: int, seed: int) -> list:
@@ -63,11 +76,15 @@ def encode(model: mvc.VideoCoCa, sharper: mvc.VideoCoCa, frames: np.ndarray) -> 
     return videos
 
 
-def measure(model: mvc.VideoCoCa, sharper: mvc.VideoCoCa, kind: str, count: int, seed: int
-            ) -> dict[Way, dict[str, np.ndarray]]:
+def measure(
+    model: mvc.VideoCoCa, sharper: mvc.VideoCoCa, kind: str, count: int, seed: int
+) -> dict[Way, dict[str, np.ndarray]]:
     """way -> {"caption": bool [clips], "class" or "R@1": bool [clips]} on one set: whether each clip is right."""
     clips = sample_set(kind, count, seed)
-    texts, labels = model.encode_text([caption_of(clip.first) for clip in clips]), label_latents(model, LABELS)
+    texts, labels = (
+        model.encode_text([caption_of(clip.first) for clip in clips]),
+        label_latents(model, LABELS),
+    )
     videos: dict[Way, list[Video]] = defaultdict(list)
     for clip in clips:
         for way, video in encode(model, sharper, draw_clip(clip)).items():
@@ -85,7 +102,10 @@ def measure(model: mvc.VideoCoCa, sharper: mvc.VideoCoCa, kind: str, count: int,
 
 def captions(model: mvc.VideoCoCa, videos: list[Video]) -> list[str]:
     """Each video's greedy caption."""
-    return [model.tokenizer.decode(ids) for ids in model.generate(np.stack([video.tokens for video in videos]), beams=1)]
+    return [
+        model.tokenizer.decode(ids)
+        for ids in model.generate(np.stack([video.tokens for video in videos]), beams=1)
+    ]
 
 
 def right(sentences: list[str], clips: list) -> np.ndarray:
@@ -107,15 +127,28 @@ def stills(model: mvc.VideoCoCa, objects: int, count: int, seed: int) -> np.ndar
 def misses(model: mvc.VideoCoCa, kind: str, count: int, seed: int) -> str:
     """What goes wrong in captions of one set, attentional pooling at T = 8: in a line."""
     clips = sample_set(kind, count, seed)
-    said = captions(model, [model.pool(model.encode_frames(model.preprocess(draw_clip(clip)[sample_indices(FRAMES, 8)])))
-                            for clip in clips])
+    said = captions(
+        model,
+        [
+            model.pool(model.encode_frames(model.preprocess(draw_clip(clip)[sample_indices(FRAMES, 8)])))
+            for clip in clips
+        ],
+    )
     pairs = [(clip.names, objects_named(text)) for clip, text in zip(clips, said, strict=True)]
     wrong = [(shown, named) for shown, named in pairs if named != shown]
-    one_colour = [shown != named for shown, named in pairs if len(shown) > 1 and len({colour for colour, _ in shown}) == 1]
-    crosses = sum("cross" in dict(shown).values() and "square" in dict(named).values() for shown, named in wrong)
-    return (f"{kind}: {len(wrong)} of {count} captions are wrong; "
-            f"{sum(named < shown for shown, named in wrong)} name too little and nothing else; "
-            f"{sum(one_colour)} of {len(one_colour)} clips with objects of one colour; {crosses} take a cross for a square")
+    one_colour = [
+        shown != named
+        for shown, named in pairs
+        if len(shown) > 1 and len({colour for colour, _ in shown}) == 1
+    ]
+    crosses = sum(
+        "cross" in dict(shown).values() and "square" in dict(named).values() for shown, named in wrong
+    )
+    return (
+        f"{kind}: {len(wrong)} of {count} captions are wrong; "
+        f"{sum(named < shown for shown, named in wrong)} name too little and nothing else; "
+        f"{sum(one_colour)} of {len(one_colour)} clips with objects of one colour; {crosses} take a cross for a square"
+    )
 
 
 def cell(correct: np.ndarray) -> str:
@@ -138,8 +171,12 @@ def main() -> int:
     three = stills(model, 3, args.count, args.seed)
     print(f"stills of three objects, exact caption: {cell(three)}\n")
     results = {kind: measure(model, sharper, kind, args.count, args.seed) for kind in SETS}
-    columns = [(task, kind) for task in ("class", "caption", "R@1") for kind in SETS
-               if task in results[kind]["attentional", 1]]
+    columns = [
+        (task, kind)
+        for task in ("class", "caption", "R@1")
+        for kind in SETS
+        if task in results[kind]["attentional", 1]
+    ]
     print("| T | | " + " | ".join(f"{task} {kind}" for task, kind in columns) + " |")
     print("|---" * (len(columns) + 2) + "|")
     for T in SEEN:
@@ -149,12 +186,26 @@ def main() -> int:
                 cells = [cell(results[kind][adapter, T][task]) for task, kind in columns]
                 print(f"| {T} | {name} | " + " | ".join(cells) + " |")
     print("\n" + "\n".join(misses(model, kind, args.count, args.seed) for kind in ("brief", "split")))
-    shares = {(task, kind, adapter): results[kind][adapter, 8][task].mean() for task, kind in columns for adapter in ADAPTERS}
-    checks = [(f"{task} {kind} {shares[task, kind, 'attentional']:.3f} >= {least}",
-               shares[task, kind, "attentional"] >= least) for (task, kind), least in MEANT.items()]
+    shares = {
+        (task, kind, adapter): results[kind][adapter, 8][task].mean()
+        for task, kind in columns
+        for adapter in ADAPTERS
+    }
+    checks = [
+        (
+            f"{task} {kind} {shares[task, kind, 'attentional']:.3f} >= {least}",
+            shares[task, kind, "attentional"] >= least,
+        )
+        for (task, kind), least in MEANT.items()
+    ]
     checks += [(f"three objects on stills {three.mean():.3f} >= 0.95", three.mean() >= 0.95)]
-    checks += [(f"{task} {kind}: attentional ahead of mean", shares[task, kind, "attentional"] > shares[task, kind, "mean"])
-               for task, kind in (("class", "brief"), ("caption", "brief"), ("caption", "split"))]
+    checks += [
+        (
+            f"{task} {kind}: attentional ahead of mean",
+            shares[task, kind, "attentional"] > shares[task, kind, "mean"],
+        )
+        for task, kind in (("class", "brief"), ("caption", "brief"), ("caption", "split"))
+    ]
     print("\n" + "\n".join(f"{'ok     ' if good else 'MISSED '} {what}" for what, good in checks))
     return 0 if all(good for _, good in checks) else 1
 
@@ -167,19 +218,25 @@ def with_queries(model: mvc.VideoCoCa, scale: float) -> mvc.VideoCoCa:
     visual = model.params["visual"]
     norm = {name: x * x.dtype.type(scale) for name, x in visual["attn_pool"]["ln_q"].items()}
     pooler = visual["attn_pool"] | {"ln_q": norm}
-    return mvc.VideoCoCa(model.config, model.params | {"visual": visual | {"attn_pool": pooler}}, model.tokenizer)
+    return mvc.VideoCoCa(
+        model.config, model.params | {"visual": visual | {"attn_pool": pooler}}, model.tokenizer
+    )
 
 
 def choose_scale(model: mvc.VideoCoCa, count: int, seed: int) -> float:
     """The scale of the queries with the most right captions of brief, split and mixed clips at T = 8: the least of equals."""
     clips = [clip for kind in ("brief", "split", "mixed") for clip in sample_set(kind, count, seed)]
-    tokens = [model.encode_frames(model.preprocess(draw_clip(clip)[sample_indices(FRAMES, 8)])) for clip in clips]
+    tokens = [
+        model.encode_frames(model.preprocess(draw_clip(clip)[sample_indices(FRAMES, 8)])) for clip in clips
+    ]
     shares = []
     for scale in SCALES:
         sharper = with_queries(model, scale)
         shares.append(right(captions(model, [sharper.pool(x) for x in tokens]), clips).mean())
-    print(f"captions right on {len(clips)} other clips, by the queries' scale: "
-          + ", ".join(f"{scale} {share:.3f}" for scale, share in zip(SCALES, shares, strict=True)))
+    print(
+        f"captions right on {len(clips)} other clips, by the queries' scale: "
+        + ", ".join(f"{scale} {share:.3f}" for scale, share in zip(SCALES, shares, strict=True))
+    )
     return SCALES[int(np.argmax(shares))]
 
 

@@ -30,14 +30,16 @@ from minivideococa.world.shapes import write_video
 
 FRAMES = 16
 FIT_SEED, LIMIT_SEED, TEST_SEED = 8192, 8193, 8194
-FITTED = [(1, "attentional"), (8, "attentional"), (16, "attentional"), (8, "mean")]      # T and adapter
+FITTED = [(1, "attentional"), (8, "attentional"), (16, "attentional"), (8, "mean")]  # T and adapter
 MEASURED = [*FITTED, (4, "attentional"), (8, "joint")]
 CAPTIONED = (8, "attentional, with the caption")
-LIMIT = 350                                  # of the distance: see README.md
-RIDGE = 1e-3                                 # of the mean variance, added to each
+LIMIT = 350  # of the distance: see README.md
+RIDGE = 1e-3  # of the mean variance, added to each
 
 
-def ways(model: mvc.VideoCoCa, frames: np.ndarray, which: list[tuple[int, str]]) -> dict[tuple[int, str], Video]:
+def ways(
+    model: mvc.VideoCoCa, frames: np.ndarray, which: list[tuple[int, str]]
+) -> dict[tuple[int, str], Video]:
     """A clip's 16 frames -> the video by each T and adapter. Frames are encoded once, except for the joint encoder."""
     pixels, visual, config = model.preprocess(frames), model.params["visual"], model.config.vision
     tokens, videos = model.encode_frames(pixels), {}
@@ -76,12 +78,21 @@ def fit(model: mvc.VideoCoCa, count: int) -> None:
     mean, covariance = means.mean(axis=0), np.cov(means.T)
     covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     precision = np.linalg.inv(covariance)
-    others = [distance(v, mean, precision) for _, frames in world_clips(LIMIT_SEED, count // 2)
-              for v in ways(model, frames, FITTED).values()]
-    np.savez(embedded_checkpoint() / STATISTICS, mean=mean.astype(np.float32), precision=precision.astype(np.float32),
-             limit=np.float32(LIMIT))
-    print("distances of other clips, quantiles:",
-          ", ".join(f"{q} {np.quantile(others, q):.0f}" for q in (0.5, 0.9, 0.95, 0.99, 1)))
+    others = [
+        distance(v, mean, precision)
+        for _, frames in world_clips(LIMIT_SEED, count // 2)
+        for v in ways(model, frames, FITTED).values()
+    ]
+    np.savez(
+        embedded_checkpoint() / STATISTICS,
+        mean=mean.astype(np.float32),
+        precision=precision.astype(np.float32),
+        limit=np.float32(LIMIT),
+    )
+    print(
+        "distances of other clips, quantiles:",
+        ", ".join(f"{q} {np.quantile(others, q):.0f}" for q in (0.5, 0.9, 0.95, 0.99, 1)),
+    )
 
 
 def rate(wrong: list[list[bool]]) -> str:
@@ -104,7 +115,8 @@ def main() -> None:
         fit(model, args.count)
         return
     wrong: dict[str, dict[tuple[int, str], dict[str, list[bool]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list)))      # group -> way -> source -> judgements
+        lambda: defaultdict(lambda: defaultdict(list))
+    )  # group -> way -> source -> judgements
     for i, (form, frames) in enumerate(world_clips(TEST_SEED, args.count)):
         videos = ways(model, frames, MEASURED)
         for way, video in videos.items():
@@ -121,7 +133,11 @@ def main() -> None:
         wrong[path.parts[-3]][CAPTIONED][path.parts[-2]].append(in_world(video, caption))
         if in_world(video):
             named.append(f"{path.relative_to(args.folder)}: {caption}")
-    print("| judged wrong | clips | sources | " + " | ".join(f"T = {T}, {adapter}" for T, adapter in (*MEASURED, CAPTIONED)) + " |")
+    print(
+        "| judged wrong | clips | sources | "
+        + " | ".join(f"T = {T}, {adapter}" for T, adapter in (*MEASURED, CAPTIONED))
+        + " |"
+    )
     print("|---" * (4 + len(MEASURED)) + "|")
     for group, by_way in wrong.items():
         sources = by_way[MEASURED[0]].values()

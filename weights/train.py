@@ -27,22 +27,45 @@ from minivideococa.world import SPECIAL, VOCABULARY, caption, draw, farther, sam
 CONFIG = {
     "model_cfg": {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 160, "layers": 4, "head_width": 40,
-                       "attentional_pool": True, "attn_pooler_queries": 32, "attn_pooler_heads": 8,
-                       "output_tokens": True},
-        "text_cfg": {"context_length": 20, "vocab_size": len(VOCABULARY), "width": 128, "heads": 4, "layers": 2,
-                     "embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {"context_length": 20, "vocab_size": len(VOCABULARY), "width": 128, "heads": 4,
-                           "layers": 2},
+        "vision_cfg": {
+            "image_size": 64,
+            "patch_size": 8,
+            "width": 160,
+            "layers": 4,
+            "head_width": 40,
+            "attentional_pool": True,
+            "attn_pooler_queries": 32,
+            "attn_pooler_heads": 8,
+            "output_tokens": True,
+        },
+        "text_cfg": {
+            "context_length": 20,
+            "vocab_size": len(VOCABULARY),
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+            "embed_cls": True,
+            "output_tokens": True,
+        },
+        "multimodal_cfg": {
+            "context_length": 20,
+            "vocab_size": len(VOCABULARY),
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+        },
     },
-    "preprocess_cfg": {"size": 64, "mean": [0.48145466, 0.4578275, 0.40821073],
-                       "std": [0.26862954, 0.26130258, 0.27577711]},
+    "preprocess_cfg": {
+        "size": 64,
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+    },
 }
 BATCH = 128
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 2e-3, 1e-3, 0.05
 STEPS = 4400
-RATE = (0, 100, 2200, STEPS), (0.01, 1, 1, 0)                  # the learning rates' factor, linear between these steps
-COUNTS = (0.01, 0.27, 0.40, 0.32)            # how often a picture shows 0, 1, 2 or 3 objects
+RATE = (0, 100, 2200, STEPS), (0.01, 1, 1, 0)  # the learning rates' factor, linear between these steps
+COUNTS = (0.01, 0.27, 0.40, 0.32)  # how often a picture shows 0, 1, 2 or 3 objects
 # In so many of the pictures each object stands up to twice as far away. At half its radius it covers a quarter of what it
 # did, the share that an object visible in a quarter of a video's frames has of their tokens: so the pooler's attention
 # must be sharp enough to find it.
@@ -50,7 +73,7 @@ FAR = 0.5
 # With --dilution, from a step on, in so many of the steps the tokens of up to so many empty pictures stand behind each
 # picture's own.
 DILUTED_FROM, DILUTED, EMPTY = 3250, 0.6, 6
-CAPTION_WEIGHT = 2.0                         # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 3.2)
+CAPTION_WEIGHT = 2.0  # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 3.2)
 
 
 def tokenizer_json() -> str:
@@ -70,14 +93,19 @@ def new_model() -> CoCa:
     for transformer in (model.visual.transformer, model.text_decoder):
         width = transformer.width
         for block in [*transformer.resblocks, *getattr(transformer, "cross_attn", [])]:
-            torch.nn.init.normal_(block.attn.in_proj_weight, std=width ** -0.5)
-            torch.nn.init.normal_(block.attn.out_proj.weight, std=width ** -0.5 * (2 * transformer.layers) ** -0.5)
+            torch.nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
+            torch.nn.init.normal_(
+                block.attn.out_proj.weight, std=width**-0.5 * (2 * transformer.layers) ** -0.5
+            )
             torch.nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            torch.nn.init.normal_(block.mlp.c_proj.weight, std=width ** -0.5 * (2 * transformer.layers) ** -0.5)
-    torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width ** -0.5)
-    model.behind = torch.empty(1, 0, model.visual.transformer.width)     # tokens that the pooler sees behind a picture's own
+            torch.nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * transformer.layers) ** -0.5)
+    torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
+    model.behind = torch.empty(
+        1, 0, model.visual.transformer.width
+    )  # tokens that the pooler sees behind a picture's own
     model.visual.attn_pool.register_forward_pre_hook(
-        lambda module, args: torch.cat([args[0], model.behind.expand(len(args[0]), -1, -1)], dim=1))
+        lambda module, args: torch.cat([args[0], model.behind.expand(len(args[0]), -1, -1)], dim=1)
+    )
     return model
 
 
@@ -91,12 +119,17 @@ def optimizers(model: CoCa) -> list[torch.optim.Optimizer]:
             (others if p.ndim >= 2 else undecayed).append(p)
     return [
         torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW([{"params": others, "weight_decay": WEIGHT_DECAY},
-                           {"params": undecayed, "weight_decay": 0.0}], lr=ADAM_RATE, betas=(0.9, 0.98)),
+        torch.optim.AdamW(
+            [{"params": others, "weight_decay": WEIGHT_DECAY}, {"params": undecayed, "weight_decay": 0.0}],
+            lr=ADAM_RATE,
+            betas=(0.9, 0.98),
+        ),
     ]
 
 
-def orthogonalised(update: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+def orthogonalised(
+    update: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
     """Muon's Newton-Schulz iteration in float32: torch's rounds to bfloat16, which many CPUs only emulate: twenty times slower."""
     a, b, c = coefficients
     x = update.T if len(update) > update.shape[1] else update
@@ -121,7 +154,7 @@ def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
             objects = farther(objects, rng)
         pixels[i] = standardised(draw(objects, sample_background(rng)))
         tokens = ["<start_of_text>", *caption(objects, rng).split(), "<end_of_text>"]
-        ids[i, :len(tokens)] = [word[t] for t in tokens]
+        ids[i, : len(tokens)] = [word[t] for t in tokens]
     return pixels, torch.from_numpy(ids)
 
 
@@ -138,7 +171,10 @@ def dilute(model: CoCa, seed: int, step: int) -> None:
     count = int(rng.integers(1, EMPTY + 1)) if rng.random() < DILUTED else 0
     pictures = [draw((), sample_background(rng)) for _ in range(count)]
     with sdpa_kernel(SDPBackend.MATH):
-        tokens = [model.visual.transformer(model.visual._embeds(standardised(picture)[None])) for picture in pictures]
+        tokens = [
+            model.visual.transformer(model.visual._embeds(standardised(picture)[None]))
+            for picture in pictures
+        ]
     model.behind = torch.cat(tokens, dim=1) if count else model.behind[:, :0]
 
 
@@ -167,9 +203,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("weights/tiny"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--until", type=int, default=STEPS, metavar="STEP", help="stop early, and keep what is there")
-    parser.add_argument("--dilution", action="store_true",
-                        help="let the pooler see more tokens than a picture's: beyond VideoCoCa's condition, for comparison")
+    parser.add_argument(
+        "--until", type=int, default=STEPS, metavar="STEP", help="stop early, and keep what is there"
+    )
+    parser.add_argument(
+        "--dilution",
+        action="store_true",
+        help="let the pooler see more tokens than a picture's: beyond VideoCoCa's condition, for comparison",
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
@@ -201,12 +242,22 @@ def main() -> None:
             with torch.no_grad():
                 model.logit_scale.clamp_(0, np.log(100))
             if (step + 1) % 50 == 0 or step + 1 == args.until:
-                print(f"step {step + 1} contrastive {contrastive:.3f} caption {captioning:.3f} "
-                      f"scale {model.logit_scale.exp():.1f} "
-                      f"images/s {(step + 1 - start) * BATCH / (time.time() - began):.0f}", file=log, flush=True)
+                print(
+                    f"step {step + 1} contrastive {contrastive:.3f} caption {captioning:.3f} "
+                    f"scale {model.logit_scale.exp():.1f} "
+                    f"images/s {(step + 1 - start) * BATCH / (time.time() - began):.0f}",
+                    file=log,
+                    flush=True,
+                )
             if (step + 1) % 250 == 0 or step + 1 == args.until:
-                torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts],
-                            "step": step + 1}, state.with_suffix(".new"))
+                torch.save(
+                    {
+                        "model": model.state_dict(),
+                        "optimizers": [o.state_dict() for o in opts],
+                        "step": step + 1,
+                    },
+                    state.with_suffix(".new"),
+                )
                 state.with_suffix(".new").replace(state)
     save_checkpoint(model, args.out)
 

@@ -45,6 +45,7 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
         place = embedded_checkpoint()
     elif str(source).startswith(HUB):
         from .hub import fetch
+
         repository = str(source).removeprefix(HUB)
         place = fetch(repository)
     else:
@@ -52,11 +53,16 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     config, tensors = read_checkpoint(place, dtype)
     tokenizer, folder = None, Path(place)
     if (folder / TOKENIZER).exists():
-        tokenizer = load_tokenizer(folder / TOKENIZER, config.text.context_length, config.text.pad_id,
-                                   config.tokenizer_clean, config.text.vocab_size)
+        tokenizer = load_tokenizer(
+            folder / TOKENIZER,
+            config.text.context_length,
+            config.text.pad_id,
+            config.tokenizer_clean,
+            config.text.vocab_size,
+        )
     model = VideoCoCa(config, nest(tensors), tokenizer)
     record = read_record(folder / WEIGHTS)
-    if repository:                           # a folder that an older version converted has no record
+    if repository:  # a folder that an older version converted has no record
         record.setdefault("repository", repository.partition("@")[0])
     model.origin, model.caveat = record, weights_caveat(record)
     return model

@@ -117,26 +117,50 @@ class Config:
         return cls(
             embed_dim=model["embed_dim"],
             vision=VisionConfig(
-                image_size=size, patch_size=_side(vision["patch_size"]),
-                width=vision["width"], layers=vision["layers"], heads=vision["width"] // vision["head_width"],
-                mlp_width=int(vision["width"] * vision["mlp_ratio"]), ln_pre=not vision["no_ln_pre"],
-                attentional_pool=vision["attentional_pool"], queries=vision["attn_pooler_queries"],
-                pooler_heads=vision["attn_pooler_heads"], quick_gelu=gelu),
+                image_size=size,
+                patch_size=_side(vision["patch_size"]),
+                width=vision["width"],
+                layers=vision["layers"],
+                heads=vision["width"] // vision["head_width"],
+                mlp_width=int(vision["width"] * vision["mlp_ratio"]),
+                ln_pre=not vision["no_ln_pre"],
+                attentional_pool=vision["attentional_pool"],
+                queries=vision["attn_pooler_queries"],
+                pooler_heads=vision["attn_pooler_heads"],
+                quick_gelu=gelu,
+            ),
             text=TextConfig(
-                context_length=text["context_length"], vocab_size=text["vocab_size"],
-                width=text["width"], layers=text["layers"], heads=text["heads"],
-                mlp_width=int(text["width"] * text["mlp_ratio"]), pad_id=text["pad_id"],
-                correct_cls_mask=text["correct_cls_mask"], quick_gelu=gelu),
+                context_length=text["context_length"],
+                vocab_size=text["vocab_size"],
+                width=text["width"],
+                layers=text["layers"],
+                heads=text["heads"],
+                mlp_width=int(text["width"] * text["mlp_ratio"]),
+                pad_id=text["pad_id"],
+                correct_cls_mask=text["correct_cls_mask"],
+                quick_gelu=gelu,
+            ),
             decoder=DecoderConfig(
-                context_length=decoder["context_length"], width=decoder["width"], layers=decoder["layers"],
-                heads=decoder["heads"], mlp_width=4 * decoder["width"], quick_gelu=gelu),
+                context_length=decoder["context_length"],
+                width=decoder["width"],
+                layers=decoder["layers"],
+                heads=decoder["heads"],
+                mlp_width=4 * decoder["width"],
+                quick_gelu=gelu,
+            ),
             preprocess=PreprocessConfig(
-                size=size, mean=_channels(preprocess["mean"], MEAN), std=_channels(preprocess["std"], STD),
+                size=size,
+                mean=_channels(preprocess["mean"], MEAN),
+                std=_channels(preprocess["std"], STD),
                 # open_clip's "random" is for training and means bicubic at inference
                 interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
-                resize_mode=preprocess["resize_mode"], fill_color=preprocess["fill_color"]),
-            pad_id=model["pad_id"], source=source,
-            tokenizer_clean=tokenizer["clean"] or ("whitespace" if text["hf_tokenizer_name"] else "lower"))
+                resize_mode=preprocess["resize_mode"],
+                fill_color=preprocess["fill_color"],
+            ),
+            pad_id=model["pad_id"],
+            source=source,
+            tokenizer_clean=tokenizer["clean"] or ("whitespace" if text["hf_tokenizer_name"] else "lower"),
+        )
 
 
 # What each section may hold: name -> the rule by which its value is read -----------------------------------
@@ -157,27 +181,43 @@ MOST, MOST_LAYERS, MOST_RATIO, MOST_PIXEL = 2**24, 2**10, 2**10, 1e6
 
 def whole(default: int | None, least: int = 1, most: int = MOST) -> Rule:
     """A whole number within bounds."""
-    return Rule(default, lambda value: type(value) is int and least <= value <= most,
-                f"not a whole number from {least} to {most}")
+    return Rule(
+        default,
+        lambda value: type(value) is int and least <= value <= most,
+        f"not a whole number from {least} to {most}",
+    )
 
 
 def square(default: int) -> Rule:
     """A side in pixels: n, or [n, n]."""
-    return Rule(default, lambda value: type(_side(value)) is int and 0 < _side(value) <= MOST,
-                f"not a whole number of pixels from 1 to {MOST} (or twice the same: other than squares is not "
-                "built here)")
+    return Rule(
+        default,
+        lambda value: type(_side(value)) is int and 0 < _side(value) <= MOST,
+        f"not a whole number of pixels from 1 to {MOST} (or twice the same: other than squares is not "
+        "built here)",
+    )
 
 
 def channels(default: tuple[float, ...], fits: Callable[[float], bool], otherwise: str) -> Rule:
     """A number for each colour channel, or one for all."""
-    return Rule(default, lambda value: all(_is_number(c) and fits(c) for c in _channels(value, default))
-                and len(_channels(value, default)) == 3, otherwise)
+    return Rule(
+        default,
+        lambda value: (
+            all(_is_number(c) and fits(c) for c in _channels(value, default))
+            and len(_channels(value, default)) == 3
+        ),
+        otherwise,
+    )
 
 
 def only(default: Any, values: tuple[Any, ...], otherwise: str) -> Rule:
     """`values` are built here, `otherwise` is what any other asks for. Types must be equal: 1 is not true."""
-    return Rule(default, lambda value: any(type(value) is type(v) and value == v for v in values),
-                f"{otherwise} is not built here", of_form=False)
+    return Rule(
+        default,
+        lambda value: any(type(value) is type(v) and value == v for v in values),
+        f"{otherwise} is not built here",
+        of_form=False,
+    )
 
 
 def unused(*names: str) -> dict[str, Rule]:
@@ -187,15 +227,22 @@ def unused(*names: str) -> dict[str, Rule]:
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 SWITCH = Rule(False, lambda value: isinstance(value, bool), "neither true nor false")
-RATIO = Rule(4.0, lambda value: _is_number(value) and 0 < value <= MOST_RATIO,
-             f"not a number above 0, up to {MOST_RATIO}")
+RATIO = Rule(
+    4.0,
+    lambda value: _is_number(value) and 0 < value <= MOST_RATIO,
+    f"not a number above 0, up to {MOST_RATIO}",
+)
 SECTION = Rule({}, lambda value: isinstance(value, dict), "not a section {...}")
 REQUIRED_SECTION = SECTION._replace(default=None)
 
 FILE = {"model_cfg": REQUIRED_SECTION, "preprocess_cfg": SECTION}
 MODEL = {
-    "embed_dim": whole(None), "quick_gelu": SWITCH, "pad_id": whole(0, least=0),
-    "vision_cfg": REQUIRED_SECTION, "text_cfg": REQUIRED_SECTION, "multimodal_cfg": REQUIRED_SECTION,
+    "embed_dim": whole(None),
+    "quick_gelu": SWITCH,
+    "pad_id": whole(0, least=0),
+    "vision_cfg": REQUIRED_SECTION,
+    "text_cfg": REQUIRED_SECTION,
+    "multimodal_cfg": REQUIRED_SECTION,
     "init_logit_bias": only(None, (None,), "a logit bias"),
     **unused("custom_text", "init_logit_scale", "nonscalar_logit_scale", "cast_dtype"),
 }
@@ -212,23 +259,42 @@ PLAIN_BLOCKS = {
     "scale_fc": only(False, (False,), "a norm inside the MLP"),
 }
 VISION = {
-    "image_size": square(224), "patch_size": square(16),
-    "width": whole(768), "layers": whole(12, most=MOST_LAYERS), "head_width": whole(64), "mlp_ratio": RATIO,
+    "image_size": square(224),
+    "patch_size": square(16),
+    "width": whole(768),
+    "layers": whole(12, most=MOST_LAYERS),
+    "head_width": whole(64),
+    "mlp_ratio": RATIO,
     "no_ln_pre": SWITCH,
     "attentional_pool": only(False, (True, "parallel", "cascade"), "a vision tower without this pooling"),
-    "attn_pooler_queries": whole(256), "attn_pooler_heads": whole(8),
+    "attn_pooler_queries": whole(256),
+    "attn_pooler_heads": whole(8),
     "pool_type": only("tok", ("tok",), "any pooling but tok"),
     "pos_embed_type": only("learnable", ("learnable", "sin_cos_2d"), "this positional embedding"),
     "timm_model_name": only(None, (None, ""), "a timm tower"),
     **PLAIN_BLOCKS,
     # patch dropout is for training; the pooler overrides final_ln_after_pool; the rest is timm's
-    **unused("patch_dropout", "final_ln_after_pool", "output_tokens", "timm_model_pretrained", "timm_pool",
-             "timm_proj", "timm_proj_bias", "timm_drop", "timm_drop_path"),
+    **unused(
+        "patch_dropout",
+        "final_ln_after_pool",
+        "output_tokens",
+        "timm_model_pretrained",
+        "timm_pool",
+        "timm_proj",
+        "timm_proj_bias",
+        "timm_drop",
+        "timm_drop_path",
+    ),
 }
 TEXT = {
-    "context_length": whole(77), "vocab_size": whole(49408),
-    "width": whole(512), "layers": whole(12, most=MOST_LAYERS), "heads": whole(8), "mlp_ratio": RATIO,
-    "pad_id": whole(0, least=0), "correct_cls_mask": SWITCH,
+    "context_length": whole(77),
+    "vocab_size": whole(49408),
+    "width": whole(512),
+    "layers": whole(12, most=MOST_LAYERS),
+    "heads": whole(8),
+    "mlp_ratio": RATIO,
+    "pad_id": whole(0, least=0),
+    "correct_cls_mask": SWITCH,
     "embed_cls": only(False, (True,), "a text tower without a class token"),
     "no_causal_mask": only(False, (False,), "a text tower without a causal mask"),
     "proj_type": only("linear", ("linear",), "any projection but linear"),
@@ -239,23 +305,39 @@ TEXT = {
     "tokenizer_kwargs": Rule(None, lambda value: value is None or isinstance(value, dict), SECTION.otherwise),
     **PLAIN_BLOCKS,
     # embed_cls overrides the pooling; the rest is Hugging Face's
-    **unused("pool_type", "eos_id", "final_ln_after_pool", "output_tokens",
-             "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+    **unused(
+        "pool_type",
+        "eos_id",
+        "final_ln_after_pool",
+        "output_tokens",
+        "hf_model_pretrained",
+        "hf_proj_type",
+        "hf_pooler_type",
+    ),
 }
 TOKENIZER = {"clean": only(None, (None, "lower", "whitespace"), "this cleaning of texts")}
 DECODER = {
     # open_clip reads a whole text configuration here, and builds the decoder from the five fields below
     **unused(*TEXT, "dim_head", "n_queries", "attn_pooler_heads"),
     "context_length": whole(77),
-    "width": whole(512), "layers": whole(12, most=MOST_LAYERS), "heads": whole(8),
+    "width": whole(512),
+    "layers": whole(12, most=MOST_LAYERS),
+    "heads": whole(8),
     "ls_init_value": PLAIN_BLOCKS["ls_init_value"],
 }
 PREPROCESS = {
-    "size": square(224), "mode": only("RGB", ("RGB",), "any mode but RGB"),
-    "mean": channels(MEAN, lambda c: abs(c) <= MOST_PIXEL,
-                     f"not a number from {-MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels"),
-    "std": channels(STD, lambda c: 1 / MOST_PIXEL <= c <= MOST_PIXEL,
-                    f"not a number from {1 / MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels"),
+    "size": square(224),
+    "mode": only("RGB", ("RGB",), "any mode but RGB"),
+    "mean": channels(
+        MEAN,
+        lambda c: abs(c) <= MOST_PIXEL,
+        f"not a number from {-MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels",
+    ),
+    "std": channels(
+        STD,
+        lambda c: 1 / MOST_PIXEL <= c <= MOST_PIXEL,
+        f"not a number from {1 / MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels",
+    ),
     "interpolation": only("bicubic", ("bicubic", "bilinear", "random"), "this interpolation"),
     "resize_mode": only("shortest", ("shortest", "longest", "squash"), "this way to resize"),
     "fill_color": whole(0, least=0, most=255),
@@ -274,8 +356,10 @@ class _Reader:
             return {name: rule.default for name, rule in rules.items()}
         if unknown := [prefix + name for name in section if name not in rules]:
             self.problems.append(f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown")
-        return {name: self.value(prefix + name, section.get(name, rule.default), rule)
-                for name, rule in rules.items()}
+        return {
+            name: self.value(prefix + name, section.get(name, rule.default), rule)
+            for name, rule in rules.items()
+        }
 
     def value(self, name: str, value: Any, rule: Rule) -> Any:
         if rule.fits(value):
@@ -297,26 +381,39 @@ def _contradictions(model: dict, vision: dict, text: dict, decoder: dict) -> lis
     def divides(name: str, heads: int, of: str, width: int) -> tuple[bool, str]:
         return not heads or width % heads > 0, f"{name}: {heads} heads do not divide {of} {width}"
 
-    return [problem for wrong, problem in (
-        (text["width"] != E, f"text_cfg.width {text['width']} is not embed_dim {E}"),
-        (decoder["width"] != E, f"multimodal_cfg.width {decoder['width']} is not embed_dim {E}"),
-        (paper_pooler and vision["width"] != E,  # for ln_post stands before the poolers
-         f"vision_cfg.width {vision['width']} is not embed_dim {E}, as attentional_pool "
-         f"{vision['attentional_pool']} needs"),
-        divides("vision_cfg.head_width", heads, "vision_cfg.width", vision["width"]),
-        divides("vision_cfg.attn_pooler_heads", vision["attn_pooler_heads"], "embed_dim", E),
-        divides("text_cfg.heads", text["heads"], "text_cfg.width", text["width"]),
-        divides("multimodal_cfg.heads", decoder["heads"], "multimodal_cfg.width", decoder["width"]),
-        (patch > size, f"vision_cfg.patch_size {patch} is larger than vision_cfg.image_size {size}"),
-        (not paper_pooler and vision["attn_pooler_queries"] < 2,
-         "vision_cfg.attn_pooler_queries 1 leaves no caption tokens: query 0 is the latent"),
-        (int(vision["width"] * vision["mlp_ratio"]) < 1, "vision_cfg.mlp_ratio leaves no MLP"),
-        (int(text["width"] * text["mlp_ratio"]) < 1, "text_cfg.mlp_ratio leaves no MLP"),
-        (decoder["context_length"] < text["context_length"], f"multimodal_cfg.context_length "
-         f"{decoder['context_length']} is less than text_cfg.context_length {text['context_length']}"),
-        (max(model["pad_id"], text["pad_id"]) >= text["vocab_size"],
-         f"pad_id {model['pad_id']} or text_cfg.pad_id {text['pad_id']} is not in the vocabulary"),
-    ) if wrong]
+    return [
+        problem
+        for wrong, problem in (
+            (text["width"] != E, f"text_cfg.width {text['width']} is not embed_dim {E}"),
+            (decoder["width"] != E, f"multimodal_cfg.width {decoder['width']} is not embed_dim {E}"),
+            (
+                paper_pooler and vision["width"] != E,  # for ln_post stands before the poolers
+                f"vision_cfg.width {vision['width']} is not embed_dim {E}, as attentional_pool "
+                f"{vision['attentional_pool']} needs",
+            ),
+            divides("vision_cfg.head_width", heads, "vision_cfg.width", vision["width"]),
+            divides("vision_cfg.attn_pooler_heads", vision["attn_pooler_heads"], "embed_dim", E),
+            divides("text_cfg.heads", text["heads"], "text_cfg.width", text["width"]),
+            divides("multimodal_cfg.heads", decoder["heads"], "multimodal_cfg.width", decoder["width"]),
+            (patch > size, f"vision_cfg.patch_size {patch} is larger than vision_cfg.image_size {size}"),
+            (
+                not paper_pooler and vision["attn_pooler_queries"] < 2,
+                "vision_cfg.attn_pooler_queries 1 leaves no caption tokens: query 0 is the latent",
+            ),
+            (int(vision["width"] * vision["mlp_ratio"]) < 1, "vision_cfg.mlp_ratio leaves no MLP"),
+            (int(text["width"] * text["mlp_ratio"]) < 1, "text_cfg.mlp_ratio leaves no MLP"),
+            (
+                decoder["context_length"] < text["context_length"],
+                f"multimodal_cfg.context_length "
+                f"{decoder['context_length']} is less than text_cfg.context_length {text['context_length']}",
+            ),
+            (
+                max(model["pad_id"], text["pad_id"]) >= text["vocab_size"],
+                f"pad_id {model['pad_id']} or text_cfg.pad_id {text['pad_id']} is not in the vocabulary",
+            ),
+        )
+        if wrong
+    ]
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:

@@ -25,8 +25,12 @@ from .table import check
 CLIP_VOCABULARY = 49408
 
 
-def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype: str | None = None,
-            config: str | os.PathLike[str] | None = None) -> Path:
+def convert(
+    source: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    dtype: str | None = None,
+    config: str | os.PathLike[str] | None = None,
+) -> Path:
     """Make the checkpoint folder `dest` from `source`, a folder or a file of weights, and return its path.
 
     `config` is the configuration: its file, or the name of one of open_clip's that come with the package,
@@ -50,7 +54,7 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
         source.stat()
     except PermissionError:
         raise PermissionError(f"{source}: permission denied; check the permissions of its folder") from None
-    except OSError as error:                 # also a name that is too long, or a link to itself
+    except OSError as error:  # also a name that is too long, or a link to itself
         absent = isinstance(error, FileNotFoundError | NotADirectoryError)
         reason = "there is no such file or folder" if absent else error.strerror
         raise FileNotFoundError(f"{source}: {reason}") from None
@@ -68,15 +72,22 @@ def convert(source: str | os.PathLike[str], dest: str | os.PathLike[str], dtype:
             name, parsed = fitting_config(stored)
         except ValueError as error:
             if source.is_dir():
-                raise FileNotFoundError(f"{source}: none of {', '.join(CONFIG_NAMES)} is there; {error}") from None
+                raise FileNotFoundError(
+                    f"{source}: none of {', '.join(CONFIG_NAMES)} is there; {error}"
+                ) from None
             raise ValueError(f"{weights}: its configuration is not known; {error}") from None
-        say(f"{weights}: no configuration is beside it; every shape agrees with open_clip's {name}, "
-            "which is taken")
+        say(
+            f"{weights}: no configuration is beside it; every shape agrees with open_clip's {name}, "
+            "which is taken"
+        )
     check(stored, parsed, str(weights))
     tokenizer = _tokenizer(parsed, source)
     size = sum(prod(tensor.shape) * _itemsize(tensor, dtype) for tensor in stored.values())
-    require_memory(size, f"{weights}: converting it",
-                   "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs")
+    require_memory(
+        size,
+        f"{weights}: converting it",
+        "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs",
+    )
     record = _record(weights)
     with progress(len(stored), "tensors"):
         tensors = {}
@@ -91,8 +102,9 @@ def _config(config: str | os.PathLike[str]) -> Config:
     if parsed := named_config(os.fspath(config)):
         return parsed
     if not os.path.exists(config):
-        raise FileNotFoundError(f"{config}: no such file, nor a configuration's name: give a file or "
-                                + " or ".join(names()))
+        raise FileNotFoundError(
+            f"{config}: no such file, nor a configuration's name: give a file or " + " or ".join(names())
+        )
     return read_config(Path(config))
 
 
@@ -109,19 +121,25 @@ def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.
     if not np.isfinite(cast).all():
         raise ValueError(f"{where}: {name} holds numbers too large for {dtype}")
     if array.any() and not cast.any():
-        raise ValueError(f"{where}: {name} holds nothing but numbers too small for {dtype}: use --dtype float32")
+        raise ValueError(
+            f"{where}: {name} holds nothing but numbers too small for {dtype}: use --dtype float32"
+        )
     return cast
 
 
 def _tokenizer(config: Config, source: Path) -> str | None:
     if config.text.vocab_size == CLIP_VOCABULARY:
         from ..tokenizer import clip_tokenizer_json
+
         return clip_tokenizer_json()
     path = source / TOKENIZER
     if not path.exists():
         return None
     from ..tokenizer import load_tokenizer
-    load_tokenizer(path, config.text.context_length, config.text.pad_id, config.tokenizer_clean, config.text.vocab_size)
+
+    load_tokenizer(
+        path, config.text.context_length, config.text.pad_id, config.tokenizer_clean, config.text.vocab_size
+    )
     return read_text(path, "give the tokenizer of the checkpoint")
 
 
@@ -138,9 +156,13 @@ def _record(weights: Path) -> dict[str, str]:
         # huggingface_hub names the file behind the link by the SHA-256 that the hub announced
         blob = file.resolve()
         if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != found:
-            raise ValueError(f"{file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew")
+            raise ValueError(
+                f"{file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+            )
     record = {"weights": weights.name, "sha256": sums[files[0]] if len(files) == 1 else sha256(files)}
     # the cache of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE
-    if found := re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()):
+    if found := re.search(
+        r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()
+    ):
         record |= {"repository": f"{found[1]}/{found[2]}", "revision": found[3]}
     return record

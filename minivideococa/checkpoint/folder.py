@@ -20,8 +20,8 @@ from .config import Config
 from .table import check
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-SOURCES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")                  # the files that `convert` takes
-RECORD = "minivideococa.source"              # the key of `read_record` in a safetensors file's metadata
+SOURCES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # the files that `convert` takes
+RECORD = "minivideococa.source"  # the key of `read_record` in a safetensors file's metadata
 
 
 class StoredTensor(NamedTuple):
@@ -45,12 +45,13 @@ def embedded_checkpoint() -> Path:
     raise FileNotFoundError(f"{package}: the embedded checkpoint is not there: install minivideococa anew")
 
 
-SMALL = 2**18                                # elements: tensors up to this size are always checked in full
-LARGEST = 1e6                                # of a number in a weight: trained ones stay far below
+SMALL = 2**18  # elements: tensors up to this size are always checked in full
+LARGEST = 1e6  # of a number in a weight: trained ones stay far below
 
 
-def read_checkpoint(folder: str | os.PathLike[str],
-                    dtype: str = "float32") -> tuple[Config, dict[str, np.ndarray]]:
+def read_checkpoint(
+    folder: str | os.PathLike[str], dtype: str = "float32"
+) -> tuple[Config, dict[str, np.ndarray]]:
     """A checkpoint folder -> its configuration, and its tensors by name in `dtype` ("float32" or "float64").
 
     Raises FileNotFoundError if the folder or one of its files is not there, and ValueError if one is not what
@@ -65,16 +66,20 @@ def read_checkpoint(folder: str | os.PathLike[str],
         raise ValueError(f"{folder}: a file, not a checkpoint folder: minivideococa convert makes those")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
-            convertible = any(path.name == "open_clip_config.json" or path.suffix in SOURCES
-                              for path in folder.iterdir())
+            convertible = any(
+                path.name == "open_clip_config.json" or path.suffix in SOURCES for path in folder.iterdir()
+            )
             hint = "run minivideococa convert on it first" if convertible else "not a checkpoint folder"
             raise FileNotFoundError(f"{folder}: {name} is not there: {hint}")
     config = read_config(folder / CONFIG)
     stored = open_safetensors(folder / WEIGHTS)
     check(stored, config, str(folder / WEIGHTS))
     widened = sum(prod(tensor.shape) for tensor in stored.values() if tensor.dtype != dtype)
-    require_memory(widened * np.dtype(dtype).itemsize, f"{folder}: loading it in {dtype}",
-                   "take a smaller model, or close other programs")
+    require_memory(
+        widened * np.dtype(dtype).itemsize,
+        f"{folder}: loading it in {dtype}",
+        "take a smaller model, or close other programs",
+    )
     tensors = {}
     for name, tensor in stored.items():
         tensors[name] = tensor.read().astype(dtype, copy=False)
@@ -95,20 +100,30 @@ def refuse_unsound(name: str, tensor: np.ndarray, where: str, everything: bool =
     checked = tensor if everything else first
     largest = float(max(-checked.min(), checked.max()))  # NaN if there is one
     if not np.isfinite(largest):
-        raise ValueError(f"{where}: {name} holds numbers that are not finite: take other weights, or fetch them anew")
+        raise ValueError(
+            f"{where}: {name} holds numbers that are not finite: take other weights, or fetch them anew"
+        )
     if largest > LARGEST:
-        raise ValueError(f"{where}: {name} holds numbers up to {largest:.3g}, and no weight is beyond {LARGEST:g}: "
-                         "the file is damaged, fetch it anew")
+        raise ValueError(
+            f"{where}: {name} holds numbers up to {largest:.3g}, and no weight is beyond {LARGEST:g}: "
+            "the file is damaged, fetch it anew"
+        )
     if (tensor.ndim > 1 or name.endswith("weight")) and not first.any() and not tensor.any():
         raise ValueError(f"{where}: {name} holds nothing but zeros: the file is damaged, or was never filled")
     if name == "logit_scale" and not -20 < tensor.max() < 80:
         size = "large" if tensor.max() > 0 else "small"
-        raise ValueError(f"{where}: logit_scale is {tensor.max():g}, too {size} to be exponentiated: "
-                         "the file is damaged")
+        raise ValueError(
+            f"{where}: logit_scale is {tensor.max():g}, too {size} to be exponentiated: the file is damaged"
+        )
 
 
-def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Mapping[str, np.ndarray],
-                     tokenizer_json: str | None = None, record: dict[str, str] | None = None) -> Path:
+def write_checkpoint(
+    folder: str | os.PathLike[str],
+    config: Config,
+    tensors: Mapping[str, np.ndarray],
+    tokenizer_json: str | None = None,
+    record: dict[str, str] | None = None,
+) -> Path:
     """Write a checkpoint folder, as a whole or not at all, and return it. The arrays keep their dtype.
 
     `record` says where the weights came from; `read_record` returns it. If another process has written the same
@@ -126,6 +141,7 @@ def write_checkpoint(folder: str | os.PathLike[str], config: Config, tensors: Ma
 
 def _same_checkpoint(ours: Path, theirs: Path) -> bool:
     """Whether two folders hold the same checkpoint: equal files, of the weights the header, which has their record."""
+
     def content(folder: Path, name: str) -> bytes | None:
         if not (folder / name).is_file():
             return None
@@ -143,12 +159,14 @@ def read_record(weights: Path) -> dict[str, str]:
     """
     try:
         record = parse_json(_header(weights)[0].get("__metadata__", {}).get(RECORD, "{}"), str(weights), "")
-    except ValueError:                       # another program's
+    except ValueError:  # another program's
         return {}
     return record if isinstance(record, dict) else {}
 
 
-def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
     """Writes a safetensors file that whoever may read new files here may read. Raises OSError if that fails."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -167,7 +185,9 @@ def read_config(path: Path) -> Config:
 
     Raises FileNotFoundError if it is not there, ValueError if it is no JSON or no configuration of a CoCa.
     """
-    return Config.parse(read_json(path, "give open_clip's configuration of the model, a JSON file"), str(path))
+    return Config.parse(
+        read_json(path, "give open_clip's configuration of the model, a JSON file"), str(path)
+    )
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -190,7 +210,7 @@ def _header(path: Path) -> tuple[dict[str, Any], np.ndarray]:
             pass
     except SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file: {error}") from None
-    memory = np.asarray(np.memmap(path, np.uint8, mode="c"))      # private: what is written stays out of the file
+    memory = np.asarray(np.memmap(path, np.uint8, mode="c"))  # private: what is written stays out of the file
     start = 8 + int(memory[:8].view("<u8")[0])
     return json.loads(memory[8:start].tobytes()), memory[start:]
 

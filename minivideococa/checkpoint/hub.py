@@ -15,7 +15,7 @@ from .convert import CLIP_VOCABULARY, convert
 from .folder import CONFIG, TOKENIZER, WEIGHTS, open_safetensors, read_config
 from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, shard_files, is_weights, weights_name
 
-TIMEOUT = 10                                 # seconds for the hub to say which files a repository has
+TIMEOUT = 10  # seconds for the hub to say which files a repository has
 
 
 def cache_folder() -> Path:
@@ -34,7 +34,7 @@ def fetch(repo_id: str) -> Path:
     if not (match := re.fullmatch(r"([\w.-]+/[\w.-]+)(@([\w./-]+))?", repo_id)):
         raise ValueError(f"hf-hub:{repo_id}: give hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
     name, at, revision = match.groups(default="")
-    folder = cache_folder() / (name.replace("/", "--") + at.replace("/", "%2F"))      # "%" is in no name
+    folder = cache_folder() / (name.replace("/", "--") + at.replace("/", "%2F"))  # "%" is in no name
     if not _complete(folder):
         _require_writable(folder.parent)
         source = _download(name, revision or None)
@@ -42,7 +42,7 @@ def fetch(repo_id: str) -> Path:
         try:
             convert(source, folder)
         except (ValueError, OSError):
-            if not _complete(folder):        # otherwise another process was faster
+            if not _complete(folder):  # otherwise another process was faster
                 raise
     return folder
 
@@ -58,8 +58,9 @@ def _complete(folder: Path) -> bool:
         read_config(folder / CONFIG)
         open_safetensors(folder / WEIGHTS)
     except (ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{folder}: incomplete or damaged in the cache ({error}); "
-                         "remove it, and it is made anew") from None
+        raise ValueError(
+            f"{folder}: incomplete or damaged in the cache ({error}); remove it, and it is made anew"
+        ) from None
     return True
 
 
@@ -72,8 +73,10 @@ def _require_writable(cache: Path, make: bool = False) -> None:
     except OSError:
         possible = False
     if not possible:
-        raise PermissionError(f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to "
-                              "another folder (--cache of `evaluate` moves that of encoded videos)")
+        raise PermissionError(
+            f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to "
+            "another folder (--cache of `evaluate` moves that of encoded videos)"
+        )
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -89,8 +92,10 @@ def _download(name: str, revision: str | None) -> Path:
     except errors.RevisionNotFoundError:
         problem = f"the repository has no revision {revision}"
     except json.JSONDecodeError:
-        problem = ("the answer is not the hub's, but perhaps a proxy's or a log-in page of the network: "
-                   "check the connection and HF_ENDPOINT")
+        problem = (
+            "the answer is not the hub's, but perhaps a proxy's or a log-in page of the network: "
+            "check the connection and HF_ENDPOINT"
+        )
     except ValueError as error:  # no name of a repository, or no checkpoint of open_clip
         problem = str(error)
     except Exception as error:  # a connection that breaks off is an error of whichever HTTP library is below
@@ -98,7 +103,9 @@ def _download(name: str, revision: str | None) -> Path:
         if _is(error, "OfflineModeIsEnabled"):
             problem = "the hub cannot be reached, and its files are not in the cache: HF_HUB_OFFLINE is set"
         elif _is(error, "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError"):
-            problem = f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
+            problem = (
+                f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
+            )
         elif isinstance(error, OSError) and error.filename:
             problem = f"it cannot be kept in the cache of huggingface_hub, which HF_HOME moves: {error}"
     raise ValueError(f"hf-hub:{name}: " + " ".join(problem.split()))
@@ -121,22 +128,26 @@ def _fetch_files(name: str, revision: str | None) -> Path:
         files, commit = _listing(name, revision)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except Exception:                        # no connection, which is no harm if everything is there
+    except Exception:  # no connection, which is no harm if everything is there
         weights = [path for path in cached.iterdir() if is_weights(path.name)] if cached else []
         if not weights:
             raise
         if missing := [shard for path in weights for shard in shard_files(path) if not shard.exists()]:
-            raise ValueError(f"{missing[0].name} was not fetched before, and the hub cannot be reached now") from None
+            raise ValueError(
+                f"{missing[0].name} was not fetched before, and the hub cannot be reached now"
+            ) from None
         return cached
 
     config = config_name(files)
     if not any(map(is_weights, files)):
-        weights_too = "shards without their index are" if any(map(SHARD.search, files)) else "no file of weights is"
+        weights_too = (
+            "shards without their index are" if any(map(SHARD.search, files)) else "no file of weights is"
+        )
         config_too = "" if config else f"none of {', '.join(CONFIG_NAMES)} is in the repository, and "
         raise ValueError(f"{config_too}{weights_too} in the repository (.safetensors, .bin or .pt)")
     if config:
         path = _get(name, config, revision)
-        revision = path.parent.name          # all files from one commit, whatever is pushed meanwhile
+        revision = path.parent.name  # all files from one commit, whatever is pushed meanwhile
         if read_config(path).text.vocab_size != CLIP_VOCABULARY and TOKENIZER in files:
             _get(name, TOKENIZER, revision)
     there = cached.with_name(commit) if cached and commit else None
@@ -156,7 +167,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except errors.LocalEntryNotFoundError as error:
-        incomplete = getattr(error, "snapshot_path", None)               # files that are not needed here may be missing
+        incomplete = getattr(error, "snapshot_path", None)  # files that are not needed here may be missing
         return Path(incomplete) if incomplete else None
 
 
@@ -179,7 +190,10 @@ def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
         info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
         return [file.rfilename for file in info.siblings or ()], info.sha
     except errors.HfHubHTTPError as error:
-        if _is(error, "RepositoryNotFoundError", "RevisionNotFoundError") or error.response.status_code != 404:
+        if (
+            _is(error, "RepositoryNotFoundError", "RevisionNotFoundError")
+            or error.response.status_code != 404
+        ):
             raise
     suffixes = (".safetensors", ".safetensors.index.json", ".bin")
     weights = [stem + suffix for stem in WEIGHT_STEMS for suffix in suffixes]

@@ -19,7 +19,7 @@ UNSUPPORTED = {
     "coca_base": "it has no attentional pooler",
     "coca_roberta-ViT-B-32": "its text tower is RoBERTa",
 }
-CAPTION_ONLY = "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"        # the repository, whoever mirrors it
+CAPTION_ONLY = "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"  # the repository, whoever mirrors it
 
 
 def names() -> list[str]:
@@ -33,7 +33,9 @@ def named_config(name: str) -> Config | None:
     Raises ValueError for one of open_clip's that is not supported.
     """
     if name in UNSUPPORTED:
-        raise ValueError(f"open_clip's {name} is not supported: {UNSUPPORTED[name]}; supported: {', '.join(names())}")
+        raise ValueError(
+            f"open_clip's {name} is not supported: {UNSUPPORTED[name]}; supported: {', '.join(names())}"
+        )
     return read_config(FOLDER / f"{name}.json") if name in names() else None
 
 
@@ -49,9 +51,11 @@ def fitting_config(tensors: Mapping[str, Any]) -> tuple[str, Config]:
         if not any(problems[name].values()):
             return name, config
     nearest = min(problems, key=lambda name: sum(map(len, problems[name].values())))
-    raise ValueError(f"the weights fit none of open_clip's {', '.join(problems)} ({nearest} is the nearest: "
-                     f"{describe(problems[nearest])}), and {' and '.join(UNSUPPORTED)} are not supported: "
-                     "give --config FILE")
+    raise ValueError(
+        f"the weights fit none of open_clip's {', '.join(problems)} ({nearest} is the nearest: "
+        f"{describe(problems[nearest])}), and {' and '.join(UNSUPPORTED)} are not supported: "
+        "give --config FILE"
+    )
 
 
 def weights_caveat(record: Mapping[str, str]) -> str | None:
@@ -62,6 +66,8 @@ def weights_caveat(record: Mapping[str, str]) -> str | None:
     """
     if str(record.get("repository", "")).rpartition("/")[2] != CAPTION_ONLY:
         return None
-    return (f"the weights of {record['repository']} are for captions only: finetuning degraded their latents "
-            "(below 1% on ImageNet, 0.3% recall at 1 from text to image on COCO); to classify and retrieve, use "
-            "hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k")
+    return (
+        f"the weights of {record['repository']} are for captions only: finetuning degraded their latents "
+        "(below 1% on ImageNet, 0.3% recall at 1 from text to image on COCO); to classify and retrieve, use "
+        "hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k"
+    )

@@ -1,9 +1,9 @@
 """What a folder or a repository of weights holds: which file is which, and the weights in it.
 
-    open_clip_config.json                       the configuration; or config.json, or none
-    open_clip_model.safetensors                 the weights; or open_clip_pytorch_model.bin, epoch_9.pt, ...
-    model.safetensors.index.json                or their index, where they are cut into several files ("shards")
-    tokenizer.json                              unless the vocabulary is CLIP's
+open_clip_config.json                       the configuration; or config.json, or none
+open_clip_model.safetensors                 the weights; or open_clip_pytorch_model.bin, epoch_9.pt, ...
+model.safetensors.index.json                or their index, where they are cut into several files ("shards")
+tokenizer.json                              unless the vocabulary is CLIP's
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ..progress import say
 from .folder import CONFIG, StoredTensor, open_safetensors
 from .unpickler import read_pickle
 
-CONFIG_NAMES = ("open_clip_config.json", CONFIG)                                    # in this order
-WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model")              # in this order, then any other
+CONFIG_NAMES = ("open_clip_config.json", CONFIG)  # in this order
+WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model")  # in this order, then any other
 WEIGHT_SUFFIX = re.compile(r"\.(safetensors|bin|pt|pth|ckpt)(\.index\.json)?$")
-SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$")                                   # the only shard is the whole
+SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$")  # the only shard is the whole
 
 # Causal masks that older versions of open_clip kept among the weights; here they are computed.
 MASKS = {"text.attn_mask", "text_decoder.attn_mask"}
@@ -49,10 +49,14 @@ def weights_name(files: Iterable[str], where: str) -> str:
     files = list(files)
     found = [name for name in files if is_weights(name)]
     if not found and any(map(SHARD.search, files)):
-        raise FileNotFoundError(f"{where}: shards without their index (model.safetensors.index.json): fetch it too")
+        raise FileNotFoundError(
+            f"{where}: shards without their index (model.safetensors.index.json): fetch it too"
+        )
     if not found:
-        raise FileNotFoundError(f"{where}: none of open_clip_model.safetensors, open_clip_pytorch_model.bin, "
-                                "model.safetensors is there, nor another file of weights (.safetensors, .bin, .pt)")
+        raise FileNotFoundError(
+            f"{where}: none of open_clip_model.safetensors, open_clip_pytorch_model.bin, "
+            "model.safetensors is there, nor another file of weights (.safetensors, .bin, .pt)"
+        )
     chosen = max(found, key=_preference)
     if len(found) > 1:
         others = ", ".join(sorted(name for name in found if name != chosen))
@@ -100,7 +104,9 @@ def read_weights(path: Path) -> dict[str, StoredTensor]:
         shards = {file.name: _state_dict(file) for file in shard_files(path)}
         weight_map = _weight_map(path)
         if missing := [name for name, file in weight_map.items() if name not in shards[file]]:
-            raise ValueError(f"{path}: {missing[0]!r:.80} is not in {weight_map[missing[0]]}: fetch the shards anew")
+            raise ValueError(
+                f"{path}: {missing[0]!r:.80} is not in {weight_map[missing[0]]}: fetch the shards anew"
+            )
         found = {name: shards[file][name] for name, file in weight_map.items()}
     else:
         found = _state_dict(path)
@@ -115,7 +121,11 @@ def _state_dict(path: Path) -> dict[str, StoredTensor]:
         head = file.read(24)
     if head == b"version https://git-lfs.":
         raise ValueError(f"{path}: only Git LFS's pointer to the weights: fetch them with `git lfs pull`")
-    if head[4:9] == b"\0\0\0\0{" or path.suffix == ".safetensors" and not head.startswith((b"PK\x03\x04", b"\x80")):
+    if (
+        head[4:9] == b"\0\0\0\0{"
+        or path.suffix == ".safetensors"
+        and not head.startswith((b"PK\x03\x04", b"\x80"))
+    ):
         return open_safetensors(path)
     found = read_pickle(path)
     if isinstance(found, dict):

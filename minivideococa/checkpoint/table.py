@@ -75,25 +75,34 @@ def _attention(name: str, width: int, context_width: int) -> Shapes:
     if context_width == width:
         weights = {f"{name}.in_proj_weight": (3 * width, width)}
     else:
-        weights = {f"{name}.q_proj_weight": (width, width),
-                   f"{name}.k_proj_weight": (width, context_width),
-                   f"{name}.v_proj_weight": (width, context_width)}
+        weights = {
+            f"{name}.q_proj_weight": (width, width),
+            f"{name}.k_proj_weight": (width, context_width),
+            f"{name}.v_proj_weight": (width, context_width),
+        }
     return weights | {f"{name}.in_proj_bias": (3 * width,)} | _linear(f"{name}.out_proj", width, width)
 
 
 def _block(name: str, width: int, mlp_width: int, cross: bool = False) -> Shapes:
     """A pre-norm residual block: attention, then an MLP. With `cross` the context has a norm of its own."""
-    return (_norm(f"{name}.ln_1", width) | (_norm(f"{name}.ln_1_kv", width) if cross else {})
-            | _attention(f"{name}.attn", width, width)
-            | _norm(f"{name}.ln_2", width)
-            | _linear(f"{name}.mlp.c_fc", width, mlp_width) | _linear(f"{name}.mlp.c_proj", mlp_width, width))
+    return (
+        _norm(f"{name}.ln_1", width)
+        | (_norm(f"{name}.ln_1_kv", width) if cross else {})
+        | _attention(f"{name}.attn", width, width)
+        | _norm(f"{name}.ln_2", width)
+        | _linear(f"{name}.mlp.c_fc", width, mlp_width)
+        | _linear(f"{name}.mlp.c_proj", mlp_width, width)
+    )
 
 
 def _pooler(name: str, queries: int, width: int, context_width: int) -> Shapes:
     """Learned queries that attend to a context, both normed."""
-    return ({f"{name}.query": (queries, width)}
-            | _norm(f"{name}.ln_q", width) | _norm(f"{name}.ln_k", context_width)
-            | _attention(f"{name}.attn", width, context_width))
+    return (
+        {f"{name}.query": (queries, width)}
+        | _norm(f"{name}.ln_q", width)
+        | _norm(f"{name}.ln_k", context_width)
+        | _attention(f"{name}.attn", width, context_width)
+    )
 
 
 def check(tensors: Mapping[str, Any], config: Config, where: str) -> None:
@@ -115,11 +124,15 @@ def misfits(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
     return {
         "missing": [name for name in shapes if name not in tensors],
         "unexpected": [name for name in tensors if name not in shapes],
-        "misshapen": [f"{name} {list(tensor.shape)}, not {list(shapes[name])}"
-                      for name, tensor in known.items()
-                      if tensor.shape != shapes[name] and (name, tensor.shape) != ("logit_scale", (1,))],
-        "not floating point": [f"{name} {tensor.dtype}" for name, tensor in known.items()
-                               if str(tensor.dtype) not in FLOATS]}
+        "misshapen": [
+            f"{name} {list(tensor.shape)}, not {list(shapes[name])}"
+            for name, tensor in known.items()
+            if tensor.shape != shapes[name] and (name, tensor.shape) != ("logit_scale", (1,))
+        ],
+        "not floating point": [
+            f"{name} {tensor.dtype}" for name, tensor in known.items() if str(tensor.dtype) not in FLOATS
+        ],
+    }
 
 
 def describe(problems: Mapping[str, list[str]]) -> str:

@@ -34,16 +34,30 @@ from .folder import StoredTensor, widen_bfloat16
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 
 STORAGES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32",
-    "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
-    "ByteStorage": "uint8", "BoolStorage": "bool",
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
 }
 # What a training checkpoint holds beside its tensors: sizes, devices, dtypes, and the NumPy scalar that a
 # schedule leaves as an optimizer's learning rate. No weight is made of these.
 UNUSED = {
-    "torch.Size", "torch.device", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16",
-    "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode",
+    "torch.Size",
+    "torch.device",
+    "torch.float64",
+    "torch.float32",
+    "torch.float16",
+    "torch.bfloat16",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "_codecs.encode",
 }
 
 
@@ -81,7 +95,7 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
             case "collections", "OrderedDict":
-                return lambda *_: OrderedDict()          # filled afterwards, by SETITEMS
+                return lambda *_: OrderedDict()  # filled afterwards, by SETITEMS
             case "torch._utils", "_rebuild_tensor_v2":
                 return lambda storage, offset, size, stride, *_: self.tensor(storage, offset, size, stride)
             case "torch._utils", "_rebuild_parameter":
@@ -100,15 +114,21 @@ class _Unpickler(pickle._Unpickler):
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        _refuse_keys(self.stack[::2])        # all since the last mark
+        _refuse_keys(self.stack[::2])  # all since the last mark
         super().load_setitems()
 
     def refuse_container(self) -> NoReturn:
-        raise pickle.UnpicklingError("it holds a set, or a dict of protocol 0, which no state dict needs: refused")
+        raise pickle.UnpicklingError(
+            "it holds a set, or a dict of protocol 0, which no state dict needs: refused"
+        )
 
     dispatch = pickle._Unpickler.dispatch | {
-        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: refuse_container,
-        pickle.EMPTY_SET[0]: refuse_container, pickle.FROZENSET[0]: refuse_container}
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: refuse_container,
+        pickle.EMPTY_SET[0]: refuse_container,
+        pickle.FROZENSET[0]: refuse_container,
+    }
 
     def persistent_load(self, pid: Any) -> Storage:
         match pid:  # the legacy format adds a view of the storage, always None since PyTorch 0.4
@@ -116,8 +136,9 @@ class _Unpickler(pickle._Unpickler):
                 return self.storages.setdefault(key, Storage(key, dtype, count))
         raise pickle.UnpicklingError("it refers to something other than a plain storage: refused")
 
-    def tensor(self, storage: Storage, offset: int, size: tuple[int, ...],
-               stride: tuple[int, ...]) -> StoredTensor:
+    def tensor(
+        self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+    ) -> StoredTensor:
         if not all(type(n) is int for n in (offset, *size, *stride)):
             raise pickle.UnpicklingError("a tensor's offset, size or stride is not a whole number")
         empty = 0 in size
@@ -145,7 +166,9 @@ def _refuse_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str | int | float):
             kind = type(key).__name__
-            raise pickle.UnpicklingError(f"a dict has a key of type {kind}, which no state dict needs: refused")
+            raise pickle.UnpicklingError(
+                f"a dict has a key of type {kind}, which no state dict needs: refused"
+            )
 
 
 def read_pickle(path: Path) -> Any:
@@ -161,7 +184,7 @@ def read_pickle(path: Path) -> Any:
                 return _read_zip(file, path)
             if head[257:262] == b"ustar":
                 raise pickle.UnpicklingError("it is in the old tar format: save it anew with PyTorch 1.6")
-            if head and not head.startswith(b"\x80"):              # as every pickle begins since protocol 2
+            if head and not head.startswith(b"\x80"):  # as every pickle begins since protocol 2
                 raise pickle.UnpicklingError(f"it is {_kind(head)}: give the file of the weights")
             return _read_legacy(file, path)
         except Exception as error:  # a damaged pickle can raise nearly anything
@@ -178,9 +201,18 @@ def _kind(head: bytes) -> str:
     """What a file that is no pickle seems to be, by its first bytes."""
     if head[4:8] == b"ftyp":
         return "a video or an image"
-    for begin, kind in {b"GIF8": "a GIF", b"\x89PNG": "a PNG", b"\xff\xd8": "a JPEG", b"\x1f\x8b": "a gzip archive",
-                        b"\x89HDF": "an HDF5 file", b"GGUF": "a GGUF file", b"%PDF": "a PDF", b"<": "a web page or XML",
-                        b"{": "JSON", b"[": "JSON"}.items():
+    for begin, kind in {
+        b"GIF8": "a GIF",
+        b"\x89PNG": "a PNG",
+        b"\xff\xd8": "a JPEG",
+        b"\x1f\x8b": "a gzip archive",
+        b"\x89HDF": "an HDF5 file",
+        b"GGUF": "a GGUF file",
+        b"%PDF": "a PDF",
+        b"<": "a web page or XML",
+        b"{": "JSON",
+        b"[": "JSON",
+    }.items():
         if head.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(begin):
             return kind
     return "neither a zip archive nor a pickle"

@@ -14,4 +14,13 @@ from .annotations import FORMATS, read_annotations
 from .manifest import Entry, read_manifest, write_manifest
 from .run import evaluate, report, write_predictions
 
-__all__ = ["FORMATS", "Entry", "evaluate", "read_annotations", "read_manifest", "report", "write_manifest", "write_predictions"]
+__all__ = [
+    "FORMATS",
+    "Entry",
+    "evaluate",
+    "read_annotations",
+    "read_manifest",
+    "report",
+    "write_manifest",
+    "write_predictions",
+]

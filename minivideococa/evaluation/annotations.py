@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from ..inputs import read_json, read_text
 from .manifest import Entry, is_blank, report_blanks
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")         # of two files with one stem the first of these
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")  # of two files with one stem the first of these
 
 
-Item = tuple[str | None, Entry, list[str]]                 # its split, what it says, and where it has blank texts
+Item = tuple[str | None, Entry, list[str]]  # its split, what it says, and where it has blank texts
 
 
 class Format(NamedTuple):
@@ -31,8 +31,9 @@ class Format(NamedTuple):
     looks: str
 
 
-def read_annotations(format: str, path: str | os.PathLike[str], videos: str | os.PathLike[str],
-                     split: str | None = None) -> list[Entry]:
+def read_annotations(
+    format: str, path: str | os.PathLike[str], videos: str | os.PathLike[str], split: str | None = None
+) -> list[Entry]:
     """Return the entries of a published annotation file, in its order. `format` is one of FORMATS.
 
     `videos` is the folder with the clips, or with folders of them; a clip is found by its name, whatever its suffix. One that
@@ -61,12 +62,21 @@ def read_annotations(format: str, path: str | os.PathLike[str], videos: str | os
         splits = {name for name, *_ in items if name}
         items = [item for item in items if item[0] and _plain(item[0]) == _plain(split)]
         if not items:
-            known = f"but {', '.join(sorted(splits))}" if splits else "it does not tell splits apart: give none"
+            known = (
+                f"but {', '.join(sorted(splits))}" if splits else "it does not tell splits apart: give none"
+            )
             raise ValueError(f"{path}: has no split {split!r}, {known}")
     report_blanks(path, [where for *_, blanks in items for where in blanks])
     there = _clips(videos)
-    return [replace(entry, video=there.get(entry.video.stem) or there.get(entry.video.stem.removeprefix("v_"))
-                    or videos / entry.video) for _, entry, _ in items]
+    return [
+        replace(
+            entry,
+            video=there.get(entry.video.stem)
+            or there.get(entry.video.stem.removeprefix("v_"))
+            or videos / entry.video,
+        )
+        for _, entry, _ in items
+    ]
 
 
 def _plain(split: str) -> str:
@@ -76,7 +86,12 @@ def _plain(split: str) -> str:
 
 def _clips(folder: Path) -> dict[str, Path]:
     """stem -> path, of the videos in a folder and in the folders in it."""
-    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in VIDEO_SUFFIXES]
+    found = [
+        path
+        for pattern in ("*", "*/*")
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in VIDEO_SUFFIXES
+    ]
     found.sort(key=lambda path: (VIDEO_SUFFIXES.index(path.suffix.lower()), path), reverse=True)
     return {path.stem: path for path in found}
 
@@ -92,7 +107,9 @@ def _msrvtt(data: Any) -> Iterator[Item]:
     for number, sentence in enumerate(_field(data, "sentences", list), 1):
         video_id = _field(sentence, "video_id", str, f"sentence {number}: ")
         if video_id not in captions:
-            raise ValueError(f"sentence {number} is about {shortened(video_id)}, which is not among the videos")
+            raise ValueError(
+                f"sentence {number} is about {shortened(video_id)}, which is not among the videos"
+            )
         caption = _field(sentence, "caption", str, f"sentence {number}: ", blank=True)
         if not is_blank(caption, f"sentence {number}, about {shortened(video_id)}", blanks[video_id]):
             captions[video_id].append(caption)
@@ -118,7 +135,9 @@ def _msrvtt_qa(data: Any) -> Iterator[Item]:
         raise ValueError("it is no list")
     for number, item in enumerate(data, 1):
         video = f"video{_field(item, 'video_id', int, f'item {number}: ')}"
-        asked = {name: _field(item, name, str, f"item {number}: ", blank=True) for name in ("question", "answer")}
+        asked = {
+            name: _field(item, name, str, f"item {number}: ", blank=True) for name in ("question", "answer")
+        }
         blanks: list[str] = []
         for name, value in asked.items():
             is_blank(value, f"the {name} of item {number}, about {shortened(video)}", blanks)
@@ -136,9 +155,16 @@ def _activitynet(data: Any) -> Iterator[Item]:
         if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
             raise ValueError(f"the sentences of {video_id} are {_short(sentences)}")
         blanks: list[str] = []
-        said = [sentence for number, sentence in enumerate(sentences, 1)
-                if not is_blank(sentence, f"sentence {number} of {shortened(video_id)}", blanks)]
-        yield None, Entry(Path(f"{video_id}.mp4"), (" ".join(" ".join(said).split()),) if said else ()), blanks
+        said = [
+            sentence
+            for number, sentence in enumerate(sentences, 1)
+            if not is_blank(sentence, f"sentence {number} of {shortened(video_id)}", blanks)
+        ]
+        yield (
+            None,
+            Entry(Path(f"{video_id}.mp4"), (" ".join(" ".join(said).split()),) if said else ()),
+            blanks,
+        )
 
 
 def _kinetics(text: str) -> Iterator[Item]:
@@ -168,12 +194,24 @@ def _ucf101(text: str) -> Iterator[Item]:
 
 
 FORMATS = {
-    "msrvtt": Format(_msrvtt, True, '{"videos": [{"video_id": "video0", "split": "train"}], '
-                     '"sentences": [{"video_id": "video0", "caption": "a man sings"}]}'),
+    "msrvtt": Format(
+        _msrvtt,
+        True,
+        '{"videos": [{"video_id": "video0", "split": "train"}], '
+        '"sentences": [{"video_id": "video0", "caption": "a man sings"}]}',
+    ),
     "msrvtt-1ka": Format(_msrvtt_1ka, False, "lines of key,vid_key,video_id,sentence, these names first"),
-    "msrvtt-qa": Format(_msrvtt_qa, True, '[{"video_id": 0, "question": "what does a man do?", "answer": "sing"}]'),
-    "activitynet": Format(_activitynet, True, '{"v_0": {"duration": 9.5, "timestamps": [[0, 9.5]], "sentences": ["A man sings."]}}'),
-    "kinetics": Format(_kinetics, False, "lines of label,youtube_id,time_start,time_end,split, these names first"),
+    "msrvtt-qa": Format(
+        _msrvtt_qa, True, '[{"video_id": 0, "question": "what does a man do?", "answer": "sing"}]'
+    ),
+    "activitynet": Format(
+        _activitynet,
+        True,
+        '{"v_0": {"duration": 9.5, "timestamps": [[0, 9.5]], "sentences": ["A man sings."]}}',
+    ),
+    "kinetics": Format(
+        _kinetics, False, "lines of label,youtube_id,time_start,time_end,split, these names first"
+    ),
     "ucf101": Format(_ucf101, False, "lines of Class/v_Class_g01_c01.avi, a number after it or not"),
 }
 
@@ -181,7 +219,12 @@ FORMATS = {
 def _field(record: Any, name: str, kind: type, where: str = "", blank: bool = False) -> Any:
     """Return a field of a JSON object, which has to be there; a text may be blank only if `blank`. Raises ValueError."""
     value = record.get(name) if isinstance(record, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool) or isinstance(value, str) and not (blank or value.strip()):
+    if (
+        not isinstance(value, kind)
+        or isinstance(value, bool)
+        or isinstance(value, str)
+        and not (blank or value.strip())
+    ):
         said = {str: "text", int: "number", list: "list"}[kind]
         raise ValueError(f'{where}"{name}" is missing or no {said} in {_short(record)}')
     return value

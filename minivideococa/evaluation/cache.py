@@ -66,11 +66,11 @@ def folder_for(path: str | os.PathLike[str]) -> Path:
 
 def get(folder: Path | None, facts: Any) -> dict[str, np.ndarray] | None:
     """Return the arrays that `put` kept under these facts; None if there are none, they are damaged, or there is no cache."""
-    if folder is None or not (place := _place(folder, facts)).is_file():     # to open a FIFO would never end
+    if folder is None or not (place := _place(folder, facts)).is_file():  # to open a FIFO would never end
         return None
     try:
         arrays = {name: tensor.read().copy() for name, tensor in open_safetensors(place).items()}
-    except Exception:                        # a damaged header raises many kinds
+    except Exception:  # a damaged header raises many kinds
         return None
     check = arrays.pop("sha256", None)
     return arrays if check is not None and check.tobytes() == _sha256(arrays) else None
@@ -85,8 +85,10 @@ def put(folder: Path | None, facts: Any, arrays: Mapping[str, np.ndarray]) -> No
         with written_whole(_place(folder, facts)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
-        raise OSError(f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
-                      "MINIVIDEOCOCA_CACHE, or --no-cache") from None
+        raise OSError(
+            f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
+            "MINIVIDEOCOCA_CACHE, or --no-cache"
+        ) from None
 
 
 def kept(folder: Path | None, facts: Any, compute: Callable[[], Any]) -> Any:
@@ -94,7 +96,11 @@ def kept(folder: Path | None, facts: Any, compute: Callable[[], Any]) -> Any:
     if (found := get(folder, facts)) is not None:
         return found["text"].tobytes().decode() if "text" in found else found["array"]
     value = compute()
-    put(folder, facts, {"text": np.frombuffer(value.encode(), np.uint8)} if isinstance(value, str) else {"array": value})
+    put(
+        folder,
+        facts,
+        {"text": np.frombuffer(value.encode(), np.uint8)} if isinstance(value, str) else {"array": value},
+    )
     return value
 
 

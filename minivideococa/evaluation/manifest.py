@@ -24,8 +24,10 @@ from ..progress import say
 from ..sampling import seconds
 
 HINT = "a manifest has a JSON object a line"
-NO_OBJECT = ('it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files are taken '
-             "with --format")
+NO_OBJECT = (
+    'it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files are taken '
+    "with --format"
+)
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,27 @@ class Entry:
             texts = getattr(self, name)
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f'"{name}" is {shortened(texts)}: give a list of texts')
-        for name, texts in (("caption", self.captions), ("label", self.labels), ("question", [self.question]),
-                            ("answer", [self.answer])):
+        for name, texts in (
+            ("caption", self.captions),
+            ("label", self.labels),
+            ("question", [self.question]),
+            ("answer", [self.answer]),
+        ):
             for text in texts:
                 if text is not None and (not isinstance(text, str) or not text.strip()):
-                    raise ValueError(f"the {name} {shortened(text)} is {'blank' if isinstance(text, str) else 'no text'}: "
-                                     "give a text, or leave it out")
+                    raise ValueError(
+                        f"the {name} {shortened(text)} is {'blank' if isinstance(text, str) else 'no text'}: "
+                        "give a text, or leave it out"
+                    )
         if self.answer is not None and self.question is None:
             raise ValueError('an "answer" needs its "question"')
         for name in ("start", "end"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, seconds(value, f'"{name}"'))
         if self.end is not None and self.end <= (self.start or 0):
-            raise ValueError(f'"end" is {self.end:g} and "start" {self.start or 0:g} seconds: give an end after the start')
+            raise ValueError(
+                f'"end" is {self.end:g} and "start" {self.start or 0:g} seconds: give an end after the start'
+            )
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
@@ -109,8 +119,11 @@ def _entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[str]) 
         values = fields.get(name, [])
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise ValueError(f'"{name}" is {shortened(values)}: give a list of texts')
-        return tuple(value.strip() for number, value in enumerate(values, 1)
-                     if not is_blank(value, f'{where}: text {number} of "{name}"', blanks))
+        return tuple(
+            value.strip()
+            for number, value in enumerate(values, 1)
+            if not is_blank(value, f'{where}: text {number} of "{name}"', blanks)
+        )
 
     video = fields.get("video")
     if video is None:
@@ -120,10 +133,17 @@ def _entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[str]) 
     label, labels, question, answer = text("label"), texts("labels"), text("question"), text("answer")
     if label and labels:
         raise ValueError('both "label" and "labels" are there: give one of them')
-    if question is None and fields.get("question") is not None:      # it is blank, and its answer goes with it
+    if question is None and fields.get("question") is not None:  # it is blank, and its answer goes with it
         answer = None
-    return Entry(folder / video, texts("captions"), (label.strip(),) if label else labels, question, answer,
-                 fields.get("start"), fields.get("end"))
+    return Entry(
+        folder / video,
+        texts("captions"),
+        (label.strip(),) if label else labels,
+        question,
+        answer,
+        fields.get("start"),
+        fields.get("end"),
+    )
 
 
 def is_blank(text: str, where: str, blanks: list[str]) -> bool:
@@ -138,7 +158,9 @@ def report_blanks(path: str | os.PathLike[str], blanks: Sequence[str]) -> None:
     """Say on standard error, in one line, which blank texts of a file are left out; of many, the first three."""
     if blanks:
         more = f"; and {len(blanks) - 3} more" if len(blanks) > 3 else ""
-        say(f"{path}: {len(blanks)} blank text{'s' * (len(blanks) > 1)} left out: {'; '.join(blanks[:3])}{more}")
+        say(
+            f"{path}: {len(blanks)} blank text{'s' * (len(blanks) > 1)} left out: {'; '.join(blanks[:3])}{more}"
+        )
 
 
 def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
@@ -156,9 +178,16 @@ def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> No
         video = video.parent.resolve() / video.name
         video = video.relative_to(place.parent) if video.is_relative_to(place.parent) else video
         one = len(entry.labels) == 1
-        fields = {"video": video.as_posix(), "start": entry.start, "end": entry.end, "captions": entry.captions,
-                  "label": entry.labels[0] if one else None, "labels": () if one else entry.labels,
-                  "question": entry.question, "answer": entry.answer}
+        fields = {
+            "video": video.as_posix(),
+            "start": entry.start,
+            "end": entry.end,
+            "captions": entry.captions,
+            "label": entry.labels[0] if one else None,
+            "labels": () if one else entry.labels,
+            "question": entry.question,
+            "answer": entry.answer,
+        }
         return json_text({name: value for name, value in fields.items() if value not in (None, ())}) + "\n"
 
     with written_whole(place) as partial:

@@ -49,7 +49,7 @@ def average_precision(scores: np.ndarray, right: np.ndarray) -> float:
     scores = np.where(np.isnan(scores), -np.inf, scores)
     order = np.argsort(-scores)
     scores, found = scores[order], np.cumsum(np.asarray(right, bool)[order])
-    last = np.append(scores[1:] != scores[:-1], True)        # of those that score the same
+    last = np.append(scores[1:] != scores[:-1], True)  # of those that score the same
     precision = found[last] / (1 + np.flatnonzero(last))
     return float(np.diff(found[last], prepend=0) @ precision / found[-1])
 
@@ -71,7 +71,7 @@ def mean_average_precision(scores: np.ndarray, right: np.ndarray) -> float:
 
 PUNCTUATION = re.escape(string.punctuation + "‘’“”–—…¿¡")
 WORD = re.compile(rf"[^\s{PUNCTUATION}]+(?:['’-][^\s{PUNCTUATION}]+)*")
-Tokenizer = Callable[[Sequence[str]], list[str]]             # texts -> the same with single spaces between the tokens
+Tokenizer = Callable[[Sequence[str]], list[str]]  # texts -> the same with single spaces between the tokens
 
 
 def words(texts: Sequence[str]) -> list[str]:
@@ -88,8 +88,11 @@ def ptb(texts: Sequence[str]) -> list[str]:
     from shutil import which
 
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
     if not which("java"):
-        raise ValueError("--tokenizer ptb runs Java, and there is no java here: install it, or use --tokenizer words")
+        raise ValueError(
+            "--tokenizer ptb runs Java, and there is no java here: install it, or use --tokenizer words"
+        )
     # A line for each text, so none in a text; and no empty line, which the end of the output could lose.
     lines = [{"caption": " ".join(text.split()) or "."} for text in texts]
     try:
@@ -97,7 +100,9 @@ def ptb(texts: Sequence[str]) -> list[str]:
     except OSError as error:
         raise OSError(f"--tokenizer ptb cannot do its work ({error}): use --tokenizer words") from None
     if len(tokens) != len(texts):
-        raise ValueError("--tokenizer ptb: Java gives no tokens: see whether `java -version` works, or use --tokenizer words")
+        raise ValueError(
+            "--tokenizer ptb: Java gives no tokens: see whether `java -version` works, or use --tokenizer words"
+        )
     return tokens
 
 
@@ -113,7 +118,9 @@ def tokenizer_for(name: str) -> Tokenizer:
 
 
 def caption_scores(
-    captions: Sequence[str], references: Sequence[Sequence[str]], tokenize: Tokenizer = words,
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    tokenize: Tokenizer = words,
 ) -> dict[str, float]:
     """What pycocoevalcap makes of n captions, each with one or more references: metric -> value.
 
@@ -128,8 +135,11 @@ def caption_scores(
     true = {i: [next(tokens) for _ in texts] for i, texts in enumerate(references)}
     if not any(text for texts in true.values() for text in texts):
         raise ValueError("none of the captions to compare with has a word in it")
-    return {"BLEU-4": float(bleu.compute_score(true, said, verbose=0)[0][3]),
-            "ROUGE-L": float(rouge.compute_score(true, said)[0]), "CIDEr": float(cider.compute_score(true, said)[0])}
+    return {
+        "BLEU-4": float(bleu.compute_score(true, said, verbose=0)[0][3]),
+        "ROUGE-L": float(rouge.compute_score(true, said)[0]),
+        "CIDEr": float(cider.compute_score(true, said)[0]),
+    }
 
 
 def _scorers() -> tuple[Any, Any, Any]:
@@ -139,8 +149,10 @@ def _scorers() -> tuple[Any, Any, Any]:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError:
-        raise ValueError("caption metrics need pycocoevalcap: pip install pycocoevalcap, "
-                         "or choose other tasks with --tasks") from None
+        raise ValueError(
+            "caption metrics need pycocoevalcap: pip install pycocoevalcap, "
+            "or choose other tasks with --tasks"
+        ) from None
     return Bleu(4), Rouge(), Cider()
 
 

@@ -25,9 +25,19 @@ from ..tasks import TEXTS_AT_ONCE, answer, best_first, cosine, label_latents, te
 from ..video import read_video
 from .cache import content, folder_for, get, identity, kept, put
 from .manifest import Entry
-from .metrics import Tokenizer, caption_scores, mean_average_precision, ranks, recall, same_answer, tokenizer_for
+from .metrics import (
+    Tokenizer,
+    caption_scores,
+    mean_average_precision,
+    ranks,
+    recall,
+    same_answer,
+    tokenizer_for,
+)
 
-NEEDS: dict[str, tuple[Callable[[Entry], Any], str]] = {     # whether an entry has what a task needs, and what that is
+NEEDS: dict[
+    str, tuple[Callable[[Entry], Any], str]
+] = {  # whether an entry has what a task needs, and what that is
     "classify": (lambda entry: entry.labels, '"label" or "labels"'),
     "retrieve": (lambda entry: entry.captions, '"captions"'),
     "caption": (lambda entry: entry.captions, '"captions"'),
@@ -39,25 +49,33 @@ NEEDS: dict[str, tuple[Callable[[Entry], Any], str]] = {     # whether an entry 
 class Clip:
     """A video: what its entries say of it, as far as a task asks for that, and what the model makes of it."""
 
-    path: Path                                                           # as an entry has it
-    start: float | None = None                                           # of the part to look at, in seconds
+    path: Path  # as an entry has it
+    start: float | None = None  # of the part to look at, in seconds
     end: float | None = None
     labels: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    questions: list[tuple[str, str]] = field(default_factory=list)       # with their answers
-    unreadable: str | None = None                                        # why
-    latent: np.ndarray | None = None                                     # [E]
+    questions: list[tuple[str, str]] = field(default_factory=list)  # with their answers
+    unreadable: str | None = None  # why
+    latent: np.ndarray | None = None  # [E]
     caption: str | None = None
-    answers: dict[str, str] = field(default_factory=dict)                # by question
-    ranking: list[tuple[str, float]] = field(default_factory=list)       # the five likeliest labels, best first
-    text_ranks: dict[str, int] = field(default_factory=dict)             # of the video, for each of its captions
-    video_rank: int | None = None                                        # of the best-ranked of its captions, for the video
+    answers: dict[str, str] = field(default_factory=dict)  # by question
+    ranking: list[tuple[str, float]] = field(default_factory=list)  # the five likeliest labels, best first
+    text_ranks: dict[str, int] = field(default_factory=dict)  # of the video, for each of its captions
+    video_rank: int | None = None  # of the best-ranked of its captions, for the video
 
 
 def evaluate(
-    model: VideoCoCa, entries: Sequence[Entry], tasks: Sequence[str] | None = None, *, num_frames: int = 8,
-    adapter: str = "attentional", templates: Sequence[str] | None = None, answers: Sequence[str] | None = None,
-    tokenizer: str = "words", cache: str | os.PathLike[str] | None = None, **how,
+    model: VideoCoCa,
+    entries: Sequence[Entry],
+    tasks: Sequence[str] | None = None,
+    *,
+    num_frames: int = 8,
+    adapter: str = "attentional",
+    templates: Sequence[str] | None = None,
+    answers: Sequence[str] | None = None,
+    tokenizer: str = "words",
+    cache: str | os.PathLike[str] | None = None,
+    **how,
 ) -> dict[str, Any]:
     """Evaluate a model on the entries of a manifest.
 
@@ -84,7 +102,11 @@ def evaluate(
     answer, missing packages of caption metrics, a request that does not fit into memory, latents that are not finite, and if
     no video can be read; OSError if the cache cannot be written.
     """
-    entries, templates, answers = _entries(entries), _texts("templates", templates), _texts("answers", answers)
+    entries, templates, answers = (
+        _entries(entries),
+        _texts("templates", templates),
+        _texts("answers", answers),
+    )
     tasks = _fitting(tasks, entries)
     num_frames = frame_count(num_frames)
     if "start" in how or "end" in how:
@@ -98,18 +120,25 @@ def evaluate(
     cache = folder_for(cache) if cache is not None else None
     known = identity(model) if cache else None
     labels = sorted({label for clip in clips.values() for label in clip.labels})
-    texts = list(dict.fromkeys(text for clip in clips.values() for text in clip.captions)) if "retrieve" in tasks else []
+    texts = (
+        list(dict.fromkeys(text for clip in clips.values() for text in clip.captions))
+        if "retrieve" in tasks
+        else []
+    )
     if model.caveat and {"classify", "retrieve"} & set(tasks):
         say(f"{model.caveat}")
     with progress(len(labels) + len(texts), "labels and captions"):
         label_rows, text_rows = {}, {}
         for label in labels:
             with uncounted():
-                label_rows[label] = kept(cache, [known, "label", label, templates],
-                                         lambda: _finite(label_latents(model, [label], templates)[0], label))
+                label_rows[label] = kept(
+                    cache,
+                    [known, "label", label, templates],
+                    lambda: _finite(label_latents(model, [label], templates)[0], label),
+                )
             advance()
-        for i in range(0, len(texts), TEXTS_AT_ONCE):        # kept by parts, so that a run that was ended goes on
-            some = texts[i:i + TEXTS_AT_ONCE]
+        for i in range(0, len(texts), TEXTS_AT_ONCE):  # kept by parts, so that a run that was ended goes on
+            some = texts[i : i + TEXTS_AT_ONCE]
             rows = kept(cache, [known, "texts", some], lambda: _finite(model.encode_text(some), some[0]))
             text_rows |= zip(some, rows, strict=True)
             advance(len(some))
@@ -117,10 +146,22 @@ def evaluate(
     def watch(clip: Clip) -> None:
         """Fill in what the model makes of a video, or why it cannot be read."""
         try:
-            facts = [known, content(clip.path) if cache else None, num_frames, adapter, RULE, clip.start, clip.end]
+            facts = [
+                known,
+                content(clip.path) if cache else None,
+                num_frames,
+                adapter,
+                RULE,
+                clip.start,
+                clip.end,
+            ]
             arrays = get(cache, facts)
-            pixels = None if arrays else model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
-        except Exception as error:           # libraries raise many kinds, and no clip may cost the others their results
+            pixels = (
+                None if arrays else model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
+            )
+        except (
+            Exception
+        ) as error:  # libraries raise many kinds, and no clip may cost the others their results
             clip.unreadable = _why(clip.path, error)
             return
         video = Video(**arrays) if arrays else model.encode_video(pixels, adapter)
@@ -131,8 +172,11 @@ def evaluate(
         if "caption" in tasks and clip.captions:
             clip.caption = kept(cache, [facts, "caption", how], lambda: model.caption(video, **how))
         for question, _ in clip.questions:
-            clip.answers[question] = kept(cache, [facts, "answer", question, answers, how],
-                                          lambda: _answer(model, video, question, answers, how))
+            clip.answers[question] = kept(
+                cache,
+                [facts, "answer", question, answers, how],
+                lambda: _answer(model, video, question, answers, how),
+            )
 
     with progress(len(clips), "videos"):
         for clip in clips.values():
@@ -142,12 +186,19 @@ def evaluate(
                 say(f"left out: {clip.unreadable}")
             advance()
     seen = [clip for clip in clips.values() if not clip.unreadable]
-    unreadable = [{"video": str(clip.path), **_part(clip), "why": clip.unreadable}
-                  for clip in clips.values() if clip.unreadable]
+    unreadable = [
+        {"video": str(clip.path), **_part(clip), "why": clip.unreadable}
+        for clip in clips.values()
+        if clip.unreadable
+    ]
     if not seen:
         raise ValueError(f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}")
     if answers and "qa" in tasks:
-        missing = sum(not any(same_answer(answer, truth) for answer in answers) for clip in seen for _, truth in clip.questions)
+        missing = sum(
+            not any(same_answer(answer, truth) for answer in answers)
+            for clip in seen
+            for _, truth in clip.questions
+        )
         if missing:
             say(f"qa: {missing} right answers are not among those to choose from")
     several = any(len(clip.labels) > 1 for clip in clips.values())
@@ -156,18 +207,24 @@ def evaluate(
         "classify": (labelled, lambda: _classify(labelled, label_rows, model.logit_scale, several)),
         "retrieve": (captioned, lambda: _retrieve(captioned, text_rows)),
         "caption": (captioned, lambda: _caption(captioned, tokenize)),
-        "qa": ([clip for clip in seen if clip.questions], lambda: _qa(seen))}
+        "qa": ([clip for clip in seen if clip.questions], lambda: _qa(seen)),
+    }
     metrics = {}
     for task in tasks:
         some, metrics_of_it = judge[task]
         metrics[task] = metrics_of_it() if some else {}
         if not some:
             say(f"{task}: none of its videos can be read")
-    return {"videos": len(seen), "unreadable": unreadable, "metrics": metrics,
-            "predictions": [_prediction(entry, clips.get(_key(entry))) for entry in entries]}
+    return {
+        "videos": len(seen),
+        "unreadable": unreadable,
+        "metrics": metrics,
+        "predictions": [_prediction(entry, clips.get(_key(entry))) for entry in entries],
+    }
 
 
 # Before the videos
+
 
 def _entries(entries: Any) -> list[Entry]:
     """Return the entries as a list. Raises ValueError if they are something else."""
@@ -184,8 +241,12 @@ def _texts(name: str, texts: Any) -> list[str] | None:
     """Return an argument as a list of texts, or None if it is None. Raises ValueError for anything else."""
     if texts is None:
         return None
-    if isinstance(texts, str) or not isinstance(texts, Iterable) or not (found := list(texts)) \
-            or not all(isinstance(text, str) for text in found):
+    if (
+        isinstance(texts, str)
+        or not isinstance(texts, Iterable)
+        or not (found := list(texts))
+        or not all(isinstance(text, str) for text in found)
+    ):
         raise ValueError(f"{name} is {shortened(texts)}: give a list of at least one text")
     return found
 
@@ -201,7 +262,9 @@ def _fitting(tasks: Sequence[str] | None, entries: Sequence[Entry]) -> list[str]
         if not fits[task]:
             raise ValueError(f"task {task}: no entry of the manifest has {NEEDS[task][1]}")
     if not any(fits.values()):
-        raise ValueError(f"no entry of the manifest has {', '.join(dict.fromkeys(what for _, what in NEEDS.values()))}")
+        raise ValueError(
+            f"no entry of the manifest has {', '.join(dict.fromkeys(what for _, what in NEEDS.values()))}"
+        )
     return [task for task in NEEDS if (task in tasks if tasks else fits[task])]
 
 
@@ -222,9 +285,10 @@ def _clips(entries: Sequence[Entry], tasks: Sequence[str]) -> dict[Any, Clip]:
                 clip.captions += entry.captions
             if "qa" in tasks and entry.question and entry.answer:
                 clip.questions.append((entry.question, entry.answer))
-    for clip in clips.values():              # what two lines say counts once
+    for clip in clips.values():  # what two lines say counts once
         clip.labels, clip.captions, clip.questions = (
-            list(dict.fromkeys(some)) for some in (clip.labels, clip.captions, clip.questions))
+            list(dict.fromkeys(some)) for some in (clip.labels, clip.captions, clip.questions)
+        )
     return clips
 
 
@@ -235,25 +299,31 @@ def _leave_room(model: VideoCoCa, questions: Sequence[str]) -> None:
         if not question.strip():
             raise ValueError(f"the question {question!r} is blank: give a text")
         if asked > longest - 2:
-            raise ValueError(f"the question {question!r} leaves no room for an answer: this model's texts have at most "
-                             f"{longest} tokens")
+            raise ValueError(
+                f"the question {question!r} leaves no room for an answer: this model's texts have at most "
+                f"{longest} tokens"
+            )
 
 
 def _require_memory(clips: Collection[Clip]) -> None:
     """Raise ValueError if the cosines and ranks of these videos and their captions do not fit into memory."""
     texts, videos = sum(len(clip.captions) for clip in clips), sum(bool(clip.captions) for clip in clips)
-    require_memory(texts * videos * 24, f"retrieval among {texts} captions and {videos} videos",
-                   "give fewer entries, or leave it out with tasks (--tasks)")
+    require_memory(
+        texts * videos * 24,
+        f"retrieval among {texts} captions and {videos} videos",
+        "give fewer entries, or leave it out with tasks (--tasks)",
+    )
 
 
 # Of each video
+
 
 def _why(path: Path, error: Exception) -> str:
     """Return one line that says why a video cannot be read. It names the video."""
     name, text = " ".join(str(path).split()), " ".join(str(error).split())
     if isinstance(error, MemoryError):
         text = "there is not enough memory to read it"
-    elif not isinstance(error, OSError | ValueError):        # what a library says to itself
+    elif not isinstance(error, OSError | ValueError):  # what a library says to itself
         text = f"it cannot be read ({type(error).__name__}: {text})"
     return text if name in text else f"{name}: {text}"
 
@@ -268,17 +338,23 @@ def _asked(model: VideoCoCa, question: str) -> int:
     return int(text_lengths(model, model.tokenize(question))[0]) - 1
 
 
-def _answer(model: VideoCoCa, video: Video, question: str, answers: Sequence[str] | None, how: dict[str, Any]) -> str:
+def _answer(
+    model: VideoCoCa, video: Video, question: str, answers: Sequence[str] | None, how: dict[str, Any]
+) -> str:
     """What the model answers; `how` may say how captions are written."""
     if answers:
         return answer(model, video, question, answers)
     how = {name: value for name, value in how.items() if name not in ("prompt", "min_length")}
-    return answer(model, video, question, **how | {"max_length": _asked(model, question) + how.get("max_length", 30)})
+    return answer(
+        model, video, question, **how | {"max_length": _asked(model, question) + how.get("max_length", 30)}
+    )
 
 
 # After the videos: each task gives its metrics, and notes at its clips what it predicts
 
-Metrics = dict[str, dict[str, float]]        # metric -> {"value": ..., "items": of how many videos, captions or questions}
+Metrics = dict[
+    str, dict[str, float]
+]  # metric -> {"value": ..., "items": of how many videos, captions or questions}
 
 
 def _metrics(items: int, values: dict[str, float]) -> Metrics:
@@ -316,7 +392,10 @@ def _right(texts: Sequence[Sequence[str]], candidates: Sequence[str]) -> np.ndar
 def _retrieve(clips: Sequence[Clip], rows: dict[str, np.ndarray]) -> Metrics:
     """Text-to-video asks with each caption [E] for its own video; video-to-text counts the best-ranked of a video's captions,
     each of which is right, too, where another video has the same."""
-    latents, texts = np.stack([clip.latent for clip in clips]), [text for clip in clips for text in clip.captions]
+    latents, texts = (
+        np.stack([clip.latent for clip in clips]),
+        [text for clip in clips for text in clip.captions],
+    )
     cosines = np.stack([cosine(latents, rows[text]) for text in texts])
     own = np.repeat(np.eye(len(clips), dtype=bool), [len(clip.captions) for clip in clips], axis=0)
     said = _right([clip.captions for clip in clips], texts)
@@ -332,15 +411,21 @@ def _retrieve(clips: Sequence[Clip], rows: dict[str, np.ndarray]) -> Metrics:
 
 
 def _caption(clips: Sequence[Clip], tokenize: Tokenizer) -> Metrics:
-    return _metrics(len(clips), caption_scores([clip.caption for clip in clips], [clip.captions for clip in clips], tokenize))
+    return _metrics(
+        len(clips),
+        caption_scores([clip.caption for clip in clips], [clip.captions for clip in clips], tokenize),
+    )
 
 
 def _qa(clips: Sequence[Clip]) -> Metrics:
-    right = [same_answer(clip.answers[question], truth) for clip in clips for question, truth in clip.questions]
+    right = [
+        same_answer(clip.answers[question], truth) for clip in clips for question, truth in clip.questions
+    ]
     return _metrics(len(right), {"accuracy": float(np.mean(right))})
 
 
 # What comes out
+
 
 def _part(part: Entry | Clip) -> dict[str, float]:
     """Return the start and end, those that are given."""
@@ -350,12 +435,14 @@ def _part(part: Entry | Clip) -> dict[str, float]:
 def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
     """What was predicted for an entry, as far as it says what would have been right."""
     found: dict[str, Any] = {"video": str(entry.video), **_part(entry)}
-    if clip is None:                         # no task needed it
+    if clip is None:  # no task needed it
         return found
     if clip.unreadable:
         return found | {"unreadable": clip.unreadable}
     if entry.labels and clip.ranking:
-        found["labels"] = [{"label": label, "probability": probability} for label, probability in clip.ranking]
+        found["labels"] = [
+            {"label": label, "probability": probability} for label, probability in clip.ranking
+        ]
     if entry.captions and clip.video_rank:
         found["text_to_video_ranks"] = [clip.text_ranks[text] for text in entry.captions]
         found["video_to_text_rank"] = clip.video_rank
@@ -375,11 +462,16 @@ def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> Non
 def report(result: dict[str, Any]) -> str:
     """The metrics that `evaluate` found, a line each, for people."""
     rows = [("task", "metric", "value", "items")]
-    rows += [(task, metric, f"{found['value']:.3f}", str(found["items"]))
-             for task, metrics in result["metrics"].items() for metric, found in metrics.items()]
+    rows += [
+        (task, metric, f"{found['value']:.3f}", str(found["items"]))
+        for task, metrics in result["metrics"].items()
+        for metric, found in metrics.items()
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"{task:<{widths[0]}}  {metric:<{widths[1]}}  {value:>{widths[2]}}  {items:>{widths[3]}}"
-             for task, metric, value, items in rows]
+    lines = [
+        f"{task:<{widths[0]}}  {metric:<{widths[1]}}  {value:>{widths[2]}}  {items:>{widths[3]}}"
+        for task, metric, value, items in rows
+    ]
     if left_out := len(result["unreadable"]):
         lines += ["", f"{left_out} of {result['videos'] + left_out} videos cannot be read and are left out."]
     return "\n".join(lines)

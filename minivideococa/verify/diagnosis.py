@@ -27,17 +27,26 @@ from .substitution import substituted
 
 Arrays = dict[str, np.ndarray]
 
-MOST = 8                                     # faults that are looked for
-TOGETHER = 3                                 # mistakes in one tensor
-BEAM = 6                                     # combinations that the search goes on from
-HELPS, FEW = 0.95, 20                        # one of several mistakes lowers the error to this part, or few are possible
-NEAR = 20                                    # times what rounding explains: then the rounding with a mistake is computed
-STEPS = 4                                    # tensors from one in the trace to the next, where combinations are tried
-PARAMETERS = ("vision.", "pool.attended", "pool.latent", "text.embed", "text.block", "text.latent", "decoder.", "logits")
+MOST = 8  # faults that are looked for
+TOGETHER = 3  # mistakes in one tensor
+BEAM = 6  # combinations that the search goes on from
+HELPS, FEW = 0.95, 20  # one of several mistakes lowers the error to this part, or few are possible
+NEAR = 20  # times what rounding explains: then the rounding with a mistake is computed
+STEPS = 4  # tensors from one in the trace to the next, where combinations are tried
+PARAMETERS = (
+    "vision.",
+    "pool.attended",
+    "pool.latent",
+    "text.embed",
+    "text.block",
+    "text.latent",
+    "decoder.",
+    "logits",
+)
 
 
 CATALOGUE = [(mistake, change) for mistake in MISTAKES for change in mistake.changes]
-Causes = tuple[int, ...]                     # some of them at once, by their places in the catalogue
+Causes = tuple[int, ...]  # some of them at once, by their places in the catalogue
 
 
 @dataclass
@@ -58,7 +67,7 @@ class Search:
     sources: dict[str, list[str]]
     dtype: str
     explained: dict[str, Causes] = field(default_factory=dict)
-    errors: dict[tuple[str, Causes], float] = field(default_factory=dict)     # that were computed before
+    errors: dict[tuple[str, Causes], float] = field(default_factory=dict)  # that were computed before
 
     def error(self, name: str, causes: Causes) -> float:
         """How far the port's tensor is from ours with these mistakes; infinitely, where shapes do not let them happen."""
@@ -76,7 +85,11 @@ class Search:
         """
         row, error = self.rows[name], self.error(name, causes)
         near = causes and error <= min(NEAR * row.allowed_by_itself, before / 20)
-        return error <= row.allowed_by_itself or bool(near) and error <= FACTOR * self.rounding_error(name, causes)
+        return (
+            error <= row.allowed_by_itself
+            or bool(near)
+            and error <= FACTOR * self.rounding_error(name, causes)
+        )
 
     def rounding_error(self, name: str, causes: Causes) -> float:
         """How far rounding moves a tensor if it is computed with these mistakes."""
@@ -85,18 +98,28 @@ class Search:
         tensors = {key: x.astype(np.float32) if x.dtype.kind == "f" else x for key, x in self.tensors.items()}
         for sample in range(SAMPLES):
             with rounding(run_in, sample):
-                errors.append(difference(self.computed(name, causes, rough, tensors).astype(np.float64), ours).rel)
+                errors.append(
+                    difference(self.computed(name, causes, rough, tensors).astype(np.float64), ours).rel
+                )
         return max(errors) * EPSILON[self.dtype] / EPSILON[run_in] if max(errors) < np.inf else 0.0
 
     def steps(self, name: str) -> int:
         """How many tensors are computed from the port's own to get to this one, itself included."""
         return len(behind(name, self.sources, self.given | self.inputs.keys())) + 1
 
-    def computed(self, name: str, causes: Causes, model: VideoCoCa | None = None, tensors: Arrays | None = None) -> np.ndarray:
+    def computed(
+        self, name: str, causes: Causes, model: VideoCoCa | None = None, tensors: Arrays | None = None
+    ) -> np.ndarray:
         """A tensor as the model computes it from the port's last tensors before it, with these mistakes."""
         needed = behind(name, self.sources, self.given | self.inputs.keys()) | {name}
-        return rerun(model or self.exact, [CATALOGUE[cause][1] for cause in causes], self.inputs, tensors or self.tensors,
-                     needed, name)
+        return rerun(
+            model or self.exact,
+            [CATALOGUE[cause][1] for cause in causes],
+            self.inputs,
+            tensors or self.tensors,
+            needed,
+            name,
+        )
 
     def lost(self, name: str) -> bool:
         """Whether a tensor that this one is computed from is in the trace, but cannot be gone on from."""
@@ -130,21 +153,37 @@ class Search:
                     for cause in candidates:
                         advance()
                         combined = tuple(sorted((*causes, cause)))
-                        if combined not in errors and all(CATALOGUE[other][0] is not CATALOGUE[cause][0] for other in causes):
+                        if combined not in errors and all(
+                            CATALOGUE[other][0] is not CATALOGUE[cause][0] for other in causes
+                        ):
                             errors[combined] = self.error(name, combined)
             if not errors:
                 return None
             best = min(errors, key=errors.__getitem__)
             if errors[best] <= before / 2**added and self.explains(name, best, before):
                 return best
-            if added == 1 and before < np.inf:           # what changes nothing now will not help later
-                candidates = [cause for cause in candidates
-                              if errors.get(tuple(sorted((*whole, cause)))) not in (None, self.error(name, whole))]
-                errors = {causes: error for causes, error in errors.items() if not set(causes).isdisjoint(candidates)}
-            if not errors or self.steps(name) > STEPS or min(errors.values()) > HELPS * before and len(candidates) > FEW:
+            if added == 1 and before < np.inf:  # what changes nothing now will not help later
+                candidates = [
+                    cause
+                    for cause in candidates
+                    if errors.get(tuple(sorted((*whole, cause)))) not in (None, self.error(name, whole))
+                ]
+                errors = {
+                    causes: error
+                    for causes, error in errors.items()
+                    if not set(causes).isdisjoint(candidates)
+                }
+            if (
+                not errors
+                or self.steps(name) > STEPS
+                or min(errors.values()) > HELPS * before
+                and len(candidates) > FEW
+            ):
                 return None
             width = FEW if len(candidates) <= FEW else BEAM
-            beam = [causes for causes in sorted(errors, key=errors.__getitem__)[:width] if errors[causes] < np.inf]
+            beam = [
+                causes for causes in sorted(errors, key=errors.__getitem__)[:width] if errors[causes] < np.inf
+            ]
         return None
 
     def go_on_from(self, name: str) -> None:
@@ -159,7 +198,7 @@ def find_faults(search: Search) -> tuple[list[Fault], bool]:
     """The faults in path order, and whether these are all: no more than `MOST` are looked for."""
     suspects = suspected(search)
     unexplained: list[str] = []
-    like: dict[str, list[str]] = {}          # unexplained name -> others of its kind, unexplained too
+    like: dict[str, list[str]] = {}  # unexplained name -> others of its kind, unexplained too
     failed: set[tuple[str, int]] = set()
 
     def faults_so_far() -> int:
@@ -167,7 +206,11 @@ def find_faults(search: Search) -> tuple[list[Fault], bool]:
 
     while True:
         for name in suspects:
-            if name not in search.explained and not search.lost(name) and (causes := search.settle(name)) is not None:
+            if (
+                name not in search.explained
+                and not search.lost(name)
+                and (causes := search.settle(name)) is not None
+            ):
                 search.explained[name] = causes
                 search.go_on_from(name)
         settled = {*search.explained, *unexplained, *(name for names in like.values() for name in names)}
@@ -187,13 +230,13 @@ def find_faults(search: Search) -> tuple[list[Fault], bool]:
         if causes:
             search.explained[name] = causes
             search.go_on_from(name)
-            unexplained, like = [], {}       # with this one known the others may be explained
+            unexplained, like = [], {}  # with this one known the others may be explained
             continue
         first = next((other for other in unexplained if kind(other) == kind(name)), None)
         if first is None:
             unexplained.append(name)
             like[name] = []
-        else:                                # two of a kind, unexplained: the rest is not searched for
+        else:  # two of a kind, unexplained: the rest is not searched for
             like[first] += [other for other in open_names if kind(other) == kind(name)]
     return listed(search, suspects, unexplained, like), not open_names
 
@@ -208,8 +251,13 @@ def suspected(search: Search) -> list[str]:
     def off(name: str, row: Row) -> bool:
         return row.difference.rel > row.allowed or not behind(name, search.sources, set()) & wrong
 
-    return [name for name, row in search.rows.items()
-            if row.by_itself > row.allowed_by_itself and row.status != "not judged" and (row.layout or off(name, row))]
+    return [
+        name
+        for name, row in search.rows.items()
+        if row.by_itself > row.allowed_by_itself
+        and row.status != "not judged"
+        and (row.layout or off(name, row))
+    ]
 
 
 def first_of_each_kind(names: list[str]) -> list[str]:
@@ -222,7 +270,9 @@ def kind(name: str) -> str:
     return re.sub(r"\d+", "*", name)
 
 
-def listed(search: Search, suspects: list[str], unexplained: list[str], like: dict[str, list[str]]) -> list[Fault]:
+def listed(
+    search: Search, suspects: list[str], unexplained: list[str], like: dict[str, list[str]]
+) -> list[Fault]:
     """Return the faults, each where it first shows; several new ones in one tensor follow each other, the largest first."""
     faults: list[Fault] = []
     for name in suspects:
@@ -261,7 +311,11 @@ def worst(search: Search, name: str) -> dict[str, Any]:
         return {}
     d = np.abs(np.where(x == expected, 0, x - expected))
     index = np.unravel_index(np.argmax(np.where(np.isnan(d), np.inf, d)), d.shape)
-    return {"worst": place(name, index, search.exact.config), "found": float(x[index]), "expected": float(expected[index])}
+    return {
+        "worst": place(name, index, search.exact.config),
+        "found": float(x[index]),
+        "expected": float(expected[index]),
+    }
 
 
 def of_other_weights(search: Search) -> bool:
@@ -270,7 +324,9 @@ def of_other_weights(search: Search) -> bool:
     Every tensor with parameters of its own errs by itself, three kinds of them at least; and either the text's embedding
     does, which is a sum of looked-up rows, or most are as far off as unrelated weights bring them.
     """
-    rows = [row for name, row in search.rows.items() if name.startswith(PARAMETERS) and row.status != "not judged"]
+    rows = [
+        row for name, row in search.rows.items() if name.startswith(PARAMETERS) and row.status != "not judged"
+    ]
     if len({kind(row.name) for row in rows}) < 3 or any(row.status != "wrong" or row.layout for row in rows):
         return False
     for row in rows:
@@ -292,7 +348,9 @@ class _Reached(Exception):
     """The tensor that is asked for has been computed."""
 
 
-def rerun(model: VideoCoCa, changes: list[Change], inputs: Arrays, known: Arrays, needed: set[str], last: str) -> np.ndarray:
+def rerun(
+    model: VideoCoCa, changes: list[Change], inputs: Arrays, known: Arrays, needed: set[str], last: str
+) -> np.ndarray:
     """The tensor `last`, computed with changes in the forward pass from those tensors that are not `needed` in between.
 
     known: the tensors to go on from, and, where something is computed that nobody needs, any tensor of that name.
@@ -315,18 +373,24 @@ def rerun(model: VideoCoCa, changes: list[Change], inputs: Arrays, known: Arrays
             if name == last:
                 raise _Reached
             return x
+
         return recorded
 
     with ExitStack() as stack:
         for change in changes:
             stack.enter_context(substituted(change.operations))
-        stack.enter_context(substituted({"residual_block": only_needed, "decoder.look_at": only_looked_at,
-                                         "record": until_last}))
+        stack.enter_context(
+            substituted(
+                {"residual_block": only_needed, "decoder.look_at": only_looked_at, "record": until_last}
+            )
+        )
         tape = stack.enter_context(trace(pinned))
         try:
             tokens = known.get(f"vision.block.{model.config.vision.layers - 1}")
             if stages & {"pixels", "vision"}:
-                tokens = model.encode_frames(model.preprocess(inputs["frames"]) if "pixels" in needed else known["pixels"])
+                tokens = model.encode_frames(
+                    model.preprocess(inputs["frames"]) if "pixels" in needed else known["pixels"]
+                )
             caption_tokens = known.get("pool.tokens", np.zeros((1, model.config.embed_dim)))
             if "pool" in stages:
                 caption_tokens = model.pool(tokens).tokens
@@ -342,7 +406,9 @@ def rerun(model: VideoCoCa, changes: list[Change], inputs: Arrays, known: Arrays
 def blocks(model: VideoCoCa) -> Arrays:
     """The parameters of each residual block under the name of what it makes."""
     vision, text, decoder = model.params["visual"], model.params["text"], model.params["text_decoder"]
-    return ({f"vision.block.{i}": p for i, p in enumerate(vision["transformer"]["resblocks"])}
-            | {f"text.block.{i}": p for i, p in enumerate(text["transformer"]["resblocks"])}
-            | {f"decoder.block.{i}.self": p for i, p in enumerate(decoder["resblocks"])}
-            | {f"decoder.block.{i}.cross": p for i, p in enumerate(decoder["cross_attn"])})
+    return (
+        {f"vision.block.{i}": p for i, p in enumerate(vision["transformer"]["resblocks"])}
+        | {f"text.block.{i}": p for i, p in enumerate(text["transformer"]["resblocks"])}
+        | {f"decoder.block.{i}.self": p for i, p in enumerate(decoder["resblocks"])}
+        | {f"decoder.block.{i}.cross": p for i, p in enumerate(decoder["cross_attn"])}
+    )

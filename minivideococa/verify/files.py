@@ -32,8 +32,9 @@ def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], mo
         save_tensors(partial, tape, metadata)
 
 
-def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None,
-                dtype: str | None = None) -> Report:
+def verify_file(
+    path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None, dtype: str | None = None
+) -> Report:
     """`verify` of a trace file that any program wrote, by a checkpoint (None: the embedded one).
 
     dtype: what it was computed in, if that is not what it is stored in: then, the coarsest of its tensors' dtypes.
@@ -47,10 +48,16 @@ def verify_file(path: str | os.PathLike[str], weights: str | os.PathLike[str] | 
     dtypes = {name: tensor.dtype for name, tensor in stored.items()}
     model = load(weights, dtype="float64")
     known = [name for name in names_of(model.config) if name in dtypes]
-    odd = [f"{name} is {dtypes[name]}" for name in known if dtypes[name] not in (*EPSILON, "uint8", "int32", "int64")]
+    odd = [
+        f"{name} is {dtypes[name]}"
+        for name in known
+        if dtypes[name] not in (*EPSILON, "uint8", "int32", "int64")
+    ]
     if odd:
-        raise ValueError(f"{path}: {', '.join(odd)}: write float64, float32, float16 or bfloat16, frames as uint8, "
-                         "ids as int64")
+        raise ValueError(
+            f"{path}: {', '.join(odd)}: write float64, float32, float16 or bfloat16, frames as uint8, "
+            "ids as int64"
+        )
     with safe_open(path, framework="numpy") as file:
         config = _config((file.metadata() or {}).get("config"), path)
     if config not in (None, model.config):

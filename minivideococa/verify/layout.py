@@ -9,7 +9,7 @@ import numpy as np
 from .path import letters
 from .rows import difference
 
-FAR, NEAR = 0.2, 0.1                         # so far off as it is, and by this part of that in another order of axes
+FAR, NEAR = 0.2, 0.1  # so far off as it is, and by this part of that in another order of axes
 
 
 def arranged(name: str, x: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, str]:
@@ -24,15 +24,22 @@ def arranged(name: str, x: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, s
             return x, ""
         orders = [order for order in permutations(range(x.ndim)) if x.transpose(order).shape == truth.shape]
         best = min(orders, key=lambda order: difference(x.transpose(order), truth).rel)
-        if x.shape == truth.shape and not difference(x.transpose(best), truth).rel < NEAR * difference(x, truth).rel:
+        if (
+            x.shape == truth.shape
+            and not difference(x.transpose(best), truth).rel < NEAR * difference(x, truth).rel
+        ):
             return x, ""
         return np.ascontiguousarray(x.transpose(best)), f"[{', '.join(ours[i] for i in np.argsort(best))}]"
-    for axis in range(x.ndim if x.ndim == truth.ndim + 1 else 0):            # one axis more: a batch, or an axis of one
+    for axis in range(x.ndim if x.ndim == truth.ndim + 1 else 0):  # one axis more: a batch, or an axis of one
         batch = np.moveaxis(x, axis, 0)
         if batch.shape[1:] == truth.shape and (len(batch) > 1 or axis < truth.ndim):
             return best_of(batch, truth), f"[{', '.join([*ours[:axis], str(len(batch)), *ours[axis:]])}]"
-    if x.shape[1:] == truth.shape[1:] and x.ndim == truth.ndim > 0 < truth.size and len(x) % len(truth) == 0 < len(x):
-        best = best_of(x.reshape(-1, *truth.shape), truth)       # a batch in the same axis, [B T, N, W]
+    if (
+        x.shape[1:] == truth.shape[1:]
+        and x.ndim == truth.ndim > 0 < truth.size
+        and len(x) % len(truth) == 0 < len(x)
+    ):
+        best = best_of(x.reshape(-1, *truth.shape), truth)  # a batch in the same axis, [B T, N, W]
         if difference(best, truth).rel < FAR:
             return best, f"[{len(x) // len(truth)} {', '.join(ours)}]"
     return x, ""

@@ -8,21 +8,42 @@ from ..checkpoint.config import Config
 
 # Name or beginning of a name -> its axes, as letters and in words
 AXES = {
-    "frames": ("T H W 3", "frame, row, column, channel"), "pixels": ("T 3 S S", "frame, channel, row, column"),
-    "vision.": ("T N W", "frame, token, channel"), "pool.flat": ("TN W", "token, channel"),
-    "pool.attended": ("Q E", "query, channel"), "pool.tokens": ("Q' E", "caption token, channel"),
-    "pool.latent": ("E", "channel"), "ids": ("L", "position"), "text.embed": ("L+1 E", "position, channel"),
-    "text.block": ("L+1 E", "position, channel"), "text.tokens": ("L E", "position, channel"),
-    "text.latent": ("E", "channel"), "decoder.": ("L E", "position, channel"), "logits": ("L V", "position, token id"),
+    "frames": ("T H W 3", "frame, row, column, channel"),
+    "pixels": ("T 3 S S", "frame, channel, row, column"),
+    "vision.": ("T N W", "frame, token, channel"),
+    "pool.flat": ("TN W", "token, channel"),
+    "pool.attended": ("Q E", "query, channel"),
+    "pool.tokens": ("Q' E", "caption token, channel"),
+    "pool.latent": ("E", "channel"),
+    "ids": ("L", "position"),
+    "text.embed": ("L+1 E", "position, channel"),
+    "text.block": ("L+1 E", "position, channel"),
+    "text.tokens": ("L E", "position, channel"),
+    "text.latent": ("E", "channel"),
+    "decoder.": ("L E", "position, channel"),
+    "logits": ("L V", "position, token id"),
 }
 
 
 def names_of(config: Config) -> list[str]:
     """The names that a trace of a model has, in path order."""
-    return ["frames", "pixels", "vision.embed", *(f"vision.block.{i}" for i in range(config.vision.layers)),
-            "pool.flat", "pool.attended", "pool.tokens", "pool.latent",
-            "ids", "text.embed", *(f"text.block.{i}" for i in range(config.text.layers)), "text.tokens", "text.latent",
-            *(f"decoder.block.{i}.{block}" for i in range(config.decoder.layers) for block in ("self", "cross")), "logits"]
+    return [
+        "frames",
+        "pixels",
+        "vision.embed",
+        *(f"vision.block.{i}" for i in range(config.vision.layers)),
+        "pool.flat",
+        "pool.attended",
+        "pool.tokens",
+        "pool.latent",
+        "ids",
+        "text.embed",
+        *(f"text.block.{i}" for i in range(config.text.layers)),
+        "text.tokens",
+        "text.latent",
+        *(f"decoder.block.{i}.{block}" for i in range(config.decoder.layers) for block in ("self", "cross")),
+        "logits",
+    ]
 
 
 def computed_from_inputs(names: list[str], inputs: Container[str]) -> list[str]:
@@ -42,8 +63,14 @@ def computed_from_inputs(names: list[str], inputs: Container[str]) -> list[str]:
 def sources_of(name: str, names: list[str], config: Config) -> list[str]:
     """What a tensor is computed from, by name: the one before it in path order, but for these. The first is the main one."""
     latent_from = "pool.flat" if config.vision.attentional_pool == "parallel" else "pool.attended"
-    special = {"frames": [], "ids": [], "pool.latent": [latent_from], "text.embed": ["ids"],
-               "text.latent": [f"text.block.{config.text.layers - 1}"], "decoder.block.0.self": ["text.tokens"]}
+    special = {
+        "frames": [],
+        "ids": [],
+        "pool.latent": [latent_from],
+        "text.embed": ["ids"],
+        "text.latent": [f"text.block.{config.text.layers - 1}"],
+        "decoder.block.0.self": ["text.tokens"],
+    }
     if name in special:
         return special[name]
     before = names[names.index(name) - 1]

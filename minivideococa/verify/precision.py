@@ -15,8 +15,8 @@ from .substitution import substituted, with_parameters
 # The distance from 1 to the next number, by dtype: finest first
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
-SAMPLES = 3                                  # so often is the forward pass run to see what rounding does
-FACTOR = 8                                   # up to so many times as much is called rounding
+SAMPLES = 3  # so often is the forward pass run to see what rounding does
+FACTOR = 8  # up to so many times as much is called rounding
 
 # The narrow dtypes are rounded before and after these, which together see nearly every array of the forward pass; what
 # is inside them, long sums above all, implementations keep in float32
@@ -31,7 +31,7 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
 
 def to_float16(x: np.ndarray) -> np.ndarray:
     """float32 -> the nearest float16, as float32."""
-    with np.errstate(over="ignore"):         # what float16 cannot hold becomes infinite
+    with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite
         return x.astype(np.float16).astype(np.float32)
 
 
@@ -59,6 +59,7 @@ def is_held(x: np.ndarray, dtype: str) -> bool:
 
 def cast(model: VideoCoCa, dtype: str) -> VideoCoCa:
     """The model with its weights in this dtype: float64, float32, or one of the narrow ones held as float32."""
+
     def change(name: str, weight: np.ndarray) -> np.ndarray:
         weight = weight.astype("float64" if dtype == "float64" else "float32", copy=False)
         return NARROW[dtype](weight) if dtype in NARROW else weight
@@ -79,11 +80,12 @@ def rounding(dtype: str, sample: int) -> AbstractContextManager:
 
     def notes(record: Callable) -> Callable:
         def recorded(name: str, x: np.ndarray) -> np.ndarray:
-            if x.dtype.kind != "f":          # frames and ids
+            if x.dtype.kind != "f":  # frames and ids
                 return record(name, x)
             x = record(name, narrow(x))
             moves = np.random.default_rng([sample, crc32(name.encode())]).uniform(-0.5, 0.5, x.shape)
             return (x * (1 + EPSILON[dtype] * moves)).astype(np.float32)
+
         return recorded
 
     return substituted({"record": notes} | ({name: rounds for name in ROUNDED} if dtype in NARROW else {}))

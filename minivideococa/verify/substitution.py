@@ -10,10 +10,12 @@ from typing import Any
 
 from .. import decoder, model, ops, pooling, preprocess, text, trace, transformer, vision
 
-STAGES = {module.__name__.rpartition(".")[2]: module
-          for module in (ops, trace, transformer, preprocess, vision, pooling, text, decoder, model)}
+STAGES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (ops, trace, transformer, preprocess, vision, pooling, text, decoder, model)
+}
 
-_lock = RLock()                              # what is replaced is replaced for the whole process
+_lock = RLock()  # what is replaced is replaced for the whole process
 
 
 @contextmanager
@@ -41,7 +43,9 @@ def substituted(operations: Mapping[str, Callable[[Callable], Callable]]) -> Ite
 def with_parameters(tree: Any, change: Callable[[str, Any], Any], path: str = "") -> Any:
     """A parameter tree like this one with `change(name, array)` for each array; names as in the checkpoint."""
     if isinstance(tree, dict):
-        return {key: with_parameters(branch, change, f"{path}.{key}".lstrip(".")) for key, branch in tree.items()}
+        return {
+            key: with_parameters(branch, change, f"{path}.{key}".lstrip(".")) for key, branch in tree.items()
+        }
     if isinstance(tree, list):
         return [with_parameters(branch, change, f"{path}.{i}") for i, branch in enumerate(tree)]
     return change(path, tree)
@@ -49,9 +53,11 @@ def with_parameters(tree: Any, change: Callable[[str, Any], Any], path: str = ""
 
 def changing(changes: Mapping[str, Callable]) -> Callable[[str, Any], Any]:
     """For `with_parameters`: pattern of a name ("*.out_proj.bias") -> what becomes of the array."""
+
     def change(name: str, array: Any) -> Any:
         for pattern, make in changes.items():
             if fnmatchcase(name, pattern):
                 array = make(array)
         return array
+
     return change

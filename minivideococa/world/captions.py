@@ -7,15 +7,18 @@ import numpy as np
 from .scenes import COLOURS, SHAPES, Object, pick
 
 PREFIXES = ("", "a photo of", "a picture of", "an image of", "a video of", "there is", "this is", "we see")
-SIZE_NAMED, RELATION_NAMED = 0.4, 0.3        # how often a caption says "small", or where two objects stand
+SIZE_NAMED, RELATION_NAMED = 0.4, 0.3  # how often a caption says "small", or where two objects stand
 LABELS = [f"{'an' if colour == 'orange' else 'a'} {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 SPECIAL = ("<pad>", "<start_of_text>", "<end_of_text>", "<unk>")
-VOCABULARY = SPECIAL + tuple(dict.fromkeys(
-    " ".join(PREFIXES).split()
-    + ["a", "an", "and", "nothing", "small", "large", "left", "right", "of", "above", "below"]
-    + list(COLOURS) + list(SHAPES)
-))
+VOCABULARY = SPECIAL + tuple(
+    dict.fromkeys(
+        " ".join(PREFIXES).split()
+        + ["a", "an", "and", "nothing", "small", "large", "left", "right", "of", "above", "below"]
+        + list(COLOURS)
+        + list(SHAPES)
+    )
+)
 
 
 def _phrase(o: Object, with_size: bool) -> str:

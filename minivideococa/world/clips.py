@@ -7,8 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .captions import caption
-from .scenes import (MAX_TILT, RADII, SIZE, Object, draw, overlap, pick, sample_background, sample_object,
-                     sample_objects)
+from .scenes import (
+    MAX_TILT,
+    RADII,
+    SIZE,
+    Object,
+    draw,
+    overlap,
+    pick,
+    sample_background,
+    sample_object,
+    sample_objects,
+)
 
 # what a set shows, over the length of a clip:
 CLIP_SETS = {
@@ -19,8 +29,8 @@ CLIP_SETS = {
     "mixed": "one to three objects, always visible",
     "grow": "one or two objects, always visible, growing or shrinking",
 }
-SPEED = 20                                   # pixels, at most, over a whole clip
-GROWTH = (1.25, 2)                           # the larger radius of an object that grows or shrinks, over the smaller
+SPEED = 20  # pixels, at most, over a whole clip
+GROWTH = (1.25, 2)  # the larger radius of an object that grows or shrinks, over the smaller
 
 
 @dataclass(frozen=True)
@@ -44,13 +54,16 @@ class Clip:
 
 
 def _moments(first: tuple[Object, ...], last: tuple[Object, ...], frames: int) -> list[tuple[Object, ...]]:
-    return [tuple(_between(a, b, t) for a, b in zip(first, last, strict=True)) for t in np.linspace(0, 1, frames)]
+    return [
+        tuple(_between(a, b, t) for a, b in zip(first, last, strict=True)) for t in np.linspace(0, 1, frames)
+    ]
 
 
 def _between(a: Object, b: Object, t: float) -> Object:
     """The object at time t in 0..1 on its way from a to b."""
-    x, y, radius, angle = (p + t * (q - p) for p, q in
-                           ((a.x, b.x), (a.y, b.y), (a.radius, b.radius), (a.angle, b.angle)))
+    x, y, radius, angle = (
+        p + t * (q - p) for p, q in ((a.x, b.x), (a.y, b.y), (a.radius, b.radius), (a.angle, b.angle))
+    )
     return replace(a, x=x, y=y, radius=radius, angle=angle)
 
 
@@ -74,14 +87,21 @@ def _resized(o: Object, rng: np.random.Generator) -> Object:
 
 def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
     """A clip of one of the CLIP_SETS. Raises KeyError for any other kind."""
-    counts = {"single": [1], "brief": [1], "pair": [2], "split": [2], "mixed": [1, 1, 2, 2, 3], "grow": [1, 2]}
+    counts = {
+        "single": [1],
+        "brief": [1],
+        "pair": [2],
+        "split": [2],
+        "mixed": [1, 1, 2, 2, 3],
+        "grow": [1, 2],
+    }
     count = pick(counts[kind], rng)
     visible = np.ones((count, frames), bool)
-    if kind == "split":                      # never on stage together, so they may cross
+    if kind == "split":  # never on stage together, so they may cross
         a = sample_object(rng)
         first = (a, sample_object(rng, (a,)))
         last = tuple(_elsewhere(o, rng) for o in first)
-        visible[0, frames // 2:] = visible[1, :frames // 2] = False
+        visible[0, frames // 2 :] = visible[1, : frames // 2] = False
         return Clip(first, last, visible, sample_background(rng))
     while True:
         first = sample_objects(rng, count)
@@ -92,14 +112,18 @@ def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
         length = max(1, int(rng.integers(2, 4)) * frames // 8)
         start = int(rng.integers(0, frames - length + 1))
         visible[:] = False
-        visible[0, start:start + length] = True
+        visible[0, start : start + length] = True
     return Clip(first, last, visible, sample_background(rng))
 
 
 def draw_clip(clip: Clip) -> np.ndarray:
     """The clip's frames: uint8 [T, 64, 64, 3]."""
-    return np.stack([draw(tuple(o for o, seen in zip(now, visible, strict=True) if seen), clip.background)
-                     for now, visible in zip(clip.moments, clip.visible.T, strict=True)])
+    return np.stack(
+        [
+            draw(tuple(o for o, seen in zip(now, visible, strict=True) if seen), clip.background)
+            for now, visible in zip(clip.moments, clip.visible.T, strict=True)
+        ]
+    )
 
 
 def caption_throughout(clip: Clip, rng: np.random.Generator) -> str:
@@ -108,7 +132,7 @@ def caption_throughout(clip: Clip, rng: np.random.Generator) -> str:
     It names a size that an object keeps, and where two stand if that never changes and they are seen together.
     """
     together = bool(clip.visible.all(axis=0).any())
-    while True:                              # the plainest sentence holds always, so there is an end
+    while True:  # the plainest sentence holds always, so there is an end
         chance = int(rng.integers(2**32))
         said = {caption(now, np.random.default_rng(chance), together) for now in clip.moments}
         if len(said) == 1:

@@ -14,7 +14,7 @@ import numpy as np
 from ..checkpoint.folder import embedded_checkpoint
 from ..model import Video
 
-STATISTICS = "in_world.npz"                  # in the embedded checkpoint's folder, written by weights/measure_in_world.py
+STATISTICS = "in_world.npz"  # in the embedded checkpoint's folder, written by weights/measure_in_world.py
 
 
 def is_embedded(weights: str | os.PathLike[str] | None) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-SIZE = 64                                    # pixels, both ways
+SIZE = 64  # pixels, both ways
 RADII = {"small": (7.0, 9.0), "large": (12.5, 16.0)}
 COUNTS = {0: 0.04, 1: 0.36, 2: 0.38, 3: 0.22}
 MAX_TILT = np.radians(30)
-SUPERSAMPLING = 6                            # a mask is drawn this many times larger, then averaged down
+SUPERSAMPLING = 6  # a mask is drawn this many times larger, then averaged down
 
 # hue in degrees with its jitter, then the ranges of saturation and value: far enough apart that people agree
 COLOURS = {
@@ -46,7 +46,7 @@ class Object:
 
     @property
     def size(self) -> str | None:
-        """"small" or "large"; None between them, where people would not agree."""
+        """ "small" or "large"; None between them, where people would not agree."""
         if self.radius <= RADII["small"][1]:
             return "small"
         return "large" if self.radius >= RADII["large"][0] else None
@@ -72,8 +72,12 @@ def _heart() -> np.ndarray:
 
 def _crescent() -> np.ndarray:
     outer, inner = _circle(), _circle(0.85, 0.55)
-    return np.concatenate([outer[np.hypot(outer[:, 0] - 0.55, outer[:, 1]) >= 0.85],
-                           inner[np.hypot(inner[:, 0], inner[:, 1]) <= 1][::-1]])
+    return np.concatenate(
+        [
+            outer[np.hypot(outer[:, 0] - 0.55, outer[:, 1]) >= 0.85],
+            inner[np.hypot(inner[:, 0], inner[:, 1]) <= 1][::-1],
+        ]
+    )
 
 
 # shape -> outlines [K, 2] in units of the radius, y downwards; every second outline is a hole
@@ -83,12 +87,31 @@ SHAPES: dict[str, list[np.ndarray]] = {
     "triangle": [_rays(1.15, points=3) + [0, 0.15]],
     "star": [_rays(1.15, 0.47, points=10)],
     "heart": [_heart()],
-    "cross": [np.array([[-1, -3], [1, -3], [1, -1], [3, -1], [3, 1], [1, 1],
-                        [1, 3], [-1, 3], [-1, 1], [-3, 1], [-3, -1], [-1, -1]]) / 3.0],
+    "cross": [
+        np.array(
+            [
+                [-1, -3],
+                [1, -3],
+                [1, -1],
+                [3, -1],
+                [3, 1],
+                [1, 1],
+                [1, 3],
+                [-1, 3],
+                [-1, 1],
+                [-3, 1],
+                [-3, -1],
+                [-1, -1],
+            ]
+        )
+        / 3.0
+    ],
     "ring": [_circle(), _circle(0.55)],
     "diamond": [_rays(1.15, 0.72, points=4)],
     "crescent": [_crescent()],
-    "arrow": [np.array([[-1, -0.3], [0.1, -0.3], [0.1, -0.85], [1.05, 0], [0.1, 0.85], [0.1, 0.3], [-1, 0.3]])],
+    "arrow": [
+        np.array([[-1, -0.3], [0.1, -0.3], [0.1, -0.85], [1.05, 0], [0.1, 0.85], [0.1, 0.3], [-1, 0.3]])
+    ],
 }
 
 
@@ -123,7 +146,7 @@ def sample_background(rng: np.random.Generator) -> np.ndarray:
 def _enlarge(coarse: np.ndarray, factor: int) -> np.ndarray:
     """Bilinear interpolation of [n, n, 1] to [n * factor, n * factor, 1], wrapping around at the edges."""
     for axis in (0, 1):
-        t = (np.arange(coarse.shape[axis] * factor, dtype=np.float32) % factor / factor)
+        t = np.arange(coarse.shape[axis] * factor, dtype=np.float32) % factor / factor
         t = t.reshape(-1, 1, 1) if axis == 0 else t.reshape(1, -1, 1)
         here = coarse.repeat(factor, axis)
         after = np.roll(coarse, -1, axis).repeat(factor, axis)
@@ -153,7 +176,7 @@ def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[
     """`count` objects that keep apart, no two alike; without a count, 0 to 3 as often as COUNTS says."""
     if count is None:
         count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
-    while True:                                       # start again where the last object finds no room
+    while True:  # start again where the last object finds no room
         objects: tuple[Object, ...] = ()
         for _ in range(20 * count):
             if len(objects) == count:
@@ -178,7 +201,7 @@ def draw(objects: tuple[Object, ...], background: np.ndarray) -> np.ndarray:
         mask = _mask(o, left, top)
         rows = slice(max(top, 0), min(top + mask.shape[0], SIZE))
         columns = slice(max(left, 0), min(left + mask.shape[1], SIZE))
-        mask = mask[rows.start - top:rows.stop - top, columns.start - left:columns.stop - left, None]
+        mask = mask[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left, None]
         image[rows, columns] += mask * (np.array(o.rgb, np.float32) - image[rows, columns])
     return np.rint(image * 255).astype(np.uint8)
 

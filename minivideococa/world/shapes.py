@@ -19,15 +19,30 @@ from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 
 MANIFEST = "manifest.jsonl"
 FPS = 8
-ENLARGED = 4                                 # each pixel becomes 4 x 4, so that halving the colours' resolution blurs none
-TIMEOUT = 60                                 # seconds that ffmpeg may take for a clip, and one for each frame
-FRAME_BYTES = 1_000_000                      # of memory that a frame takes while its clip is written, at most
-CAPTIONS = 5                                 # of a clip, at most: the plain one, and what chance adds to it
+ENLARGED = 4  # each pixel becomes 4 x 4, so that halving the colours' resolution blurs none
+TIMEOUT = 60  # seconds that ffmpeg may take for a clip, and one for each frame
+FRAME_BYTES = 1_000_000  # of memory that a frame takes while its clip is written, at most
+CAPTIONS = 5  # of a clip, at most: the plain one, and what chance adds to it
 
 # BT.709 colours, said in the file; one thread and no version's name, so that the same frames give the same bytes
-ENCODING = ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bitexact",
-            "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "10", "-threads", "1",
-            "-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"]
+ENCODING = [
+    "-vf",
+    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bitexact",
+    "-c:v",
+    "libx264",
+    "-pix_fmt",
+    "yuv420p",
+    "-crf",
+    "10",
+    "-threads",
+    "1",
+    "-fflags",
+    "+bitexact",
+    "-flags:v",
+    "+bitexact",
+    "-movflags",
+    "+faststart",
+]
 
 
 def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0, frames: int = 16) -> Path:
@@ -41,7 +56,7 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
     if a file cannot be written or there is no ffmpeg.
     """
     count, seed = whole("count", count, 1), whole("seed", seed, 0)
-    frames = whole("frames", frames, 2)      # one frame cannot show two objects after each other
+    frames = whole("frames", frames, 2)  # one frame cannot show two objects after each other
     require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
     kinds = list(CLIP_SETS)
     with folder_written_whole(folder) as made:
@@ -59,7 +74,9 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
 
 def entry_of(video: Path, clip: Clip, rng: np.random.Generator) -> Entry:
     """What a manifest says of a clip. No caption says what is not true all the time, or comes twice."""
-    captions = dict.fromkeys([caption_of(clip.first), *(caption_throughout(clip, rng) for _ in range(CAPTIONS - 1))])
+    captions = dict.fromkeys(
+        [caption_of(clip.first), *(caption_throughout(clip, rng) for _ in range(CAPTIONS - 1))]
+    )
     labels = (caption_of(clip.first),) if len(clip.first) == 1 else ()
     return Entry(video, tuple(captions), labels, *question_of(clip.first, rng))
 
@@ -72,21 +89,40 @@ def write_video(path: Path, frames: np.ndarray) -> None:
     Read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips of the world; 13 at most).
     """
     frames = frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(FPS), "-i", "-"]
+    source = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{frames.shape[2]}x{frames.shape[1]}",
+        "-r",
+        str(FPS),
+        "-i",
+        "-",
+    ]
     command = [ffmpeg_path(), "-y", "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
     try:
-        result = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=TIMEOUT + len(frames))
+        result = subprocess.run(
+            command, input=frames.tobytes(), capture_output=True, timeout=TIMEOUT + len(frames)
+        )
     except subprocess.TimeoutExpired as error:
-        raise OSError(f"{path}: cannot be written: ffmpeg does not end ({error.timeout:.0f} seconds)") from None
+        raise OSError(
+            f"{path}: cannot be written: ffmpeg does not end ({error.timeout:.0f} seconds)"
+        ) from None
     except OSError as error:
         raise no_ffmpeg(command[0], error.strerror) from None
     if result.returncode:
-        complaint = result.stderr.decode(errors="replace").strip() or f"ffmpeg ends with status {result.returncode}"
+        complaint = (
+            result.stderr.decode(errors="replace").strip() or f"ffmpeg ends with status {result.returncode}"
+        )
         raise OSError(f"{path}: cannot be written: " + complaint.split("\n")[0])
-    try:                                     # a status of 0 alone is no proof: the frames are counted
+    try:  # a status of 0 alone is no proof: the frames are counted
         written = len(read_packets(str(path))[0])
     except (OSError, ValueError):
         written = 0
     if written != len(frames):
-        raise OSError(f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames are "
-                      f"there; check the ffmpeg at {command[0]}")
+        raise OSError(
+            f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames are "
+            f"there; check the ffmpeg at {command[0]}"
+        )

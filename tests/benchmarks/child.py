@@ -18,7 +18,7 @@ import time
 
 def main(function: str, arguments: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                            # what a library prints shall not pass for an answer
+    os.dup2(2, 1)  # what a library prints shall not pass for an answer
 
     def answer(figures: dict) -> None:
         print(json.dumps(figures), file=answers, flush=True)

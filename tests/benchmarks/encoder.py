@@ -22,22 +22,26 @@ if TYPE_CHECKING:
     from minivideococa.checkpoint.config import VisionConfig
 
 FRAMES = 8
-OPSET = 20                                   # the first with Gelu as one operation; later ones are not faster
+OPSET = 20  # the first with Gelu as one operation; later ones are not faster
 
 
 def competitors(model: str) -> dict[str, tuple]:
     """Name -> a function below, and what it takes besides the folder."""
-    return {"minivideococa": ("ours",), "torch (open_clip)": ("torch", model), "onnxruntime": ("onnxruntime",),
-            "bare matrix products": ("bare",)}
+    return {
+        "minivideococa": ("ours",),
+        "torch (open_clip)": ("torch", model),
+        "onnxruntime": ("onnxruntime",),
+        "bare matrix products": ("bare",),
+    }
 
 
 def flops(config: VisionConfig, frames: int) -> tuple[int, int]:
     """Of the linear layers, and of attention's two products; a multiplication and its addition are two."""
     tokens, width = config.tokens, config.width
-    block = width * (3 * width + width + 2 * config.mlp_width)       # queries, keys, values; out; up and down
-    patches = (tokens - 1) * width * 3 * config.patch_size ** 2
+    block = width * (3 * width + width + 2 * config.mlp_width)  # queries, keys, values; out; up and down
+    patches = (tokens - 1) * width * 3 * config.patch_size**2
     linear = patches + config.layers * tokens * block
-    attention = config.layers * 2 * tokens ** 2 * width
+    attention = config.layers * 2 * tokens**2 * width
     return 2 * frames * linear, 2 * frames * attention
 
 
@@ -47,8 +51,10 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
     with Racer("encoder.export", str(folder), model, threads=threads) as export:
         export()
     with ExitStack() as stack:
-        racers = {name: stack.enter_context(Racer(f"encoder.{function}", str(folder), *more, threads=threads))
-                  for name, (function, *more) in competitors(model).items()}
+        racers = {
+            name: stack.enter_context(Racer(f"encoder.{function}", str(folder), *more, threads=threads))
+            for name, (function, *more) in competitors(model).items()
+        }
         turns = race(racers, rounds)
     ours, torch, onnxruntime, bare = turns.values()
 
@@ -56,20 +62,26 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
     linear, attention = flops(config, FRAMES)
     rate, bare_rate = (linear + attention) / median(ours), (linear + attention) / median(bare)
     linear_rate = linear / median(bare, "linear")
-    rows = [[name, *seconds(mine), f"{(linear + attention) / median(mine) / 1e9:.0f}", ratio(mine, ours)]
-            for name, mine in turns.items()]
+    rows = [
+        [name, *seconds(mine), f"{(linear + attention) / median(mine) / 1e9:.0f}", ratio(mine, ours)]
+        for name, mine in turns.items()
+    ]
     rows.append(["of them the linear layers", *seconds(bare, "linear"), f"{linear_rate / 1e9:.0f}", ""])
     return Section(
         f"Image encoder: CoCa ViT-{model}, {FRAMES} frames of {config.image_size} x {config.image_size}",
-        ["", "seconds", "min - max", "GFLOP/s", "times ours"], rows,
-        [f"torch takes {ratio(torch, ours)} times as long as minivideococa, onnxruntime "
-         f"{ratio(onnxruntime, ours)} times.",
-         f"minivideococa reaches {rate / linear_rate:.0%} of the rate of the bare linear layers, "
-         f"{rate / bare_rate:.0%} of that of all bare matrix products. The linear layers are "
-         f"{linear / 1e9:.0f} GFLOP, attention's two products {attention / 1e9:.0f}.",
-         f"The frame tokens differ from torch's by {difference(folder, 'ours'):.0e} (minivideococa) and "
-         f"{difference(folder, 'onnxruntime'):.0e} (onnxruntime) of the largest at most."],
-        turns)
+        ["", "seconds", "min - max", "GFLOP/s", "times ours"],
+        rows,
+        [
+            f"torch takes {ratio(torch, ours)} times as long as minivideococa, onnxruntime "
+            f"{ratio(onnxruntime, ours)} times.",
+            f"minivideococa reaches {rate / linear_rate:.0%} of the rate of the bare linear layers, "
+            f"{rate / bare_rate:.0%} of that of all bare matrix products. The linear layers are "
+            f"{linear / 1e9:.0f} GFLOP, attention's two products {attention / 1e9:.0f}.",
+            f"The frame tokens differ from torch's by {difference(folder, 'ours'):.0e} (minivideococa) and "
+            f"{difference(folder, 'onnxruntime'):.0e} (onnxruntime) of the largest at most.",
+        ],
+        turns,
+    )
 
 
 def difference(folder: Path, name: str) -> float:
@@ -91,11 +103,13 @@ def ours(folder: str) -> Callable[[], None]:
 
 def torch(folder: str, model: str) -> Callable[[], None]:
     import torch
+
     encoder, x = torch_encoder(folder, model), torch.from_numpy(pixels(folder, FRAMES))
 
     def run() -> None:
         with torch.inference_mode():
             keep(folder, "torch", encoder(x).numpy())
+
     return run
 
 
@@ -117,22 +131,33 @@ def torch_encoder(folder: str, model: str):
 def export(folder: str, model: str) -> Callable[[], None]:
     """No competitor: makes encoder.onnx of the module above, for onnxruntime in a process without torch."""
     import torch
+
     path = Path(folder) / "encoder.onnx"
 
     def run() -> None:
         if not path.exists():
             x = torch.from_numpy(pixels(folder, FRAMES))
-            torch.onnx.export(torch_encoder(folder, model), (x,), path, dynamo=True, verbose=False,
-                              opset_version=OPSET, external_data=True)
+            torch.onnx.export(
+                torch_encoder(folder, model),
+                (x,),
+                path,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                external_data=True,
+            )
+
     return run
 
 
 def onnxruntime(folder: str) -> Callable[[], None]:
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = models.threads(), 1
-    session = onnxruntime.InferenceSession(Path(folder) / "encoder.onnx", options,
-                                           providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        Path(folder) / "encoder.onnx", options, providers=["CPUExecutionProvider"]
+    )
     x = {session.get_inputs()[0].name: pixels(folder, FRAMES)}
     return lambda: keep(folder, "onnxruntime", session.run(None, x)[0])
 
@@ -148,13 +173,19 @@ def bare(folder: str) -> Callable[[], dict[str, float]]:
     config, visual = mvc.config.vision, mvc.params["visual"]
     weights = [visual["conv1"]["weight"].reshape(config.width, -1)]
     for block in visual["transformer"]["resblocks"]:
-        weights += [block["attn"]["in_proj_weight"], block["attn"]["out_proj"]["weight"],
-                    block["mlp"]["c_fc"]["weight"], block["mlp"]["c_proj"]["weight"]]
+        weights += [
+            block["attn"]["in_proj_weight"],
+            block["attn"]["out_proj"]["weight"],
+            block["mlp"]["c_fc"]["weight"],
+            block["mlp"]["c_proj"]["weight"],
+        ]
     rows = [FRAMES * (config.tokens - 1)] + [FRAMES * config.tokens] * (len(weights) - 1)
     longest, widest = max(rows), max(max(w.shape) for w in weights)
     x, y = rng.standard_normal(longest * widest, np.float32), np.empty(longest * widest, np.float32)
-    products = [(x[:n * w.shape[1]].reshape(n, -1), w.T, y[:n * w.shape[0]].reshape(n, -1))
-                for n, w in zip(rows, weights, strict=True)]
+    products = [
+        (x[: n * w.shape[1]].reshape(n, -1), w.T, y[: n * w.shape[0]].reshape(n, -1))
+        for n, w in zip(rows, weights, strict=True)
+    ]
 
     heads = FRAMES, config.heads, config.tokens, config.width // config.heads
     queries, keys, values = rng.standard_normal((3, *heads), np.float32)
@@ -169,10 +200,11 @@ def bare(folder: str) -> Callable[[], dict[str, float]]:
             np.matmul(queries, keys.swapaxes(-1, -2), out=scores)
             np.matmul(scores, values, out=mixed)
         return {"linear": linear}
+
     return run
 
 
 def keep(folder: str, name: str, tokens: np.ndarray) -> None:
     path = Path(folder) / f"{name}.npy"
-    if not path.exists():                    # in the first run, which warms up
+    if not path.exists():  # in the first run, which warms up
         np.save(path, tokens)

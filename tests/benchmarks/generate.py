@@ -20,10 +20,12 @@ from models import load_minivideococa, load_open_clip, pixels
 from race import Racer, Turn, median, race
 from report import Section, ratio, seconds
 
-LENGTH = 20                                  # ids, the start among them
+LENGTH = 20  # ids, the start among them
 STEPS = LENGTH - 1
-LENGTHS = {"ours": {"min_length": LENGTH - 1, "max_length": LENGTH},
-           "open_clip": {"min_seq_len": LENGTH - 1, "seq_len": LENGTH}}
+LENGTHS = {
+    "ours": {"min_length": LENGTH - 1, "max_length": LENGTH},
+    "open_clip": {"min_seq_len": LENGTH - 1, "seq_len": LENGTH},
+}
 BEAM = {"ours": {"beams": 6, "beam_groups": 3}, "open_clip": {"num_beams": 6, "num_beam_groups": 3}}
 # a penalty of any size has all groups computed, and one as small as this changes no score
 ALL_ROWS = {"ours": BEAM["ours"] | {"diversity_penalty": 1e-9}}
@@ -35,18 +37,24 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
         ours = stack.enter_context(Racer("generate.ours", str(folder), threads=threads))
         theirs = stack.enter_context(Racer("generate.open_clip", str(folder), model, threads=threads))
         floor = stack.enter_context(Racer("generate.floor", str(folder), threads=threads))
-        turns = race({
-            "minivideococa, beam 6 in 3 groups": partial(ours, BEAM["ours"]),
-            "the same with all six rows computed": partial(ours, ALL_ROWS["ours"]),
-            "open_clip, beam 6 in 3 groups": partial(theirs, BEAM["open_clip"]),
-            "minivideococa, greedy": partial(ours, GREEDY["ours"]),
-            "open_clip, greedy": partial(theirs, GREEDY["open_clip"]),
-            f"the weights of {STEPS} steps, read": partial(floor, "read"),
-            f"the weights of {STEPS} steps, times a vector": partial(floor, "multiply"),
-        }, rounds)
+        turns = race(
+            {
+                "minivideococa, beam 6 in 3 groups": partial(ours, BEAM["ours"]),
+                "the same with all six rows computed": partial(ours, ALL_ROWS["ours"]),
+                "open_clip, beam 6 in 3 groups": partial(theirs, BEAM["open_clip"]),
+                "minivideococa, greedy": partial(ours, GREEDY["ours"]),
+                "open_clip, greedy": partial(theirs, GREEDY["open_clip"]),
+                f"the weights of {STEPS} steps, read": partial(floor, "read"),
+                f"the weights of {STEPS} steps, times a vector": partial(floor, "multiply"),
+            },
+            rounds,
+        )
     beam, all_rows, beam_theirs, greedy, greedy_theirs, read, multiply = turns.values()
-    pairs = {"with beams": (beam, beam_theirs), "with all rows": (all_rows, beam_theirs),
-             "when greedy": (greedy, greedy_theirs)}
+    pairs = {
+        "with beams": (beam, beam_theirs),
+        "with all rows": (all_rows, beam_theirs),
+        "when greedy": (greedy, greedy_theirs),
+    }
 
     rows = []
     for name, mine in turns.items():
@@ -58,14 +66,18 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
     same = ", ".join(f"{how} {agreement(mine, theirs)}" for how, (mine, theirs) in pairs.items())
     return Section(
         f"Captions: CoCa ViT-{model}, one image, {LENGTH} ids, the image encoder included",
-        ["", "seconds", "min - max", "ms a step", "times faster than open_clip"], rows,
-        [f"The image encoder and the pooler take {median(greedy, 'encoding'):.2f} s of ours; a step is the "
-         f"rest, divided by the {STEPS} ids it makes.",
-         f"A step must read {gigabytes:.2f} GB of weights: {1000 * step(read):.0f} ms at the "
-         f"{gigabytes / step(read):.0f} GB/s of a plain read, {1000 * step(multiply):.0f} ms as products "
-         f"with one vector. A step of ours takes {times} as long as the plain read.",
-         f"The ids and open_clip's: {same}."],
-        turns)
+        ["", "seconds", "min - max", "ms a step", "times faster than open_clip"],
+        rows,
+        [
+            f"The image encoder and the pooler take {median(greedy, 'encoding'):.2f} s of ours; a step is the "
+            f"rest, divided by the {STEPS} ids it makes.",
+            f"A step must read {gigabytes:.2f} GB of weights: {1000 * step(read):.0f} ms at the "
+            f"{gigabytes / step(read):.0f} GB/s of a plain read, {1000 * step(multiply):.0f} ms as products "
+            f"with one vector. A step of ours takes {times} as long as the plain read.",
+            f"The ids and open_clip's: {same}.",
+        ],
+        turns,
+    )
 
 
 def step(turns: list[Turn]) -> float:
@@ -91,17 +103,20 @@ def ours(folder: str) -> Callable[[dict], dict[str, Any]]:
         encoded = time.perf_counter()
         ids = mvc.generate(video.tokens, **LENGTHS["ours"], **how)
         return {"encoding": encoded - start, "decoding": time.perf_counter() - encoded, "ids": ids.tolist()}
+
     return run
 
 
 def open_clip(folder: str, model: str) -> Callable[[dict], dict[str, Any]]:
     import torch
+
     coca, image = load_open_clip(folder, model), torch.from_numpy(pixels(folder, frames=1))
 
     def run(how: dict) -> dict[str, Any]:
         with torch.inference_mode():
             ids = coca.generate(image, **LENGTHS["open_clip"], **how)
         return {"ids": ids[0].tolist()}
+
     return run
 
 
@@ -113,10 +128,10 @@ def floor(folder: str) -> Callable[[str], dict[str, float]]:
 
     def read(first: int) -> None:
         for w in weights[first::threads]:
-            w.max()                          # faster than a sum, which has to wait for its additions
+            w.max()  # faster than a sum, which has to wait for its additions
 
     def multiply() -> None:
-        for w in weights:                    # spread over threads by BLAS
+        for w in weights:  # spread over threads by BLAS
             w @ vectors[w.shape[-1]]
 
     def run(how: str) -> dict[str, float]:
@@ -124,6 +139,7 @@ def floor(folder: str) -> Callable[[str], dict[str, float]]:
         for _ in range(STEPS):
             multiply() if how == "multiply" else list(executor.map(read, range(threads)))
         return {"decoding": time.perf_counter() - start, "bytes": sum(w.nbytes for w in weights)}
+
     return run
 
 
@@ -138,8 +154,15 @@ def step_weights(params: dict[str, Any]) -> list[np.ndarray]:
     for block in decoder["cross_attn"]:
         queries, _, _ = np.split(block["attn"]["in_proj_weight"], 3)
         cross.append(block | {"attn": block["attn"] | {"in_proj_weight": queries}, "ln_1_kv": {}})
-    return leaves([text["transformer"]["resblocks"], decoder["resblocks"], cross, decoder["ln_final"],
-                   decoder["text_projection"]])
+    return leaves(
+        [
+            text["transformer"]["resblocks"],
+            decoder["resblocks"],
+            cross,
+            decoder["ln_final"],
+            decoder["text_projection"],
+        ]
+    )
 
 
 def leaves(tree: Any) -> list[np.ndarray]:

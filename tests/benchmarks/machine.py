@@ -38,6 +38,7 @@ def processor() -> str:
 
 def versions() -> dict[str, str]:
     from minivideococa import __version__
+
     found = {"minivideococa": __version__}
     for package in PACKAGES:
         try:
@@ -51,8 +52,12 @@ def numpys_blas() -> str:
     """Name, version and kernel of the BLAS that NumPy has loaded, as threadpoolctl sees them."""
     import numpy  # noqa: F401               # loads it
     from threadpoolctl import threadpool_info
-    return ", ".join(f"{blas['internal_api']} {blas['version']}, kernel {blas.get('architecture')}"
-                     for blas in threadpool_info() if blas["user_api"] == "blas")
+
+    return ", ".join(
+        f"{blas['internal_api']} {blas['version']}, kernel {blas.get('architecture')}"
+        for blas in threadpool_info()
+        if blas["user_api"] == "blas"
+    )
 
 
 if __name__ == "__main__":

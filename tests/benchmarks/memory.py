@@ -21,9 +21,11 @@ FRAMES = 8, 64
 
 def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
     with ExitStack() as stack:
-        racers = {f"{n} frames": stack.enter_context(Racer("memory.caption", str(folder), n, threads=threads))
-                  for n in FRAMES}
-        turns = race(racers, rounds, warm_up=False)               # 64 frames take a minute
+        racers = {
+            f"{n} frames": stack.enter_context(Racer("memory.caption", str(folder), n, threads=threads))
+            for n in FRAMES
+        }
+        turns = race(racers, rounds, warm_up=False)  # 64 frames take a minute
     few, many = turns.values()
     weights, growth = few[0]["weights"], median(many, "encoding") / median(few, "encoding")
     rows = []
@@ -32,10 +34,14 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
         rows.append([name, megabytes(most), megabytes(most - weights), *seconds(mine, "encoding")])
     return Section(
         f"Memory: CoCa ViT-{model} float32, a caption from frames to text in a process of its own",
-        ["", "peak", "beyond the weights", "encoder, seconds", "min - max"], rows,
-        [f"The weights are {megabytes(weights)}; what a caption does not use of them need not be in memory.",
-         f"In the encoder {FRAMES[1]} frames take {growth:.2f} times as long as {FRAMES[0]}."],
-        turns)
+        ["", "peak", "beyond the weights", "encoder, seconds", "min - max"],
+        rows,
+        [
+            f"The weights are {megabytes(weights)}; what a caption does not use of them need not be in memory.",
+            f"In the encoder {FRAMES[1]} frames take {growth:.2f} times as long as {FRAMES[0]}.",
+        ],
+        turns,
+    )
 
 
 def megabytes(count: int) -> str:
@@ -47,7 +53,7 @@ def caption(folder: str, frames: int) -> Callable[[], dict[str, float]]:
     mvc = load_minivideococa(folder)
     weights = sum(w.nbytes for w in leaves(mvc.params))
     video = np.random.default_rng(0).integers(0, 256, (frames, 240, 320, 3), np.uint8)
-    mvc.encode_frames(mvc.preprocess(video[:1]))                  # to warm up
+    mvc.encode_frames(mvc.preprocess(video[:1]))  # to warm up
 
     def run() -> dict[str, float]:
         pixels = mvc.preprocess(video)
@@ -57,6 +63,7 @@ def caption(folder: str, frames: int) -> Callable[[], dict[str, float]]:
         del pixels
         mvc.caption(mvc.pool(tokens))
         return {"encoding": encoding, "peak": peak(), "weights": weights}
+
     return run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-CHECKPOINT = "checkpoint"                    # within the folder that a model's files are made in
+CHECKPOINT = "checkpoint"  # within the folder that a model's files are made in
 
 
 def make(folder: str, model: str) -> Callable[[], None]:
@@ -26,6 +26,7 @@ def make(folder: str, model: str) -> Callable[[], None]:
 
     def run() -> None:
         write_checkpoint(Path(folder) / CHECKPOINT, config, weights, clip_tokenizer_json())
+
     return run
 
 
@@ -37,12 +38,14 @@ def threads() -> int:
 def model_config(folder: str | Path):
     """The `minivideococa.checkpoint.config.Config` of the checkpoint."""
     from minivideococa.checkpoint.config import Config
+
     return Config.parse(json.loads((Path(folder) / CHECKPOINT / "config.json").read_text()))
 
 
 def load_minivideococa(folder: str):
     """Ours."""
     import minivideococa
+
     return minivideococa.load(Path(folder) / CHECKPOINT)
 
 
@@ -54,11 +57,14 @@ def load_open_clip(folder: str, model: str):
     from safetensors.numpy import load_file
 
     torch.set_num_threads(threads())
-    return reference.load(open_clip.create_model(f"coca_ViT-{model}").eval(),
-                          load_file(Path(folder) / CHECKPOINT / "model.safetensors"))
+    return reference.load(
+        open_clip.create_model(f"coca_ViT-{model}").eval(),
+        load_file(Path(folder) / CHECKPOINT / "model.safetensors"),
+    )
 
 
 def pixels(folder: str, frames: int) -> np.ndarray:
     """Random pixels float32 [T, 3, S, S], the same for all."""
     from common import random_pixels
+
     return random_pixels(frames, model_config(folder).vision.image_size, seed=0)

@@ -20,19 +20,22 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-QUIET = 0.05                                 # the share of the machine that others may take during a turn
-ATTEMPTS = 3                                 # at a quiet turn; then the quietest counts
-PATIENCE = 20                                # seconds to wait for quiet before a turn
+QUIET = 0.05  # the share of the machine that others may take during a turn
+ATTEMPTS = 3  # at a quiet turn; then the quietest counts
+PATIENCE = 20  # seconds to wait for quiet before a turn
 
-Turn = dict[str, Any]                        # `seconds`, `cpu` seconds, and a competitor's own figures
+Turn = dict[str, Any]  # `seconds`, `cpu` seconds, and a competitor's own figures
 
 
 def environment(threads: int) -> dict[str, str]:
     """For child processes: as many threads for every library, and OpenBLAS left to pick its kernel."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+    }
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    tests = HERE.parent                      # tests/oracle for its `common` and `reference`
+    tests = HERE.parent  # tests/oracle for its `common` and `reference`
     return kept | counts | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests / "oracle")])}
 
 
@@ -48,7 +51,11 @@ class Racer:
         self.function = function
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "child.py"), function, json.dumps(arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(threads))
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(threads),
+        )
         try:
             self._answer()
         except BaseException:
@@ -81,8 +88,9 @@ class Racer:
 def whole_process(*arguments: str, threads: int) -> Turn:
     """A turn that is a Python process from its start to its end. Raises RuntimeError if it fails."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.run([sys.executable, *arguments], env=environment(threads), capture_output=True,
-                             text=True)
+    process = subprocess.run(
+        [sys.executable, *arguments], env=environment(threads), capture_output=True, text=True
+    )
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise RuntimeError(f"python {' '.join(arguments)}: {process.stderr}")
@@ -90,7 +98,9 @@ def whole_process(*arguments: str, threads: int) -> Turn:
 
 
 def race(
-    competitors: dict[str, Callable[[], Turn]], rounds: int, warm_up: bool = True,
+    competitors: dict[str, Callable[[], Turn]],
+    rounds: int,
+    warm_up: bool = True,
 ) -> dict[str, list[Turn]]:
     """Competitors by name -> their turns, one a round; each round begins with the next of them.
 
@@ -116,7 +126,7 @@ def quiet_turn(competitor: Callable[[], Turn]) -> Turn:
         wait_for_quiet()
         before = busy_seconds()
         turn = competitor()
-        others = busy_seconds() - before - turn["cpu"] - 0.02     # the system counts in hundredths of seconds
+        others = busy_seconds() - before - turn["cpu"] - 0.02  # the system counts in hundredths of seconds
         turn["others"] = max(0.0, others) / (turn["seconds"] * os.cpu_count())
         attempts.append(turn)
         if turn["others"] <= QUIET:

@@ -23,8 +23,16 @@ class Section:
         table = [self.header, ["---"] * len(self.header), *self.rows]
         others = max((turn["others"] for turns in self.turns.values() for turn in turns), default=0)
         notes = [*self.notes, f"During its turn other processes took at most {others:.0%} of the machine."]
-        return "\n".join([f"### {self.title}", "", *(f"| {' | '.join(row)} |" for row in table), "",
-                          *(f"- {note}" for note in notes), ""])
+        return "\n".join(
+            [
+                f"### {self.title}",
+                "",
+                *(f"| {' | '.join(row)} |" for row in table),
+                "",
+                *(f"- {note}" for note in notes),
+                "",
+            ]
+        )
 
     def as_json(self) -> dict[str, Any]:
         rows = [dict(zip(self.header, row, strict=True)) for row in self.rows]

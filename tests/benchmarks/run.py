@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))               # the checkout, installed or not
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout, installed or not
 
 import encoder
 import generate
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single turn there, too")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the models there, for another run")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))      # leaves no stopped process behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no stopped process behind
 
     known = conditions(args.threads)
     print("\n".join(f"- {name}: {value}" for name, value in known.items()), "\n", flush=True)
@@ -78,7 +78,7 @@ def prepared(folder: Path, model: str) -> Path:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except RuntimeError as error:            # a competitor failed, or does not do the same as the others
+    except RuntimeError as error:  # a competitor failed, or does not do the same as the others
         sys.exit(f"benchmarks: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

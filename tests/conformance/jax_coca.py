@@ -27,11 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)                         # or there is no float64
-jax.config.update("jax_default_matmul_precision", "highest")      # or float32 products may be rounded to less
+jax.config.update("jax_enable_x64", True)  # or there is no float64
+jax.config.update("jax_default_matmul_precision", "highest")  # or float32 products may be rounded to less
 
 Arrays = dict[str, jax.Array]
-Tree = dict[str, Any]                                             # parameters, nested as their names are
+Tree = dict[str, Any]  # parameters, nested as their names are
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # Mean and standard deviation of red, green and blue.
@@ -39,28 +39,74 @@ CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 MISTAKES = (
-    "tanh_gelu", "quick_gelu", "no_quick_gelu",
-    "layer_norm_unbiased", "layer_norm_eps", "no_ln_pre", "no_ln_q", "no_ln_k", "no_ln_post",
-    "no_ln_1", "no_ln_2", "no_ln_1_kv", "post_norm",
-    "attention_unscaled", "attention_scaled_twice",
-    "heads_interleaved", "heads_not_moved", "heads_merged_unmoved",
-    "heads_split_unmoved", "heads_split_interleaved", "heads_merged_interleaved", "attention_over_frames",
-    "qk_swapped", "kv_swapped", "qv_swapped",
-    "qkv_transposed", "out_proj_transposed", "pool_proj_transposed", "text_projection_transposed",
-    "class_token_last", "text_class_first", "positions_shifted", "text_positions_shifted",
-    "patches_by_column", "patch_channels_last", "patch_transposed", "patches_not_moved", "pixels_not_moved",
-    "bgr", "pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean", "bgr_kernel",
-    "mask_not_shifted", "no_padding_mask", "text_not_causal", "decoder_not_causal",
-    "ln_final_on_features", "no_text_ln_final", "no_decoder_ln_final",
-    "query_0_kept", "latent_last_query", "not_unit",
-    "no_in_proj_bias", "no_out_proj_bias", "no_c_fc_bias", "no_c_proj_bias",
-    "axes_transposed", "batch_axis", "other_weights",
+    "tanh_gelu",
+    "quick_gelu",
+    "no_quick_gelu",
+    "layer_norm_unbiased",
+    "layer_norm_eps",
+    "no_ln_pre",
+    "no_ln_q",
+    "no_ln_k",
+    "no_ln_post",
+    "no_ln_1",
+    "no_ln_2",
+    "no_ln_1_kv",
+    "post_norm",
+    "attention_unscaled",
+    "attention_scaled_twice",
+    "heads_interleaved",
+    "heads_not_moved",
+    "heads_merged_unmoved",
+    "heads_split_unmoved",
+    "heads_split_interleaved",
+    "heads_merged_interleaved",
+    "attention_over_frames",
+    "qk_swapped",
+    "kv_swapped",
+    "qv_swapped",
+    "qkv_transposed",
+    "out_proj_transposed",
+    "pool_proj_transposed",
+    "text_projection_transposed",
+    "class_token_last",
+    "text_class_first",
+    "positions_shifted",
+    "text_positions_shifted",
+    "patches_by_column",
+    "patch_channels_last",
+    "patch_transposed",
+    "patches_not_moved",
+    "pixels_not_moved",
+    "bgr",
+    "pixels_not_normalised",
+    "pixels_to_255",
+    "pixels_raw",
+    "imagenet_mean",
+    "bgr_kernel",
+    "mask_not_shifted",
+    "no_padding_mask",
+    "text_not_causal",
+    "decoder_not_causal",
+    "ln_final_on_features",
+    "no_text_ln_final",
+    "no_decoder_ln_final",
+    "query_0_kept",
+    "latent_last_query",
+    "not_unit",
+    "no_in_proj_bias",
+    "no_out_proj_bias",
+    "no_c_fc_bias",
+    "no_c_proj_bias",
+    "axes_transposed",
+    "batch_axis",
+    "other_weights",
 )
 
 
 @dataclass(frozen=True)
 class Port:
     """What every layer has to know: the kind of GELU, and the mistakes that are planted."""
+
     quick_gelu: bool
     mistakes: frozenset[str]
 
@@ -105,12 +151,21 @@ def gelu(x: jax.Array, kind: str) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("heads", "split", "merged"))
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | None, scale: float, heads: int,
-           split: str, merged: str) -> jax.Array:
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: np.ndarray | None,
+    scale: float,
+    heads: int,
+    split: str,
+    merged: str,
+) -> jax.Array:
     """q [..., L, E], k and v [..., K, E], mask [L, K], true where l may see k -> [..., L, E].
 
     `split` says as what each [L, E] is read, rightly "lhd"; `merged` what the result is before it is [L, E].
     """
+
     def by_head(x: jax.Array) -> jax.Array:
         *batch, length, width = x.shape
         size = {"l": length, "h": heads, "d": width // heads}
@@ -134,25 +189,36 @@ def layer_norm(port: Port, p: Tree, x: jax.Array, unless: str | None = None) -> 
     return standardize(x, eps, p["weight"], p["bias"], 1 if port.has("layer_norm_unbiased") else 0)
 
 
-def attention(port: Port, p: Tree, x: jax.Array, context: jax.Array, heads: int,
-              mask: np.ndarray | None = None) -> jax.Array:
+def attention(
+    port: Port, p: Tree, x: jax.Array, context: jax.Array, heads: int, mask: np.ndarray | None = None
+) -> jax.Array:
     """x [..., L, E] asks context [..., K, C], where the mask [L, K] lets it -> [..., L, E]"""
     if "in_proj_weight" in p:
-        weights = np.split(p["in_proj_weight"], 3)                # of query, key and value, [E, E] each
-    else:                                                         # [E, E], [E, C], [E, C]
+        weights = np.split(p["in_proj_weight"], 3)  # of query, key and value, [E, E] each
+    else:  # [E, E], [E, C], [E, C]
         weights = [p[f"{name}_proj_weight"] for name in "qkv"]
     biases = [None] * 3 if port.has("no_in_proj_bias") else np.split(p["in_proj_bias"], 3)
     for mistake, i, j in ("qk_swapped", 0, 1), ("kv_swapped", 1, 2), ("qv_swapped", 0, 2):
         if port.has(mistake) and weights[i].shape == weights[j].shape:
             for thirds in weights, biases:
                 thirds[i], thirds[j] = thirds[j], thirds[i]
-    q, k, v = (linear(source, w, b, "io" if port.has("qkv_transposed") and w.shape[0] == w.shape[1] else "oi")
-               for source, w, b in zip((x, context, context), weights, biases))
+    q, k, v = (
+        linear(source, w, b, "io" if port.has("qkv_transposed") and w.shape[0] == w.shape[1] else "oi")
+        for source, w, b in zip((x, context, context), weights, biases)
+    )
 
     power = 0.0 if port.has("attention_unscaled") else 1.0 if port.has("attention_scaled_twice") else 0.5
     split = "ldh" if port.has("heads_interleaved") else "hld" if port.has("heads_not_moved") else "lhd"
-    merged = "hld" if port.has("heads_merged_unmoved") else "ldh" if port.has("heads_merged_interleaved") else split
-    split = "hld" if port.has("heads_split_unmoved") else "ldh" if port.has("heads_split_interleaved") else split
+    merged = (
+        "hld"
+        if port.has("heads_merged_unmoved")
+        else "ldh"
+        if port.has("heads_merged_interleaved")
+        else split
+    )
+    split = (
+        "hld" if port.has("heads_split_unmoved") else "ldh" if port.has("heads_split_interleaved") else split
+    )
     y = attend(q, k, v, mask, (x.shape[-1] // heads) ** -power, heads, split, merged)
     p, order = p["out_proj"], "io" if port.has("out_proj_transposed") else "oi"
     return linear(y, p["weight"], None if port.has("no_out_proj_bias") else p["bias"], order)
@@ -166,14 +232,20 @@ def mlp(port: Port, p: Tree, x: jax.Array) -> jax.Array:
     return linear(x, p["c_proj"]["weight"], None if port.has("no_c_proj_bias") else p["c_proj"]["bias"])
 
 
-def block(port: Port, p: Tree, x: jax.Array, heads: int, mask: np.ndarray | None = None,
-          context: jax.Array | None = None) -> jax.Array:
+def block(
+    port: Port,
+    p: Tree,
+    x: jax.Array,
+    heads: int,
+    mask: np.ndarray | None = None,
+    context: jax.Array | None = None,
+) -> jax.Array:
     """[..., L, E] -> [..., L, E]: attention over x or the context [K, E], then the MLP; both residual."""
     if context is not None:
         context = layer_norm(port, p["ln_1_kv"], context, unless="no_ln_1_kv")
 
     def attended(x: jax.Array) -> jax.Array:
-        if x.ndim == 3 and port.has("attention_over_frames"):     # [T, N, W] taken for [N, T, W]
+        if x.ndim == 3 and port.has("attention_over_frames"):  # [T, N, W] taken for [N, T, W]
             x = x.swapaxes(0, 1)
             return attention(port, p["attn"], x, x, heads, mask).swapaxes(0, 1)
         return attention(port, p["attn"], x, x if context is None else context, heads, mask)
@@ -185,8 +257,9 @@ def block(port: Port, p: Tree, x: jax.Array, heads: int, mask: np.ndarray | None
     return x + mlp(port, p["mlp"], layer_norm(port, p["ln_2"], x, unless="no_ln_2"))
 
 
-def tower(port: Port, name: str, blocks: Tree, x: jax.Array, heads: int,
-          mask: np.ndarray | None = None) -> tuple[jax.Array, Arrays]:
+def tower(
+    port: Port, name: str, blocks: Tree, x: jax.Array, heads: int, mask: np.ndarray | None = None
+) -> tuple[jax.Array, Arrays]:
     """x [..., L, E] through all blocks -> [..., L, E]"""
     out = {f"{name}.embed": x}
     for i in sorted(blocks, key=int):
@@ -217,20 +290,20 @@ def preprocess(port: Port, cfg: Mapping[str, Any], frames: jax.Array) -> jax.Arr
 
 def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tuple[jax.Array, Arrays]:
     """Pixels [T, 3, S, S] -> tokens [T, N, W], of each frame alone."""
-    kernel = p["conv1"]["weight"]                                 # [W, 3, P, P]
+    kernel = p["conv1"]["weight"]  # [W, 3, P, P]
     width, _, side, _ = kernel.shape
-    if port.has("patch_channels_last"):                           # as stored, but read as [W, P, P, 3]
+    if port.has("patch_channels_last"):  # as stored, but read as [W, P, P, 3]
         kernel = np.moveaxis(kernel.reshape(width, side, side, 3), -1, 1)
     if port.has("patch_transposed"):
         kernel = kernel.swapaxes(2, 3)
     if port.has("bgr_kernel"):
         kernel = kernel[:, ::-1]
     x = patchify(pixels, kernel, "ji" if port.has("patches_by_column") else "ij")
-    if port.has("patches_not_moved"):                             # [T, W, G * G] reshaped, and not transposed
+    if port.has("patches_not_moved"):  # [T, W, G * G] reshaped, and not transposed
         x = x.swapaxes(1, 2).reshape(x.shape)
     token = np.broadcast_to(p["class_embedding"], (len(pixels), 1, width))
     x = jnp.concatenate([x, token] if port.has("class_token_last") else [token, x], axis=1)
-    positions = p["positional_embedding"]                         # [N, W]
+    positions = p["positional_embedding"]  # [N, W]
     x = x + (np.roll(positions, 1, axis=0) if port.has("positions_shifted") else positions)
     if not cfg.get("no_ln_pre"):
         x = layer_norm(port, p["ln_pre"], x, unless="no_ln_pre")
@@ -239,6 +312,7 @@ def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tu
 
 def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tuple[jax.Array, Arrays]:
     """Tokens [T, N, W] -> caption tokens [Q', E]; the latent [E] is among the intermediates."""
+
     def pooler(p: Tree, context: jax.Array) -> jax.Array:
         """[K, W] -> [Q, E]: learned queries ask the context."""
         context = layer_norm(port, p["ln_k"], context, unless="no_ln_k")
@@ -246,8 +320,8 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
         return attention(port, p["attn"], query, context, cfg.get("attn_pooler_heads", 8))
 
     form = cfg.get("attentional_pool", False)
-    flat = tokens.reshape(-1, tokens.shape[-1])                   # [T N, W]: all that VideoCoCa adds to CoCa
-    if form is True:                                              # one pooler: query 0 is for the latent
+    flat = tokens.reshape(-1, tokens.shape[-1])  # [T N, W]: all that VideoCoCa adds to CoCa
+    if form is True:  # one pooler: query 0 is for the latent
         attended = pooler(p["attn_pool"], flat)
         x = layer_norm(port, p["ln_post"], attended, unless="no_ln_post")
         latent, caption = x[0], x[1:]
@@ -255,28 +329,32 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
             caption = x
         if port.has("latent_last_query"):
             latent, caption = x[-1], x[:-1]
-    elif form in ("parallel", "cascade"):                         # CoCa, figure 2: a pooler for each
+    elif form in ("parallel", "cascade"):  # CoCa, figure 2: a pooler for each
         context = layer_norm(port, p["ln_post"], flat, unless="no_ln_post")
         attended = caption = pooler(p["attn_pool"], context)
         latent = pooler(p["attn_pool_contrastive"], context if form == "parallel" else caption)[0]
     else:
         raise ValueError(f'vision_cfg.attentional_pool is {form!r}: give true, "parallel" or "cascade"')
     latent = linear(latent, p["proj"], None, "oi" if port.has("pool_proj_transposed") else "io")
-    return caption, {"pool.flat": flat, "pool.attended": attended, "pool.tokens": caption,
-                     "pool.latent": unit(port, latent)}
+    return caption, {
+        "pool.flat": flat,
+        "pool.attended": attended,
+        "pool.tokens": caption,
+        "pool.latent": unit(port, latent),
+    }
 
 
 def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[jax.Array, Arrays]:
     """Ids [L] -> features [L, E]; the latent [E] is among the intermediates."""
     x, token, positions = p["token_embedding"]["weight"][ids], p["cls_emb"][None], p["positional_embedding"]
-    x = jnp.concatenate([token, x] if port.has("text_class_first") else [x, token])      # [L + 1, E]
+    x = jnp.concatenate([token, x] if port.has("text_class_first") else [x, token])  # [L + 1, E]
     if port.has("text_positions_shifted"):
         positions = np.roll(positions, -1, axis=0)
     x = x + positions[: len(x)]
 
     mask, kept = np.tri(len(x), dtype=bool), ids != cfg.get("pad_id", 0)
     unshifted = cfg.get("correct_cls_mask") or port.has("mask_not_shifted")
-    kept = np.insert(kept, len(ids) if unshifted else 0, True)    # at 0 in released weights: one key too late
+    kept = np.insert(kept, len(ids) if unshifted else 0, True)  # at 0 in released weights: one key too late
     if port.has("text_not_causal"):
         mask = np.ones_like(mask)
     if not port.has("no_padding_mask"):
@@ -320,9 +398,16 @@ def parameters(weights: Mapping[str, np.ndarray], dtype: str) -> Tree:
     return tree
 
 
-def trace(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], *, ids: np.ndarray | None = None,
-          frames: np.ndarray | None = None, pixels: np.ndarray | None = None, dtype: str = "float32",
-          mistake: str | Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def trace(
+    config: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    *,
+    ids: np.ndarray | None = None,
+    frames: np.ndarray | None = None,
+    pixels: np.ndarray | None = None,
+    dtype: str = "float32",
+    mistake: str | Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
     """Every named intermediate that follows from the inputs, in path order, in the dtype.
 
     config: what config.json holds, or its model_cfg alone. weights: by open_clip's names. ids [L] integers;
@@ -336,8 +421,11 @@ def trace(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], *, ids: 
     if not mistakes <= set(MISTAKES):
         raise ValueError(f"mistakes {sorted(mistakes - set(MISTAKES))} are none of {', '.join(MISTAKES)}")
     cfg = config.get("model_cfg", config)
-    if "other_weights" in mistakes:                               # the same numbers in other places
-        weights = {name: np.random.RandomState(1).permutation(x.ravel()).reshape(x.shape) for name, x in weights.items()}
+    if "other_weights" in mistakes:  # the same numbers in other places
+        weights = {
+            name: np.random.RandomState(1).permutation(x.ravel()).reshape(x.shape)
+            for name, x in weights.items()
+        }
     port, p = Port(cfg.get("quick_gelu", False), mistakes), parameters(weights, dtype)
     size = cfg["vision_cfg"].get("image_size", 224)
     out: dict[str, Any] = {}
@@ -367,15 +455,16 @@ def trace(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], *, ids: 
 
 def written(port: Port, name: str, x: np.ndarray) -> np.ndarray:
     """A tensor as it goes into the trace."""
-    if port.has("axes_transposed") and name.startswith("vision"):             # sequence first, [N, T, W]
+    if port.has("axes_transposed") and name.startswith("vision"):  # sequence first, [N, T, W]
         x = np.ascontiguousarray(x.swapaxes(0, 1))
-    if port.has("batch_axis") and name not in ("frames", "ids"):              # of a batch of two videos with their texts
+    if port.has("batch_axis") and name not in ("frames", "ids"):  # of a batch of two videos with their texts
         x = np.stack([x, x[..., ::-1]])
     return x
 
 
 def main() -> None:
-    from safetensors.flax import load_file, save_file             # knows bfloat16
+    from safetensors.flax import load_file, save_file  # knows bfloat16
+
     parser = argparse.ArgumentParser(description="Writes the trace of a VideoCoCa in JAX.")
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
     parser.add_argument("inputs", type=Path, help="safetensors file with frames or pixels, ids, or both")

@@ -26,8 +26,9 @@ import reference  # noqa: E402
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
-def trace(folder: str | os.PathLike[str], inputs: Mapping[str, np.ndarray | torch.Tensor],
-          dtype: str = "float32") -> dict[str, torch.Tensor]:
+def trace(
+    folder: str | os.PathLike[str], inputs: Mapping[str, np.ndarray | torch.Tensor], dtype: str = "float32"
+) -> dict[str, torch.Tensor]:
     """Every intermediate by its name, with the weights of a checkpoint folder, in one of DTYPES.
 
     inputs: `frames` uint8 [T, H, W, 3], or else `pixels` [T, 3, S, S]; `ids` [L] or [B, L]; other names are

@@ -20,12 +20,12 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
     weights = {}
     for name in sorted(shapes):
         shape = shapes[name]
-        x = 2 * uniform(shape) - 1                                # of standard deviation 1 / sqrt 3
-        if len(shape) < 2:                                        # biases, norms, class tokens, logit_scale
+        x = 2 * uniform(shape) - 1  # of standard deviation 1 / sqrt 3
+        if len(shape) < 2:  # biases, norms, class tokens, logit_scale
             x = x / 2 + (".ln_" in name and name.endswith("weight"))
         elif name.endswith(("query", "embedding", "embedding.weight")):
             x *= sqrt(3)
-        else:                                                     # 1.5: attention neither uniform nor one-hot
+        else:  # 1.5: attention neither uniform nor one-hot
             fan_in = shape[0] if name.endswith(("proj", "projection")) else prod(shape[1:])
             x *= 1.5 * sqrt(3 / fan_in)
         weights[name] = np.asarray(x, np.float32)

@@ -16,8 +16,9 @@ from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import nest
 
 
-def traces(model: CoCa, model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray,
-           ids: np.ndarray) -> tuple[Arrays, Arrays]:
+def traces(
+    model: CoCa, model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray, ids: np.ndarray
+) -> tuple[Arrays, Arrays]:
     """Our trace and open_clip's, of pixels [T, 3, S, S] and ids [B, L], with the same arrays for weights."""
     theirs = reference.trace(reference.load(model, weights), pixels, ids)
     ours = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights))
@@ -26,8 +27,9 @@ def traces(model: CoCa, model_cfg: dict[str, Any], weights: Arrays, pixels: np.n
     return trace, {"pixels": pixels} | theirs
 
 
-def measure(model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray,
-            ids: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+def measure(
+    model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray, ids: np.ndarray
+) -> tuple[dict[str, float], dict[str, float]]:
     """Two figures a tensor, from one run in float32 and one in float64 of weights that are exact in float32:
 
     our float64 against open_clip's; and how many times open_clip's error our own is, float32 against float64.
@@ -39,8 +41,14 @@ def measure(model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray,
     return errors(ours64, theirs64), {name: ours[name] / theirs[name] for name in ours if theirs[name] > 0}
 
 
-def assert_same_from_frames(ours: mvc.VideoCoCa, theirs: CoCa, transform: Callable, frames: np.ndarray,
-                            ids: np.ndarray, max_length: int) -> None:
+def assert_same_from_frames(
+    ours: mvc.VideoCoCa,
+    theirs: CoCa,
+    transform: Callable,
+    frames: np.ndarray,
+    ids: np.ndarray,
+    max_length: int,
+) -> None:
     """In float64, from frames uint8 [T, H, W, 3] and ids [1, L]: all intermediates, the greedy caption."""
     pixels = np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
     with mvc.trace() as trace:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mpmath as mp
 
-FITS = {"float32": (3.95, 5), "float64": (5.9, 12)}               # limit, degree of P and Q
+FITS = {"float32": (3.95, 5), "float64": (5.9, 12)}  # limit, degree of P and Q
 Coefficients = tuple[float, ...]
 
 
@@ -35,8 +35,10 @@ def fit(limit: float, degree: int, rounds: int = 12) -> tuple[Coefficients, Coef
                     if j > 0:
                         rows[i, degree + j] = -weight * powers[i, j]
             solution = list(mp.qr_solve(rows, right)[0])
-            p, q = ([c / mp.mpf(limit) ** (2 * j) for j, c in enumerate(part)][::-1]
-                    for part in (solution[:degree + 1], [1, *solution[degree + 1:]]))
+            p, q = (
+                [c / mp.mpf(limit) ** (2 * j) for j, c in enumerate(part)][::-1]
+                for part in (solution[: degree + 1], [1, *solution[degree + 1 :]])
+            )
             errors = [abs(mp.polyval(p, u) / mp.polyval(q, u) / f - 1) for u, f in zip(us, target)]
             if max(errors) < best:
                 best, result = max(errors), (p, q)

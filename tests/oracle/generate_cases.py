@@ -7,21 +7,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MODELS, VIDEOS = 54, 4                                            # VIDEOS of each model
+MODELS, VIDEOS = 54, 4  # VIDEOS of each model
 POOLERS = [True, True, "parallel", "cascade"]
-PAD_IDS = [(0, 0), (0, 0), (3, 0), (0, 3), (3, 7)]                # of generation, and of the mask
+PAD_IDS = [(0, 0), (0, 0), (3, 0), (0, 3), (3, 7)]  # of generation, and of the mask
 
 # Every pair of a model and a video is asked for these two ...
 USUAL: list[dict[str, Any]] = [{"top_k": 1}, {}]
 # ... and each of these is asked of some pairs.
 UNUSUAL: list[dict[str, Any]] = [
-    {"beams": 2, "beam_groups": 1}, {"beams": 4, "beam_groups": 2}, {"beams": 6, "beam_groups": 1},
-    {"beams": 6, "beam_groups": 2}, {"beams": 3, "beam_groups": 3},
-    {"min_length": 0}, {"min_length": 12}, {"min_length": 12, "top_k": 1},
-    {"repetition_penalty": 1.6}, {"repetition_penalty": 1.6, "top_k": 1},
-    {"repetition_penalty": 0.8}, {"repetition_penalty": 0.8, "top_k": 1},
-    {"length_penalty": 0.0}, {"length_penalty": 2.0}, {"length_penalty": -1.0},
-    {"diversity_penalty": 0.5}, {"diversity_penalty": 4.0}, {"diversity_penalty": 1.5, "beam_groups": 2},
+    {"beams": 2, "beam_groups": 1},
+    {"beams": 4, "beam_groups": 2},
+    {"beams": 6, "beam_groups": 1},
+    {"beams": 6, "beam_groups": 2},
+    {"beams": 3, "beam_groups": 3},
+    {"min_length": 0},
+    {"min_length": 12},
+    {"min_length": 12, "top_k": 1},
+    {"repetition_penalty": 1.6},
+    {"repetition_penalty": 1.6, "top_k": 1},
+    {"repetition_penalty": 0.8},
+    {"repetition_penalty": 0.8, "top_k": 1},
+    {"length_penalty": 0.0},
+    {"length_penalty": 2.0},
+    {"length_penalty": -1.0},
+    {"diversity_penalty": 0.5},
+    {"diversity_penalty": 4.0},
+    {"diversity_penalty": 1.5, "beam_groups": 2},
     {"diversity_penalty": 1.5, "beams": 4, "beam_groups": 4},
     {"diversity_penalty": 1.5, "min_length": 0, "length_penalty": 0.5, "beams": 8, "beam_groups": 2},
 ]
@@ -35,8 +46,8 @@ class Model(NamedTuple):
     model_cfg: dict[str, Any]
     start_id: int
     end_id: int
-    shift: float                                                  # what is added to all logits ...
-    raised: dict[int, float]                                      # ... and to that of some ids
+    shift: float  # what is added to all logits ...
+    raised: dict[int, float]  # ... and to that of some ids
 
 
 class Run(NamedTuple):
@@ -66,15 +77,30 @@ def _model(seed: int) -> Model:
     width, vocabulary, ends_early = one([16, 24, 32]), rng.randint(20, 301), seed // 2 % 2 == 1
     both = {"context_length": 6 + seed * 11 % 35, "vocab_size": vocabulary, "width": width}
     model_cfg = {
-        "embed_dim": width, "quick_gelu": seed % 3 == 0, "pad_id": pad_id,
-        "vision_cfg": {"image_size": 12, "patch_size": 4, "layers": 1, "head_width": 8,
-                       "width": 16 if pooler is True else width, "attentional_pool": pooler,
-                       "attn_pooler_queries": rng.randint(3, 9), "attn_pooler_heads": one([1, 2, 4])},
-        "text_cfg": both | {"heads": one([1, 2, 4]), "layers": rng.randint(1, 3), "pad_id": masked_id,
-                            "embed_cls": True, "correct_cls_mask": seed % 7 == 0},
+        "embed_dim": width,
+        "quick_gelu": seed % 3 == 0,
+        "pad_id": pad_id,
+        "vision_cfg": {
+            "image_size": 12,
+            "patch_size": 4,
+            "layers": 1,
+            "head_width": 8,
+            "width": 16 if pooler is True else width,
+            "attentional_pool": pooler,
+            "attn_pooler_queries": rng.randint(3, 9),
+            "attn_pooler_heads": one([1, 2, 4]),
+        },
+        "text_cfg": both
+        | {
+            "heads": one([1, 2, 4]),
+            "layers": rng.randint(1, 3),
+            "pad_id": masked_id,
+            "embed_cls": True,
+            "correct_cls_mask": seed % 7 == 0,
+        },
         "multimodal_cfg": both | {"heads": one([1, 2, 4]), "layers": rng.randint(1, 3)},
     }
-    start_id, end_id = vocabulary - 2, vocabulary - 1             # CLIP's
+    start_id, end_id = vocabulary - 2, vocabulary - 1  # CLIP's
     if seed % 6 == 0:
         start_id, end_id = (8 + rng.permutation(vocabulary - 8)[:2]).tolist()
     raised = {end_id: rng.uniform(2.5, 5.5)} if ends_early else {}
@@ -105,8 +131,12 @@ def runs() -> list[Run]:
     """All calls. The first video of a model is described at full length, the others up to a shorter one."""
     known = models()
     lengths = [model.model_cfg["text_cfg"]["context_length"] for model in known]
-    asked = [Run(i, j, how | {"max_length": longest if j == 0 else 6 + (7 * i + 13 * j) % (longest - 5)})
-             for i, longest in enumerate(lengths) for j in range(VIDEOS) for how in USUAL]
+    asked = [
+        Run(i, j, how | {"max_length": longest if j == 0 else 6 + (7 * i + 13 * j) % (longest - 5)})
+        for i, longest in enumerate(lengths)
+        for j in range(VIDEOS)
+        for how in USUAL
+    ]
     long = [i for i, longest in enumerate(lengths) if longest > 13]
     for k, how in enumerate(UNUSUAL):
         about_ends = not how.keys().isdisjoint({"min_length", "length_penalty"})

@@ -24,8 +24,19 @@ from common import Arrays, cast, random_weights
 from make_golden import CASES
 
 KIT = Path(__file__).parents[1] / "conformance"
-NAMES = ("as_released", "one_frame", "same_width", "parallel", "cascade", "quick_gelu", "odd_sizes",
-         "unpadded", "pad_ids", "correct_cls_mask", "no_ln_pre")
+NAMES = (
+    "as_released",
+    "one_frame",
+    "same_width",
+    "parallel",
+    "cascade",
+    "quick_gelu",
+    "odd_sizes",
+    "unpadded",
+    "pad_ids",
+    "correct_cls_mask",
+    "no_ln_pre",
+)
 
 
 def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
@@ -43,9 +54,11 @@ def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
 
 def metadata(config: dict[str, Any]) -> dict[str, str]:
     """What a truth.safetensors says about itself."""
-    version = torch.__version__.split("+")[0]                     # without the build, such as +cpu
-    return {"config": json.dumps(config),
-            "made_by": f"open_clip {open_clip.__version__}, torch {version}, float64"}
+    version = torch.__version__.split("+")[0]  # without the build, such as +cpu
+    return {
+        "config": json.dumps(config),
+        "made_by": f"open_clip {open_clip.__version__}, torch {version}, float64",
+    }
 
 
 def dumps(tensors: Arrays, about: dict[str, str]) -> bytes:
@@ -53,15 +66,15 @@ def dumps(tensors: Arrays, about: dict[str, str]) -> bytes:
     contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     data = save(contiguous, about)
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:8 + size])
+    header = json.loads(data[8 : 8 + size])
     header["__metadata__"] = about
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)                               # the data begins at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + data[8 + size:]
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def main() -> None:
-    torch.set_num_threads(1)                                      # the last bits depend on how sums are split
+    torch.set_num_threads(1)  # the last bits depend on how sums are split
     for name in NAMES:
         config, weights, truth = make(name)
         folder = KIT / name

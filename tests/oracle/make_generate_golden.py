@@ -27,7 +27,7 @@ from common import Arrays, cast, checksum, random_pixels, random_weights
 from generate_cases import MODELS, VIDEOS, Model, Run, models, runs, shift_logits, video
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "generate.json"
-Encoded = tuple[torch.Tensor, torch.Tensor]                       # latents [B, E], caption tokens [B, Q', E]
+Encoded = tuple[torch.Tensor, torch.Tensor]  # latents [B, E], caption tokens [B, Q', E]
 
 
 def weights_of(model: Model) -> Arrays:
@@ -49,34 +49,58 @@ def encode(model: CoCa, pixels: np.ndarray) -> Encoded:
     return model._encode_image(torch.from_numpy(pixels).to(model.logit_scale.dtype))
 
 
-def generate(model: CoCa, encoded: Encoded, start_id: int, end_id: int, max_length: int,
-             min_length: int = 5, beams: int = 6, beam_groups: int = 3, diversity_penalty: float = 0.0,
-             top_k: int | None = None, repetition_penalty: float = 1.0, length_penalty: float = 1.0,
-             prompt: list[int] | None = None) -> list[np.ndarray]:
+def generate(
+    model: CoCa,
+    encoded: Encoded,
+    start_id: int,
+    end_id: int,
+    max_length: int,
+    min_length: int = 5,
+    beams: int = 6,
+    beam_groups: int = 3,
+    diversity_penalty: float = 0.0,
+    top_k: int | None = None,
+    repetition_penalty: float = 1.0,
+    length_penalty: float = 1.0,
+    prompt: list[int] | None = None,
+) -> list[np.ndarray]:
     """open_clip's `generate` under our names of its keywords: ids [L] of each of B encoded videos, unpadded.
 
     open_clip has no keyword for two of them. The processor of a diversity penalty is put behind those that it
     makes; a length penalty becomes the default of the class that keeps its beams' scores.
     """
+
     def encoded_already(images: torch.Tensor, normalize: bool = True) -> list[torch.Tensor]:
         return [x.repeat_interleave(len(images) // len(x), dim=0) for x in encoded]
 
     def with_diversity(processors: list) -> LogitsProcessorList:
-        return LogitsProcessorList([*processors,
-                                    HammingDiversityLogitsProcessor(diversity_penalty, beams, beam_groups)])
+        return LogitsProcessorList(
+            [*processors, HammingDiversityLogitsProcessor(diversity_penalty, beams, beam_groups)]
+        )
 
     with ExitStack() as patches:
         patches.enter_context(mock.patch.object(model, "_encode_image", encoded_already))
-        patches.enter_context(mock.patch.object(
-            coca_model, "BeamSearchScorer", partial(BeamSearchScorer, length_penalty=length_penalty)))
+        patches.enter_context(
+            mock.patch.object(
+                coca_model, "BeamSearchScorer", partial(BeamSearchScorer, length_penalty=length_penalty)
+            )
+        )
         if diversity_penalty:
             patches.enter_context(mock.patch.object(coca_model, "LogitsProcessorList", with_diversity))
         batch = len(encoded[1])
         padded = model.generate(
-            torch.empty(batch, 0), text=None if prompt is None else torch.tensor([prompt] * batch),
-            generation_type="beam_search" if top_k is None else "top_k", top_k=top_k, num_beams=beams,
-            num_beam_groups=beam_groups, seq_len=max_length, min_seq_len=min_length,
-            sot_token_id=start_id, eos_token_id=end_id, repetition_penalty=repetition_penalty)
+            torch.empty(batch, 0),
+            text=None if prompt is None else torch.tensor([prompt] * batch),
+            generation_type="beam_search" if top_k is None else "top_k",
+            top_k=top_k,
+            num_beams=beams,
+            num_beam_groups=beam_groups,
+            seq_len=max_length,
+            min_seq_len=min_length,
+            sot_token_id=start_id,
+            eos_token_id=end_id,
+            repetition_penalty=repetition_penalty,
+        )
     last = {end_id} if top_k is None else {end_id, model.pad_id}
     return [until(row, last, len(prompt or [start_id])) for row in padded.numpy()]
 
@@ -84,7 +108,7 @@ def generate(model: CoCa, encoded: Encoded, start_id: int, end_id: int, max_leng
 def until(ids: np.ndarray, last: set[int], begin: int) -> np.ndarray:
     """The ids up to the first of `last` that was generated: what comes after it is padding."""
     stops = [i for i, token in enumerate(ids) if i >= begin and token in last]
-    return ids[:stops[0] + 1] if stops else ids
+    return ids[: stops[0] + 1] if stops else ids
 
 
 def margin(model: CoCa, encoded: Encoded, start_id: int, end_id: int, **how) -> float:
@@ -107,8 +131,8 @@ class Answer(NamedTuple):
     """What open_clip said to a call about these pixels."""
 
     run: Run
-    pixels: np.ndarray                                            # [T, 3, S, S]
-    ids: np.ndarray                                               # [L]
+    pixels: np.ndarray  # [T, 3, S, S]
+    ids: np.ndarray  # [L]
 
 
 def answers(dtype: str, asked: list[Run]) -> Iterator[Answer]:
@@ -122,7 +146,7 @@ def answers(dtype: str, asked: list[Run]) -> Iterator[Answer]:
                     pixels = pixels_of(run)
                     seen[run.video] = pixels, encode(theirs, pixels)
                 pixels, encoded = seen[run.video]
-                ids, = generate(theirs, encoded, model.start_id, model.end_id, **run.how)
+                (ids,) = generate(theirs, encoded, model.start_id, model.end_id, **run.how)
                 yield Answer(run, pixels, ids)
 
 
@@ -133,8 +157,10 @@ def pixels_of(run: Run) -> np.ndarray:
 
 def content(found: list[Answer]) -> dict[str, Any]:
     """What the golden file holds."""
-    return {"weights_crc32": [checksum(weights_of(model)) for model in models()],
-            "runs": [run._asdict() | {"ids": ids.tolist()} for run, _, ids in found]}
+    return {
+        "weights_crc32": [checksum(weights_of(model)) for model in models()],
+        "runs": [run._asdict() | {"ids": ids.tolist()} for run, _, ids in found],
+    }
 
 
 def check_variety(found: list[Answer]) -> None:
@@ -145,8 +171,10 @@ def check_variety(found: list[Answer]) -> None:
         by_keywords[json.dumps(keywords)][answer.run.model, answer.run.video] = answer
     greedy, beam = by_keywords.pop('{"top_k": 1}'), by_keywords.pop("{}")
 
-    for usual, endings in ((greedy, {"soon", "within", "padding", "limit"}),
-                           (beam, {"soon", "within", "never", "limit"})):
+    for usual, endings in (
+        (greedy, {"soon", "within", "padding", "limit"}),
+        (beam, {"soon", "within", "never", "limit"}),
+    ):
         count = Counter(ending(answer) for answer in usual.values())
         assert endings == {name for name in count if count[name] >= 5}, count
         assert sum(0 in answer.ids[1:-1] for answer in usual.values()) >= 5

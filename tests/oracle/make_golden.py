@@ -18,19 +18,32 @@ import reference
 from common import Arrays, cast, checksum, random_pixels, random_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-START, END = 38, 39                                               # of 40 ids, as the last two are CLIP's
+START, END = 38, 39  # of 40 ids, as the last two are CLIP's
 TEXT = [START, 5, 9, 21, 11, END, 0, 0, 0]
 
 
-def small(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None,
-          decoder: dict[str, Any] | None = None, **top: Any) -> dict[str, Any]:
+def small(
+    vision: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
+    decoder: dict[str, Any] | None = None,
+    **top: Any,
+) -> dict[str, Any]:
     """A small model_cfg, and what is different in it."""
     both = {"context_length": 12, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2}
     return {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 20, "patch_size": 5, "width": 24, "layers": 2, "head_width": 8,
-                       "attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 4,
-                       "output_tokens": True} | (vision or {}),
+        "vision_cfg": {
+            "image_size": 20,
+            "patch_size": 5,
+            "width": 24,
+            "layers": 2,
+            "head_width": 8,
+            "attentional_pool": True,
+            "attn_pooler_queries": 6,
+            "attn_pooler_heads": 4,
+            "output_tokens": True,
+        }
+        | (vision or {}),
         "text_cfg": both | {"embed_cls": True, "output_tokens": True} | (text or {}),
         "multimodal_cfg": both | (decoder or {}),
     } | top
@@ -44,16 +57,28 @@ CASES: dict[str, tuple[dict[str, Any], int, list[int], dict[str, int]]] = {
     "parallel": (small({"width": 16, "attentional_pool": "parallel"}), 3, TEXT, {}),
     "cascade": (small({"width": 16, "attentional_pool": "cascade"}), 3, TEXT, {}),
     "quick_gelu": (small(quick_gelu=True), 2, TEXT, {"end_id": 18, "min_length": 1}),
-    "odd_sizes": (small({"image_size": 17, "width": 15, "head_width": 5, "attn_pooler_queries": 7},
-                        {"layers": 1}, {"layers": 3, "context_length": 15}), 5, TEXT, {"end_id": 18}),
+    "odd_sizes": (
+        small(
+            {"image_size": 17, "width": 15, "head_width": 5, "attn_pooler_queries": 7},
+            {"layers": 1},
+            {"layers": 3, "context_length": 15},
+        ),
+        5,
+        TEXT,
+        {"end_id": 18},
+    ),
     "unpadded": (small(), 1, [START, 5, 9, 21, END], {"end_id": 17}),
     "exclamation": (small(), 1, [START, 0, 9, 0, 0, 11, END, 0, 0, 0], {}),
     "pad_ids": (small(text={"pad_id": 7}, pad_id=3), 1, [START, 3, 7, 21, 0, END, 7, 7], {}),
     "correct_cls_mask": (small(text={"correct_cls_mask": True}), 1, TEXT, {}),
     "no_ln_pre": (small({"no_ln_pre": True}), 2, TEXT, {}),
     "mlp_ratio": (small({"mlp_ratio": 2.7}, {"mlp_ratio": 1.5}), 2, TEXT, {}),
-    "heads": (small({"width": 27, "head_width": 8, "attn_pooler_heads": 8}, {"heads": 1}, {"heads": 4}),
-              2, TEXT, {}),
+    "heads": (
+        small({"width": 27, "head_width": 8, "attn_pooler_heads": 8}, {"heads": 1}, {"heads": 4}),
+        2,
+        TEXT,
+        {},
+    ),
     "logit_scale_1": (small(nonscalar_logit_scale=True), 1, TEXT, {"end_id": 9}),
 }
 
@@ -68,8 +93,11 @@ def make(name: str) -> Arrays:
     generate = {"start_id": START, "end_id": END, "min_length": 5, "max_length": 12} | differently
     return {
         "config": np.array(json.dumps(model_cfg)),
-        "seed": np.array(seed), "weights_crc32": np.array(checksum(weights)), "pixels": pixels,
-        "generate": np.array(json.dumps(generate)), "greedy": reference.greedy(model, pixels, **generate),
+        "seed": np.array(seed),
+        "weights_crc32": np.array(checksum(weights)),
+        "pixels": pixels,
+        "generate": np.array(json.dumps(generate)),
+        "greedy": reference.greedy(model, pixels, **generate),
         "logit_scale": model.logit_scale.detach().exp().numpy(),
     } | {f"trace/{name}": x for name, x in reference.trace(model, pixels, np.array([ids])).items()}
 

@@ -41,8 +41,11 @@ def make() -> dict[str, np.ndarray]:
         frames = rng.integers(0, 256, (*shape, 3), np.uint8)
         arrays[f"frames_{i}"] = frames
         arrays[f"pixels_{i}"] = open_clip_pixels(frames, size, MEAN, STD, mode, interpolation, fill)
-        cases.append(dict(size=size, mean=MEAN, std=STD, resize_mode=mode, interpolation=interpolation,
-                          fill_color=fill))
+        cases.append(
+            dict(
+                size=size, mean=MEAN, std=STD, resize_mode=mode, interpolation=interpolation, fill_color=fill
+            )
+        )
     return arrays | {"cases": np.array(json.dumps(cases))}
 
 

@@ -123,16 +123,35 @@ a . b , c ; d : e ? f ! g
 mother-in-law's well-being co\u2011operate \u2012 \u2010
 """.strip("\n").split("\n")
 TEXTS = [text.replace("\\n", "\n") for text in TEXTS]
-TEXTS += ["", " ", "\n\n", "\u200b", "\x00", "word " * 200, "a " * 74, "a " * 75, "é" * 500, "1" * 80,
-          "🐶" * 40]
-TEXTS += [f"a {object} {verb}" for object, verb in zip(
-    ["red circle", "small skateboarder", "wooden toothbrush", "3D printer", "two-handed sword", "pie"],
-    ["spinning", "falling apart", "glistening", "upside-down", "'til dawn", "in slow-motion"])]
+TEXTS += [
+    "",
+    " ",
+    "\n\n",
+    "\u200b",
+    "\x00",
+    "word " * 200,
+    "a " * 74,
+    "a " * 75,
+    "é" * 500,
+    "1" * 80,
+    "🐶" * 40,
+]
+TEXTS += [
+    f"a {object} {verb}"
+    for object, verb in zip(
+        ["red circle", "small skateboarder", "wooden toothbrush", "3D printer", "two-handed sword", "pie"],
+        ["spinning", "falling apart", "glistening", "upside-down", "'til dawn", "in slow-motion"],
+    )
+]
 TEXTS += ["a photo of my " + thing for thing in ["dog.", "dog !", "Dog's", "dogs'", "(dog)", "d-o-g"]]
 IDS = [
     [49406, 320, 1125, 539, 320, 2368, 269, 49407, 0, 0],
     [49406, 320, 1125, 539, 320, 2368, 0, 0],  # never ended
-    [320, 2368], [], [0, 0], [49406], [49407, 320],
+    [320, 2368],
+    [],
+    [0, 0],
+    [49406],
+    [49407, 320],
     [49406, 0, 256, 0, 320, 0, 49407, 320],  # 0 is also the "!" inside a word
     [49406, 49406, 320, 49406, 2368, 49407, 49407],
     [49406, 128, 350, 99, 320, 188],  # half characters become U+FFFD
@@ -158,8 +177,10 @@ def make() -> dict[str, list]:
     for text in TEXTS:  # mojibake is not repaired by the package: no text may need it
         assert ftfy.fix_text(text) == ftfy.fix_text(text, fix_encoding=False), text
     encoded = [row[: np.flatnonzero(row)[-1] + 1].tolist() for row in open_clip_ids(TEXTS)]
-    return {"encode": [list(pair) for pair in zip(TEXTS, encoded)],
-            "decode": [[ids, open_clip_text(ids)] for ids in IDS]}
+    return {
+        "encode": [list(pair) for pair in zip(TEXTS, encoded)],
+        "decode": [[ids, open_clip_text(ids)] for ids in IDS],
+    }
 
 
 if __name__ == "__main__":

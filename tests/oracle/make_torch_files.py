@@ -16,11 +16,28 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
 
 CONFIG = {
     "embed_dim": 2,
-    "vision_cfg": {"image_size": 4, "patch_size": 2, "width": 3, "layers": 1, "head_width": 3, "mlp_ratio": 1,
-                   "attentional_pool": True, "attn_pooler_queries": 2, "attn_pooler_heads": 1,
-                   "output_tokens": True},
-    "text_cfg": {"context_length": 3, "vocab_size": 5, "width": 2, "layers": 1, "heads": 1, "mlp_ratio": 1,
-                 "embed_cls": True, "output_tokens": True},
+    "vision_cfg": {
+        "image_size": 4,
+        "patch_size": 2,
+        "width": 3,
+        "layers": 1,
+        "head_width": 3,
+        "mlp_ratio": 1,
+        "attentional_pool": True,
+        "attn_pooler_queries": 2,
+        "attn_pooler_heads": 1,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 3,
+        "vocab_size": 5,
+        "width": 2,
+        "layers": 1,
+        "heads": 1,
+        "mlp_ratio": 1,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
     "multimodal_cfg": {"context_length": 3, "vocab_size": 5, "width": 2, "layers": 1, "heads": 1},
 }
 
@@ -59,8 +76,13 @@ def main() -> None:
     tensors = assorted()
     torch.save(tensors, GOLDEN / "assorted_zip.pt")
     torch.save(tensors, GOLDEN / "assorted_legacy.pt", _use_new_zipfile_serialization=False)
-    save_file({name: tensor.detach().clone(memory_format=torch.contiguous_format)
-               for name, tensor in tensors.items()}, GOLDEN / "assorted.safetensors")
+    save_file(
+        {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        },
+        GOLDEN / "assorted.safetensors",
+    )
 
     model = coca()
     (GOLDEN / "coca.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
@@ -73,8 +95,11 @@ def main() -> None:
     optimizer.step()
     model.logit_scale.data.copy_(coca().logit_scale)
     distributed = OrderedDict((f"module.{name}", tensor) for name, tensor in model.state_dict().items())
-    torch.save({"epoch": 3, "name": "run", "optimizer": optimizer.state_dict(), "state_dict": distributed},
-               GOLDEN / "epoch_3.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"epoch": 3, "name": "run", "optimizer": optimizer.state_dict(), "state_dict": distributed},
+        GOLDEN / "epoch_3.pt",
+        _use_new_zipfile_serialization=False,
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def coca(model_cfg: dict[str, Any]) -> CoCa:
     are uninitialised memory.
     """
     model_cfg = deepcopy(model_cfg)
-    model_cfg.pop("custom_text", None)                            # for open_clip's factory, not for its class
+    model_cfg.pop("custom_text", None)  # for open_clip's factory, not for its class
     correct_cls_mask = model_cfg["text_cfg"].pop("correct_cls_mask", False)
     model_cfg["vision_cfg"]["output_tokens"] = model_cfg["text_cfg"]["output_tokens"] = True
     model = CoCa(**model_cfg).eval()
@@ -47,7 +47,7 @@ def flatten_frames(model: CoCa) -> CoCa:
 
 def shapes(model_cfg: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor, as open_clip has them."""
-    with torch.device("meta"):                                    # no memory behind them
+    with torch.device("meta"):  # no memory behind them
         return {name: tuple(tensor.shape) for name, tensor in video_coca(model_cfg).state_dict().items()}
 
 
@@ -60,7 +60,7 @@ def load(model: CoCa, weights: Arrays) -> CoCa:
 
 def preprocess(frames: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] -> pixels float32 [T, 3, S, S], by the `preprocess_cfg` of a config.json."""
-    size = config["model_cfg"]["vision_cfg"]["image_size"]        # which open_clip's factory puts in
+    size = config["model_cfg"]["vision_cfg"]["image_size"]  # which open_clip's factory puts in
     cfg = PreprocessCfg(**config.get("preprocess_cfg", {}) | {"size": size})
     transform = image_transform_v2(cfg, is_train=False)
     return np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
@@ -73,12 +73,16 @@ def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
 
 
 @torch.no_grad()
-def intermediates(model: CoCa, pixels: torch.Tensor | None,
-                  ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def intermediates(
+    model: CoCa, pixels: torch.Tensor | None, ids: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
     """`trace` in torch, so in bfloat16 too; without pixels or without ids, all that needs none of them."""
     visual, text, decoder = model.visual, model.text, model.text_decoder
-    modules = {"vision.embed": visual.ln_pre, "pool.flat": visual.transformer,
-               "pool.attended": visual.attn_pool}
+    modules = {
+        "vision.embed": visual.ln_pre,
+        "pool.flat": visual.transformer,
+        "pool.attended": visual.attn_pool,
+    }
     modules |= {f"vision.block.{i}": block for i, block in enumerate(visual.transformer.resblocks)}
     modules |= {f"text.block.{i}": block for i, block in enumerate(text.transformer.resblocks)}
     modules |= {f"decoder.block.{i}.self": block for i, block in enumerate(decoder.resblocks)}
@@ -86,7 +90,7 @@ def intermediates(model: CoCa, pixels: torch.Tensor | None,
 
     tape: dict[str, torch.Tensor] = {}
 
-    def note(name: str, x: torch.Tensor) -> None:                 # a batch of one loses its axis
+    def note(name: str, x: torch.Tensor) -> None:  # a batch of one loses its axis
         x = x if name.startswith("vision.") or len(x) > 1 else x[0]
         tape[name] = x.clone(memory_format=torch.contiguous_format)
 
@@ -94,13 +98,14 @@ def intermediates(model: CoCa, pixels: torch.Tensor | None,
         return lambda module, args, output: note(name, output)
 
     handles = [module.register_forward_hook(listener(name)) for name, module in modules.items()]
-    handles.append(text.transformer.register_forward_pre_hook(
-        lambda module, args: note("text.embed", args[0])))
+    handles.append(
+        text.transformer.register_forward_pre_hook(lambda module, args: note("text.embed", args[0]))
+    )
     try:
         if pixels is not None:
             latent, caption_tokens = model._encode_image(pixels.to(model.logit_scale.dtype))
             note("pool.tokens", caption_tokens)
-            note("pool.latent", latent.reshape(1, -1))            # [1, 1, E] with "parallel" and "cascade"
+            note("pool.latent", latent.reshape(1, -1))  # [1, 1, E] with "parallel" and "cascade"
         if ids is not None:
             note("ids", ids)
             text_latent, features = model._encode_text(ids)
@@ -114,15 +119,23 @@ def intermediates(model: CoCa, pixels: torch.Tensor | None,
     return tape
 
 
-def greedy(model: CoCa, pixels: np.ndarray, start_id: int, end_id: int, min_length: int,
-           max_length: int) -> np.ndarray:
+def greedy(
+    model: CoCa, pixels: np.ndarray, start_id: int, end_id: int, min_length: int, max_length: int
+) -> np.ndarray:
     """The likeliest ids [L] by open_clip's `generate`, until the end or `max_length`.
 
     Two habits of its sampling are kept out: that it forces an end at the limit (the limit is one higher, and
     the last id cut off), and that the padding id, too, ends a text (there is none).
     """
     ids = model.generate(
-        torch.from_numpy(pixels).to(model.logit_scale.dtype), text=torch.tensor([[start_id]]),
-        generation_type="top_k", top_k=1, seq_len=max_length + 1, min_seq_len=min_length,
-        sot_token_id=start_id, eos_token_id=end_id, pad_token_id=-1)
+        torch.from_numpy(pixels).to(model.logit_scale.dtype),
+        text=torch.tensor([[start_id]]),
+        generation_type="top_k",
+        top_k=1,
+        seq_len=max_length + 1,
+        min_seq_len=min_length,
+        sot_token_id=start_id,
+        eos_token_id=end_id,
+        pad_token_id=-1,
+    )
     return ids[0, :max_length].numpy()

@@ -25,7 +25,9 @@ def mean(model_cfg, weights, pixels):
 def joint(model_cfg, weights, pixels):
     """The tokens of all frames in one row before the transformer."""
     model = reference.load(reference.coca(model_cfg), weights)
-    model.visual.transformer.register_forward_pre_hook(lambda module, args: args[0].reshape(1, -1, args[0].shape[-1]))
+    model.visual.transformer.register_forward_pre_hook(
+        lambda module, args: args[0].reshape(1, -1, args[0].shape[-1])
+    )
     latent, caption_tokens = model._encode_image(torch.from_numpy(pixels))
     return latent.reshape(-1), caption_tokens[0]
 
@@ -44,8 +46,12 @@ def test_adapter(case, theirs):
     model_cfg, seed = CASES[case][0], list(CASES).index(case)
     weights = cast(random_weights(reference.shapes(model_cfg), seed), "float64")
     pixels = random_pixels(3, model_cfg["vision_cfg"]["image_size"], seed).astype("float64")
-    video = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights)).encode_video(pixels, adapter=theirs.__name__)
+    video = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights)).encode_video(
+        pixels, adapter=theirs.__name__
+    )
     latent, caption_tokens = (x.numpy() for x in theirs(model_cfg, weights, pixels))
-    found = errors({"latent": video.latent, "tokens": video.tokens}, {"latent": latent, "tokens": caption_tokens})
+    found = errors(
+        {"latent": video.latent, "tokens": video.tokens}, {"latent": latent, "tokens": caption_tokens}
+    )
     assert max(found.values()) < 1e-12, found
     assert np.isclose(np.linalg.norm(video.latent), 1)

@@ -125,9 +125,14 @@ def with_another_eps(model):
             module.eps = 1e-6
 
 
-@pytest.mark.parametrize("plant, name, mistake", [
-    (with_tanh, "vision.block.0", "tanh_gelu"), (without_ln_k, "pool.attended", "no_ln_k"),
-    (with_another_eps, "decoder.block.0.self", "layer_norm_eps")])
+@pytest.mark.parametrize(
+    "plant, name, mistake",
+    [
+        (with_tanh, "vision.block.0", "tanh_gelu"),
+        (without_ln_k, "pool.attended", "no_ln_k"),
+        (with_another_eps, "decoder.block.0.self", "layer_norm_eps"),
+    ],
+)
 def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
     """What cannot be changed in open_clip's configuration is changed in its modules."""
     folder, built = KIT / "as_released", reference.video_coca
@@ -135,9 +140,10 @@ def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
     def planted(model_cfg):
         model = built(model_cfg)
         plant(model)
-        if plant is without_ln_k:            # its weights have no place to go
+        if plant is without_ln_k:  # its weights have no place to go
             model.load_state_dict = lambda tensors, assign: torch.nn.Module.load_state_dict(
-                model, {key: x for key, x in tensors.items() if ".ln_k." not in key}, assign=assign)
+                model, {key: x for key, x in tensors.items() if ".ln_k." not in key}, assign=assign
+            )
         return model
 
     monkeypatch.setattr(reference, "video_coca", planted)
@@ -182,8 +188,12 @@ def test_the_adapters_errors_are_one_line(tmp_path, monkeypatch, capsys):
     save_file({"x": np.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no such thing")
     good = KIT / "as_released"
-    for checkpoint, inputs in ((good, tmp_path / "other.safetensors"), (good, tmp_path / "text.safetensors"),
-                               (good, tmp_path / "absent"), (tmp_path, good / "truth.safetensors")):
+    for checkpoint, inputs in (
+        (good, tmp_path / "other.safetensors"),
+        (good, tmp_path / "text.safetensors"),
+        (good, tmp_path / "absent"),
+        (tmp_path, good / "truth.safetensors"),
+    ):
         with pytest.raises(SystemExit) as end:
             run(monkeypatch, checkpoint, inputs, tmp_path / "out.safetensors")
         assert end.value.code == 2

@@ -31,13 +31,36 @@ from test_unpickler import program, tensor, write_legacy, write_zip  # noqa: E40
 
 SMALL = {
     "embed_dim": 16,
-    "vision_cfg": {"image_size": 17, "patch_size": 5, "width": 24, "layers": 2, "head_width": 8,
-                   "mlp_ratio": 2.3, "attentional_pool": True, "attn_pooler_queries": 5,
-                   "attn_pooler_heads": 4, "output_tokens": True},
-    "text_cfg": {"context_length": 7, "vocab_size": 30, "width": 16, "layers": 2, "heads": 2, "mlp_ratio": 3,
-                 "embed_cls": True, "output_tokens": True},
-    "multimodal_cfg": {"context_length": 9, "width": 16, "layers": 3, "heads": 4, "mlp_ratio": 9,
-                       "vocab_size": 8},
+    "vision_cfg": {
+        "image_size": 17,
+        "patch_size": 5,
+        "width": 24,
+        "layers": 2,
+        "head_width": 8,
+        "mlp_ratio": 2.3,
+        "attentional_pool": True,
+        "attn_pooler_queries": 5,
+        "attn_pooler_heads": 4,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 7,
+        "vocab_size": 30,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "mlp_ratio": 3,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {
+        "context_length": 9,
+        "width": 16,
+        "layers": 3,
+        "heads": 4,
+        "mlp_ratio": 9,
+        "vocab_size": 8,
+    },
 }
 
 
@@ -96,8 +119,10 @@ def test_table_of_every_form(form: str) -> None:
     assert parameter_shapes(Config.parse(FORMS[form])) == expected
 
 
-@pytest.mark.parametrize("section, rules", [
-    (CLIPVisionCfg, VISION), (CLIPTextCfg, TEXT), (MultimodalCfg, DECODER), (PreprocessCfg, PREPROCESS)])
+@pytest.mark.parametrize(
+    "section, rules",
+    [(CLIPVisionCfg, VISION), (CLIPTextCfg, TEXT), (MultimodalCfg, DECODER), (PreprocessCfg, PREPROCESS)],
+)
 def test_fields_and_defaults(section: type, rules: dict) -> None:
     fields = {field.name: field.default for field in dataclasses.fields(section)}
     assert rules.keys() - fields.keys() <= {"correct_cls_mask"} and fields.keys() <= rules.keys()
@@ -115,8 +140,11 @@ def test_converted_tensors_are_the_same(form: str, file: str, tmp_path: Path) ->
     if file == "safetensors":
         save_file(model.state_dict(), tmp_path / "hub" / "open_clip_model.safetensors")
     else:
-        torch.save(model.state_dict(), tmp_path / "hub" / "open_clip_pytorch_model.bin",
-                   _use_new_zipfile_serialization=file == "zip")
+        torch.save(
+            model.state_dict(),
+            tmp_path / "hub" / "open_clip_pytorch_model.bin",
+            _use_new_zipfile_serialization=file == "zip",
+        )
     dest = convert(tmp_path / "hub", tmp_path / "out")
     written = load_file(dest / "model.safetensors")
     assert written.keys() == model.state_dict().keys()
@@ -136,8 +164,10 @@ def test_other_dtypes(dtype: torch.dtype, file: str, tmp_path: Path) -> None:
     for wanted, right in (None, kept), ("float16", torch.float16):
         dest = convert(tmp_path / file, tmp_path / str(wanted), wanted, tmp_path / "config.json")
         written = load_file(dest / "model.safetensors")
-        assert all(written[name].dtype == right and torch.equal(written[name], value.to(right))
-                   for name, value in state.items())
+        assert all(
+            written[name].dtype == right and torch.equal(written[name], value.to(right))
+            for name, value in state.items()
+        )
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -151,9 +181,17 @@ def test_training_checkpoint(zipped: bool, tmp_path: Path) -> None:
         group["lr"] = 0.5 * (1 + np.cos(np.pi * 0.3)) * 1e-3
     assert isinstance(optimizer.param_groups[0]["lr"], np.floating)
     distributed = OrderedDict((f"module.{name}", value) for name, value in model.state_dict().items())
-    torch.save({"epoch": 5, "name": "run", "state_dict": distributed, "optimizer": optimizer.state_dict(),
-                "scaler": torch.amp.GradScaler("cpu").state_dict()},
-               tmp_path / "epoch_5.pt", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {
+            "epoch": 5,
+            "name": "run",
+            "state_dict": distributed,
+            "optimizer": optimizer.state_dict(),
+            "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        },
+        tmp_path / "epoch_5.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
     dest = convert(tmp_path / "epoch_5.pt", tmp_path / "out", config=tmp_path / "config.json")
     written = load_file(dest / "model.safetensors")
@@ -164,9 +202,18 @@ def test_training_checkpoint(zipped: bool, tmp_path: Path) -> None:
 def test_objects_around_the_weights(zipped: bool, tmp_path: Path) -> None:
     """Parameters, sizes, devices and dtypes are what a state dict may come with."""
     weight = torch.arange(6.0).reshape(2, 3)
-    torch.save({"a": torch.nn.Parameter(weight.T), "size": weight.shape, "device": weight.device,
-                "dtypes": [torch.float32, torch.bfloat16], "number": np.float32(1), "rest": (1, None, b"y")},
-               tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {
+            "a": torch.nn.Parameter(weight.T),
+            "size": weight.shape,
+            "device": weight.device,
+            "dtypes": [torch.float32, torch.bfloat16],
+            "number": np.float32(1),
+            "rest": (1, None, b"y"),
+        },
+        tmp_path / "x.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
     assert np.array_equal(read_pickle(tmp_path / "x.pt")["a"].read(), weight.T)
 
 
@@ -187,8 +234,9 @@ def test_malicious_pickle(zipped: bool, tmp_path: Path) -> None:
     assert not (tmp_path / "called").exists()
 
 
-@pytest.mark.parametrize("storage, dtype", [
-    ("FloatStorage", "f4"), ("HalfStorage", "f2"), ("LongStorage", "i8")])
+@pytest.mark.parametrize(
+    "storage, dtype", [("FloatStorage", "f4"), ("HalfStorage", "f2"), ("LongStorage", "i8")]
+)
 @pytest.mark.parametrize("form", ["little", "big", "legacy"])
 def test_torch_reads_the_files_made_by_hand(storage: str, dtype: str, form: str, tmp_path: Path) -> None:
     numbers = np.arange(12).astype(dtype)

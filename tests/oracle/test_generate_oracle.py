@@ -19,7 +19,7 @@ from minivideococa.checkpoint.table import nest
 
 ROOT = Path(__file__).parents[2]
 CLIPS = sorted((ROOT / "minivideococa" / "data" / "demo").glob("*.gif"))
-NEAR_TIE = 1e-4                                                   # of logits, or of sums of up to 40 of them
+NEAR_TIE = 1e-4  # of logits, or of sums of up to 40 of them
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,11 +89,11 @@ def test_margin():
     case, run = models()[2], Run(2, 1, {"top_k": 1, "max_length": 12})
     theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
     latent, caption_tokens = encoded = golden.encode(theirs, golden.pixels_of(run))
-    ids, = golden.generate(theirs, encoded, case.start_id, case.end_id, **run.how)
+    (ids,) = golden.generate(theirs, encoded, case.start_id, case.end_id, **run.how)
     with torch.no_grad():
         out = theirs(None, torch.tensor(ids[None, :-1]), latent, caption_tokens, output_labels=False)
     logits = out["logits"][0]
-    logits[:4, case.end_id] = -np.inf                             # no end before the sixth id
+    logits[:4, case.end_id] = -np.inf  # no end before the sixth id
     first, second = logits.topk(2).values.T
     assert narrowest(run) == pytest.approx((first - second).min().item(), abs=1e-5)
     assert 0 < narrowest(run._replace(how={"max_length": 12}))
@@ -105,8 +105,11 @@ def test_batches(index, how):
     """Videos together as one by one, in open_clip and here."""
     case, model = models()[index], ours(index, "float64")
     theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
-    how = how | {"max_length": case.model_cfg["text_cfg"]["context_length"],
-                 "start_id": case.start_id, "end_id": case.end_id}
+    how = how | {
+        "max_length": case.model_cfg["text_cfg"]["context_length"],
+        "start_id": case.start_id,
+        "end_id": case.end_id,
+    }
     pixels = [golden.pixels_of(Run(index, j, {})) for j in range(VIDEOS)]
     encoded = tuple(map(torch.cat, zip(*(golden.encode(theirs, video) for video in pixels), strict=True)))
     tokens = np.stack([model.encode_video(video).tokens for video in pixels])
@@ -120,7 +123,7 @@ def test_a_text_that_begins_with_the_padding_id_ends_there_in_sampling():
     theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
     pixels, pad_id = golden.pixels_of(Run(0, 0, {})), case.model_cfg["pad_id"]
     how = {"top_k": 1, "max_length": 6, "start_id": pad_id, "end_id": case.end_id}
-    expected, = golden.generate(theirs, golden.encode(theirs, pixels), **how)
+    (expected,) = golden.generate(theirs, golden.encode(theirs, pixels), **how)
     assert model.generate(model.encode_video(pixels).tokens, **how).tolist() == expected.tolist() == [pad_id]
 
 
@@ -146,7 +149,7 @@ def test_tiny_checkpoint_on_the_demo_clips(dtype, capsys):
         pixels = model.preprocess(mvc.read_video(path, num_frames=8))
         tokens, encoded = model.encode_video(pixels).tokens, golden.encode(theirs, pixels)
         for how in hows:
-            expected, = golden.generate(theirs, encoded, **ends, **how)
+            (expected,) = golden.generate(theirs, encoded, **ends, **how)
             if not np.array_equal(model.generate(tokens, **how), expected):
                 margins.append(golden.margin(exact, golden.encode(exact, pixels), **ends, **how))
     settle(capsys, f"tiny checkpoint in {dtype}", len(CLIPS) * len(hows), margins)
@@ -159,8 +162,8 @@ def test_tiny_checkpoint_continues_a_prompt():
     for path, prompt in product(CLIPS, ["a red", "there is nothing", "a blue star left of"]):
         pixels = model.preprocess(mvc.read_video(path, num_frames=8))
         begin = model.tokenize([prompt])[0]
-        begin = begin[:np.argmax(begin == end)].tolist()
+        begin = begin[: np.argmax(begin == end)].tolist()
         how = {"top_k": 1, "max_length": 16}
-        expected, = golden.generate(theirs, golden.encode(theirs, pixels), start, end, prompt=begin, **how)
+        (expected,) = golden.generate(theirs, golden.encode(theirs, pixels), start, end, prompt=begin, **how)
         ids = model.generate(model.encode_video(pixels).tokens, prompt=prompt, **how)
         assert ids.tolist() == expected.tolist()

@@ -19,17 +19,26 @@ from test_released_layouts import CLIP, LAION, PACKAGE, README, random_weights, 
 
 
 def test_the_released_b32_from_the_hub_by_the_command_line(
-        server: ThreadingHTTPServer, tmp_path: Path) -> None:  # noqa: F811
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:  # noqa: F811
     model_cfg = json.loads((released.FOLDER / "coca_ViT-B-32.json").read_text())
     file = torch_file(tmp_path / "open_clip_pytorch_model.bin", random_weights(model_cfg, dtype="float16"))
     server.repositories[LAION], server.storage.breaks = {**README, "open_clip_pytorch_model.bin": file}, 2
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1", "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(PACKAGE)}
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"),
+        "PYTHONPATH": str(PACKAGE),
+    }
 
     def command(*arguments: str | Path) -> subprocess.CompletedProcess:
-        run = subprocess.run([sys.executable, "-m", "minivideococa", *map(str, arguments)],
-                             capture_output=True, text=True, env=environment)
+        run = subprocess.run(
+            [sys.executable, "-m", "minivideococa", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
         assert run.returncode == 0, run.stderr
         return run
 

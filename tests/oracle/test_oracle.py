@@ -21,8 +21,9 @@ from minivideococa.ops import ERF
 from minivideococa.world import CLIP_SETS, draw_clip, sample_clip
 
 TINY = Path(__file__).parents[2] / "weights" / "tiny"
-needs_tiny = pytest.mark.skipif(not (TINY / "model.safetensors").is_file(),
-                                reason="no weights/tiny yet: weights/train.py makes it")
+needs_tiny = pytest.mark.skipif(
+    not (TINY / "model.safetensors").is_file(), reason="no weights/tiny yet: weights/train.py makes it"
+)
 
 
 # The golden files -------------------------------------------------------------------------------------------
@@ -50,34 +51,64 @@ def test_golden_file_made_anew(name):
 @st.composite
 def runs(draw):
     """A model_cfg, a number of frames, and ids [B, L]."""
+
     def some(least, most):
         return draw(st.integers(least, most))
 
     def one(*choices):
         return draw(st.sampled_from(choices))
 
-    width, pool = 12, one(True, True, "parallel", "cascade")      # 1, 2, 3 or 4 heads divide the width
+    width, pool = 12, one(True, True, "parallel", "cascade")  # 1, 2, 3 or 4 heads divide the width
     head_width = one(3, 4, 6, 12)
     patch, length, vocabulary = some(1, 5), some(1, 9), some(2, 30)
-    text = {"context_length": length + some(0, 2), "vocab_size": vocabulary, "width": width,
-            "heads": some(1, 4), "layers": some(1, 2), "mlp_ratio": one(0.5, 2.7, 4.0), "embed_cls": True,
-            "pad_id": some(0, vocabulary - 1), "correct_cls_mask": one(False, True)}
-    ids = draw(st.lists(st.lists(st.integers(0, vocabulary - 1), min_size=length, max_size=length),
-                        min_size=1, max_size=3))
-    if text["correct_cls_mask"]:                                  # where text that begins with padding is NaN
+    text = {
+        "context_length": length + some(0, 2),
+        "vocab_size": vocabulary,
+        "width": width,
+        "heads": some(1, 4),
+        "layers": some(1, 2),
+        "mlp_ratio": one(0.5, 2.7, 4.0),
+        "embed_cls": True,
+        "pad_id": some(0, vocabulary - 1),
+        "correct_cls_mask": one(False, True),
+    }
+    ids = draw(
+        st.lists(
+            st.lists(st.integers(0, vocabulary - 1), min_size=length, max_size=length), min_size=1, max_size=3
+        )
+    )
+    if text["correct_cls_mask"]:  # where text that begins with padding is NaN
         for row in ids:
             row[0] = (text["pad_id"] + 1) % vocabulary
-    return {
-        "embed_dim": width, "quick_gelu": one(False, True), "nonscalar_logit_scale": one(False, True),
-        "vision_cfg": {"image_size": patch * some(1, 4) + some(0, patch - 1), "patch_size": patch,
-                       "width": head_width * some(1, 4) if pool is True else width, "head_width": head_width,
-                       "layers": some(1, 3), "mlp_ratio": one(1.0, 3.3, 4.0), "no_ln_pre": one(False, True),
-                       "attentional_pool": pool, "attn_pooler_queries": some(2, 6),
-                       "attn_pooler_heads": some(1, 4)},
-        "text_cfg": text,
-        "multimodal_cfg": {"context_length": text["context_length"] + some(0, 2), "vocab_size": vocabulary,
-                           "width": width, "heads": some(1, 4), "layers": some(1, 2)},
-    }, some(1, 5), np.array(ids)
+    return (
+        {
+            "embed_dim": width,
+            "quick_gelu": one(False, True),
+            "nonscalar_logit_scale": one(False, True),
+            "vision_cfg": {
+                "image_size": patch * some(1, 4) + some(0, patch - 1),
+                "patch_size": patch,
+                "width": head_width * some(1, 4) if pool is True else width,
+                "head_width": head_width,
+                "layers": some(1, 3),
+                "mlp_ratio": one(1.0, 3.3, 4.0),
+                "no_ln_pre": one(False, True),
+                "attentional_pool": pool,
+                "attn_pooler_queries": some(2, 6),
+                "attn_pooler_heads": some(1, 4),
+            },
+            "text_cfg": text,
+            "multimodal_cfg": {
+                "context_length": text["context_length"] + some(0, 2),
+                "vocab_size": vocabulary,
+                "width": width,
+                "heads": some(1, 4),
+                "layers": some(1, 2),
+            },
+        },
+        some(1, 5),
+        np.array(ids),
+    )
 
 
 @settings(max_examples=150)
@@ -98,21 +129,33 @@ def test_any_configuration(run, seed):
 def medium(vision: dict, **top) -> dict:
     """A model_cfg of a middling size."""
     text = {"context_length": 40, "vocab_size": 500, "width": 256, "heads": 4, "layers": 6, "embed_cls": True}
-    vision = {"image_size": 112, "patch_size": 16, "width": 384, "layers": 6, "attentional_pool": True,
-              "attn_pooler_queries": 64, "attn_pooler_heads": 4} | vision
+    vision = {
+        "image_size": 112,
+        "patch_size": 16,
+        "width": 384,
+        "layers": 6,
+        "attentional_pool": True,
+        "attn_pooler_queries": 64,
+        "attn_pooler_heads": 4,
+    } | vision
     return {"embed_dim": 256, "vision_cfg": vision, "text_cfg": text, "multimodal_cfg": text} | top
 
 
 def report(capsys, differences, ratios):
     with capsys.disabled():
-        print(f"\nfloat64 differs by {max(differences):.1e} at most; in float32 our error is "
-              f"{np.median(ratios):.2f} times torch's in the median of {len(ratios)} tensors")
+        print(
+            f"\nfloat64 differs by {max(differences):.1e} at most; in float32 our error is "
+            f"{np.median(ratios):.2f} times torch's in the median of {len(ratios)} tensors"
+        )
     assert max(differences) < 1e-12
     assert np.median(ratios) <= 1.25
 
 
-@pytest.mark.parametrize("model_cfg", [medium({}), medium({"width": 256, "attentional_pool": "cascade"}),
-                                       medium({}, quick_gelu=True)], ids=["gelu", "cascade", "quick_gelu"])
+@pytest.mark.parametrize(
+    "model_cfg",
+    [medium({}), medium({"width": 256, "attentional_pool": "cascade"}), medium({}, quick_gelu=True)],
+    ids=["gelu", "cascade", "quick_gelu"],
+)
 def test_float32_is_as_exact_as_torchs(model_cfg, capsys):
     shapes = reference.shapes(model_cfg)
     found, ratios = [], []
@@ -127,8 +170,9 @@ def test_float32_is_as_exact_as_torchs(model_cfg, capsys):
 
 
 def test_coefficients_of_erf_are_those_that_the_script_makes():
-    pytest.importorskip("mpmath")                                 # torch brings it
+    pytest.importorskip("mpmath")  # torch brings it
     from fit_erf import FITS, fit
+
     for dtype, (limit, degree) in FITS.items():
         p, q, error = fit(limit, degree)
         assert ERF[np.dtype(dtype)] == (limit, p, q)

@@ -26,16 +26,24 @@ def test_the_golden_file_is_what_open_clip_gives_today():
 
 
 @settings(max_examples=400)
-@given(height=sides, width=sides, size=st.one_of(st.just(224), st.integers(1, 64)),
-       mode=st.sampled_from(["shortest", "longest", "squash"]),
-       interpolation=st.sampled_from(["bicubic", "bilinear"]), mean=colors, std=colors,
-       fill=st.integers(0, 255), seed=st.integers(0, 2**32 - 1))
+@given(
+    height=sides,
+    width=sides,
+    size=st.one_of(st.just(224), st.integers(1, 64)),
+    mode=st.sampled_from(["shortest", "longest", "squash"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+    mean=colors,
+    std=colors,
+    fill=st.integers(0, 255),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_pixels_are_open_clips_bit_for_bit(height, width, size, mode, interpolation, mean, std, fill, seed):
     short, long = sorted((height, width))
     assume(size * long / short < 8000)  # a longer strip takes too much memory
     assume(mode != "longest" or round(size * short / long) > 0)  # open_clip fails there
     frames = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
-    config = SimpleNamespace(size=size, mean=mean, std=std, interpolation=interpolation, resize_mode=mode,
-                             fill_color=fill)
+    config = SimpleNamespace(
+        size=size, mean=mean, std=std, interpolation=interpolation, resize_mode=mode, fill_color=fill
+    )
     expected = oracle.open_clip_pixels(frames, size, mean, std, mode, interpolation, fill)
     np.testing.assert_array_equal(preprocess(frames, config), expected, strict=True)

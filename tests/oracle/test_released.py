@@ -20,10 +20,18 @@ from compare import assert_same_from_frames
 
 REPOSITORY = os.environ.get("MINIVIDEOCOCA_RELEASED")
 SOURCE = f"hf-hub:{REPOSITORY}"
-pytestmark = pytest.mark.skipif(not REPOSITORY, reason="needs a network: to fetch a checkpoint and compare, "
-                                "set MINIVIDEOCOCA_RELEASED=laion/CoCa-ViT-B-32-laion2B-s13B-b90k")
-TEXTS = ["a photo of a dog", "Two men are arm wrestling!", "don't stop, it's 3:45 on 12/07",
-         "café 猫 🎬 &amp; naïve", " ".join(["many words"] * 60)]
+pytestmark = pytest.mark.skipif(
+    not REPOSITORY,
+    reason="needs a network: to fetch a checkpoint and compare, "
+    "set MINIVIDEOCOCA_RELEASED=laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
+)
+TEXTS = [
+    "a photo of a dog",
+    "Two men are arm wrestling!",
+    "don't stop, it's 3:45 on 12/07",
+    "café 猫 🎬 &amp; naïve",
+    " ".join(["many words"] * 60),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +43,10 @@ def frames() -> np.ndarray:
 
 def open_clips_names() -> tuple[str, str]:
     """The model and the tag under which open_clip knows the repository, which need not hold a configuration."""
-    found = {open_clip.get_pretrained_cfg(*names).get("hf_hub", "").strip("/"): names
-             for names in open_clip.list_pretrained()}
+    found = {
+        open_clip.get_pretrained_cfg(*names).get("hf_hub", "").strip("/"): names
+        for names in open_clip.list_pretrained()
+    }
     return found[REPOSITORY]
 
 
@@ -49,7 +59,9 @@ def load_both(dtype: str):
 
 
 def test_tokenization():
-    assert np.array_equal(mvc.load(SOURCE).tokenize(TEXTS), open_clip.get_tokenizer(open_clips_names()[0])(TEXTS).numpy())
+    assert np.array_equal(
+        mvc.load(SOURCE).tokenize(TEXTS), open_clip.get_tokenizer(open_clips_names()[0])(TEXTS).numpy()
+    )
 
 
 def test_float64_from_frames_to_caption(frames):

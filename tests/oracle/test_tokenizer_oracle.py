@@ -23,14 +23,17 @@ oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("make_tok
 
 # Without the characters that are new to this Python: their class depends on each library's Unicode version.
 CHARACTERS = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) != "Cn"]
-PIECES = """
+PIECES = (
+    """
 <start_of_text> <end_of_text> <START_OF_TEXT> <ſtart_of_text> < > _ ' '' 's 'ſ 'LL 're 'd a dog É e İ Σ ς ΑΣ ß
 ẞ 1 ½ Ⅷ ! . & amp; &amp; &amp;amp;amp; &lt; &#39; &#59; &#1; &#128; &#xD800; &#x1F600; &rsquo &rsquo; &EACUTE;
 &notit; &semi; &GTCC; ＆ａｍｐ； “ ” ‘ ’ ‛ ʼ ŉ ﬃ ﬅ ﬆ Ǆ ĳ Ａ ７ ｶ ﾞ ﾡ ￣ 👩 👧 🏽 🇩 🇪 ❤ 日 한 ᄒ ᅡ م क ् Ã©
-""".split() + (
-    "\x1b|\x1b[31m|\x1b［3ｍ|[3|m|\x00|\x0b|\x1c|\x7f|\x80|\x85|\x93|\u200b|\u200d|\u2060|\ufeff|\u206a"
-    "|\ufffc|\ufffd|\ud83d|\ude00|\n|\r|\r\n| |  |\t|\xa0|\u2028|\u3000|\u0301|\u0345|\u0327|\ufe0f"
-).split("|")
+""".split()
+    + (
+        "\x1b|\x1b[31m|\x1b［3ｍ|[3|m|\x00|\x0b|\x1c|\x7f|\x80|\x85|\x93|\u200b|\u200d|\u2060|\ufeff|\u206a"
+        "|\ufffc|\ufffd|\ud83d|\ude00|\n|\r|\r\n| |  |\t|\xa0|\u2028|\u3000|\u0301|\u0345|\u0327|\ufe0f"
+    ).split("|")
+)
 CHARACTER = st.sampled_from(CHARACTERS)
 TEXT = st.one_of(
     st.text(CHARACTER, max_size=30),
@@ -77,6 +80,7 @@ def test_ids_are_open_clips(no_mojibake_repair, clean):
     def check(text):
         assert clean_text(text, clean) == theirs(clean).clean_fn(text)
         np.testing.assert_array_equal(ours(clean).encode(text), theirs(clean)(text).numpy())
+
     check()
 
 

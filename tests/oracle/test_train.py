@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 def train(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "weights")
     import train
+
     monkeypatch.setattr(train, "BATCH", 2)
     return train
 
@@ -28,6 +29,7 @@ def run(train, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["train.py", "--out", str(out), "--until", str(until), *options])
         train.main()
         return load_file(out / "model.safetensors")
+
     return run
 
 
@@ -36,7 +38,10 @@ def test_it_goes_on_where_it_stopped(run, tmp_path):
     run(tmp_path / "parts", 2)
     parts = run(tmp_path / "parts", 4)
     assert whole.keys() == parts.keys() and all((whole[name] == parts[name]).all() for name in whole)
-    assert [line.split()[1] for line in (tmp_path / "parts" / "log.txt").read_text().splitlines()] == ["2", "4"]
+    assert [line.split()[1] for line in (tmp_path / "parts" / "log.txt").read_text().splitlines()] == [
+        "2",
+        "4",
+    ]
 
 
 def test_what_it_makes_is_a_checkpoint(train, run, tmp_path):
@@ -68,5 +73,5 @@ def test_dilution_puts_empty_pictures_behind(train):
             model.visual(pixels)
         counts.append(seen[-1].shape[1] // 65 - 1)
         assert torch.equal(seen[-1][:, :65], seen[0][:, :65]) and seen[-1].shape[1] % 65 == 0
-        assert torch.equal(seen[-1][0, 65:], seen[-1][1, 65:])                   # the same behind every picture
+        assert torch.equal(seen[-1][0, 65:], seen[-1][1, 65:])  # the same behind every picture
     assert min(counts) == 0 and 1 < max(counts) <= train.EMPTY
