@@ -9,23 +9,23 @@ Importing it is light: a name's module is imported when the name is first used.
 
 from importlib import import_module
 
-from .trace import trace  # at once: the function shall hide the module of the same name
+from .model.hooks import trace  # at once: the function shall hide the module of the same name
 
 TYPE_CHECKING = False  # as in typing, whose import takes as long as that of all else here
 if TYPE_CHECKING:
     from .checkpoint import load
-    from .model import Video, VideoCoCa
+    from .media.video import read_video
+    from .model.videococa import Video, VideoCoCa
     from .tasks import answer, classify, retrieve, score
-    from .video import read_video
 
 __version__ = "0.1.0"
 __all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "retrieve", "score", "trace"]
 
 _HOMES = {
     "load": "checkpoint",
-    "VideoCoCa": "model",
-    "Video": "model",
-    "read_video": "video",
+    "VideoCoCa": "model.videococa",
+    "Video": "model.videococa",
+    "read_video": "media.video",
     "answer": "tasks",
     "classify": "tasks",
     "retrieve": "tasks",

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .arguments import shown
 from .resources import require_memory
 
 
@@ -22,7 +22,7 @@ def path_name(path: Any, hint: str, name: str = "path") -> str:
     except (TypeError, UnicodeEncodeError):
         possible = False
     if not possible:
-        raise ValueError(f"{name} is {shown(path)}, not the name of a file or folder; {hint}")
+        raise ValueError(f"{name} is {reprlib.repr(path)}, not the name of a file or folder; {hint}")
     return path
 
 

@@ -7,7 +7,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 
-
 # Versions 2 and 1: folder, limit, bytes in use, and the page cache among these that is given back on demand
 CONTROL_GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import arguments
-from .model import NOT_FINITE, Source, Video, VideoCoCa
-from .ops import log_softmax, softmax, unit
+from .model import arguments
+from .model.ops import log_softmax, softmax, unit
+from .model.videococa import NOT_FINITE, Source, Video, VideoCoCa
 from .progress import advance
 
 TEMPLATES = ("a video of {}.",)

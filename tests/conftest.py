@@ -8,8 +8,8 @@ from hypothesis import settings
 
 from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import nest, parameter_shapes
-from minivideococa.model import VideoCoCa
-from minivideococa.tokenizer import load_tokenizer
+from minivideococa.media.tokenizer import load_tokenizer
+from minivideococa.model.videococa import VideoCoCa
 from minivideococa.world import VOCABULARY
 
 # The same examples in every run: a test that turns red means that the code has changed.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
-from minivideococa.ops import log_softmax
+from minivideococa.model.ops import log_softmax
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 import race
 from encoder import flops
 from generate import step_weights
+
 from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import parameter_shapes
 

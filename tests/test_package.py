@@ -19,9 +19,28 @@ PACKAGE = Path(mvc.__file__).parent
 TESTS = Path(__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-ROW = ["ops", "transformer", "vision", "pooling", "text", "decoder", "generation", "model", "tasks"]
-TO_LOGITS = ROW[:6]  # everything between pixels and logits
-LAZY = {"model": {"preprocess", "video", "tokenizer"}}  # imported where they are used
+STAGES = [
+    "ops",
+    "transformer",
+    "vision",
+    "pooling",
+    "text",
+    "decoder",
+]  # everything between pixels and logits
+
+# The rooms of the package, from the bottom to the top: a room imports only rooms below it. The modules of the
+# ground floor know nothing of the package; `data` holds no code.
+GROUND = {"resources", "inputs", "output", "progress", "terminal"}
+FLOORS = [
+    {"model"},
+    {"media"},
+    {"checkpoint"},
+    {"tasks"},
+    {"evaluation", "verify"},
+    {"world"},
+    {"demo"},
+    {"cli"},
+]
 
 
 def run(code):
@@ -74,79 +93,38 @@ def test_a_plain_import_is_light():
     )
     assert not {third_party(name) for name in loaded} - {None}
     own = {name for name in loaded if name.startswith("minivideococa")}
-    assert own == {"minivideococa", "minivideococa.trace"}
+    assert own == {"minivideococa", "minivideococa.model", "minivideococa.model.hooks"}
 
 
-def test_the_forward_pass_imports_numpy_alone():
-    """Run, not only imported: pixels to logits and a generated text."""
-    loaded = run(f"""
-import sys
-before = set(sys.modules)
-import numpy as np
-from minivideococa import {", ".join(ROW)}, trace
-from minivideococa.checkpoint.config import Config
-from minivideococa.checkpoint.table import nest, parameter_shapes
-width = {{"width": 8, "layers": 1, "heads": 1, "vocab_size": 9}}
-config = Config.parse({{
-    "embed_dim": 8, "text_cfg": {{"embed_cls": True, **width}}, "multimodal_cfg": width,
-    "vision_cfg": {{"image_size": 4, "patch_size": 2, "width": 8, "head_width": 8, "layers": 1,
-                    "attentional_pool": True}}}})
-net = model.VideoCoCa(config, nest({{k: np.full(s, 0.1) for k, s in parameter_shapes(config).items()}}))
-video = net.encode_video(np.ones((2, 3, 4, 4)))
-net.generate(video.tokens)
-print(*(set(sys.modules) - before))
-""")
-    assert {third_party(name) for name in loaded} - {None} == {"numpy", "threadpoolctl"}
+def room(path):
+    """The room of a module: its folder's name, or for a module of the package's root its own."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("module", ROW)
-def test_each_stage_knows_only_the_stages_before_it(module):
-    before = {
-        f".{name}"
-        for name in (
-            *ROW[: ROW.index(module)],
-            "trace",
-            "progress",
-            "threads",
-            "resources",
-            "arguments",
-            "sampling",
-        )
-    }
-    lazy = {f".{name}" for name in LAZY.get(module, ())}
-    for name, where in imports(PACKAGE / f"{module}.py"):
-        if where == "types":
-            continue
-        assert not name.startswith("minivideococa"), f"{module} imports {name}: say it relatively"
-        if name.startswith("."):
-            assert name in before | (lazy if where == "function" else set()), f"{module} imports {name}"
-        else:
-            assert third_party(name) in (None, "numpy"), f"{module} imports {name}"
+def rooms_imported(path):
+    """(room, where) of every import of this package's own modules from another room."""
+    folder = path.relative_to(PACKAGE).parent.parts
+    for name, where in imports(path):
+        assert not name.startswith("minivideococa"), f"{path} imports {name}: use a relative import"
+        dots = len(name) - len(name.lstrip("."))
+        if dots:
+            target = (*folder[: len(folder) - dots + 1], *name.lstrip(".").split("."))
+            if target[0] != room(path):
+                yield target[0], where
 
 
-def test_the_trace_knows_nobody():
-    assert not [
-        name
-        for name, where in imports(PACKAGE / "trace.py")
-        if where != "types" and (name.startswith(".") or third_party(name))
-    ]
-
-
-@pytest.mark.parametrize(
-    "module, own, others",
-    [
-        ("threads", {".trace", ".progress"}, {"numpy", "threadpoolctl"}),
-        ("progress", {".terminal"}, {"tqdm"}),
-        ("terminal", set(), set()),
-        ("resources", set(), set()),
-        ("inputs", {".arguments", ".resources"}, set()),
-        ("arguments", set(), {"numpy"}),
-    ],
-)
-def test_what_all_stages_may_use_knows_none_of_them(module, own, others):
-    found = [(name, where) for name, where in imports(PACKAGE / f"{module}.py") if where != "types"]
-    assert {name for name, _ in found if name.startswith(".")} == own
-    assert {third_party(name) for name, _ in found} - {None} == others
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downward(path):
+    own = room(path)
+    if own in ("__init__", "__main__", "model"):
+        return
+    below = set()
+    for floor in FLOORS:
+        if own in floor:
+            break
+        below |= floor
+    below = GROUND if own in GROUND else below | GROUND | {"__version__"}
+    assert {name for name, where in rooms_imported(path) if where != "types"} <= below
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -184,9 +162,9 @@ def test_all_names_resolve():
 @pytest.mark.parametrize(
     "order",
     [
-        "import minivideococa.trace, minivideococa as mvc",
-        "from minivideococa.trace import record; import minivideococa as mvc",
-        "import minivideococa as mvc; mvc.load; mvc.classify; import minivideococa.trace",
+        "import minivideococa.model.hooks, minivideococa as mvc",
+        "from minivideococa.model.hooks import record; import minivideococa as mvc",
+        "import minivideococa as mvc; mvc.load; mvc.classify; import minivideococa.model.hooks",
         "from minivideococa import *; import minivideococa as mvc; assert trace is mvc.trace",
     ],
 )
@@ -230,7 +208,7 @@ def test_lines_are_counted(tmp_path):
 
 
 def test_the_forward_pass_is_short():
-    assert sum(len(code_lines(PACKAGE / f"{name}.py")) for name in TO_LOGITS) < 450
+    assert sum(len(code_lines(PACKAGE / "model" / f"{name}.py")) for name in STAGES) < 450
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

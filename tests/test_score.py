@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from test_generation import Numbers, raise_logits
 
 import minivideococa as mvc
-from minivideococa import decoder, tasks
+from minivideococa import tasks
+from minivideococa.model import decoder
 from minivideococa.world import VOCABULARY
 
 WORDS = VOCABULARY[3:]  # without padding, start and end; "<unk>" may be said

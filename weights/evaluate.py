@@ -19,10 +19,10 @@ from collections import defaultdict
 import numpy as np
 
 import minivideococa as mvc
-from minivideococa.model import ADAPTERS, Video
-from minivideococa.pooling import mean_pool
+from minivideococa.media.video import sample_indices
+from minivideococa.model.pooling import mean_pool
+from minivideococa.model.videococa import ADAPTERS, Video
 from minivideococa.tasks import label_latents
-from minivideococa.video import sample_indices
 from minivideococa.world import (
     LABELS,
     caption_of,

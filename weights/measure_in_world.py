@@ -21,9 +21,9 @@ from PIL import Image
 
 import minivideococa as mvc
 from minivideococa.checkpoint.folder import embedded_checkpoint
-from minivideococa.model import Video
-from minivideococa.pooling import mean_pool
-from minivideococa.video import sample_indices
+from minivideococa.media.video import sample_indices
+from minivideococa.model.pooling import mean_pool
+from minivideococa.model.videococa import Video
 from minivideococa.world import CLIP_SETS, draw_clip, in_world, sample_clip
 from minivideococa.world.judgement import STATISTICS, distance
 from minivideococa.world.shapes import write_video

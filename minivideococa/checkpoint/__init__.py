@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..model import VideoCoCa
+    from ..model.videococa import VideoCoCa
 
 HUB = "hf-hub:"
 
@@ -33,8 +33,8 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     ValueError for an impossible name, for one that is no checkpoint or does not fit its configuration, for weights
     that are not finite, and for more than fits into memory.
     """
-    from ..model import VideoCoCa
-    from ..tokenizer import load_tokenizer
+    from ..media.tokenizer import load_tokenizer
+    from ..model.videococa import VideoCoCa
     from .folder import TOKENIZER, WEIGHTS, embedded_checkpoint, read_checkpoint, read_record
     from .released import weights_caveat
     from .table import nest

@@ -19,7 +19,7 @@ from ..resources import require_memory
 from .config import Config
 from .folder import TOKENIZER, StoredTensor, read_config, read_record, refuse_unsound, write_checkpoint
 from .released import fitting_config, named_config, names
-from .sources import CONFIG_NAMES, config_name, shard_files, read_weights, sha256, weights_name
+from .sources import CONFIG_NAMES, config_name, read_weights, sha256, shard_files, weights_name
 from .table import check
 
 CLIP_VOCABULARY = 49408
@@ -129,13 +129,13 @@ def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.
 
 def _tokenizer(config: Config, source: Path) -> str | None:
     if config.text.vocab_size == CLIP_VOCABULARY:
-        from ..tokenizer import clip_tokenizer_json
+        from ..media.tokenizer import clip_tokenizer_json
 
         return clip_tokenizer_json()
     path = source / TOKENIZER
     if not path.exists():
         return None
-    from ..tokenizer import load_tokenizer
+    from ..media.tokenizer import load_tokenizer
 
     load_tokenizer(
         path, config.text.context_length, config.text.pad_id, config.tokenizer_clean, config.text.vocab_size

@@ -13,7 +13,7 @@ from ..output import refuse_occupied, writable
 from ..progress import say
 from .convert import CLIP_VOCABULARY, convert
 from .folder import CONFIG, TOKENIZER, WEIGHTS, open_safetensors, read_config
-from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, shard_files, is_weights, weights_name
+from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, is_weights, shard_files, weights_name
 
 TIMEOUT = 10  # seconds for the hub to say which files a repository has
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..arguments import shown
 from ..inputs import read_json, regular_file
+from ..model.arguments import shown
 from ..progress import say
 from .folder import CONFIG, StoredTensor, open_safetensors
 from .unpickler import read_pickle

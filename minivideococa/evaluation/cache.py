@@ -18,9 +18,9 @@ import numpy as np
 from .. import __version__
 from ..checkpoint.folder import open_safetensors, save_tensors
 from ..inputs import path_name
-from ..model import VideoCoCa
+from ..media.video import files_of
+from ..model.videococa import VideoCoCa
 from ..output import written_whole
-from ..video import files_of
 
 
 def content(video: str | os.PathLike[str]) -> list[Any]:

@@ -19,9 +19,9 @@ from reprlib import repr as shortened
 from typing import Any
 
 from ..inputs import parse_json, path_name, read_text
+from ..media.sampling import seconds
 from ..output import json_text, place_for, written_whole
 from ..progress import say
-from ..sampling import seconds
 
 HINT = "a manifest has a JSON object a line"
 NO_OBJECT = (

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import finite
-from ..model import Video, VideoCoCa, check_adapter
-from ..ops import softmax
+from ..media.sampling import RULE, frame_count
+from ..media.video import read_video
+from ..model.arguments import finite
+from ..model.ops import softmax
+from ..model.videococa import Video, VideoCoCa, check_adapter
 from ..output import json_text, written_whole
 from ..progress import advance, progress, say, uncounted
 from ..resources import require_memory
-from ..sampling import RULE, frame_count
 from ..tasks import TEXTS_AT_ONCE, answer, best_first, cosine, label_latents, text_lengths
-from ..video import read_video
 from .cache import content, folder_for, get, identity, kept, put
 from .manifest import Entry
 from .metrics import (

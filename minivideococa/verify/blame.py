@@ -16,11 +16,11 @@ from difflib import get_close_matches
 import numpy as np
 
 from ..checkpoint.config import Config
-from ..model import VideoCoCa
+from ..model.hooks import trace
+from ..model.videococa import VideoCoCa
 from ..progress import advance, progress
 from ..resources import require_memory
 from ..terminal import printable
-from ..trace import trace
 from .diagnosis import TOGETHER, Search, find_faults, of_other_weights, suspected, worst
 from .layout import arranged, without_axes_of_one, without_first_axes
 from .memory import bytes_needed

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..model import VideoCoCa
+from ..model.hooks import trace
+from ..model.videococa import VideoCoCa
 from ..progress import advance, progress
-from ..trace import trace
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, Change
 from .path import behind, nearest_known, place
 from .precision import EPSILON, FACTOR, SAMPLES, cast, rounding

@@ -14,7 +14,7 @@ from ..checkpoint import load
 from ..checkpoint.config import Config
 from ..checkpoint.folder import StoredTensor, open_safetensors, save_tensors
 from ..inputs import parse_json, regular_file
-from ..model import VideoCoCa
+from ..model.videococa import VideoCoCa
 from ..output import place_for, written_whole
 from .blame import compare
 from .path import names_of
@@ -23,7 +23,7 @@ from .rows import Report
 
 
 def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], model: VideoCoCa) -> None:
-    """Write what `minivideococa.trace` collected, with the model's configuration and our version in the metadata.
+    """Write what `minivideococa.model.hooks` collected, with the model's configuration and our version in the metadata.
 
     Raises as `place_for`, and OSError if it cannot be written.
     """

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import transformer
 from ..checkpoint.config import Config, PreprocessConfig
-from ..model import VideoCoCa
-from ..ops import gelu, keys_and_values, quick_gelu
+from ..model import transformer
+from ..model.ops import gelu, keys_and_values, quick_gelu
+from ..model.videococa import VideoCoCa
 from .substitution import changing, with_parameters
 
 Make = Callable[[Callable], Callable]  # a function of the forward pass -> what stands for it

@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from ..checkpoint.folder import widen_bfloat16
-from ..model import VideoCoCa
+from ..model.videococa import VideoCoCa
 from .substitution import substituted, with_parameters
 
 # The distance from 1 to the next number, by dtype: finest first

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from threading import RLock
 from typing import Any
 
-from .. import decoder, model, ops, pooling, preprocess, text, trace, transformer, vision
+from ..media import preprocess
+from ..model import decoder, hooks, ops, pooling, text, transformer, videococa, vision
 
 STAGES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (ops, trace, transformer, preprocess, vision, pooling, text, decoder, model)
+    for module in (ops, hooks, transformer, preprocess, vision, pooling, text, decoder, videococa)
 }
 
 _lock = RLock()  # what is replaced is replaced for the whole process

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arguments import whole
 from ..evaluation.manifest import Entry, write_manifest
+from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
+from ..model.arguments import whole
 from ..output import folder_written_whole
 from ..progress import advance
 from ..resources import require_memory
-from ..video import ffmpeg_path, no_ffmpeg, read_packets
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 

@@ -11,9 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import models
+import numpy as np
 from models import load_minivideococa, load_open_clip, model_config, pixels
 from race import Racer, median, race
 from report import Section, ratio, seconds

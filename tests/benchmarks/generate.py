@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import models
+import numpy as np
 from models import load_minivideococa, load_open_clip, pixels
 from race import Racer, Turn, median, race
 from report import Section, ratio, seconds

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-
 from generate import leaves
 from models import load_minivideococa
 from race import Racer, median, race

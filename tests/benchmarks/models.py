@@ -16,10 +16,11 @@ def make(folder: str, model: str) -> Callable[[], None]:
     """FOLDER/checkpoint of `model`, "L-14" or "B-32". For a child process: it needs memory for two models."""
     import open_clip
     from common import random_weights
+
     from minivideococa.checkpoint.config import Config
     from minivideococa.checkpoint.folder import write_checkpoint
     from minivideococa.checkpoint.table import parameter_shapes
-    from minivideococa.tokenizer import clip_tokenizer_json
+    from minivideococa.media.tokenizer import clip_tokenizer_json
 
     config = Config.parse({"model_cfg": open_clip.get_model_config(f"coca_ViT-{model}")})
     weights = random_weights(parameter_shapes(config), seed=0)

@@ -30,7 +30,9 @@ def measure(rounds: int, threads: int) -> Section:
         {
             "import numpy": python("-c", "import numpy"),
             "import numpy, minivideococa": python("-c", "import numpy, minivideococa"),
-            "import numpy, minivideococa.model": python("-c", "import numpy, minivideococa.model"),
+            "import numpy, minivideococa.model.videococa": python(
+                "-c", "import numpy, minivideococa.model.videococa"
+            ),
         },
         IMPORTS * rounds,
     )

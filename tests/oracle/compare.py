@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import reference
+from common import Arrays, cast, errors
 from open_clip.coca_model import CoCa
 from PIL import Image
 
 import minivideococa as mvc
-import reference
-from common import Arrays, cast, errors
 from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import nest
 

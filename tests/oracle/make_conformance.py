@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import open_clip
-import torch
-from open_clip.transform import PreprocessCfg
-from safetensors.numpy import save
-
 import reference
+import torch
 from common import Arrays, cast, random_weights
 from make_golden import CASES
+from open_clip.transform import PreprocessCfg
+from safetensors.numpy import save
 
 KIT = Path(__file__).parents[1] / "conformance"
 NAMES = (

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+import reference
 import torch
+from common import Arrays, cast, checksum, random_pixels, random_weights
+from generate_cases import MODELS, VIDEOS, Model, Run, models, runs, shift_logits, video
 from open_clip import coca_model
 from open_clip.coca_model import CoCa
 from transformers import BeamSearchScorer, HammingDiversityLogitsProcessor, LogitsProcessorList
-
-import reference
-from common import Arrays, cast, checksum, random_pixels, random_weights
-from generate_cases import MODELS, VIDEOS, Model, Run, models, runs, shift_logits, video
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "generate.json"
 Encoded = tuple[torch.Tensor, torch.Tensor]  # latents [B, E], caption tokens [B, Q', E]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import reference
 from common import Arrays, cast, checksum, random_pixels, random_weights
 

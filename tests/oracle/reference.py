@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import Arrays
 from open_clip.coca_model import CoCa
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-
-from common import Arrays
 
 
 def video_coca(model_cfg: dict[str, Any]) -> CoCa:
@@ -67,7 +66,7 @@ def preprocess(frames: np.ndarray, config: dict[str, Any]) -> np.ndarray:
 
 
 def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
-    """Pixels [T, 3, S, S] and ids [B, L] -> every intermediate by its name, as in `minivideococa.trace`."""
+    """Pixels [T, 3, S, S] and ids [B, L] -> every intermediate by its name, as in `minivideococa.model.hooks`."""
     tape = intermediates(model, torch.from_numpy(pixels), torch.from_numpy(ids))
     return {name: x.numpy() for name, x in tape.items()}
 

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 import torch.nn.functional as F
-
-import minivideococa as mvc
-import reference
 from common import cast, errors, random_pixels, random_weights
 from make_golden import CASES
+
+import minivideococa as mvc
 from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import nest
 

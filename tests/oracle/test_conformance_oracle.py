@@ -3,19 +3,19 @@
 import json
 import sys
 
+import make_conformance
 import numpy as np
 import pytest
+import reference
 import torch
+from common import errors
+from make_conformance import KIT, NAMES, dumps, metadata
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-import make_conformance
 import minivideococa as mvc
-import reference
-from common import errors
-from make_conformance import KIT, NAMES, dumps, metadata
 from minivideococa.verify import verify, verify_file
 
 sys.path.insert(0, str(KIT))

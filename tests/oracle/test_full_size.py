@@ -3,7 +3,6 @@
 import numpy as np
 import open_clip
 import pytest
-
 import reference
 from common import random_pixels, random_weights
 from compare import measure

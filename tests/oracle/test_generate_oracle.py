@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import make_generate_golden as golden
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
-
-import make_generate_golden as golden
-import minivideococa as mvc
 from common import cast
 from generate_cases import MODELS, VIDEOS, Run, models, runs
+from safetensors.numpy import load_file
+
+import minivideococa as mvc
 from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import nest
 

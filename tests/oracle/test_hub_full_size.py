@@ -13,9 +13,10 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(TESTS))
 
-from minivideococa.checkpoint import released  # noqa: E402
 from test_hub import server  # noqa: E402, F401 (the fixture)
 from test_released_layouts import CLIP, LAION, PACKAGE, README, random_weights, torch_file  # noqa: E402
+
+from minivideococa.checkpoint import released  # noqa: E402
 
 
 def test_the_released_b32_from_the_hub_by_the_command_line(

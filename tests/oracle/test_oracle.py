@@ -3,21 +3,21 @@
 import json
 from pathlib import Path
 
+import make_golden
 import numpy as np
 import pytest
+import reference
+from common import cast, errors, random_pixels, random_weights
+from compare import assert_same_from_frames, measure, traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.numpy import load_file
 
-import make_golden
 import minivideococa as mvc
-import reference
-from common import cast, errors, random_pixels, random_weights
-from compare import assert_same_from_frames, measure, traces
 from minivideococa.checkpoint.config import Config
 from minivideococa.checkpoint.table import parameter_shapes
-from minivideococa.ops import ERF
+from minivideococa.model.ops import ERF
 from minivideococa.world import CLIP_SETS, draw_clip, sample_clip
 
 TINY = Path(__file__).parents[2] / "weights" / "tiny"

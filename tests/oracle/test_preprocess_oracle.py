@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minivideococa.preprocess import preprocess
+from minivideococa.media.preprocess import preprocess
 
 oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("make_preprocess_golden.py"))))
 

@@ -11,12 +11,12 @@ import os
 import numpy as np
 import open_clip
 import pytest
-import torch
-
-import minivideococa as mvc
 import reference
+import torch
 from common import errors
 from compare import assert_same_from_frames
+
+import minivideococa as mvc
 
 REPOSITORY = os.environ.get("MINIVIDEOCOCA_RELEASED")
 SOURCE = f"hf-hub:{REPOSITORY}"

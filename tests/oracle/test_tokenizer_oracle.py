@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip import tokenizer as open_clip
 
-from minivideococa import tokenizer
-from minivideococa.tokenizer import clean_text, clip_tokenizer_json, load_tokenizer
+from minivideococa.media import tokenizer
+from minivideococa.media.tokenizer import clean_text, clip_tokenizer_json, load_tokenizer
 
 oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("make_tokenizer_golden.py"))))
 
@@ -68,7 +68,7 @@ def test_the_golden_file_is_what_open_clip_gives_today():
 
 
 def test_the_merges_are_clips():
-    shipped = Path(tokenizer.__file__).parent / "data" / "clip" / "merges.txt.gz"
+    shipped = Path(tokenizer.__file__).parents[1] / "data" / "clip" / "merges.txt.gz"
     lines = gzip.decompress(Path(open_clip.default_bpe()).read_bytes()).decode().split("\n")
     assert gzip.decompress(shipped.read_bytes()).decode() == "\n".join(lines[1:48895]) + "\n"
 

@@ -1,0 +1,1 @@
+"""Files and texts to arrays: reading videos and images, preprocessing frames, tokenizing texts."""

@@ -1,0 +1,1 @@
+"""The network: pure functions over NumPy arrays, and nothing of files or words."""

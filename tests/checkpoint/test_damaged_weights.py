@@ -1,0 +1,214 @@
+"""Weights that are hostile or damaged: one line that names the file, at once, and nothing is written."""
+
+import hashlib
+import json
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from test_unpickler import dump, program, tensor, write_zip
+
+from minivideococa.checkpoint import load
+from minivideococa.checkpoint.convert import convert
+from minivideococa.checkpoint.folder import embedded_checkpoint
+from minivideococa.checkpoint.unpickler import read_pickle
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
+CONFIG = GOLDEN / "coca.json"
+
+
+def refusal(*arguments: Any, **keywords: Any) -> str:
+    """What `convert` says: one line."""
+    with pytest.raises((ValueError, OSError)) as error:
+        convert(*arguments, **keywords)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+    return str(error.value)
+
+
+# Pickles
+
+ONE, TUPLE = b"K\x01", pickle.TUPLE1
+KEYS = {
+    "doubled": ONE + (pickle.DUP + pickle.TUPLE2) * 40,
+    "deep": ONE + TUPLE * 3000,
+    "very deep": ONE + TUPLE * 10**6,
+    "list": b"]",
+    "bytes": b"C\x01a",
+}
+HASHED = {
+    "SETITEM": lambda key: b"}" + key + ONE + b"s",
+    "SETITEMS": lambda key: b"}(" + key + ONE + b"u",
+    "DICT": lambda key: b"(" + key + ONE + b"d",
+    "ADDITEMS": lambda key: b"\x8f(" + key + b"\x90",
+    "FROZENSET": lambda key: b"(" + key + b"\x91",
+    "OrderedDict": lambda key: b"ccollections\nOrderedDict\n)R" + key + ONE + b"s",
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("opcode", HASHED)
+def test_no_key_is_hashed_but_text_and_numbers(key: str, opcode: str, tmp_path: Path) -> None:
+    """In a process of its own: without the check some of these never end, and some crash."""
+    path = write_zip(tmp_path / "w.bin", b"\x80\x02" + HASHED[opcode](KEYS[key]) + b".", {})
+    code = (
+        "import sys; from minivideococa.checkpoint.convert import convert; "
+        "convert(*sys.argv[1:3], config=sys.argv[3])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, path, tmp_path / "out", CONFIG],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    last = run.stderr.splitlines()[-1]
+    assert (
+        last.startswith("ValueError: ") and "w.bin: not a readable PyTorch file" in last and "refused" in last
+    )
+
+
+def test_an_ordered_dict_of_pairs_hashes_none_of_them(tmp_path: Path) -> None:
+    pairs = b"ccollections\nOrderedDict\n](" + KEYS["doubled"] + ONE + b"\x86e\x85R"
+    path = write_zip(tmp_path / "w.bin", b"\x80\x02" + pairs + b".", {})
+    assert read_pickle(path) == {}
+
+
+def test_an_entry_whose_name_is_a_long_number(tmp_path: Path) -> None:
+    key = b"\x8b" + struct.pack("<I", 4000) + b"\x01" * 4000
+    path = write_zip(tmp_path / "w.bin", b"\x80\x02}" + key + ONE + b"s.", {})
+    assert "w.bin: not a state dict" in refusal(path, tmp_path / "out", config=CONFIG)
+
+
+def test_a_name_with_control_characters_is_escaped(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "w.bin", b"\x80\x02cos\nsys\x1b[31m\n.", {})
+    told = refusal(path, tmp_path / "out", config=CONFIG)
+    assert told.endswith(r"it asks for 'os.sys\x1b[31m', which no state dict needs: refused")
+
+
+def torch_file(path: Path, name: str, change: Callable) -> Path:
+    """coca.safetensors as torch.save writes it; `change(size, stride, offset)` describes `name` otherwise."""
+    described, storages = {}, {}
+    for key, (each, array) in enumerate(load_file(GOLDEN / "coca.safetensors").items()):
+        size, stride, offset = array.shape, tuple(step // array.itemsize for step in array.strides), 0
+        if each == name:
+            size, stride, offset = change(size, stride, offset)
+        storages[str(key)] = array.tobytes()
+        kind = {"float32": "FloatStorage", "float16": "HalfStorage"}[str(array.dtype)]
+        described[each] = tensor(str(key), kind, array.size, offset, size, stride)
+    return write_zip(path, program(described), storages)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda size, stride, offset: (tuple(map(float, size)), stride, offset),
+        lambda size, stride, offset: (size, tuple(map(float, stride)), offset),
+        lambda size, stride, offset: (size, stride, 0.0),
+        lambda size, stride, offset: (size, stride, None),
+    ],
+)
+def test_a_place_that_is_no_whole_number(
+    change: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dump_floats(value: object) -> bytes:
+        return b"G" + struct.pack(">d", value) if isinstance(value, float) else dump(value)
+
+    monkeypatch.setattr("test_unpickler.dump", dump_floats)
+    path = torch_file(tmp_path / "w.bin", "visual.proj", change)
+    told = refusal(path, tmp_path / "out", config=CONFIG)
+    assert (
+        "w.bin: not a readable PyTorch file: a tensor's offset, size or stride is not a whole number" in told
+    )
+
+
+def test_the_stride_of_a_single_row_does_not_matter(tmp_path: Path) -> None:
+    path = torch_file(tmp_path / "w.bin", "logit_scale", lambda size, stride, offset: ((1,), (2**62,), 0))
+    convert(path, tmp_path / "out", config=CONFIG)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    "name, factor",
+    [
+        ("text.token_embedding.weight", 1e38),
+        ("visual.conv1.weight", 1e37),
+        ("text.ln_final.weight", -1e30),
+        ("text_decoder.text_projection", 1e8),
+    ],
+)
+def test_absurdly_large_weights(name: str, factor: float, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: weights[name].astype("f4") * np.float32(factor)}, folder / "model.safetensors")
+    told = refusal(folder, tmp_path / "out")
+    assert str(folder / "model.safetensors") in told and f"{name} holds numbers up to " in told
+    with pytest.raises(ValueError, match="no weight is beyond 1e\\+06"):
+        load(folder)
+
+
+def test_weights_that_float16_cannot_tell_from_zero(tmp_path: Path) -> None:
+    weights = load_file(GOLDEN / "coca.safetensors")
+    save_file(
+        weights | {"visual.proj": weights["visual.proj"] * np.float32(1e-9)}, tmp_path / "w.safetensors"
+    )
+    told = refusal(tmp_path / "w.safetensors", tmp_path / "out", dtype="float16", config=CONFIG)
+    assert "w.safetensors: visual.proj holds nothing but numbers too small for float16" in told
+    assert not (tmp_path / "out").exists()
+    load(convert(tmp_path / "w.safetensors", tmp_path / "out", config=CONFIG))
+
+
+# Transfers
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
+    """A repository as huggingface_hub keeps it: links to files that are named by the SHA-256 announced."""
+    snapshot, blobs = (tmp_path / "models--owner--name" / part for part in ("snapshots/abc", "blobs"))
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (snapshot / "config.json").write_bytes(CONFIG.read_bytes())
+    weights = load_file(GOLDEN / "coca.safetensors")
+    names = list(weights)
+    parts = {"model.safetensors": names}
+    if sharded:
+        parts = {
+            "model-00001-of-00002.safetensors": names[::2],
+            "model-00002-of-00002.safetensors": names[1::2],
+        }
+        weight_map = {name: file for file, part in parts.items() for name in part}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for file, part in parts.items():
+        save_file({name: weights[name] for name in part}, tmp_path / "whole")
+        blob = blobs / hashlib.sha256((tmp_path / "whole").read_bytes()).hexdigest()
+        (tmp_path / "whole").rename(blob)
+        (snapshot / file).symlink_to(blob)
+    load(convert(snapshot, tmp_path / "whole"))
+    with open(blob, "r+b") as damaged:
+        damaged.seek(-2, 2)
+        damaged.write(b"\x21")
+    told = refusal(snapshot, tmp_path / "out")
+    assert (
+        told
+        == f"{snapshot / file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_record_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
+    save_file(
+        load_file(folder / "model.safetensors"),
+        folder / "model.safetensors",
+        {"minivideococa.source": "[" * 100_000},
+    )
+    assert load(folder).origin == {}

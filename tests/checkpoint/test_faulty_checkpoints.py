@@ -1,0 +1,314 @@
+"""Faulty checkpoints are refused while they are loaded or converted: one line with the file's name."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from minivideococa.checkpoint import load
+from minivideococa.checkpoint.config import MOST, Config
+from minivideococa.checkpoint.convert import convert
+from minivideococa.checkpoint.folder import embedded_checkpoint
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the embedded checkpoint."""
+    return Path(shutil.copytree(embedded_checkpoint(), tmp_path / "checkpoint"))
+
+
+def refusal(folder: Path, file: str) -> str:
+    """What is said of a checkpoint, by `load` and by `convert`: one line each that names the file."""
+    started = time.monotonic()
+    told = []
+    for action in (lambda: load(folder), lambda: convert(folder, folder.parent / "out")):
+        with pytest.raises((ValueError, OSError)) as error:
+            action()
+        told.append(str(error.value))
+        assert "\n" not in told[-1] and len(told[-1]) < 1000 and str(folder / file) in told[-1]
+    assert not (folder.parent / "out").exists() and time.monotonic() - started < 5
+    return told[0]
+
+
+def field(path: str, value: Any) -> Callable[[Any], None]:
+    def change(config: dict) -> None:
+        *sections, name = path.split(".")
+        for section in sections:
+            config = config.setdefault(section, {})
+        config[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("model_cfg.vision_cfg.layers", 2147483648),
+        ("model_cfg.text_cfg.layers", 2**31),
+        ("model_cfg.multimodal_cfg.layers", 2**31),
+        ("model_cfg.vision_cfg.layers", int("9" * 400)),
+        ("model_cfg.vision_cfg.mlp_ratio", 1e308),
+        ("model_cfg.text_cfg.mlp_ratio", 1e308),
+        ("model_cfg.text_cfg.mlp_ratio", int("9" * 400)),
+        ("model_cfg.embed_dim", int("9" * 400)),
+        ("model_cfg.vision_cfg.image_size", int("9" * 400)),
+        ("model_cfg.vision_cfg.width", MOST + 1),
+        ("model_cfg.text_cfg.context_length", 2**62),
+        ("model_cfg.text_cfg.vocab_size", int("9" * 400)),
+        ("preprocess_cfg.std", 1e-300),
+        ("preprocess_cfg.std", [0.2, 1e-300, 0.2]),
+        ("preprocess_cfg.std", 1e300),
+        ("preprocess_cfg.mean", 1e300),
+        ("preprocess_cfg.mean", [0.5, int("9" * 400), 0.5]),
+        ("preprocess_cfg.mean", int("9" * 400)),
+        ("model_cfg.vision_cfg.a\nb", 1),
+    ],
+)
+def test_absurd_configurations(folder: Path, path: str, value: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    field(path, value)(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    told = refusal(folder, "config.json")
+    assert path.rpartition(".")[2].split("\n")[0] in told
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"model_cfg": {"embed_dim": NaN}}', "NaN is not JSON"),
+        ('{"embed_dim": ' + "9" * 5000 + "}", "not JSON"),
+        ("", "not JSON"),
+        ("\0", "not JSON"),
+        ('{"a": 1}', "not a configuration"),
+    ],
+)
+def test_files_that_are_no_configuration(folder: Path, text: str, told: str) -> None:
+    (folder / "config.json").write_text(text)
+    assert told in refusal(folder, "config.json")
+
+
+def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("\ufeff" + (folder / name).read_text())
+    assert load(folder).tokenizer and load(convert(folder, folder.parent / "out")).tokenizer
+
+
+def test_what_any_model_may_have_is_no_absurd_configuration() -> None:
+    source = json.loads((embedded_checkpoint() / "config.json").read_text())
+    for change in (
+        field("model_cfg.vision_cfg.layers", 200),
+        field("model_cfg.vision_cfg.mlp_ratio", 16),
+        field("preprocess_cfg.std", [1, 1, 1]),
+        field("preprocess_cfg.std", 1 / 255),
+    ):
+        change(source)
+    assert Config.parse(source).vision.layers == 200
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "name, value, told",
+    [
+        ("visual.conv1.weight", np.nan, "not finite"),
+        ("text.ln_final.bias", np.inf, "not finite"),
+        ("text_decoder.text_projection", -np.inf, "not finite"),
+        ("logit_scale", np.nan, "not finite"),
+        ("logit_scale", np.inf, "not finite"),
+        ("logit_scale", 1000, "too large to be exponentiated"),
+        ("logit_scale", -1000, "too small to be exponentiated"),
+    ],
+)
+def test_numbers_that_no_model_has(folder: Path, dtype: str, name: str, value: float, told: str) -> None:
+    weights = {key: np.array(array, dtype) for key, array in load_file(folder / "model.safetensors").items()}
+    weights[name].reshape(-1)[-1] = value
+    save_file(weights, folder / "model.safetensors")
+    message = refusal(folder, "model.safetensors")
+    assert name in message and told in message
+
+
+@pytest.mark.parametrize(
+    "zeros", ["all", "text_decoder.text_projection", "text.token_embedding.weight", "visual.ln_post.weight"]
+)
+def test_weights_of_zeros(folder: Path, zeros: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {
+            name: np.asarray(array * (zeros not in ("all", name)), array.dtype)
+            for name, array in weights.items()
+        },
+        folder / "model.safetensors",
+    )
+    assert "nothing but zeros" in refusal(folder, "model.safetensors")
+
+
+def test_biases_of_zeros_are_no_fault(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {
+            name: np.asarray(array * (not name.endswith("bias")), array.dtype)
+            for name, array in weights.items()
+        },
+        folder / "model.safetensors",
+    )
+    load(folder)
+
+
+def beyond(tokenizer: dict) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[next(reversed(vocabulary))] = 10**6
+
+
+def double(tokenizer: dict) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[-2:]
+    vocabulary[second] = vocabulary[first]
+
+
+def empty(tokenizer: dict) -> None:
+    tokenizer["model"]["vocab"] = {}
+
+
+def lacking(tokenizer: dict) -> None:
+    for word in "ring", "red":
+        del tokenizer["model"]["vocab"][word]
+
+
+def short(tokenizer: dict) -> None:
+    tokenizer["model"]["vocab"].popitem()
+
+
+def panicking(tokenizer: dict) -> None:
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+
+
+def long_text(tokenizer: dict) -> None:
+    tokenizer["version"] = "x" * 100_000
+
+
+def shifted(tokenizer: dict) -> None:
+    tokenizer["added_tokens"][1]["id"] += 7
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda tokenizer: {}, "not a tokenizer.json"),
+        (beyond, "has the id 1000000, and the model has the ids 0 to"),
+        (double, "have the same id"),
+        (empty, "its vocabulary is empty"),
+        (shifted, "is declared with the id"),
+        (lacking, "2 of the model's 42 ids have no token, the first is"),
+        (short, "1 of the model's 42 ids have no token, the first is 41"),
+        (panicking, "not a tokenizer.json"),
+        (long_text, "not a tokenizer.json"),
+        (lambda tokenizer: json.loads("[" * 500 + "]" * 500), "not a tokenizer.json"),
+    ],
+)
+def test_faulty_tokenizers(folder: Path, change: Callable[[dict], Any], told: str) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    replaced = change(tokenizer)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer if replaced is None else replaced))
+    assert told in refusal(folder, "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_fifo_in_a_checkpoint_folder(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"{name}: not a regular file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_impossible_names(name: str, tmp_path: Path) -> None:
+    for action in (
+        lambda: load(name),
+        lambda: convert(name, tmp_path / "out"),
+        lambda: convert(GOLDEN, name),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match="not the name|no such folder"):
+            action()
+
+
+def test_what_does_not_fit_into_memory_is_refused_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 1_000_000)
+    numbers = sum(array.size for array in load_file(folder / "model.safetensors").values())
+    with pytest.raises(
+        ValueError, match=f"{folder}: loading it in float64 needs {8 * numbers // 10**6} MB of memory, and"
+    ):
+        load(folder, dtype="float64")
+    with pytest.raises(
+        ValueError,
+        match=f"model.safetensors: converting it needs {2 * numbers / 10**6:.1f} MB .*; close other",
+    ):
+        convert(folder, folder.parent / "out", dtype="float16")
+    with pytest.raises(
+        ValueError, match=f"converting it needs {4 * numbers / 10**6:.0f} MB .*use --dtype float16"
+    ):
+        convert(folder, folder.parent / "out", dtype="float32")
+
+
+# Sources of `convert`
+
+
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        (b"GIF89a" + bytes(30), "a GIF"),
+        (b'{"model_cfg": {"embed_dim": 2}}', "JSON"),
+        (b"\xef\xbb\xbf[1]", "JSON"),
+        (b"<!doctype html><html>", "a web page"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG"),
+        (b"\xff\xd8\xff\xe0", "a JPEG"),
+        (b"\0\0\0\x20ftypisom" + bytes(20), "a video"),
+        (b"0", "neither a zip archive nor a pickle"),
+    ],
+)
+def test_what_else_a_source_may_be_is_named(tmp_path: Path, data: bytes, kind: str) -> None:
+    (tmp_path / "source").write_bytes(data)
+    with pytest.raises(ValueError) as error:
+        convert(tmp_path / "source", tmp_path / "out", config=GOLDEN / "coca.json")
+    assert str(error.value).startswith(f"{tmp_path / 'source'}: not a readable PyTorch file: it is {kind}")
+
+
+def test_a_damaged_pickle_is_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(b"\x80\x02K\x01K\x02R.")  # calls the number 1
+    with pytest.raises(ValueError, match=r"w.bin: not a readable PyTorch file: it is damaged \("):
+        convert(tmp_path / "w.bin", tmp_path / "out", config=GOLDEN / "coca.json")
+
+
+@pytest.mark.parametrize("source", ["fifo", "/dev/zero"])
+def test_a_source_that_never_ends(source: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for arguments in (
+        (tmp_path / source, GOLDEN / "coca.json"),
+        (GOLDEN / "coca.safetensors", tmp_path / source),
+    ):
+        with pytest.raises(ValueError, match="not a regular file"):
+            convert(arguments[0], tmp_path / "out", config=arguments[1])
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors", "weights"])
+@pytest.mark.parametrize("file", ["coca.safetensors", "coca_legacy.bin"])
+def test_the_first_bytes_tell_the_format(tmp_path: Path, file: str, suffix: str) -> None:
+    shutil.copy(GOLDEN / file, tmp_path / f"w.{suffix}")
+    convert(tmp_path / f"w.{suffix}", tmp_path / "out", config=GOLDEN / "coca.json")
+
+
+@pytest.mark.parametrize("dtype", [np.array([]), np.array(["float32", "float64"]), 5, "int8"], ids=str)
+def test_a_dtype_that_is_none_of_those_taken(dtype: object, tmp_path: Path) -> None:
+    for action in (lambda: load(dtype=dtype), lambda: convert(GOLDEN, tmp_path / "out", dtype=dtype)):
+        with pytest.raises(ValueError, match="^dtype is .*: give float"):
+            action()

@@ -1,0 +1,142 @@
+"""The table of tensor names and shapes, the check against it, and the parameter tree."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.table import check, nest, parameter_shapes
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
+
+
+def config(vision: dict | None = None, **model: object) -> Config:
+    """The tiny configuration of the golden files, with changes."""
+    source = json.loads((GOLDEN / "coca.json").read_text())
+    source["vision_cfg"] |= vision or {}
+    return Config.parse(source | model)
+
+
+def arrays(config: Config, dtype: str = "float32") -> dict[str, np.ndarray]:
+    return {name: np.zeros(shape, dtype) for name, shape in parameter_shapes(config).items()}
+
+
+def test_names_and_shapes_are_those_of_open_clip() -> None:
+    written_by_open_clip = load_file(GOLDEN / "coca.safetensors")
+    assert parameter_shapes(config()) == {name: tensor.shape for name, tensor in written_by_open_clip.items()}
+
+
+def test_path_order() -> None:
+    names = list(parameter_shapes(config()))
+    path = [
+        "visual.conv1.weight",
+        "visual.ln_pre.bias",
+        "visual.transformer.resblocks.0.ln_1.weight",
+        "visual.attn_pool.query",
+        "visual.ln_post.weight",
+        "visual.proj",
+        "text.token_embedding.weight",
+        "text.transformer.resblocks.0.mlp.c_proj.bias",
+        "text.text_projection",
+        "text_decoder.resblocks.0.ln_1.weight",
+        "text_decoder.cross_attn.0.ln_1_kv.weight",
+        "text_decoder.text_projection",
+        "logit_scale",
+    ]
+    assert sorted(path, key=names.index) == path
+    assert names[0] == path[0] and names[-1] == path[-1]
+
+
+def test_a_context_of_the_same_width_has_one_projection() -> None:
+    shapes = parameter_shapes(config({"width": 2, "head_width": 2}))
+    assert shapes["visual.attn_pool.attn.in_proj_weight"] == (6, 2)
+    assert not [name for name in shapes if "_proj_weight" in name and "in_proj_weight" not in name]
+
+
+@pytest.mark.parametrize("form", ["parallel", "cascade"])
+def test_the_papers_poolers_have_a_second_one(form: str) -> None:
+    shapes = parameter_shapes(config({"width": 2, "head_width": 2, "attentional_pool": form}))
+    first = {name.replace("attn_pool.", ""): shape for name, shape in shapes.items() if ".attn_pool." in name}
+    second = {
+        name.replace("attn_pool_contrastive.", ""): shape
+        for name, shape in shapes.items()
+        if ".attn_pool_contrastive." in name
+    }
+    assert second == first | {"visual.query": (1, 2)}
+
+
+def test_without_ln_pre() -> None:
+    less = parameter_shapes(config()).keys() - parameter_shapes(config({"no_ln_pre": True})).keys()
+    assert less == {"visual.ln_pre.weight", "visual.ln_pre.bias"}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_check_accepts_what_fits(dtype: str) -> None:
+    tensors = arrays(config(), dtype)
+    check(tensors, config(), "file")
+    check(tensors | {"logit_scale": np.zeros(1, dtype)}, config(), "file")
+
+
+def test_check_lists_all_that_is_wrong_at_once() -> None:
+    tensors = arrays(config())
+    del tensors["visual.proj"], tensors["text.cls_emb"]
+    tensors["logit_bias"] = np.zeros(())
+    tensors["visual.conv1.weight"] = np.zeros((3, 3, 2, 3), "f4")
+    tensors["logit_scale"] = np.zeros(2, "f4")
+    tensors["text.token_embedding.weight"] = np.zeros((5, 2), "i8")
+    with pytest.raises(ValueError) as error:
+        check(tensors, config(), "some/file")
+    assert str(error.value) == (
+        "some/file: the tensors do not fit the configuration: missing: visual.proj, text.cls_emb; "
+        "unexpected: logit_bias; misshapen: visual.conv1.weight [3, 3, 2, 3], not [3, 3, 2, 2], "
+        "logit_scale [2], not []; not floating point: text.token_embedding.weight int64"
+    )
+
+
+def test_check_cuts_long_lists() -> None:
+    with pytest.raises(ValueError, match=r"missing: (\S+, ){8}\.\.\. and \d+ more$"):
+        check({}, config(), "file")
+
+
+def test_nest() -> None:
+    flat = {name: np.full(shape, i) for i, (name, shape) in enumerate(parameter_shapes(config()).items())}
+    tree = nest(flat)
+    assert list(tree) == ["visual", "text", "text_decoder", "logit_scale"]
+    assert (
+        tree["visual"]["transformer"]["resblocks"][0]["attn"]["in_proj_bias"]
+        is flat["visual.transformer.resblocks.0.attn.in_proj_bias"]
+    )
+    assert (
+        tree["text_decoder"]["cross_attn"][0]["ln_1_kv"]["weight"]
+        is flat["text_decoder.cross_attn.0.ln_1_kv.weight"]
+    )
+    assert nest({"logit_scale": np.ones(1)})["logit_scale"].shape == ()
+
+
+def leaves(node: object, prefix: str = "") -> dict[str, np.ndarray]:
+    if isinstance(node, np.ndarray):
+        return {prefix.removesuffix("."): node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {name: leaf for key, child in items for name, leaf in leaves(child, f"{prefix}{key}.").items()}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.randoms())
+def test_the_leaves_are_the_flat_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
+    layers = config({"layers": vision})
+    source = layers.source["model_cfg"]
+    source["text_cfg"]["layers"], source["multimodal_cfg"]["layers"] = text, decoder
+    flat = list(arrays(Config.parse(source)).items())
+    random.shuffle(flat)
+    tree = nest(dict(flat))
+    assert len(tree["visual"]["transformer"]["resblocks"]) == vision
+    assert len(tree["text"]["transformer"]["resblocks"]) == text
+    assert len(tree["text_decoder"]["resblocks"]) == len(tree["text_decoder"]["cross_attn"]) == decoder
+    found = leaves(tree)
+    assert found.keys() == dict(flat).keys()
+    assert all(found[name] is array for name, array in flat if name != "logit_scale")

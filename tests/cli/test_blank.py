@@ -1,0 +1,255 @@
+"""Blank captions, questions and labels: one rule for all annotation files and for manifests.
+
+They are left out, their entries stay, and one line names the file, the item and the sentence.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minivideococa import cli
+from minivideococa.evaluation import FORMATS, Entry, read_annotations, read_manifest
+
+CASES = Path(__file__).parents[1] / "cases"
+
+# format -> a file's text with % where a text goes that is blank or not, what its entry says if it is not, what the message names
+FILES = {
+    "msrvtt": (
+        '{"videos": [{"video_id": "video7"}, {"video_id": "video8"}], "sentences": ['
+        '{"video_id": "video8", "caption": "a cat"}, {"video_id": "video7", "caption": "%s"}]}',
+        {"captions": ("TEXT",)},
+        "sentence 2, about 'video7'",
+    ),
+    "msrvtt-1ka": (
+        "key,vid_key,video_id,sentence\nret0,msr7,video7,%s\nret1,msr8,video8,a cat\n",
+        {"captions": ("TEXT",)},
+        "the sentence of line 2, about 'video7'",
+    ),
+    "msrvtt-qa": (
+        '[{"video_id": 7, "question": "%s", "answer": "knit"}, {"video_id": 8, "question": "who?", "answer": "a cat"}]',
+        {"question": "TEXT", "answer": "knit"},
+        "the question of item 1, about 'video7'",
+    ),
+    "activitynet": (
+        '{"v_7": {"duration": 2, "timestamps": [[0, 2]], "sentences": ["%s"]}, "v_8": {"sentences": ["a cat"]}}',
+        {"captions": ("TEXT",)},
+        "sentence 1 of 'v_7'",
+    ),
+    "kinetics": (
+        "label,youtube_id,time_start,time_end,split\n%s,xyz,1,11,train\nreading,abc,1,11,train\n",
+        {"labels": ("TEXT",)},
+        "the label of line 2, of 'xyz'",
+    ),
+    "manifest": (
+        '{"video": "7.mp4", "captions": ["%s"]}\n{"video": "8.mp4", "captions": ["a cat"]}\n',
+        {"captions": ("TEXT",)},
+        'line 1: text 1 of "captions"',
+    ),
+}
+
+
+def read(format, tmp_path, text, split=None):
+    path = tmp_path / "file"
+    path.write_text(text, "utf-8")
+    return read_manifest(path) if format == "manifest" else read_annotations(format, path, tmp_path, split)
+
+
+def test_every_reader_is_tried():
+    """A class of UCF101 cannot be blank: a line without one is no clip."""
+    assert {*FORMATS, "manifest"} == {*FILES, "ucf101"}
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\\t \\n", "\u3000", "\u2028 \u00a0"], ids=ascii)
+@pytest.mark.parametrize("format", FILES)
+def test_a_blank_text_is_left_out_and_named(tmp_path, capsys, format, blank):
+    text, says, named = FILES[format]
+    if not text.startswith(("{", "[")):  # CSV
+        blank = blank.replace("\\t \\n", "\t ")
+    filled = read(format, tmp_path, text.replace("%s", "TEXT"))
+    assert capsys.readouterr().err == ""
+    first, second = read(format, tmp_path, text.replace("%s", blank))
+    assert second == filled[1]
+    assert filled[0] == Entry(filled[0].video, **says) and first == Entry(first.video)
+    assert first.video.name == filled[0].video.name
+    assert capsys.readouterr().err == f"minivideococa: {tmp_path / 'file'}: 1 blank text left out: {named}\n"
+
+
+def test_the_cases(tmp_path, capsys):
+    """The same with one blank and with nothing."""
+    (tmp_path / "clips").mkdir()
+    entries, told = {}, {}
+    for name in "m_blank.json", "m_empty.json":
+        entries[name] = read_annotations("msrvtt", CASES / name, tmp_path / "clips")
+        told[name] = capsys.readouterr().err
+        assert (
+            told[name]
+            == f"minivideococa: {CASES / name}: 1 blank text left out: sentence 2, about 'video1'\n"
+        )
+    assert (
+        entries["m_blank.json"]
+        == entries["m_empty.json"]
+        == [
+            Entry(tmp_path / "clips" / "video0.mp4", ("a green crescent",)),
+            Entry(tmp_path / "clips" / "video1.mp4", ("a yellow crescent",)),
+        ]
+    )
+
+
+def test_many_are_one_line(tmp_path, capsys):
+    """Of 200,000 captions 7 are blank: one message, which names the first three, and all others stay."""
+    sentences = [
+        {"video_id": "v", "caption": " " if n % 30_000 == 5 else f"caption {n}"} for n in range(200_000)
+    ]
+    (entry,) = read("msrvtt", tmp_path, json.dumps({"videos": [{"video_id": "v"}], "sentences": sentences}))
+    assert len(entry.captions) == 199_993
+    told = capsys.readouterr().err
+    assert (
+        told.count("\n") == 1
+        and "7 blank texts left out: sentence 6, about 'v'; sentence 30006, about 'v'; " in told
+    )
+    assert told.endswith("; and 4 more\n")
+
+
+def test_what_stands_beside_a_blank_text(tmp_path, capsys):
+    lines = [
+        {"video": "a", "captions": ["x", " ", "y"], "label": " ", "question": "", "answer": "no"},
+        {"video": "b", "labels": ["", "ring"], "question": "why?", "answer": "\t"},
+        {"video": "c", "label": "", "labels": ["ring"]},
+    ]
+    entries = read("manifest", tmp_path, "".join(json.dumps(line) + "\n" for line in lines))
+    assert entries == [
+        Entry(tmp_path / "a", ("x", "y")),
+        Entry(tmp_path / "b", (), ("ring",), "why?"),
+        Entry(tmp_path / "c", (), ("ring",)),
+    ]
+    assert "7 blank texts" not in capsys.readouterr().err
+    found = read("activitynet", tmp_path, '{"v": {"sentences": ["A cat.", " ", "It knits."]}}')
+    assert found[0].captions == ("A cat. It knits.",) and "sentence 2 of 'v'" in capsys.readouterr().err
+    found = read("msrvtt-qa", tmp_path, '[{"video_id": 7, "question": "who?", "answer": " "}]')
+    assert found == [Entry(tmp_path / "video7.mp4")] and "the answer of item 1" in capsys.readouterr().err
+
+
+def test_only_the_blank_texts_of_the_split_are_told(tmp_path, capsys):
+    text = "label,youtube_id,time_start,time_end,split\n ,xyz,1,11,train\nreading,abc,1,11,test\n"
+    assert len(read("kinetics", tmp_path, text, "test")) == 1 and capsys.readouterr().err == ""
+    assert (
+        len(read("kinetics", tmp_path, text, "train")) == 1 and "line 2, of 'xyz'" in capsys.readouterr().err
+    )
+
+
+def test_the_command_goes_on(tmp_path, capsys):
+    from minivideococa.demo import CLIPS
+
+    (tmp_path / "m.jsonl").write_text(
+        "".join(
+            json.dumps(line) + "\n"
+            for line in [
+                {
+                    "video": str(CLIPS / "single.gif"),
+                    "captions": ["a red circle", " "],
+                    "question": " ",
+                    "answer": "red",
+                },
+                {"video": str(CLIPS / "pair.gif"), "captions": ["a blue ring"]},
+            ]
+        )
+    )
+    assert (
+        cli.main(["evaluate", str(tmp_path / "m.jsonl"), "--no-cache", "--json", "--tasks", "retrieve"]) == 0
+    )
+    out, err = capsys.readouterr()
+    assert json.loads(out)["metrics"]["retrieve"]["text-to-video R@1"]["items"] == 2
+    assert 'm.jsonl: 2 blank texts left out: line 1: "question"; line 1: text 2 of "captions"' in err
+
+
+# Numbers, names and depths that readers stumble over
+
+DEEP = "[" * 100_000
+WRONG = {
+    "msrvtt": [
+        ('{"videos": [{"video_id": "a\\u0000b"}], "sentences": []}', r"'a\x00b.mp4'"),
+        ('{"videos": [{"video_id": "a\\ud83d"}], "sentences": []}', r"'a\ud83d.mp4'"),
+        (
+            '{"videos": [], "sentences": [{"video_id": "a\\nb", "caption": "x"}]}',
+            "sentence 1 is about 'a\\nb'",
+        ),
+        ('{"videos": [{"video_id": " "}], "sentences": []}', 'video 1: "video_id" is missing'),
+        (
+            '{"videos": [{"video_id": "v", "split": %s}], "sentences": []}' % ("[" * 900 + "]" * 900),
+            'video 1: "split"',
+        ),
+    ],
+    "msrvtt-1ka": [("key,vid_key,video_id,sentence\nr,m,a\0b,a cat\n", r"'a\x00b.mp4'")],
+    "msrvtt-qa": [
+        (
+            '[{"video_id": true, "question": "who?", "answer": "a"}]',
+            'item 1: "video_id" is missing or no number',
+        ),
+        (
+            '[{"video_id": 1e400, "question": "who?", "answer": "a"}]',
+            'item 1: "video_id" is missing or no number',
+        ),
+        ('[{"video_id": %s, "question": "who?", "answer": "a"}]' % ("9" * 5000), "not JSON"),
+        ('[{"video_id": NaN, "question": "who?", "answer": "a"}]', "NaN is not JSON"),
+    ],
+    "activitynet": [
+        ('{"a\\u0000b": {"sentences": ["x"]}}', r"'a\x00b.mp4'"),
+        ('{"v": {"sentences": []}}', "sentences of v are []"),
+    ],
+    "kinetics": [
+        (
+            f"label,youtube_id,time_start,time_end,split\nl,xyz,{'9' * 400},5,train\n",
+            "line 2: a time of xyz is",
+        ),
+        ("label,youtube_id,time_start,time_end,split\nl,xyz,1,1e308,train\n", "line 2: a time of xyz is"),
+        (
+            f"label,youtube_id,time_start,time_end,split\nl,xyz,1,{'9' * 5000},train\n",
+            "line 2: a time of xyz is",
+        ),
+        ("label,youtube_id,time_start,time_end,split\nl,x\0z,1,11,train\n", r"'l/x\x00z_0"),
+        ("label,youtube_id,time_start,time_end,split\nl\0,xyz,1,11,train\n", r"'l\x00/xyz"),
+    ],
+    "manifest": [
+        ('{"video": "a\\u0000b"}', 'line 1: "video" is'),
+        ('{"video": "a\\ud83d"}', 'line 1: "video" is'),
+        ('{"video": "a", "captions": %s}' % ("[" * 900 + "]" * 900), 'line 1: "captions" is'),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "format, text, named",
+    [
+        *((format, text, named) for format, cases in WRONG.items() for text, named in cases),
+        *(
+            (format, text, "nested too deeply")
+            for format in FILES
+            if format not in ("kinetics", "msrvtt-1ka")
+            for text in (DEEP, '{"a":' * 100_000)
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path, format, text, named):
+    with pytest.raises(ValueError) as caught:
+        read(format, tmp_path, text)
+    message = str(caught.value)
+    assert (
+        message.startswith(f"{tmp_path / 'file'}: ")
+        and named in message
+        and "\n" not in message
+        and len(message) < 700
+    )
+    assert (
+        "it should look like" if format != "manifest" else "give" if "nested" not in named else "like {"
+    ) in message
+
+
+def test_a_number_of_400_digits_that_only_names_a_clip(tmp_path):
+    """Nothing overflows: it is a name that no clip has."""
+    found = read("msrvtt-qa", tmp_path, '[{"video_id": %s, "question": "who?", "answer": "a"}]' % ("9" * 400))
+    assert found[0].video.name == f"video{'9' * 400}.mp4"
+    times = '{"v": {"duration": 1e999, "timestamps": [[%s, 1e308]], "sentences": ["A cat."]}}' % ("9" * 400)
+    assert read("activitynet", tmp_path, times)[0].captions == (
+        "A cat.",
+    )  # times are not used: the paragraph is

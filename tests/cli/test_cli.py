@@ -1,0 +1,207 @@
+"""The command line, as a user meets it: what it prints where, its exit status, one line for each mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minivideococa import cli
+from minivideococa.checkpoint.folder import embedded_checkpoint
+from minivideococa.demo import CLIPS
+
+PAIR, SPLIT = str(CLIPS / "pair.gif"), str(CLIPS / "split.gif")
+
+
+def run(*arguments: str, **how) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "minivideococa", *arguments], capture_output=True, text=True, **how
+    )
+
+
+def test_caption(capsys):
+    assert cli.main(["caption", PAIR]) == 0
+    out, err = capsys.readouterr()
+    assert "red ring" in out and "green diamond" in out and out.count("\n") == 1
+    assert err == ""  # a clip of its world has no caveat
+    assert cli.main(["caption", PAIR, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"video": PAIR, "caption": out.strip(), "in_world": True}
+    assert cli.main(["caption", PAIR, "--weights", str(embedded_checkpoint())]) == 0
+    assert capsys.readouterr() == (out, "")
+
+
+def test_caption_prompt_and_length(capsys):
+    cli.main(["caption", PAIR, "--prompt", "there is"])
+    assert capsys.readouterr().out.startswith("there is a")
+    cli.main(["caption", PAIR, "--prompt", "there is", "--min-length", "1", "--max-length", "5"])
+    assert len(capsys.readouterr().out.split()) == 4  # and the start token
+
+
+def test_a_trace_replaces_no_video(capsys, tmp_path):
+    video = tmp_path / "pair.gif"
+    video.write_bytes(Path(PAIR).read_bytes())
+    assert cli.main(["trace", str(video), "-o", str(video)]) == 2
+    assert (
+        "would replace what is read" in capsys.readouterr().err
+        and video.read_bytes() == Path(PAIR).read_bytes()
+    )
+
+
+def test_classify(capsys, tmp_path):
+    labels = "a red star, a green crescent,a blue ring"
+    assert cli.main(["classify", str(CLIPS / "single.gif"), "--labels", labels]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        len(lines) == 3 and lines[0].endswith("  a green crescent") and 0.5 < float(lines[0].split()[0]) <= 1
+    )
+    (tmp_path / "labels.txt").write_text("\ufeffa red star\r\n\na green crescent\n")
+    (tmp_path / "templates.txt").write_text("a photo of {}\nthere is {}\n")
+    assert (
+        cli.main(
+            [
+                "classify",
+                str(CLIPS / "single.gif"),
+                "--labels-file",
+                str(tmp_path / "labels.txt"),
+                "--templates-file",
+                str(tmp_path / "templates.txt"),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    labels = json.loads(capsys.readouterr().out)["labels"]
+    assert [entry["label"] for entry in labels] == ["a green crescent", "a red star"]
+    assert sum(entry["probability"] for entry in labels) == pytest.approx(1)
+
+
+def test_retrieve(capsys):
+    assert cli.main(["retrieve", "a red ring and a green diamond", SPLIT, PAIR]) == 0
+    assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == [PAIR, SPLIT]
+    cli.main(["retrieve", "a red ring and a green diamond", SPLIT, PAIR, "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert [video["video"] for video in result["videos"]] == [PAIR, SPLIT]
+    assert result["videos"][0]["cosine"] > result["videos"][1]["cosine"]
+
+
+def test_demo_in_words_and_json(capsys):
+    assert cli.main(["demo"]) == 0
+    text = capsys.readouterr().out
+    assert cli.main(["demo", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    answers = [
+        value
+        for entry in result["clips"] + result["retrieval"]
+        for key, value in entry.items()
+        if key.endswith("right")
+    ]
+    assert f"{sum(answers)} of {len(answers)} answers are right." in text
+    assert sum(answers) >= 0.85 * len(answers)
+    assert text in (Path(__file__).parents[2] / "README.md").read_text()
+    for entry in result["clips"]:
+        assert entry["clip"] in text and entry["caption"] in text
+
+
+def test_unknown_words_are_told(capsys):
+    assert cli.main(["classify", PAIR, "--labels", "arm wrestling, a red ring", "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert "a red ring" in out and "arm, wrestling" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["caption", "nothing.mp4"], "nothing.mp4"),
+        (["caption", __file__], "test_cli.py"),
+        (["caption", PAIR, "--weights", "nowhere"], "nowhere"),
+        (["caption", PAIR, "--weights", str(CLIPS)], "config.json"),
+        (["caption", PAIR, "--min-length", "9", "--max-length", "9"], "max_length"),
+        (["classify", PAIR, "--labels", " , "], "label"),
+        (["classify", PAIR, "--labels-file", "nowhere.txt"], "nowhere.txt"),
+        (["classify", PAIR, "--labels-file", PAIR], "pair.gif"),
+        (["convert", "nowhere", "there"], "nowhere"),
+        (["convert", str(CLIPS), "there"], "demo"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, names, capsys):
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("minivideococa: ") and names in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["caption"], ["caption", PAIR, "--frames", "0"], ["classify", PAIR], ["sing"]]
+)
+def test_wrong_usage_is_status_2(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2 and result.stdout == "" and "Traceback" not in result.stderr
+
+
+def test_help_names_the_commands():
+    out = run("--help").stdout
+    assert all(name in out for name in ("caption", "classify", "retrieve", "demo", "convert"))
+    assert run("--version").stdout.startswith("minivideococa ")
+
+
+def test_a_closed_pipe_is_no_error():
+    script = f'"{sys.executable}" -m minivideococa demo | true; exit ${{PIPESTATUS[0]}}'
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == ""
+
+
+def test_interrupt_is_130(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minivideococa.checkpoint.load", interrupted)
+    assert cli.main(["caption", PAIR]) == 130
+
+
+def test_any_folder_will_do(tmp_path):
+    result = run("caption", "x.gif", cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[2])})
+    assert result.returncode == 2 and "x.gif" in result.stderr
+    (tmp_path / "x.gif").write_bytes(Path(PAIR).read_bytes())
+    assert (
+        run("caption", "x.gif", cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[2])}).returncode
+        == 0
+    )
+
+
+def test_how_to_decode_reaches_the_model(capsys, monkeypatch):
+    """Each option of `caption` is the keyword of its name; and one of them, and `classify --by`, with what they give."""
+    import minivideococa as mvc
+
+    model, clip = mvc.load(), CLIPS / "mixed.gif"
+    how = {"top_p": 0.99, "temperature": 3.0, "seed": 4}
+    assert cli.main(["caption", str(clip), "--top-p", "0.99", "--temperature", "3", "--seed", "4"]) == 0
+    assert capsys.readouterr().out.rstrip("\n") == model.caption(clip, **how) != model.caption(clip)
+    labels = ["a blue star", "a purple ring"]
+    assert (
+        cli.main(["classify", str(clip), "--labels", ",".join(labels), "--by", "likelihood", "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)["labels"]
+    assert [(x["label"], x["probability"]) for x in told] == mvc.classify(
+        model, clip, labels, by="likelihood"
+    )
+
+    given: dict = {}
+    monkeypatch.setattr(
+        mvc.VideoCoCa, "caption", lambda self, video, **keywords: given.update(keywords) or ""
+    )
+    how |= {
+        "min_length": 2,
+        "max_length": 9,
+        "prompt": "a",
+        "beams": 4,
+        "beam_groups": 2,
+        "diversity_penalty": 9.0,
+        "repetition_penalty": 3.0,
+        "length_penalty": 0.5,
+        "top_k": 5,
+        "textbook": True,
+    }
+    options = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in how.items()
+    ]
+    assert cli.main(["caption", str(clip), *options]) == 0 and given == how

@@ -1,0 +1,247 @@
+"""The cache of `evaluate`: what encodings follow from, what lies in the way, and two processes at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minivideococa as mvc
+from minivideococa import cli
+from minivideococa.demo import CLIPS
+from minivideococa.evaluation import Entry, cache, evaluate, run, write_manifest
+
+TREE = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def model(tiny_model, tokenizer):
+    return tiny_model(2, tokenizer=tokenizer)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """What was encoded: the pixels of each call."""
+    seen, encode = [], mvc.VideoCoCa.encode_video
+
+    def counted(self, pixels, *rest):
+        seen.append(pixels)
+        return encode(self, pixels, *rest)
+
+    monkeypatch.setattr(mvc.VideoCoCa, "encode_video", counted)
+    return seen
+
+
+# The key
+
+
+def test_encodings_by_another_sampling_rule_are_not_served(model, picture, tmp_path, monkeypatch, encoded):
+    for rule, count in (("by index", 1), ("by index", 1), ("by time", 2), ("by time", 2), ("by index", 2)):
+        monkeypatch.setattr(run, "RULE", rule)
+        evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+        assert len(encoded) == count, rule
+
+
+def test_the_rule_is_the_one_that_frames_are_chosen_by():
+    from minivideococa.media import sampling
+
+    assert run.RULE is sampling.RULE
+
+
+@pytest.mark.parametrize(
+    "part", [{"start": 0.9}, {"end": 0.9}, {"start": 0.9, "end": 1.5}, {"start": 0.9, "end": 1.6}]
+)
+def test_a_part_has_its_own_encoding(model, tmp_path, encoded, part):
+    """Of a GIF: the frames that are encoded are those of the part, and the whole clip's encoding is not served for it."""
+    clip = CLIPS / "brief.gif"
+    evaluate(model, [Entry(clip, labels=("x",))], cache=tmp_path / "cache")
+    for _ in range(2):
+        evaluate(model, [Entry(clip, labels=("x",), **part)], cache=tmp_path / "cache")
+    assert len(encoded) == 2
+    np.testing.assert_array_equal(encoded[1], model.preprocess(mvc.read_video(clip, 8, **part)))
+    assert not np.array_equal(encoded[0], encoded[1])
+
+
+# What lies in the way
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
+def test_a_fifo_at_the_place_of_a_file_does_not_hang(tmp_path):
+    """In a process of its own, which can be ended."""
+    write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", labels=("a red circle",))])
+    command = [
+        sys.executable,
+        "-m",
+        "minivideococa",
+        "evaluate",
+        "m.jsonl",
+        "--cache",
+        "cache",
+        "--frames",
+        "1",
+    ]
+    first, again = [], []
+    for ended in first, again:
+        ended.append(
+            subprocess.run(
+                command,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                env=os.environ | {"PYTHONPATH": str(TREE)},
+            )
+        )
+        if ended is first:
+            for path in list((tmp_path / "cache").iterdir()):
+                path.unlink()
+                os.mkfifo(path)
+    assert again[0].returncode == 0 and again[0].stdout == first[0].stdout
+    assert all(path.is_file() for path in (tmp_path / "cache").iterdir())
+
+
+def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
+    evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+    for path in list((tmp_path / "cache").iterdir()):
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(OSError, match="^[^\n]*cache cannot be written[^\n]*--cache[^\n]*$"):
+        evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"latent":{"dtype":"F64","shape":[8],"data_offsets":[0,63]}}',
+        b'{"latent":{"dtype":"X","shape":[1],"data_offsets":[0,1]}}',
+        b'{"latent":[]}',
+        b'{"latent":{}}',
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b'{"a":{"dtype":"U8","shape":[1e400],"data_offsets":[0,1]}}',
+        b'{"a":{"dtype":"U8","shape":[%s],"data_offsets":[0,1]}}' % (b"9" * 400),
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=lambda header: header[:20].decode("latin1"),
+)
+def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header):
+    entries, folder = [Entry(picture, labels=("x",))], tmp_path / "cache"
+    first = evaluate(model, entries, cache=folder)
+    for path in folder.iterdir():
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+    assert evaluate(model, entries, cache=folder) == first and len(encoded) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OverflowError("too large"), RecursionError(), KeyError("dtype"), TypeError("x")],
+    ids=repr,
+)
+def test_whatever_a_damaged_file_raises_it_is_made_anew(model, picture, tmp_path, monkeypatch, error):
+    entries = [Entry(picture, labels=("x",))]
+    first = evaluate(model, entries, cache=tmp_path / "cache")
+
+    def damaged(path):
+        raise error
+
+    monkeypatch.setattr(cache, "open_safetensors", damaged)
+    assert evaluate(model, entries, cache=tmp_path / "cache") == first
+
+
+# A cache that cannot be written
+
+
+def test_a_read_only_cache_names_the_ways_out(tmp_path, capsys, monkeypatch):
+    """/proc is read-only even to the administrator."""
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc")
+    write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", labels=("a red circle",))])
+    for arguments, home in (["--cache", "/proc/cache"], str(tmp_path)), ([], "/proc"):
+        monkeypatch.setenv("MINIVIDEOCOCA_CACHE", home)
+        assert cli.main(["evaluate", str(tmp_path / "m.jsonl"), *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "Traceback" not in err
+        last = err.strip().split("\n")[-1]
+        assert "/proc" in last and all(
+            way in last for way in ("--cache", "MINIVIDEOCOCA_CACHE", "--no-cache")
+        )
+
+
+def test_a_read_only_cache_that_has_everything_serves_it(model, picture, tmp_path, monkeypatch, encoded):
+    entries = [Entry(picture, ("a red star",), ("x",))]
+    first = evaluate(model, entries, ["classify", "retrieve"], cache=tmp_path / "cache")
+
+    def read_only(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache, "save_tensors", read_only)
+    assert (
+        evaluate(model, entries, ["classify", "retrieve"], cache=tmp_path / "cache") == first
+        and len(encoded) == 1
+    )
+    with pytest.raises(OSError, match="cannot be written .*Permission denied.*MINIVIDEOCOCA_CACHE"):
+        evaluate(model, entries, ["classify"], num_frames=2, cache=tmp_path / "cache")
+
+
+# Two at once
+
+
+def test_two_that_write_the_same_file_both_succeed(tmp_path, monkeypatch):
+    """The second one writes all of it while the first is in the midst of it; both have the same process id."""
+    save, arrays = cache.save_tensors, {"latent": np.arange(4.0)}
+
+    def other_first(path, tensors):
+        monkeypatch.setattr(cache, "save_tensors", save)
+        save(path, tensors)
+        cache.put(tmp_path, ["facts"], arrays)
+
+    monkeypatch.setattr(cache, "save_tensors", other_first)
+    cache.put(tmp_path, ["facts"], arrays)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    np.testing.assert_array_equal(cache.get(tmp_path, ["facts"])["latent"], arrays["latent"])
+
+
+def test_two_processes_with_one_process_id_fill_one_cache(tmp_path):
+    """As in two containers. They begin at the same time and go over the same entries."""
+    write_manifest(
+        tmp_path / "m.jsonl", [Entry(path, labels=(path.stem,)) for path in sorted(CLIPS.glob("*.gif"))]
+    )
+    code = (
+        "import os, sys; os.getpid = lambda: 7\nfrom minivideococa.cli import main\nimport minivideococa.evaluation\n"
+        "print('ready', file=sys.stderr, flush=True); sys.stdin.readline()\n"
+        "sys.exit(main(['evaluate', 'm.jsonl', '--cache', 'cache', '--json', '--frames', '2']))"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(TREE)},
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stderr.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ended = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    assert ended[0][0] == ended[1][0] and {path.suffix for path in (tmp_path / "cache").iterdir()} == {
+        ".safetensors"
+    }

@@ -1,0 +1,348 @@
+"""An ffmpeg that dies, hangs, prints without end, is too old or is none; and requests that do not fit into memory."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
+
+from minivideococa import resources
+from minivideococa.media import video
+from minivideococa.media.video import files_of, read_video
+from minivideococa.world.shapes import write_shapes
+
+posix = pytest.mark.skipif(os.name != "posix", reason="shell scripts and signals")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    subprocess.run(
+        [
+            get_ffmpeg_exe(),
+            "-nostdin",
+            "-loglevel",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc2=s=64x48:r=25:d=2",
+            "-c:v",
+            "libx264",
+            str(path),
+        ],
+        check=True,
+    )
+    return path
+
+
+@pytest.fixture
+def replace_ffmpeg(tmp_path, monkeypatch):
+    """Make a shell script take the place of ffmpeg; $FFMPEG is the true one."""
+
+    def replace(script):
+        executable = tmp_path / "ffmpeg"
+        executable.write_text(f"#!/bin/sh\nFFMPEG='{real}'\n{script}\n")
+        executable.chmod(0o755)
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(executable))
+        return executable
+
+    real = get_ffmpeg_exe()
+    return replace
+
+
+def refused(path, *words, **arguments):
+    """The message with which a clip is refused: one line that begins with the file's name."""
+    with pytest.raises((ValueError, OSError)) as error:
+        read_video(path, **arguments)
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 500 + len(str(path)), message
+    assert not [word for word in words if word not in message], message
+    return message
+
+
+DECODING = 'case "$*" in *image2pipe*)'  # not the reading of packets
+OTHERWISE = ';; *) exec "$FFMPEG" "$@";; esac'
+
+
+@posix
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize(
+    "script",
+    [
+        '"$FFMPEG" "$@" | head -c 40000; exit {status}',  # within a picture
+        f'{DECODING} "$FFMPEG" "$@" | head -c 36964; exit {{status}}' + OTHERWISE,  # after four pictures
+        f'{DECODING} "$FFMPEG" "$@" -t 1 2>/dev/null; exit {{status}}' + OTHERWISE,  # all, but no report
+        f'{DECODING} printf "seen=0 1/25\\nsent=0\\n" >&2; exit {{status}}' + OTHERWISE,
+        'head -c 3000 | "$FFMPEG" "$@" 2>/dev/null; exit {status}',
+    ],
+)
+def test_an_ffmpeg_that_dies_midway_is_an_error(clip, replace_ffmpeg, script, status):
+    replace_ffmpeg(script.replace("{status}", str(status)))
+    for num_frames in (8, 80):  # ffmpeg selects the frames, or sends them all
+        assert refused(clip, "ffmpeg", num_frames=num_frames).startswith(f"{clip}: ")
+
+
+@posix
+def test_an_ffmpeg_that_fails_after_all_frames_is_an_error(clip, replace_ffmpeg):
+    replace_ffmpeg(f'{DECODING} "$FFMPEG" "$@"; exit 3' + OTHERWISE)
+    assert refused(clip, "ended midway with exit status 3").startswith(f"{clip}: ")
+
+
+@posix
+@pytest.mark.parametrize(
+    "output",
+    [
+        "head -c 100000 /dev/urandom",
+        "head -c 100000 /dev/zero",
+        "echo nonsense",
+        "printf 'P6\\n64 48\\n65535\\n'",
+        "printf 'P6\\n64 48\\n255\\n'; head -c 9216 /dev/zero; printf 'P6\\n32 24\\n255\\n'; head -c 2304 /dev/zero",
+        "printf 'P6\\n999999999 999999999\\n255\\nabc'",
+        "printf 'P6\\n0 48\\n255\\n'",
+    ],
+)
+def test_garbage_instead_of_pictures_names_the_file(clip, replace_ffmpeg, output):
+    replace_ffmpeg(f'{DECODING} "$FFMPEG" "$@" >/dev/null; {output}' + OTHERWISE)
+    assert refused(clip).startswith(f"{clip}: ")
+
+
+@posix
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 600",
+        "exec sleep 600",
+        f'{DECODING} "$FFMPEG" "$@" | head -c 20000; sleep 600' + OTHERWISE,
+        f"{DECODING} sleep 600" + OTHERWISE,
+    ],
+)
+def test_an_ffmpeg_that_hangs_is_ended(clip, replace_ffmpeg, monkeypatch, script):
+    monkeypatch.setattr(video, "HANG_SECONDS", 1.0)
+    replace_ffmpeg(script)
+    begun = time.monotonic()
+    assert refused(clip, "makes no progress for 1 s").startswith(f"{clip}: ")
+    assert time.monotonic() - begun < 20
+
+
+@posix
+@pytest.mark.parametrize(
+    "output",
+    [
+        "yes a message >&2",
+        "cat /dev/zero >&2",
+        "cat /dev/zero",
+        "yes",
+        "while true; do printf 'P6\\n1 1\\n255\\nabc'; done",
+    ],
+)
+def test_an_ffmpeg_that_prints_without_end_is_ended(clip, replace_ffmpeg, monkeypatch, output):
+    monkeypatch.setattr(video, "HANG_SECONDS", 1.0)
+    for script in (output, f"{DECODING} {output}" + OTHERWISE):
+        replace_ffmpeg(script)
+        begun = time.monotonic()
+        assert refused(clip, "ffmpeg").startswith(f"{clip}: ")
+        assert time.monotonic() - begun < 20
+
+
+@posix
+def test_interrupt_ends_an_ffmpeg_that_hangs(tmp_path, clip, replace_ffmpeg):
+    """Also the program that a script runs, which holds the pipe."""
+    replace_ffmpeg(f"echo $$ > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; sleep 600; true")
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from minivideococa.media.video import read_video; read_video(sys.argv[1])"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", script, str(clip)],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    group = int((tmp_path / "pid").read_text())
+    reader.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in reader.communicate(timeout=10)[1]
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(group, 0)
+            time.sleep(0.05)
+
+
+@posix
+@pytest.mark.parametrize("version", ["4.4.2-0ubuntu1", "n6.1", "N-12345-gabcdef"])
+def test_an_ffmpeg_that_is_too_old_blames_itself(clip, replace_ffmpeg, version):
+    executable = replace_ffmpeg(
+        f'[ "$1" = -version ] && echo "ffmpeg version {version} Copyright" && exit 0\n'
+        "echo \"Unrecognized option 'stats_enc_pre'.\" >&2; exit 1"
+    )
+    message = refused(clip, "ffmpeg 7 or newer", "IMAGEIO_FFMPEG_EXE", "Unrecognized option", str(clip))
+    assert message.startswith(f"{executable}: this ffmpeg is too old")
+
+
+@posix
+def test_a_missing_decoder_is_no_fault_of_the_file(clip, replace_ffmpeg):
+    executable = replace_ffmpeg(
+        f'{DECODING} echo "[vist#0:0] Decoding requested, but no decoder found for: jpegxl" >&2; exit 1'
+        + OTHERWISE
+    )
+    assert refused(clip, "no decoder found for: jpegxl", str(clip)).startswith(f"{executable}: ")
+
+
+@posix
+def test_what_is_no_ffmpeg(clip, tmp_path, monkeypatch):
+    (tmp_path / "text").write_text("no program")
+    for name in ("missing", "text", "."):
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / name))
+        assert str(tmp_path) in refused(clip, "cannot be run as ffmpeg", "IMAGEIO_FFMPEG_EXE")
+
+
+@posix
+@pytest.mark.parametrize(
+    "script", ["exit 0", "exit 1", "cat", "echo 'no such option' >&2; exit 2", 'exec cat "$@"']
+)
+def test_another_program_in_place_of_ffmpeg_is_no_fault_of_the_file(clip, replace_ffmpeg, script):
+    executable = replace_ffmpeg(script)
+    assert refused(clip, "IMAGEIO_FFMPEG_EXE").startswith(f"{executable}: cannot be run as ffmpeg (")
+
+
+@posix
+def test_shapes_without_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    with pytest.raises(OSError, match="missing: cannot be run as ffmpeg [(]No such file.*IMAGEIO_FFMPEG_EXE"):
+        write_shapes(tmp_path / "world", 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
+def test_a_full_folder_of_temporary_files_is_no_fault_of_the_video(clip, tmp_path):
+    long = clip.with_name("long.mp4")
+    subprocess.run(
+        [
+            get_ffmpeg_exe(),
+            "-nostdin",
+            "-loglevel",
+            "error",
+            "-stream_loop",
+            "9",
+            "-i",
+            str(clip),
+            "-c",
+            "copy",
+            str(long),
+        ],
+        check=True,
+    )  # 500 frames, of which ffmpeg reports more than 8 kB
+    mounted = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=8k none "$0" || exit 77; TMPDIR="$0" exec "$@"',
+        str(tmp_path),
+    ]
+    script = "import sys; from minivideococa.media.video import read_video; read_video(sys.argv[1])"
+    try:
+        run = subprocess.run(
+            [*mounted, sys.executable, "-c", script, str(long)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if run.returncode == 77 or run.stderr.startswith("unshare:"):
+        pytest.skip("not allowed to mount")
+    message = run.stderr.splitlines()[-1]
+    assert message == f"OSError: {tmp_path}: no space for temporary files; free some, or set TMPDIR"
+
+
+# What is no file
+
+
+@posix
+def test_fifos_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.mp4", tmp_path / "link.mp4", "/dev/null", "/dev/zero"):
+        refused(path, "not a regular file")
+        with pytest.raises(ValueError, match="not a regular file"):
+            files_of(path)
+
+
+@pytest.mark.parametrize("path", [None, ["a.mp4"], 3, "", "a\0b", b"clip.mp4"])
+def test_what_is_no_path(path):
+    refused(path)
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("number", [2.5, None, True, "8", 0, 10**21, np.float64(8)])
+def test_num_frames_is_an_integer(clip, number):
+    assert refused(clip, "num_frames is ", num_frames=number)
+
+
+def test_frames_that_do_not_fit_into_memory(clip, monkeypatch):
+    monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
+    for number in (10**6, 10**8, 2**31 - 1):
+        message = refused(
+            clip,
+            f"reading {number} frames of 64 x 48 pixels needs",
+            "1.0 GB are available",
+            num_frames=number,
+        )
+        most = int(re.search(r"(\d+) frames would fit", message)[1])
+        assert 90_000 < most < 10**9 / (64 * 48 * 3)  # what fits, with some room
+    assert len(read_video(clip, 8)) == 8
+
+
+def test_giant_pictures_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "giant.mkv"
+    subprocess.run(
+        [
+            get_ffmpeg_exe(),
+            "-nostdin",
+            "-loglevel",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "color=s=8192x4096:d=0.04",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            str(path),
+        ],
+        check=True,
+    )
+    monkeypatch.setattr(video, "_decode", None)
+    monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
+    assert refused(
+        path, "reading 8 frames of 8192 x 4096 pixels needs 1.6 GB", "1 frames would fit"
+    ).startswith(f"{path}: ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_limit_of_the_address_space_counts():
+    script = (
+        "import resource; from pathlib import Path; from minivideococa.resources import available_memory\n"
+        "mapped = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (mapped + 2 * 10**8, resource.RLIM_INFINITY))\n"
+        "print(available_memory())"
+    )
+    available = int(
+        subprocess.check_output(
+            [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        )
+    )
+    assert 10**8 < available <= 2 * 10**8

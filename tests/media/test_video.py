@@ -1,0 +1,382 @@
+"""The video reader: exact frames of every kind of clip, constant memory, clear words for what is none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
+
+from minivideococa.media.video import read_video, sample_indices
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frame:UserWarning")
+
+TEST = "testsrc2=s=64x48:r=25:d=2,noise=alls=30:allf=t:all_seed=7"  # 50 frames, all different
+LOSSLESS = ["-c:v", "ffv1"]
+H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "3", "-b_strategy", "0", "-g", "20"]
+
+
+def ffmpeg(*arguments: str | Path) -> bytes:
+    command = [get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+
+
+def make(path: Path, *encoding: str | Path, source: str = TEST) -> Path:
+    ffmpeg("-f", "lavfi", "-i", source, *encoding, path)
+    return path
+
+
+def decode_all(path: Path, width: int, height: int, stream: str = "0:v:0") -> np.ndarray:
+    """Every frame of a video [n, H, W, 3] by ffmpeg's plainest command."""
+    pixels = ffmpeg(
+        "-i", path, "-map", stream, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"
+    )
+    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
+
+
+def middle_frames(frames: np.ndarray, num_frames: int) -> np.ndarray:
+    middles = [Fraction(2 * i + 1, 2) * len(frames) / num_frames for i in range(num_frames)]
+    return frames[[floor(middle) for middle in middles]]
+
+
+def count_packets(path: Path) -> int:
+    packets = ffmpeg("-i", path, "-map", "0:v:0", "-c", "copy", "-copyinkf", "-f", "framemd5", "-")
+    return packets.count(b"\n0,")
+
+
+def assert_exact(path: Path, width: int, height: int) -> np.ndarray:
+    """read_video gives the full decode's frames: for few, for all and for more than there are."""
+    frames = decode_all(path, width, height)
+    for num_frames in (1, 8, len(frames), 2 * len(frames) + 1):
+        clip = read_video(path, num_frames)
+        assert clip.dtype == np.uint8
+        np.testing.assert_array_equal(clip, middle_frames(frames, num_frames))
+    return frames
+
+
+@given(st.integers(1, 10**7), st.integers(1, 300))
+def test_each_index_is_the_middle_of_its_segment(count, num_frames):
+    indices = sample_indices(count, num_frames).tolist()
+    assert len(indices) == num_frames and indices == sorted(indices)
+    for i, index in enumerate(indices):
+        middle = Fraction(2 * i + 1, 2) * count / num_frames
+        assert 0 <= index <= middle < index + 1 <= count
+        opposite = indices[-1 - i]  # the same seen from the clip's end
+        assert index + opposite == (count if middle == index else count - 1)
+
+
+@pytest.fixture(scope="module")
+def counted_clip(tmp_path_factory):
+    path = make(
+        tmp_path_factory.mktemp("counted") / "clip.mkv", *LOSSLESS, source="testsrc=s=32x16:r=25:d=0.92"
+    )
+    return path, decode_all(path, 32, 16)
+
+
+@settings(max_examples=12)
+@given(num_frames=st.integers(1, 40))
+def test_any_number_of_frames(counted_clip, num_frames):
+    path, frames = counted_clip
+    assert len(frames) == 23
+    np.testing.assert_array_equal(read_video(path, num_frames), middle_frames(frames, num_frames))
+
+
+VIDEOS = {
+    "lossless.mkv": LOSSLESS,
+    "b_frames.mp4": H264,
+    "full_range_bt709.mp4": [
+        "-vf",
+        "scale=out_color_matrix=bt709:out_range=pc",
+        "-color_range",
+        "pc",
+        "-colorspace",
+        "bt709",
+        *H264,
+    ],
+    "ten_bits.mkv": ["-pix_fmt", "yuv420p10le", *LOSSLESS],
+    "gray.mkv": ["-pix_fmt", "gray", *LOSSLESS],
+    "interlaced.mpg": ["-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-bf", "2"],
+    "vp9.webm": ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8"],
+    "raw.h264": H264,
+    "colours.gif": [],
+    "animation.png": ["-f", "apng"],
+}
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_the_very_frames_of_a_full_decode(tmp_path, name):
+    frames = assert_exact(make(tmp_path / name, *VIDEOS[name]), 64, 48)
+    assert len(frames) >= 15 and not np.array_equal(frames[0], frames[-1])
+
+
+def test_odd_sizes(tmp_path):
+    for pixels in ("yuv444p", "yuv420p"):
+        path = make(tmp_path / f"{pixels}.mkv", "-vf", f"scale=63:47,format={pixels}", *LOSSLESS)
+        assert_exact(path, 63, 47)
+
+
+def test_rotation_is_honoured(tmp_path):
+    upright = make(tmp_path / "upright.mp4", "-frames:v", "10", "-c:v", "libx264rgb", "-qp", "0")
+    frames = decode_all(upright, 64, 48)
+    for turns, size in ((1, (48, 64)), (2, (64, 48)), (3, (48, 64))):
+        path = tmp_path / f"{turns}.mp4"
+        ffmpeg("-display_rotation", str(90 * turns), "-i", upright, "-c", "copy", path)
+        rotated = assert_exact(path, *size)
+        np.testing.assert_array_equal(rotated, np.rot90(frames, turns, axes=(1, 2)))
+
+
+@pytest.mark.parametrize("name", ["trimmed.mp4", "late.h264"])
+def test_packets_that_are_no_frames(tmp_path, name):
+    path, whole = tmp_path / name, make(tmp_path / f"whole_{name}", *H264)
+    if name == "trimmed.mp4":  # an edit list hides the frames before the cut
+        ffmpeg("-ss", "0.3", "-i", whole, "-c", "copy", path)
+    else:  # a stream that begins between two key frames
+        path.write_bytes(whole.read_bytes()[whole.stat().st_size // 4 :])
+    frames = assert_exact(path, 64, 48)
+    assert 20 < len(frames) < count_packets(path)
+
+
+def test_picture_size_that_changes_in_mid_stream(tmp_path):
+    """The later frames are scaled to the size of the first, as ffmpeg does it."""
+    first = make(tmp_path / "first.h264", *H264)
+    second = make(tmp_path / "second.h264", *H264, source="testsrc2=s=96x80:r=25:d=2")
+    path = tmp_path / "both.h264"
+    path.write_bytes(first.read_bytes() + second.read_bytes() + first.read_bytes())
+    frames = assert_exact(path, 64, 48)
+    assert len(frames) == 150
+
+
+def test_clip_that_breaks_midway(tmp_path):
+    """What decodes is used."""
+    whole = make(tmp_path / "whole.mkv", *LOSSLESS)
+    for share in (0.3, 0.71):
+        path = tmp_path / "broken.mkv"
+        path.write_bytes(whole.read_bytes()[: int(whole.stat().st_size * share)])
+        frames = assert_exact(path, 64, 48)
+        assert 0 < len(frames) < 50
+
+
+def test_cover_art_is_not_the_video(tmp_path):
+    """The picture is made the file's first stream, so that only its mark as cover art tells."""
+    cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
+    path = make(
+        tmp_path / "cover.mp4",
+        "-i",
+        cover,
+        "-map",
+        "0",
+        "-map",
+        "1",
+        *H264,
+        "-c:v:1",
+        "copy",
+        "-disposition:v:1",
+        "attached_pic",
+    )
+    data = path.read_bytes()
+    start = data.index(b"moov") - 4
+    boxes, at = [], start + 8  # put moov's "udta", the cover, before the tracks
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        boxes.append(data[at : at + size])
+        at += size
+    assert boxes[-1][4:8] == b"udta"
+    path.write_bytes(data[: start + 8] + boxes[0] + boxes[-1] + b"".join(boxes[1:-1]))
+    assert decode_all(path, 32, 32, "0:v:0").shape[0] == 1
+    np.testing.assert_array_equal(read_video(path), middle_frames(decode_all(path, 64, 48, "0:V:0"), 8))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["-dash.gif", "100%d.gif", "a%03d.png", "http:clip.gif", "a b#c?*[d].gif", "映像 é.gif", "no_suffix"],
+)
+def test_awkward_names(tmp_path, monkeypatch, name):
+    plain = make(tmp_path / "plain.gif", "-frames:v", "7")
+    expected = read_video(plain, 3)
+    plain.rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for path in (name, tmp_path / name):
+        np.testing.assert_array_equal(read_video(path, 3), expected)
+
+
+MEASURE = """
+import re, resource, sys
+from minivideococa.media.video import read_video
+read_video(sys.argv[1], int(sys.argv[2]))
+ours = re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]
+print(ours, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("num_frames", [8, 80])  # few frames are selected by ffmpeg, many by us
+def test_memory_does_not_grow_with_the_clip(tmp_path, num_frames):
+    """Our peak in KiB, and ffmpeg's."""
+    short = make(tmp_path / "short.mp4", "-c:v", "mpeg4", "-g", "100", source="testsrc2=s=320x240:r=25:d=4")
+    long = tmp_path / "long.mp4"
+    ffmpeg("-stream_loop", "19", "-i", short, "-c", "copy", long)  # 2000 frames: 440 MiB decoded
+    peaks = []
+    for path in (short, long):
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE, path, str(num_frames)], check=True, stdout=subprocess.PIPE
+        )
+        peaks.append(np.array(run.stdout.split(), int))
+    assert (peaks[1] - peaks[0] < 24 * 1024).all()
+
+
+def save_images(folder: Path, names: list[str]) -> np.ndarray:
+    """A different image for each name, in the order of the names."""
+    folder.mkdir()
+    images = np.random.default_rng(3).integers(0, 256, (len(names), 12, 20, 3), np.uint8)
+    for name, image in zip(names, images):
+        Image.fromarray(image).save(folder / name)
+    return images
+
+
+def test_folder_of_images(tmp_path):
+    folder = tmp_path / "clip"
+    images = save_images(folder, ["1.png", "2.bmp", "03.png", "10.PNG", "11 a.tiff", "11 b.png", "100.png"])
+    (folder / ".DS_Store").write_bytes(b"\0\1")
+    (folder / "._1.png").write_bytes(b"\0\1")
+    (folder / "notes.txt").write_text("no image")
+    for num_frames in (1, 3, 7, 20):
+        np.testing.assert_array_equal(read_video(folder, num_frames), middle_frames(images, num_frames))
+
+
+def test_still_image_is_a_clip_of_one_frame(tmp_path):
+    (image,) = save_images(tmp_path / "clip", ["still.png"])
+    np.testing.assert_array_equal(read_video(str(tmp_path / "clip" / "still.png"), 3), np.stack([image] * 3))
+    np.testing.assert_array_equal(read_video(tmp_path / "clip", 2), np.stack([image] * 2))
+
+
+def test_image_orientation_is_honoured(tmp_path):
+    (image,) = save_images(tmp_path / "clip", ["upright.png"])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(read_video(tmp_path / "turned.png", 1)[0], np.rot90(image, -1))
+
+
+def assert_refused(path: Path, *words: str, error: type[Exception] = ValueError) -> None:
+    with pytest.raises(error) as caught:
+        read_video(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message and len(message) < 300 + len(str(path))
+    for word in words:
+        assert word in message
+
+
+def test_images_that_are_no_clip(tmp_path):
+    folder = tmp_path / "clip"
+    save_images(folder, ["1.png", "2.png", "3.png"])
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:200])
+    with pytest.raises(ValueError, match="2.png"):
+        read_video(folder)
+    Image.new("RGB", (9, 8)).save(folder / "2.png")
+    for num_frames in (1, 2, 8):  # whether it is sampled or not
+        with pytest.raises(ValueError, match=r"2\.png: .*9 x 8.*20 x 12"):
+            read_video(folder, num_frames)
+    (tmp_path / "empty").mkdir()
+    assert_refused(tmp_path / "empty", "no images", "give")
+
+
+def test_what_is_no_video(tmp_path):
+    cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
+    video = make(tmp_path / "video.mp4", *H264)
+    sound = make(tmp_path / "sound.mp3", source="sine=d=1")
+    ffmpeg(
+        "-i",
+        sound,
+        "-i",
+        cover,
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-c",
+        "copy",
+        "-disposition:v",
+        "attached_pic",
+        tmp_path / "album.mp3",
+    )
+    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
+    (tmp_path / "text.txt").write_text("not a video\n" * 50)
+    (tmp_path / "text.png").write_text("not an image\n" * 50)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "half.mp4").write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    (tmp_path / "half.png").write_bytes(cover.read_bytes()[: cover.stat().st_size // 2])
+    for name in ("sound.mp3", "album.mp3", "text.mp4", "text.txt", "text.png", "empty.mp4"):
+        assert_refused(tmp_path / name, "no video", "give")
+    assert_refused(tmp_path / "half.mp4", "no video", "moov atom not found")
+    assert_refused(tmp_path / "half.png", "repair")
+    assert_refused(tmp_path / "missing.mp4", "check the path", error=FileNotFoundError)
+    for num_frames in (0, -1):
+        with pytest.raises(ValueError, match="num_frames is .*1 to"):
+            read_video(video, num_frames)
+
+
+def fake_ffmpeg(tmp_path: Path, script: str) -> dict[str, str]:
+    """An environment in which ffmpeg is a shell script."""
+    executable = tmp_path / "ffmpeg"
+    executable.write_text(f"#!/bin/sh\n{script}\n")
+    executable.chmod(0o755)
+    return os.environ | {"IMAGEIO_FFMPEG_EXE": str(executable)}
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="shell scripts and signals")
+
+
+@posix
+def test_many_messages_do_not_block(tmp_path, monkeypatch):
+    environment = fake_ffmpeg(
+        tmp_path,
+        "[ \"$1\" = -version ] && exec echo ffmpeg version 7.0\nyes 'a message' | head -c 1000000 >&2",
+    )
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", environment["IMAGEIO_FFMPEG_EXE"])
+    assert_refused(tmp_path / "ffmpeg", "a message")
+
+
+@posix
+def test_killed_ffmpeg_is_told(tmp_path, monkeypatch):
+    environment = fake_ffmpeg(tmp_path, "printf 'P6\\n64 48\\n255\\nabc'; kill -9 $$")
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", environment["IMAGEIO_FFMPEG_EXE"])
+    assert_refused(tmp_path / "ffmpeg", "signal 9")
+
+
+@posix
+def test_interrupt_ends_ffmpeg(tmp_path):
+    """Ctrl-C that reaches only us; the script says who it is, then would stay."""
+    environment = fake_ffmpeg(tmp_path, "echo $$ > pid.part; mv pid.part pid; exec sleep 60")
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+        "from minivideococa.media.video import read_video; read_video('ffmpeg')"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pid = int((tmp_path / "pid").read_text())
+    reader.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in reader.communicate(timeout=20)[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(ValueError, match="pipe.mp4: not a regular file"):
+        read_video(tmp_path / "pipe.mp4")

@@ -1,0 +1,523 @@
+"""The operations against the standard library, high precision and plain loops."""
+
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minivideococa.model import ops
+
+DTYPES = [np.float32, np.float64]
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def over_the_range(dtype):
+    """Points of both signs from the smallest subnormal to the largest number, most where erf bends."""
+    info = np.finfo(dtype)
+    dense = np.linspace(0, 7, 20_001)
+    wide = 2.0 ** np.linspace(info.minexp, info.maxexp - 1, 2_001)
+    tiny = [0.0, float(info.smallest_subnormal), float(info.tiny) / 4]
+    worst = [5.894912257104385]  # of millions: here the quotient rounds worst
+    x = np.concatenate([dense, wide, tiny, worst, [info.max]]).astype(dtype)
+    return np.concatenate([-x, x])
+
+
+def exactly(function, x):
+    """`function` of each number of x in Python's own float64."""
+    return np.array([function(float(v)) for v in x.ravel()]).reshape(x.shape)
+
+
+def units(got, want, dtype):
+    """The relative error in the dtype's eps; a subnormal result's, relative to the smallest normal number."""
+    info = np.finfo(dtype)
+    error = np.abs(got.astype(np.float64) - want)
+    return error / np.maximum(np.abs(want), float(info.tiny)) / float(info.eps)
+
+
+# erf
+
+
+@dtypes
+def test_erf_is_the_error_function(dtype):
+    x = over_the_range(dtype)
+    got = ops.erf(x)
+    assert got.dtype == dtype
+    assert units(got, exactly(math.erf, x), dtype).max() <= 6
+
+
+@dtypes
+@given(data=st.data())
+def test_erf_of_any_number(dtype, data):
+    x = data.draw(st.floats(width=np.finfo(dtype).bits, allow_nan=False))
+    got = ops.erf(np.array([x], dtype))
+    assert units(got, np.array([math.erf(x)]), dtype).max() <= 6
+
+
+@dtypes
+def test_erf_is_odd(dtype):
+    x = over_the_range(dtype)
+    np.testing.assert_array_equal(ops.erf(-x), -ops.erf(x))
+
+
+@dtypes
+def test_erf_ends_at_one(dtype):
+    eps = np.finfo(dtype).eps
+    ends = ops.erf(np.array([np.inf, -np.inf, 30, -30], dtype))
+    np.testing.assert_allclose(ends, [1, -1, 1, -1], rtol=5 * eps)
+    assert np.abs(ops.erf(over_the_range(dtype))).max() <= 1 + 5 * eps
+
+
+@dtypes
+def test_erf_of_not_a_number_is_none(dtype):
+    assert np.isnan(ops.erf(np.array([np.nan], dtype))).all()
+
+
+@dtypes
+def test_erf_of_tiny_numbers_keeps_their_digits(dtype):
+    root = math.sqrt(np.finfo(dtype).eps)  # below it the next term, x^2 / 3, is no digit
+    x = np.geomspace(float(np.finfo(dtype).tiny) * 8, root, 500).astype(dtype)
+    assert units(ops.erf(x), 2 / math.sqrt(math.pi) * x.astype(np.float64), dtype).max() <= 5
+
+
+# activations
+
+
+def gelu_in_full(x):
+    return x * math.erfc(-x / math.sqrt(2)) / 2  # erfc: no cancellation where x is far below 0
+
+
+def quick_gelu_in_full(x):
+    return x / (1 + math.exp(-1.702 * x)) if x > -400 else 0.0
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_activations(name, dtype):
+    x = np.linspace(-30, 30, 12_001).astype(dtype)
+    got = getattr(ops, name)(x)
+    want = exactly({"gelu": gelu_in_full, "quick_gelu": quick_gelu_in_full}[name], x)
+    assert got.dtype == dtype
+    # 1 + erf cancels below 0: what is left there is an error of some eps of |x|, not of the result
+    assert (np.abs(got - want) <= 5 * np.finfo(dtype).eps * np.abs(x)).all()
+    positive = x > 0
+    assert units(got[positive], want[positive], dtype).max() <= 8
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_activations_far_out(name, dtype):
+    """Large x stays, large -x becomes 0 but for the rounding of erf, and nobody is warned of an overflow."""
+    big, eps = np.array([1e4, 1e30], dtype), np.finfo(dtype).eps
+    with np.errstate(all="raise", under="ignore"):
+        np.testing.assert_allclose(getattr(ops, name)(big), big, rtol=4 * eps)
+        assert (np.abs(getattr(ops, name)(-big)) <= 5 * eps * big).all()
+
+
+def test_the_configuration_picks_the_activation():
+    x = np.linspace(-3, 3, 7)
+    np.testing.assert_array_equal(ops.activation(True)(x), ops.quick_gelu(x))
+    np.testing.assert_array_equal(ops.activation(False)(x), ops.gelu(x))
+    assert np.abs(ops.gelu(x) - ops.quick_gelu(x)).max() > 0.01
+
+
+# linear, norm, unit length
+
+
+@dtypes
+def test_linear_multiplies_from_the_right_transposed(dtype):
+    rng = np.random.default_rng(0)
+    x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in [(2, 3, 5), (4, 5), (4,)])
+    want = np.array(
+        [
+            [[sum(row[i] * out[i] for i in range(5)) for out in weight.astype(float)] for row in rows]
+            for rows in x.astype(float)
+        ]
+    )
+    for got, expected in [(ops.linear(x, weight), want), (ops.linear(x, weight, bias), want + bias)]:
+        assert got.dtype == dtype and got.shape == (2, 3, 4)
+        np.testing.assert_allclose(got, expected, atol=20 * np.finfo(dtype).eps)
+
+
+@contextmanager
+def limits(**sizes):
+    """Other values of the limits in `ops`: FEW, MANY, PART, PIECE."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(ops, name, size)
+        yield
+
+
+def laid_out(x, how):
+    """The same numbers in another order of memory."""
+    if how == "F":
+        return np.asfortranarray(x)
+    if how == "strided":
+        wide = np.zeros((2 * x.shape[0], 3 * x.shape[1]), x.dtype)
+        wide[::2, ::3] = x
+        return wide[::2, ::3]
+    return x[::-1].copy()[::-1] if how == "reversed" else x
+
+
+layouts = st.sampled_from(["C", "F", "strided", "reversed"])
+products = [lambda *p: ops.linear(*p), lambda *p: ops.row_by_row(*p), lambda *p: ops.in_parts(*p)]
+
+
+@dtypes
+@given(
+    n=st.tuples(*[st.integers(1, 12)] * 3),
+    how=st.tuples(layouts, layouts),
+    few=st.integers(0, 6),
+    many=st.integers(0, 12),
+    part=st.integers(1, 13),
+    piece=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_all_ways_to_multiply(dtype, n, how, few, many, part, piece, seed):
+    """Of whole numbers, so that sums are exact in any order: all give the product and leave their inputs."""
+    R, n_in, n_out = n
+    rng = np.random.default_rng(seed)
+    rows, weight = (
+        laid_out(rng.integers(-9, 10, shape).astype(dtype), layout)
+        for shape, layout in zip([(R, n_in), (n_out, n_in)], how)
+    )
+    before = rows.copy(), weight.copy()
+    want = [[sum(a * b for a, b in zip(row, out)) for out in weight.tolist()] for row in rows.tolist()]
+    with limits(FEW=few, MANY=many, PART=part, PIECE=piece):
+        results = [multiply(rows, weight) for multiply in products]
+    for got in results:
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, want)
+        assert not np.shares_memory(got, rows) and not np.shares_memory(got, weight)
+        got[:] = 0  # may be written to
+    np.testing.assert_array_equal(rows, before[0])
+    np.testing.assert_array_equal(weight, before[1])
+
+
+@pytest.mark.parametrize(
+    "few, many, used",
+    [
+        (0, 0, None),
+        (5, 6, None),
+        (5, 7, "in_parts"),
+        (0, 9, "in_parts"),
+        (6, 9, "row_by_row"),
+        (6, 6, "row_by_row"),
+    ],
+)
+def test_how_linear_multiplies(monkeypatch, few, many, used):
+    """Up to FEW rows row by row, from MANY on at once, between them in parts; leading axes count as rows."""
+    called = []
+    for name in ("row_by_row", "in_parts"):
+        monkeypatch.setattr(ops, name, lambda rows, weight, name=name: called.append(name) or rows @ weight.T)
+    x, weight, bias = np.arange(24.0).reshape(2, 3, 4), np.arange(20.0).reshape(5, 4), np.arange(5.0)
+    with limits(FEW=few, MANY=many):
+        got = ops.linear(x, weight, bias)
+    np.testing.assert_array_equal(got, np.einsum("abi,oi->abo", x, weight) + bias)
+    assert called == [used] * (used is not None)
+    np.testing.assert_array_equal(bias, np.arange(5.0))
+
+
+@dtypes
+@pytest.mark.parametrize("R", [1, ops.FEW, ops.FEW + 1, ops.MANY - 1, ops.MANY])
+@pytest.mark.parametrize("n_in", [ops.PART - 1, ops.PART, 2 * ops.PART + 3])
+def test_linear_around_its_limits(dtype, R, n_in):
+    rng = np.random.default_rng(R + n_in)
+    rows, weight = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((R, n_in), (6, n_in)))
+    np.testing.assert_array_equal(ops.linear(rows, weight), rows.astype(int) @ weight.astype(int).T)
+
+
+@dtypes
+@given(shape=st.lists(st.integers(0, 6), min_size=1, max_size=3), piece=st.integers(1, 40))
+def test_in_pieces(dtype, shape, piece):
+    """Each number once, written over x, in pieces that are short enough."""
+    x, lengths = np.random.default_rng(piece).standard_normal(shape).astype(dtype), []
+    want = np.exp(x) + 1
+
+    def elementwise(part):
+        lengths.append(part.size)
+        return np.exp(part) + 1
+
+    with limits(PIECE=piece):
+        got = ops.in_pieces(elementwise, x)
+    assert got is x and got.dtype == dtype and sum(lengths) == x.size and max(lengths, default=0) <= piece
+    # not bit for bit: the last numbers of a vector may be computed by other instructions
+    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+
+
+@dtypes
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_activations_in_pieces(dtype, name):
+    x = np.random.default_rng(0).standard_normal((5, 7)).astype(dtype)
+    want = getattr(ops, name)(x)
+    with limits(PIECE=4):
+        got = ops.in_pieces(getattr(ops, name), x)
+    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
+
+
+@dtypes
+def test_layer_norm(dtype):
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal((3, 4, 9)) * 5 + 2).astype(dtype)
+    weight, bias = rng.standard_normal((2, 9)).astype(dtype)
+    want = np.empty(x.shape)
+    for index in np.ndindex(3, 4):
+        row = [float(v) for v in x[index]]
+        mean = math.fsum(row) / 9
+        variance = math.fsum((v - mean) ** 2 for v in row) / 9
+        want[index] = [(v - mean) / math.sqrt(variance + 1e-5) * w + b for v, w, b in zip(row, weight, bias)]
+    got = ops.layer_norm(x, weight, bias)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, want, atol=20 * np.finfo(dtype).eps)
+
+
+@dtypes
+def test_layer_norm_adds_eps_to_the_variance(dtype):
+    x = (np.array([[-1, 1, -1, 1]]) * 1e-3).astype(dtype)  # a variance of 1e-6, a tenth of eps
+    one, zero = np.ones(4, dtype), np.zeros(4, dtype)
+    np.testing.assert_allclose(ops.layer_norm(x, one, zero), np.sign(x) / math.sqrt(11), rtol=1e-5)
+    np.testing.assert_allclose(ops.layer_norm(x, one, zero, eps=3e-6), np.sign(x) / 2, rtol=1e-5)
+    np.testing.assert_array_equal(ops.layer_norm(np.full((2, 4), 7, dtype), one, zero), np.zeros((2, 4)))
+
+
+@dtypes
+def test_layer_norm_far_from_zero(dtype):
+    """The variance is that of the differences from the mean; E[x^2] - E[x]^2 would lose all digits here."""
+    offset = dtype(1 / np.finfo(dtype).eps / 64)
+    x = offset + np.arange(8, dtype=dtype)
+    one, zero = np.ones(8, dtype), np.zeros(8, dtype)
+    want = (np.arange(8) - 3.5) / math.sqrt(5.25 + 1e-5)
+    np.testing.assert_allclose(ops.layer_norm(x, one, zero), want, rtol=0.05)
+
+
+@dtypes
+def test_unit_length(dtype):
+    x = np.random.default_rng(2).standard_normal((3, 2, 6)).astype(dtype)
+    got = ops.unit(x)
+    assert got.dtype == dtype
+    for index in np.ndindex(3, 2):
+        length = math.sqrt(math.fsum(float(v) ** 2 for v in x[index]))
+        np.testing.assert_allclose(got[index], x[index].astype(float) / length, rtol=8 * np.finfo(dtype).eps)
+
+
+# softmax
+
+
+@dtypes
+@given(data=st.data())
+def test_softmax(dtype, data):
+    row = st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3)
+    x = np.array(data.draw(st.lists(row, min_size=1, max_size=4)), dtype)
+    got = ops.softmax(x)
+    assert got.dtype == dtype and got.shape == x.shape
+    for row, p in zip(x.astype(float), got):
+        top = max(row)
+        powers = [math.exp(v - top) for v in row]
+        # the float32 difference v - top is off by up to eps * 2e4 / 2: that much relative error, and no more
+        tolerance = np.finfo(dtype).eps * (8 + 2 * np.abs(row).max())
+        want = np.array(powers) / math.fsum(powers)
+        np.testing.assert_allclose(p, want, rtol=tolerance, atol=np.finfo(dtype).tiny)
+        assert abs(math.fsum(float(v) for v in p) - 1) <= 4 * np.finfo(dtype).eps
+
+
+@dtypes
+def test_softmax_of_huge_numbers(dtype):
+    big = np.finfo(dtype).max / 4
+    with np.errstate(over="raise", invalid="raise"):
+        np.testing.assert_array_equal(ops.softmax(np.array([big, big, -big], dtype)), [0.5, 0.5, 0])
+        np.testing.assert_array_equal(ops.softmax(np.array([-big, -big], dtype)), [0.5, 0.5])
+
+
+@dtypes
+def test_softmax_with_minus_infinity(dtype):
+    got = ops.softmax(np.array([[0, -np.inf, 0], [-np.inf, 5, -np.inf]], dtype))
+    np.testing.assert_array_equal(got, np.array([[0.5, 0, 0.5], [0, 1, 0]], dtype))
+
+
+def test_softmax_leaves_its_input_alone():
+    x = np.array([1.0, 2.0, 3.0])
+    ops.softmax(x)
+    np.testing.assert_array_equal(x, [1, 2, 3])
+
+
+@dtypes
+@pytest.mark.parametrize("how", ["C", "F", "strided", "reversed"])
+def test_softmax_into_an_array(dtype, how):
+    """`out` may be another array, or the input itself, however it lies in memory; either is given back."""
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
+    x[1, 2] = -np.inf
+    want, out = ops.softmax(x), np.empty_like(x)
+    assert ops.softmax(x, out=out) is out
+    np.testing.assert_array_equal(out, want)
+    x = laid_out(x, how)
+    assert ops.softmax(x, out=x) is x and x.dtype == dtype
+    np.testing.assert_allclose(x, want, rtol=4 * np.finfo(dtype).eps)
+
+
+@dtypes
+@given(data=st.data())
+def test_log_softmax(dtype, data):
+    row = st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3)
+    x = np.array(data.draw(st.lists(row, min_size=1, max_size=4)), dtype)
+    before, got = x.copy(), ops.log_softmax(x)
+    assert got.dtype == dtype and got.shape == x.shape and not np.shares_memory(got, x)
+    np.testing.assert_array_equal(x, before)
+    for row, logs in zip(x.astype(float), got):
+        top = max(row)
+        want = row - top - math.log(math.fsum(math.exp(v - top) for v in row))
+        np.testing.assert_allclose(logs, want, rtol=0, atol=np.finfo(dtype).eps * (4 + 2 * np.abs(row).max()))
+
+
+@dtypes
+def test_log_softmax_far_out(dtype):
+    """Where softmax is 0 there are still digits; of -inf it is -inf; huge numbers do not overflow."""
+    big = np.finfo(dtype).max / 4
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        np.testing.assert_array_equal(ops.log_softmax(np.array([0, -1e4], dtype)), [0, -1e4])
+        np.testing.assert_array_equal(
+            ops.log_softmax(np.array([[0, -np.inf], [-np.inf, 5]], dtype)), [[0, -np.inf], [-np.inf, 0]]
+        )
+        halves = ops.log_softmax(np.array([big, big], dtype))
+        np.testing.assert_allclose(halves, [-math.log(2)] * 2, rtol=1e-6)
+
+
+# attention
+
+
+def attention_parameters(rng, width, context_width, dtype=np.float64, joined=False):
+    """Weights under PyTorch's names; the same as a list of query, key, value weights, and their biases."""
+    weights = [rng.standard_normal((width, n)).astype(dtype) for n in (width, context_width, context_width)]
+    biases = rng.standard_normal((3, width)).astype(dtype)
+    out = {
+        "weight": rng.standard_normal((width, width)).astype(dtype),
+        "bias": rng.standard_normal(width).astype(dtype),
+    }
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    parts = {"in_proj_weight": np.concatenate(weights)} if joined else dict(zip(names, weights))
+    return parts | {"in_proj_bias": biases.ravel(), "out_proj": out}, weights, biases
+
+
+def attend(x, context, p, heads, mask=None):
+    """Attention of x to a context, both as they are."""
+    return ops.attention(x, *ops.keys_and_values(context, p, heads), p, heads, mask)
+
+
+def naive_attention(x, context, weights, biases, out, heads, visible):
+    """One query, head and key at a time: x [L, E], context [M, C], visible(head, query, key) -> [L, E]."""
+    (wq, wk, wv), (bq, bk, bv) = weights, biases
+    size = len(wq) // heads
+    result = []
+    for i, asking in enumerate(x):
+        together = []
+        for head in range(heads):
+            rows = slice(head * size, (head + 1) * size)
+            q = wq[rows] @ asking + bq[rows]
+            keys = [j for j in range(len(context)) if visible(head, i, j)]
+            powers = [math.exp(q @ (wk[rows] @ context[j] + bk[rows]) / math.sqrt(size)) for j in keys]
+            heard = sum(p * (wv[rows] @ context[j] + bv[rows]) for p, j in zip(powers, keys))
+            together += list(heard / sum(powers))
+        result.append(out["weight"] @ np.array(together) + out["bias"])
+    return np.array(result)
+
+
+@pytest.mark.parametrize(
+    "heads, width, context_width, joined",
+    [(1, 4, 4, True), (2, 6, 6, True), (3, 6, 5, False), (2, 4, 7, False), (4, 4, 4, True), (6, 6, 1, False)],
+)
+def test_attention(heads, width, context_width, joined):
+    rng = np.random.default_rng(heads * 100 + width)
+    p, weights, biases = attention_parameters(rng, width, context_width, joined=joined)
+    x, context = rng.standard_normal((3, width)), rng.standard_normal((5, context_width))
+    got = attend(x, context, p, heads)
+    want = naive_attention(x, context, weights, biases, p["out_proj"], heads, lambda h, i, j: True)
+    assert got.shape == (3, width)
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 3, 5), (2, 3, 5), (2, 1, 1, 5), (2, 2, 1, 3, 5)])
+def test_attention_with_a_mask(shape):
+    """A mask is broadcast to [..., heads, L, M], leading axes included."""
+    rng = np.random.default_rng(len(shape))
+    p, weights, biases = attention_parameters(rng, 4, 4, joined=True)
+    leading = shape[:-3] if len(shape) > 3 else ()
+    x, context = rng.standard_normal((*leading, 3, 4)), rng.standard_normal((*leading, 5, 4))
+    mask = rng.random(shape) < 0.5
+    mask[..., 0] = True  # everybody sees something
+    got = attend(x, context, p, 2, mask)
+    full = np.broadcast_to(mask, (*leading, 2, 3, 5))
+    for index in np.ndindex(*leading):
+        want = naive_attention(
+            x[index],
+            context[index],
+            weights,
+            biases,
+            p["out_proj"],
+            2,
+            lambda h, i, j: full[(*index, h, i, j)],
+        )
+        np.testing.assert_allclose(got[index], want, rtol=1e-12, atol=1e-12)
+
+
+def test_attention_of_many_to_one_context():
+    """Leading axes broadcast: a batch of queries may share a context, and the other way round."""
+    rng = np.random.default_rng(9)
+    p, _, _ = attention_parameters(rng, 4, 5)
+    x, context = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 6, 5))
+    np.testing.assert_allclose(
+        attend(x, context[0], p, 2), [attend(row, context[0], p, 2) for row in x], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        attend(x[0], context, p, 2), [attend(x[0], one, p, 2) for one in context], rtol=1e-12
+    )
+
+
+@dtypes
+def test_attention_takes_large_scores(dtype):
+    """Scores of 1e6: the softmax must not overflow, and the best key takes all."""
+    eye, zero = np.eye(2, dtype=dtype), np.zeros(2, dtype)
+    p = {
+        "in_proj_weight": np.concatenate([eye] * 3),
+        "in_proj_bias": np.zeros(6, dtype),
+        "out_proj": {"weight": eye, "bias": zero},
+    }
+    x = np.array([[1e3, 0], [0, 1e3]], dtype)
+    with np.errstate(over="raise", invalid="raise"):
+        np.testing.assert_array_equal(attend(x, x, p, 1), x)
+        # and a key that is hidden stays so, however badly the visible one fits
+        x = np.array([[1e3, 0], [-1e3, 0]], dtype)
+        np.testing.assert_array_equal(attend(x, x, p, 1, ~np.eye(2, dtype=bool)), x[::-1])
+
+
+@dtypes
+def test_heads_are_slices_of_the_width(dtype):
+    x = np.arange(2 * 3 * 6, dtype=dtype).reshape(2, 3, 6)
+    heads = ops.split_heads(x, 2)
+    assert heads.shape == (2, 2, 3, 3)
+    np.testing.assert_array_equal(heads[1, 0, 2], x[1, 2, :3])
+    np.testing.assert_array_equal(heads[1, 1, 2], x[1, 2, 3:])
+    np.testing.assert_array_equal(ops.merge_heads(heads), x)
+
+
+@dtypes
+def test_the_dtype_stays(dtype):
+    """No operation computes in another dtype than its input's: scalars must not raise float32 to float64."""
+    rng = np.random.default_rng(3)
+    x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in [(3, 4), (4, 4), (4,)])
+    p, _, _ = attention_parameters(rng, 4, 4, dtype, joined=True)
+    separate, _, _ = attention_parameters(rng, 4, 4, dtype)
+    results = [
+        ops.linear(x, weight, bias),
+        ops.layer_norm(x, bias, bias),
+        ops.erf(x),
+        ops.gelu(x),
+        ops.quick_gelu(x),
+        ops.softmax(x),
+        ops.log_softmax(x),
+        ops.unit(x),
+        attend(x, x, p, 2),
+        attend(x, x, separate, 2),
+        attend(x, x, p, 2, np.tri(3, dtype=bool)),
+    ]
+    assert {r.dtype for r in results} == {np.dtype(dtype)}

@@ -1,0 +1,567 @@
+"""What `verify` says beyond the first divergence: what it compared, the next faults, how a tensor was written, in which
+precision it was computed, whose weights they are; and what it refuses before it begins."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conformance import jax_coca
+from safetensors.numpy import load_file, save_file
+from test_verify import (
+    FRAMES,
+    IDS,
+    NAMES,
+    edited,
+    noise,
+    noise_after,
+    raises_one_line,
+    run,
+    statuses,
+    write,
+)
+from test_verify_cli import FOLDER, TRUTH
+from test_verify_proof import Port
+
+from minivideococa import cli
+from minivideococa.verify import as_json, text, verify, verify_file
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(scope="module")
+def port():
+    return Port("as_released")
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return load_file(TRUTH)
+
+
+def names(report):
+    return [fault.mistake and fault.mistake.name for fault in report.faults]
+
+
+def said(report):
+    """The sentences below the table."""
+    return text(report).split("\n\n")[1]
+
+
+def wide(tape, dtype="float64"):
+    """A trace stored in more than it was computed in."""
+    return {
+        name: x if x.dtype.kind in "iu" else x.astype("float32").astype(dtype) for name, x in tape.items()
+    }
+
+
+# What was compared
+
+
+def test_how_much_was_compared_is_said(right):
+    model, tape = right()
+    assert said(verify(model, tape)).startswith("18 of 18 computed tensors compared.")
+    some = {name: x for name, x in tape.items() if not name.startswith("decoder.") and name != "text.latent"}
+    report = verify(model, some)
+    missing = ["text.latent", *(f"decoder.block.{i}.{block}" for i in (0, 1) for block in ("self", "cross"))]
+    assert report.missing == missing and report.right
+    assert said(report).startswith(f"13 of 18 computed tensors compared; missing: {', '.join(missing)}.")
+    data = as_json(report)
+    assert (data["compared"], data["computed"], data["missing"], data["right"]) == (13, 18, missing, True)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "count"), [(["frames"], 8), (["pixels"], 7), (["ids"], 5), (["pixels", "ids"], 17)]
+)
+def test_what_there_is_to_compare_follows_from_the_inputs(right, inputs, count):
+    """By hand: pixels; 3 + 4 of the video; 5 of the text; 5 of the decoder, which needs both."""
+    model, tape = right()
+    name = "pool.latent" if inputs != ["ids"] else "text.latent"
+    report = verify(model, {key: tape[key] for key in (*inputs, name)})
+    assert as_json(report)["computed"] == count and len(report.missing) == count - 1
+
+
+def test_the_nearest_name_is_told(right, call, tmp_path):
+    model, tape = right()
+    wrong = {
+        "vision.blocks.0": "vision.block.0",
+        "pool.latents": "pool.latent",
+        "decoder.block.1_cross": "decoder.block.1.cross",
+    }
+    misspelt = (
+        {name: x for name, x in tape.items() if name not in wrong.values()}
+        | {unknown: tape[name] for unknown, name in wrong.items()}
+        | {"zzz": np.ones(1)}
+    )
+    report = verify(model, misspelt)
+    assert report.nearest == wrong and set(report.unknown) == {*wrong, "zzz"}
+    assert all(f"{unknown} ({name}?)" in said(report) for unknown, name in wrong.items())
+    assert as_json(report)["nearest"] == wrong
+    raises_one_line(
+        verify, model, {"frames": FRAMES, "vision.blocks.0": np.ones(3)}, match=r"\(vision\.block\.0\?\)"
+    )
+
+
+def test_a_trace_of_which_nothing_computed_was_compared_is_never_right(call, truth, tmp_path):
+    """Frames and pixels that are right, and every tensor of the network under a name that is none."""
+    path = tmp_path / "mine.safetensors"
+    save_file(
+        {name if name in ("frames", "pixels", "ids") else f"my.{name}": x for name, x in truth.items()}, path
+    )
+    status, out, err = call("verify", path, "--weights", FOLDER)
+    assert (status, err) == (1, "") and "No tensor of the network was compared" in out and "1 of 18" in out
+    assert "differs by more than rounding" not in out
+    status, out, _ = call("verify", path, "--weights", FOLDER, "--json")
+    assert status == 1 and json.loads(out)["right"] is False
+    save_file({name: truth[name] for name in ("frames", "pixels")}, path)
+    assert call("verify", path, "--weights", FOLDER)[0] == 1
+
+
+def test_strict_wants_all_of_them(call, truth, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    assert call("verify", TRUTH, "--weights", FOLDER, "--strict")[0] == 0
+    for left_out in "pixels", "vision.block.0", "logits":
+        save_file({name: x for name, x in truth.items() if name != left_out}, path)
+        assert call("verify", path, "--weights", FOLDER)[0] == 0
+        status, out, err = call("verify", path, "--weights", FOLDER, "--strict")
+        assert (status, err) == (1, "") and f"missing: {left_out}." in out
+    save_file({name: x for name, x in truth.items() if name.startswith(("ids", "text."))}, path)
+    assert call("verify", path, "--weights", FOLDER, "--strict")[0] == 0  # a text alone has no video
+
+
+# The precision
+
+
+@pytest.mark.parametrize("stored", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_dtype_that_it_was_computed_in_is_recognized(port, dtype, stored):
+    if dtype == stored:
+        pytest.skip("it is stored in what it was computed in")
+    tape = wide(port.trace(dtype), stored)
+    report = verify(port.model, tape)
+    assert report.coarser.dtype == dtype and not report.right and as_json(report)["agrees_to"] == dtype
+    assert f"agrees to {dtype} rounding: was it computed in {dtype}" in said(
+        report
+    ) and f"--dtype {dtype}" in said(report)
+    assert "It breaks" not in said(report) and verify(port.model, tape, dtype).right
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_it_is_recognized_by_its_errors_too(port, dtype):
+    """The latents are made of unit length in float64, so that not all numbers are of the dtype."""
+    for mistake in None, "no_ln_post":
+        tape = wide(port.trace(dtype, mistake))
+        for name in "pool.latent", "text.latent":
+            tape[name] = tape[name] / np.linalg.norm(tape[name])
+        report = verify(port.model, tape)
+        assert report.coarser.dtype == dtype and names(report) == [mistake]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_mistake_is_found_in_what_is_stored_wider(port, dtype):
+    report = verify(port.model, wide(port.trace(dtype, "query_0_kept")))
+    assert report.coarser.dtype == dtype and names(report) == ["query_0_kept"]
+    assert "query 0 kept" in said(report) and f"--dtype {dtype}" in said(report)
+
+
+@pytest.mark.parametrize("mistake", ["layer_norm_eps", "layer_norm_unbiased", "tanh_gelu", "quick_gelu"])
+def test_a_small_mistake_is_not_taken_for_rounding(port, mistake):
+    for dtype in "float64", "float32":
+        report = verify(port.model, port.trace(dtype, mistake))
+        assert names(report) == [mistake] and report.coarser is None
+
+
+# Numbers, axes, ids
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_the_first_number_that_is_not_finite_is_told(right, number):
+    model, tape = right()
+    wrong = tape["vision.block.1"].copy()
+    wrong[2, 5, 7] = number
+    report = verify(model, run(model, start={"vision.block.1": wrong}))
+    assert report.not_finite == ("vision.block.1", {"frame": 2, "token": 5, "channel": 7})
+    assert "vision.block.1, at frame 2, token 5, channel 7" in said(report)
+    assert as_json(report)["not_finite"]["at"] == {"frame": 2, "token": 5, "channel": 7}
+    json.dumps(as_json(report), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "place"),
+    [
+        ("pixels", (1, 2, 3, 4), {"frame": 1, "channel": 2, "row": 3, "column": 4}),
+        ("vision.embed", (2, 0, 11), {"frame": 2, "token": 0, "channel": 11}),
+        ("pool.flat", (23, 4), {"frame": 2, "token": 3, "channel": 4}),  # 10 tokens a frame
+        ("pool.attended", (3, 1), {"query": 3, "channel": 1}),
+        ("pool.latent", (5,), {"channel": 5}),
+        ("text.block.0", (6, 2), {"position": 6, "channel": 2}),
+        ("logits", (4, 41), {"position": 4, "token id": 41}),
+    ],
+)
+def test_where_it_is_worst_is_told(right, name, index, place):
+    model, tape = right()
+    wrong = noise(tape[name], 0.1)
+    wrong[index] = tape[name][index] + 7
+    fault = verify(model, tape | {name: wrong}).faults[0]
+    assert fault.worst == place and fault.found == pytest.approx(fault.expected + 7)
+    assert fault.expected == pytest.approx(tape[name][index])
+
+
+def test_the_worst_of_several_texts(tiny_model):
+    model = tiny_model()
+    tape = run(model, ids=np.concatenate([IDS, [[1, 9, 3, 7, 8, 2]]]))
+    tape["text.tokens"] = tape["text.tokens"].copy()
+    tape["text.tokens"][1, 2, 3] += 1
+    assert verify(model, tape).faults[0].worst == {"text": 1, "position": 2, "channel": 3}
+
+
+LAYOUTS = {
+    "sequence first": ("vision.block.0", lambda x: x.swapaxes(0, 1), "axes_transposed", "[N, T, W]"),
+    "channels first": ("vision.embed", lambda x: x.transpose(0, 2, 1), "axes_transposed", "[T, W, N]"),
+    "channels last": ("pixels", lambda x: x.transpose(0, 2, 3, 1), "axes_transposed", "[T, S, S, 3]"),
+    "a text, sequence first": ("text.block.0", lambda x: x[:, None], "axes_transposed", "[L+1, 1, E]"),
+    "transposed logits": ("logits", lambda x: x.T, "axes_transposed", "[V, L]"),
+    "a batch of two": ("text.block.1", lambda x: np.stack([x[::-1], x]), "batch_axis", "[2, L+1, E]"),
+    "a batch of two, sequence first": (
+        "decoder.block.0.self",
+        lambda x: np.stack([x, x[::-1]], 1),
+        "batch_axis",
+        "[L, 2, E]",
+    ),
+    "a batch of two in the frames": (
+        "vision.block.1",
+        lambda x: np.concatenate([x, x[::-1]]),
+        "batch_axis",
+        "[2 T, N, W]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_layout_is_recognized_and_named(port, case, dtype):
+    """It is the only fault: all else is judged from the tensor with its axes put right."""
+    name, change, mistake, axes = LAYOUTS[case]
+    tape = port.trace(dtype)
+    report = verify(port.model, tape | {name: np.ascontiguousarray(change(tape[name]))})
+    assert (report.diverges.name, report.diverges.layout, names(report)) == (name, axes, [mistake])
+    assert f"its axes are {axes}" in said(report) and not report.right
+    assert {key: status for key, status in statuses(report).items() if status != "ok"} == {name: "wrong"}
+
+
+def test_a_square_tensor_that_is_transposed(tiny_model):
+    """9 ids, 10 positions, and a batch axis of 10 frames of 10 tokens: the shape does not give it away."""
+    model = tiny_model()
+    tape = run(model, np.repeat(FRAMES, 4, axis=0)[:10])
+    assert tape["vision.block.0"].shape[:2] == (10, 10)
+    tape["vision.block.0"] = tape["vision.block.0"].swapaxes(0, 1)
+    report = verify(model, tape)
+    assert names(report) == ["axes_transposed"] and report.diverges.layout == "[N, T, W]"
+
+
+def test_a_layout_hides_no_mistake(port):
+    report = verify(port.model, port.trace("float32", ["axes_transposed", "tanh_gelu", "no_ln_post"]))
+    assert names(report) == ["axes_transposed", "tanh_gelu", "no_ln_post"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        ({"ids": np.array([1.0, 5.0, 2.0])}, "ids are float64, though whole numbers: write them as int64"),
+        ({"ids": np.array([1.0, 5.0, 2.0], "float32")}, "ids are float32, though whole numbers"),
+        ({"ids": np.array([[1], [5], [6], [2], [0], [0]])}, r"ids are \[6, 1\]: sequence first"),
+        ({"pixels": np.zeros((3, 14, 14, 3))}, r"pixels are \[3, 14, 14, 3\]: channels last"),
+        ({"pixels": np.zeros((2, 3, 3, 14, 14))}, r"pixels are \[2, 3, 3, 14, 14\]: a batch axis of 2"),
+        ({"frames": np.stack([FRAMES] * 2)}, "frames are .*: a batch axis of 2"),
+    ],
+)
+def test_inputs_of_another_layout_are_named(right, inputs, match):
+    model, tape = right()
+    tape = {name: tape[name] for name in NAMES if name not in ("frames", "pixels")} | {
+        "pixels": tape["pixels"],
+        "ids": IDS,
+    }
+    if "frames" in inputs:
+        del tape["pixels"]
+    raises_one_line(verify, model, tape | inputs, match=match)
+
+
+# Another model's weights
+
+
+@pytest.mark.parametrize("left", ["vision pool", "vision pool text decoder logits", "text", "pool text"])
+def test_weights_of_another_model_are_named(port, left):
+    tape = port.trace("float32", "other_weights")
+    kept = {
+        name: x
+        for name, x in tape.items()
+        if name.partition(".")[0] in ("frames", "pixels", "ids", *left.split())
+    }
+    report = verify(port.model, kept)
+    assert (
+        names(report) == ["other_weights"]
+        and "--weights" in said(report)
+        and "step by step" not in said(report)
+    )
+
+
+def test_a_finetuned_twin_is_named(port):
+    rng = np.random.default_rng(0)
+    weights = {name: (x * rng.normal(1, 0.1, x.shape)).astype("float32") for name, x in port.weights.items()}
+    tape = jax_coca.trace(port.config, weights, ids=port.inputs["ids"], frames=port.inputs["frames"])
+    assert names(verify(port.model, tape)) == ["other_weights"]
+
+
+@pytest.mark.parametrize("path", ["visual.conv1.weight", "text.token_embedding.weight"])
+def test_one_wrong_parameter_is_no_other_model(right, path):
+    model, _ = right()
+    assert names(verify(model, run(edited(model, path, lambda x: noise(x, 0.5))))) == [None]
+
+
+# The next fault, too
+
+THREE = {
+    "one in each tower": ["post_norm", "text_class_first", "no_ln_1_kv"],
+    "pixels, text and decoder": ["bgr", "no_padding_mask", "decoder_not_causal"],
+    "pooler, text and vocabulary": ["query_0_kept", "ln_final_on_features", "no_decoder_ln_final"],
+    "three in the image encoder": ["patches_by_column", "no_ln_pre", "attention_over_frames"],
+    "three in every block": ["tanh_gelu", "no_out_proj_bias", "qk_swapped"],
+    "three in attention": ["attention_unscaled", "heads_split_unmoved", "kv_swapped"],
+    "three in the pooler": ["no_ln_q", "latent_last_query", "not_unit"],
+    "three in the text": ["text_positions_shifted", "text_not_causal", "text_projection_transposed"],
+}
+
+
+@pytest.mark.parametrize("case", THREE)
+def test_three_faults_get_three_names(port, case):
+    for dtype in "float64", "float32":
+        report = verify(port.model, port.trace(dtype, THREE[case]))
+        assert sorted(names(report)) == sorted(THREE[case]) and report.all_found, dtype
+        order = [NAMES.index(fault.diverges.name) for fault in report.faults]
+        assert order == sorted(order) and report.mistake.name == names(report)[0]
+        sentences = said(report)
+        assert all(fault.mistake.words in sentences for fault in report.faults)
+        assert sentences.count("With that allowed for, ") == 2
+        assert [fault["mistake"] for fault in as_json(report)["faults"]] == names(report)
+
+
+ALIKE = [  # of each of these only one: together they make another mistake, or none
+    {"tanh_gelu", "quick_gelu", "no_quick_gelu"},
+    {"attention_unscaled", "attention_scaled_twice"},
+    {
+        "heads_interleaved",
+        "heads_not_moved",
+        "heads_merged_unmoved",
+        "heads_split_unmoved",
+        "heads_split_interleaved",
+        "heads_merged_interleaved",
+    },
+    {"qk_swapped", "kv_swapped", "qv_swapped"},
+    {"query_0_kept", "latent_last_query"},
+    {"pixels_not_normalised", "pixels_to_255", "pixels_raw", "imagenet_mean"},
+    {"mask_not_shifted", "no_padding_mask"},
+]
+
+
+def test_random_triples_get_their_names(port):
+    """30 triples from the whole catalogue, in float32; each is seen in the trace, which is another without it."""
+    rng = np.random.default_rng(2022)
+    planted = [
+        name for name in jax_coca.MISTAKES if name not in ("no_quick_gelu", "batch_axis", "other_weights")
+    ]
+    named, total = 0, 0
+    while total < 30:
+        three = [str(name) for name in rng.choice(planted, 3, replace=False)]
+        if any(len(group & set(three)) > 1 for group in ALIKE):
+            continue
+        whole = port.trace("float32", three)
+        less = [port.trace("float32", [name for name in three if name != other]) for other in three]
+        if any(all(np.array_equal(whole[name], tape[name]) for name in whole) for tape in less):
+            continue
+        report = verify(port.model, whole)
+        total += 1
+        named += sorted(three) == sorted(filter(None, names(report)))
+        assert set(names(report)) - {None} <= set(three), three  # never a wrong name
+    assert named == total
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_three_faults_in_half_precision(port, dtype):
+    """What is above rounding is named, nothing else is."""
+    for three in THREE.values():
+        found = names(verify(port.model, port.trace(dtype, three)))
+        assert set(found) - {None} <= set(three)
+        assert set(three) - set(found) <= {"tanh_gelu"}, (three, found)
+
+
+def test_it_goes_on_from_what_it_cannot_explain(right):
+    """An unknown fault, a known one after it, and one in the text."""
+    model, tape = right()
+    wrong = edited(model, "visual.transformer.resblocks.0.mlp.c_fc.weight", lambda x: noise(x, 0.5))
+    wrong = edited(wrong, "visual.proj", np.transpose) if wrong.config.vision.width == 8 else wrong
+    wrong = edited(wrong, "text.transformer.resblocks.1.attn.out_proj.weight", np.transpose)
+    wrong = edited(wrong, "text_decoder.cross_attn.1.mlp.c_fc.bias", np.zeros_like)
+    report = verify(model, run(wrong), "float64")
+    found = [(fault.diverges.name, name) for fault, name in zip(report.faults, names(report))]
+    assert found == [
+        ("vision.block.0", None),
+        ("text.block.1", "out_proj_transposed"),
+        ("decoder.block.1.cross", "no_c_fc_bias"),
+    ]
+    assert "From your own tensors on, text.block.1 is the next" in said(report)
+
+
+def test_a_tensor_that_is_only_written_wrongly_is_the_only_fault(right):
+    """What follows agrees with the truth, so that it was not computed from it."""
+    model, tape = right()
+    for name in "vision.block.0", "text.embed", "decoder.block.0.cross":
+        report = verify(model, noise_after(tape, name, 0.3), "float64")
+        assert [fault.diverges.name for fault in report.faults] == [name]
+
+
+def test_no_more_faults_than_are_looked_for(tiny_model):
+    """A fault in each of many tensors: 8 are told, and that there are more."""
+    model = tiny_model()
+    wrong, rng = model, np.random.default_rng(0)
+    for path in (
+        "visual.conv1.weight",
+        "visual.transformer.resblocks.0.mlp.c_fc.weight",
+        "visual.attn_pool.query",
+        "visual.ln_post.weight",
+        "visual.proj",
+        "text.transformer.resblocks.0.mlp.c_fc.weight",
+        "text.text_projection",
+        "text_decoder.resblocks.0.mlp.c_fc.weight",
+        "text_decoder.cross_attn.0.mlp.c_fc.weight",
+        "text_decoder.text_projection",
+    ):
+        wrong = edited(wrong, path, lambda x: x + rng.standard_normal(x.shape))
+    report = verify(model, run(wrong), "float64")
+    assert len(report.faults) == 8 and not report.all_found and "no more than 8 faults" in said(report)
+    assert as_json(report)["all_found"] is False
+
+
+# What is refused before it begins
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("frames", (10**6, 1, 1, 3)), ("frames", (1, 1, 2 * 10**6, 3)), ("pixels", (40_000, 3, 20, 20))],
+)
+def test_a_trace_that_takes_more_memory_than_there_is(refused, truth, tmp_path, monkeypatch, name, shape):
+    """The figure is told and nothing is computed: at the least, the pixels in float64 take what is available."""
+    monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**8)
+    path, size = tmp_path / "mine.safetensors", int(np.prod(shape)) * (1 if name == "frames" else 4)
+    with path.open("wb") as file:  # a file of zeros, mostly holes
+        header = json.dumps(
+            {
+                name: {
+                    "dtype": "U8" if name == "frames" else "F32",
+                    "shape": shape,
+                    "data_offsets": [0, size],
+                },
+                "pool.latent": {"dtype": "F32", "shape": [16], "data_offsets": [size, size + 64]},
+            }
+        ).encode()
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size + 64)
+
+    def asked(*_, **__):
+        raise AssertionError("it was computed first")
+
+    monkeypatch.setattr("minivideococa.model.videococa.VideoCoCa.preprocess", asked)
+    monkeypatch.setattr("minivideococa.model.videococa.VideoCoCa.encode_frames", asked)
+    err = refused("verify", path, "--weights", FOLDER)
+    assert str(path) in err and "of memory" in err and "100 MB" in err and "fewer or smaller frames" in err
+
+
+def test_a_trace_that_fits_is_not_refused(call, monkeypatch):
+    monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**8)
+    assert call("verify", TRUTH, "--weights", FOLDER)[0] == 0
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [2**62, 0, 4], [0] * 70, [0, 2**63], [2**63 - 1, 0]], ids=str)
+@pytest.mark.parametrize("name", ["text.embed", "frames", "pixels", "ids"])
+def test_absurd_shapes_are_one_line(refused, truth, tmp_path, name, shape):
+    ids, dtype = truth["ids"], {"frames": "U8", "ids": "I64"}.get(name, "F64")
+    path = write(
+        tmp_path / "mine",
+        {
+            "ids": ("I64", ids.shape, ids.tobytes()),
+            "text.tokens": ("F64", [0], b""),
+            name: (dtype, shape, b""),
+        },
+    )
+    assert str(path) in refused("verify", path, "--weights", FOLDER)
+
+
+def test_what_is_no_regular_file_is_told(refused, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in os.devnull, "/dev/zero", tmp_path / "fifo":
+        err = refused("verify", path, "--weights", FOLDER)
+        assert str(path) in err and "not a regular file" in err and "no such file" not in err
+    assert "not the name of a file" in refused("verify", "a\0b", "--weights", FOLDER)
+    assert "argument TRACE: is empty" in refused("verify", "", "--weights", FOLDER)
+
+
+def test_a_trace_without_permission(refused, truth, tmp_path, monkeypatch):
+    path = tmp_path / "mine.safetensors"
+    save_file(truth, path)
+    path.chmod(0)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read it
+    err = refused("verify", path, "--weights", FOLDER)
+    assert str(path) in err and "permission" in err and "no such file" not in err
+
+
+def test_damaged_files_are_one_line(truth, tmp_path):
+    """Bytes of the header changed at random: a trace that is verified all the same, or one line with the file's name."""
+    whole, rng, path = Path(TRUTH).read_bytes(), np.random.default_rng(0), tmp_path / "mine.safetensors"
+    end, lines = 8 + int.from_bytes(whole[:8], "little"), 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for i in rng.integers(0, end, 2):
+            damaged[i] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            verify_file(path, FOLDER)
+        except (ValueError, OSError) as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            lines += 1
+    assert lines > 30
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[" * 10**5, "1e999", '{"model_cfg": {"embed_dim": ' + "9" * 400 + "}}", "\0", "words"],
+    ids=["nested", "infinite", "400 digits", "NUL", "words"],
+)
+def test_metadata_that_is_no_configuration_is_passed_over(truth, tmp_path, config):
+    save_file({name: truth[name] for name in ("ids", "text.embed")}, tmp_path / "mine", {"config": config})
+    assert verify_file(tmp_path / "mine", FOLDER).right
+
+
+def test_frames_without_pixels_are_one_line(refused, truth, tmp_path):
+    for shape in (2, 0, 0, 3), (0, 0, 0, 3):
+        save_file({**truth, "frames": np.zeros(shape, np.uint8)}, tmp_path / "empty.safetensors")
+        refused("verify", tmp_path / "empty.safetensors", "--weights", FOLDER)
+
+
+def test_what_is_not_judged_does_not_count_as_compared(truth, tmp_path, capsys):
+    """Pixels that overflow float64: its rounding would explain anything."""
+    tape = {name: x for name, x in truth.items() if name != "frames"}
+    save_file({**tape, "pixels": tape["pixels"].astype(np.float64) * 1e160}, tmp_path / "huge.safetensors")
+    command = ["verify", str(tmp_path / "huge.safetensors"), "--weights", str(FOLDER)]
+    assert cli.main([*command, "--strict"]) == 1
+    assert "17 of 17" not in capsys.readouterr().out
+
+
+def test_a_fault_without_a_name_leaves_nothing_to_say_of_the_rest(right):
+    model, tape = right()
+    rng = np.random.default_rng(0)
+    noisy = {
+        name: tape[name] + rng.standard_normal(tape[name].shape)
+        for name in ("vision.block.0", "text.block.0")
+    }
+    report = verify(model, tape | noisy)
+    assert len(report.faults) >= 2 and "the rest is right" not in text(report)
