@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest, parameter_shapes
 from minivideococa.media.tokenizer import load_tokenizer
 from minivideococa.model.videococa import VideoCoCa
@@ -68,7 +68,7 @@ def make_model(seed=0, dtype="float64", tokenizer=None, vision=None, text=None, 
         **model,
     }
     size = model["vision_cfg"]["image_size"]
-    config = Config.parse({"model_cfg": model, "preprocess_cfg": {"size": size}})
+    config = parse_config({"model_cfg": model, "preprocess_cfg": {"size": size}})
     return VideoCoCa(config, nest(random_weights(config, seed, dtype)), tokenizer)
 
 

@@ -15,7 +15,7 @@ import race
 from encoder import flops
 from generate import step_weights
 
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import parameter_shapes
 
 
@@ -37,7 +37,7 @@ def test_operations_are_those_that_torchvision_gives(patch_size, layers, width, 
 
 
 def test_a_step_reads_both_text_towers_once(tiny_model):
-    shapes = parameter_shapes(Config.parse(tiny_model().config.source))
+    shapes = parameter_shapes(parse_config(tiny_model().config.source))
     E, V = shapes["text_decoder.text_projection"]
     norm, attention, mlp = 2 * E, 4 * (E * E + E), 8 * E * E + 5 * E
     block = 2 * norm + attention + mlp

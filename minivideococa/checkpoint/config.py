@@ -9,158 +9,84 @@ one.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """The frozen image encoder and its attentional pooler."""
-
-    image_size: int  # S, pixels
-    patch_size: int  # P, pixels
-    width: int  # W
-    layers: int
-    heads: int
-    mlp_width: int
-    ln_pre: bool
-    attentional_pool: bool | str  # True, "parallel" or "cascade"
-    queries: int  # Q: with attentional_pool True, query 0 is the latent and Q' = Q - 1 are caption tokens
-    pooler_heads: int
-    quick_gelu: bool
-
-    @property
-    def tokens(self) -> int:
-        """N, the tokens of a frame: the class token and floor(S / P)^2 patches."""
-        return 1 + (self.image_size // self.patch_size) ** 2
+from ..model.config import Config, DecoderConfig, PreprocessConfig, TextConfig, VisionConfig
 
 
-@dataclass(frozen=True)
-class TextConfig:
-    """The unimodal text decoder."""
+def parse_config(source: dict[str, Any], where: str = "config") -> Config:
+    """The configuration in `source`, a parsed config.json or model_cfg; `where` is its name in messages.
 
-    context_length: int  # the longest L; the class token's position comes on top
-    vocab_size: int  # V
-    width: int  # = E
-    layers: int
-    heads: int
-    mlp_width: int
-    pad_id: int  # the id that the attention mask takes for padding
-    correct_cls_mask: bool  # our extension to the layout: an attribute in open_clip
-    quick_gelu: bool
+    Raises ValueError: one line with every field that is missing, wrong, unknown or not built here.
+    """
+    if not isinstance(source, dict) or not {"model_cfg", "embed_dim"} & source.keys():
+        raise ValueError(f"{where}: not a configuration of open_clip: no model_cfg or embed_dim in it")
+    if "model_cfg" not in source:
+        source = {"model_cfg": source}
+    source = source | {"preprocess_cfg": source.get("preprocess_cfg", {})}
+    reader = _Reader()
+    top = reader.read("", source, FILE)
+    model = reader.read("", top["model_cfg"], MODEL)
+    vision = reader.read("vision_cfg.", model["vision_cfg"], VISION)
+    text = reader.read("text_cfg.", model["text_cfg"], TEXT)
+    tokenizer = reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"] or {}, TOKENIZER)
+    decoder = reader.read("multimodal_cfg.", model["multimodal_cfg"], DECODER)
+    # open_clip takes a null in preprocess_cfg for an absent field
+    given = {name: value for name, value in top["preprocess_cfg"].items() if value is not None}
+    preprocess = reader.read("preprocess_cfg.", given, PREPROCESS)
+    if not reader.malformed:
+        reader.problems += _contradictions(model, vision, text, decoder)
+    if reader.problems:
+        raise ValueError(f"{where}: " + "; ".join(reader.problems))
 
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """The multimodal text decoder."""
-
-    context_length: int
-    width: int  # = E
-    layers: int
-    heads: int
-    mlp_width: int  # always 4 * width
-    quick_gelu: bool
-
-
-@dataclass(frozen=True)
-class PreprocessConfig:
-    """From frames to pixels."""
-
-    size: int  # S: open_clip takes the vision tower's image_size, whatever preprocess_cfg.size says
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str  # "bicubic" or "bilinear"
-    resize_mode: str  # "shortest", "longest" or "squash"
-    fill_color: int  # 0 to 255, the borders of "longest"
-
-
-@dataclass(frozen=True)
-class Config:
-    """All that the weights do not say. Made by `Config.parse`."""
-
-    embed_dim: int  # E
-    vision: VisionConfig
-    text: TextConfig
-    decoder: DecoderConfig
-    preprocess: PreprocessConfig
-    pad_id: int  # the padding of generation; `text.pad_id` is the mask's
-    tokenizer_clean: str  # "lower" or "whitespace": what is done to a text before it is tokenized
-    source: dict[str, Any] = field(repr=False, compare=False)  # the config.json, always with its two sections
-
-    @classmethod
-    def parse(cls, source: dict[str, Any], where: str = "config") -> "Config":
-        """The configuration in `source`, a parsed config.json or model_cfg; `where` is its name in messages.
-
-        Raises ValueError: one line with every field that is missing, wrong, unknown or not built here.
-        """
-        if not isinstance(source, dict) or not {"model_cfg", "embed_dim"} & source.keys():
-            raise ValueError(f"{where}: not a configuration of open_clip: no model_cfg or embed_dim in it")
-        if "model_cfg" not in source:
-            source = {"model_cfg": source}
-        source = source | {"preprocess_cfg": source.get("preprocess_cfg", {})}
-        reader = _Reader()
-        top = reader.read("", source, FILE)
-        model = reader.read("", top["model_cfg"], MODEL)
-        vision = reader.read("vision_cfg.", model["vision_cfg"], VISION)
-        text = reader.read("text_cfg.", model["text_cfg"], TEXT)
-        tokenizer = reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"] or {}, TOKENIZER)
-        decoder = reader.read("multimodal_cfg.", model["multimodal_cfg"], DECODER)
-        # open_clip takes a null in preprocess_cfg for an absent field
-        given = {name: value for name, value in top["preprocess_cfg"].items() if value is not None}
-        preprocess = reader.read("preprocess_cfg.", given, PREPROCESS)
-        if not reader.malformed:
-            reader.problems += _contradictions(model, vision, text, decoder)
-        if reader.problems:
-            raise ValueError(f"{where}: " + "; ".join(reader.problems))
-
-        size, gelu = _side(vision["image_size"]), model["quick_gelu"]
-        return cls(
-            embed_dim=model["embed_dim"],
-            vision=VisionConfig(
-                image_size=size,
-                patch_size=_side(vision["patch_size"]),
-                width=vision["width"],
-                layers=vision["layers"],
-                heads=vision["width"] // vision["head_width"],
-                mlp_width=int(vision["width"] * vision["mlp_ratio"]),
-                ln_pre=not vision["no_ln_pre"],
-                attentional_pool=vision["attentional_pool"],
-                queries=vision["attn_pooler_queries"],
-                pooler_heads=vision["attn_pooler_heads"],
-                quick_gelu=gelu,
-            ),
-            text=TextConfig(
-                context_length=text["context_length"],
-                vocab_size=text["vocab_size"],
-                width=text["width"],
-                layers=text["layers"],
-                heads=text["heads"],
-                mlp_width=int(text["width"] * text["mlp_ratio"]),
-                pad_id=text["pad_id"],
-                correct_cls_mask=text["correct_cls_mask"],
-                quick_gelu=gelu,
-            ),
-            decoder=DecoderConfig(
-                context_length=decoder["context_length"],
-                width=decoder["width"],
-                layers=decoder["layers"],
-                heads=decoder["heads"],
-                mlp_width=4 * decoder["width"],
-                quick_gelu=gelu,
-            ),
-            preprocess=PreprocessConfig(
-                size=size,
-                mean=_channels(preprocess["mean"], MEAN),
-                std=_channels(preprocess["std"], STD),
-                # open_clip's "random" is for training and means bicubic at inference
-                interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
-                resize_mode=preprocess["resize_mode"],
-                fill_color=preprocess["fill_color"],
-            ),
-            pad_id=model["pad_id"],
-            source=source,
-            tokenizer_clean=tokenizer["clean"] or ("whitespace" if text["hf_tokenizer_name"] else "lower"),
-        )
+    size, gelu = _side(vision["image_size"]), model["quick_gelu"]
+    return Config(
+        embed_dim=model["embed_dim"],
+        vision=VisionConfig(
+            image_size=size,
+            patch_size=_side(vision["patch_size"]),
+            width=vision["width"],
+            layers=vision["layers"],
+            heads=vision["width"] // vision["head_width"],
+            mlp_width=int(vision["width"] * vision["mlp_ratio"]),
+            ln_pre=not vision["no_ln_pre"],
+            attentional_pool=vision["attentional_pool"],
+            queries=vision["attn_pooler_queries"],
+            pooler_heads=vision["attn_pooler_heads"],
+            quick_gelu=gelu,
+        ),
+        text=TextConfig(
+            context_length=text["context_length"],
+            vocab_size=text["vocab_size"],
+            width=text["width"],
+            layers=text["layers"],
+            heads=text["heads"],
+            mlp_width=int(text["width"] * text["mlp_ratio"]),
+            pad_id=text["pad_id"],
+            correct_cls_mask=text["correct_cls_mask"],
+            quick_gelu=gelu,
+        ),
+        decoder=DecoderConfig(
+            context_length=decoder["context_length"],
+            width=decoder["width"],
+            layers=decoder["layers"],
+            heads=decoder["heads"],
+            mlp_width=4 * decoder["width"],
+            quick_gelu=gelu,
+        ),
+        preprocess=PreprocessConfig(
+            size=size,
+            mean=_channels(preprocess["mean"], MEAN),
+            std=_channels(preprocess["std"], STD),
+            # open_clip's "random" is for training and means bicubic at inference
+            interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+            resize_mode=preprocess["resize_mode"],
+            fill_color=preprocess["fill_color"],
+        ),
+        pad_id=model["pad_id"],
+        source=source,
+        tokenizer_clean=tokenizer["clean"] or ("whitespace" if text["hf_tokenizer_name"] else "lower"),
+    )
 
 
 # What each section may hold: name -> the rule by which its value is read -----------------------------------

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ..inputs import path_name, read_text
+from ..model.config import Config
 from ..output import refuse_occupied, writable
 from ..progress import advance, progress, say
 from ..resources import require_memory
-from .config import Config
 from .folder import TOKENIZER, StoredTensor, read_config, read_record, refuse_unsound, write_checkpoint
 from .released import fitting_config, named_config, names
 from .sources import CONFIG_NAMES, config_name, read_weights, sha256, shard_files, weights_name

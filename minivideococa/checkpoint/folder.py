@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..inputs import parse_json, path_name, read_json, regular_file
+from ..model.config import Config
 from ..output import folder_written_whole
 from ..resources import require_memory
-from .config import Config
+from .config import parse_config
 from .table import check
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -185,7 +186,7 @@ def read_config(path: Path) -> Config:
 
     Raises FileNotFoundError if it is not there, ValueError if it is no JSON or no configuration of a CoCa.
     """
-    return Config.parse(
+    return parse_config(
         read_json(path, "give open_clip's configuration of the model, a JSON file"), str(path)
     )
 

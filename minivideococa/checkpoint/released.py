@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import Config
+from ..model.config import Config
 from .folder import read_config
 from .table import describe, misfits
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .config import Config, some
+from ..model.config import Config
+from .config import some
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -17,7 +17,7 @@ from ..resources import require_memory
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..checkpoint.config import PreprocessConfig
+    from ..model.config import PreprocessConfig
 
 LARGE = 2**26  # pixels of a resized frame: beyond, only the part that the crop keeps is resized
 

@@ -18,8 +18,8 @@ from .ops import Params
 from .transformer import no_past, reorder
 
 if TYPE_CHECKING:
-    from ..checkpoint.config import Config
     from ..media.tokenizer import Tokenizer
+    from ..model.config import Config
 
 ADAPTERS = ("attentional", "mean", "joint")  # the ways to make a video of frames, see `encode_video`
 

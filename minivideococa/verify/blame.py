@@ -15,7 +15,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
-from ..checkpoint.config import Config
+from ..model.config import Config
 from ..model.hooks import trace
 from ..model.videococa import VideoCoCa
 from ..progress import advance, progress

@@ -11,9 +11,10 @@ import numpy as np
 
 from .. import __version__
 from ..checkpoint import load
-from ..checkpoint.config import Config
+from ..checkpoint.config import parse_config
 from ..checkpoint.folder import StoredTensor, open_safetensors, save_tensors
 from ..inputs import parse_json, regular_file
+from ..model.config import Config
 from ..model.videococa import VideoCoCa
 from ..output import place_for, written_whole
 from .blame import compare
@@ -79,6 +80,6 @@ def _read(name: str, tensor: StoredTensor) -> np.ndarray:
 def _config(text: str | None, path: Path) -> Config | None:
     """The configuration in a trace's metadata; other programs may write there what they like, or nothing."""
     try:
-        return Config.parse(parse_json(text or "null", str(path), ""))
+        return parse_config(parse_json(text or "null", str(path), ""))
     except (ValueError, OverflowError):
         return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..checkpoint.config import Config
+from ..model.config import Config
 
 TAPES = 4  # the truth, each block by itself, the port's tensors, a run with rounding
 

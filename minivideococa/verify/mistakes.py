@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.config import Config, PreprocessConfig
 from ..model import transformer
+from ..model.config import Config, PreprocessConfig
 from ..model.ops import gelu, keys_and_values, quick_gelu
 from ..model.videococa import VideoCoCa
 from .substitution import changing, with_parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-from ..checkpoint.config import Config
+from ..model.config import Config
 
 # Name or beginning of a name -> its axes, as letters and in words
 AXES = {

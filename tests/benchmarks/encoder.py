@@ -18,7 +18,7 @@ from race import Racer, median, race
 from report import Section, ratio, seconds
 
 if TYPE_CHECKING:
-    from minivideococa.checkpoint.config import VisionConfig
+    from minivideococa.model.config import VisionConfig
 
 FRAMES = 8
 OPSET = 20  # the first with Gelu as one operation; later ones are not faster

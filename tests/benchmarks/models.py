@@ -17,12 +17,12 @@ def make(folder: str, model: str) -> Callable[[], None]:
     import open_clip
     from common import random_weights
 
-    from minivideococa.checkpoint.config import Config
+    from minivideococa.checkpoint.config import parse_config
     from minivideococa.checkpoint.folder import write_checkpoint
     from minivideococa.checkpoint.table import parameter_shapes
     from minivideococa.media.tokenizer import clip_tokenizer_json
 
-    config = Config.parse({"model_cfg": open_clip.get_model_config(f"coca_ViT-{model}")})
+    config = parse_config({"model_cfg": open_clip.get_model_config(f"coca_ViT-{model}")})
     weights = random_weights(parameter_shapes(config), seed=0)
 
     def run() -> None:
@@ -38,9 +38,9 @@ def threads() -> int:
 
 def model_config(folder: str | Path):
     """The `minivideococa.checkpoint.config.Config` of the checkpoint."""
-    from minivideococa.checkpoint.config import Config
+    from minivideococa.checkpoint.config import parse_config
 
-    return Config.parse(json.loads((Path(folder) / CHECKPOINT / "config.json").read_text()))
+    return parse_config(json.loads((Path(folder) / CHECKPOINT / "config.json").read_text()))
 
 
 def load_minivideococa(folder: str):

@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivideococa.checkpoint.config import (
-    DECODER,
-    MODEL,
-    PREPROCESS,
-    TEXT,
-    VISION,
-    Config,
-    DecoderConfig,
-    PreprocessConfig,
-    TextConfig,
-    VisionConfig,
-)
+from minivideococa.checkpoint.config import DECODER, MODEL, PREPROCESS, TEXT, VISION, parse_config
+from minivideococa.model.config import Config, DecoderConfig, PreprocessConfig, TextConfig, VisionConfig
 
 # the released coca_ViT-L-14, whose every number is written out below
 L14 = {
@@ -74,7 +64,7 @@ def changed(path: str, value: object) -> dict:
 
 def refusal(source: object) -> str:
     with pytest.raises(ValueError) as error:
-        Config.parse(source, "some/config.json")
+        parse_config(source, "some/config.json")
     message = str(error.value)
     assert message.startswith("some/config.json: ") and "\n" not in message
     return message
@@ -85,7 +75,7 @@ def same_model(a: Config, b: Config) -> bool:
 
 
 def test_released_configuration() -> None:
-    config = Config.parse(L14)
+    config = parse_config(L14)
     assert config.embed_dim == 768 and config.pad_id == 0 and config.tokenizer_clean == "lower"
     assert config.vision == VisionConfig(
         image_size=224,
@@ -127,11 +117,11 @@ def test_released_configuration() -> None:
 
 
 def test_bare_model_cfg() -> None:
-    config = Config.parse(MODEL_CFG)
+    config = parse_config(MODEL_CFG)
     assert config.source == {"model_cfg": MODEL_CFG, "preprocess_cfg": {}}
     assert config.preprocess.mean == (0.48145466, 0.4578275, 0.40821073)
     assert config.preprocess.std == (0.26862954, 0.26130258, 0.27577711)
-    assert same_model(config, Config.parse({"model_cfg": MODEL_CFG}))
+    assert same_model(config, parse_config({"model_cfg": MODEL_CFG}))
 
 
 def test_defaults() -> None:
@@ -141,7 +131,7 @@ def test_defaults() -> None:
         "text_cfg": {"embed_cls": True},
         "multimodal_cfg": {},
     }
-    config = Config.parse(least)
+    config = parse_config(least)
     assert config.vision == VisionConfig(224, 16, 768, 12, 12, 3072, True, True, 256, 8, False)
     assert config.text == TextConfig(77, 49408, 512, 12, 8, 2048, 0, False, False)
     assert config.decoder == DecoderConfig(77, 512, 12, 8, 2048, False)
@@ -149,7 +139,7 @@ def test_defaults() -> None:
 
 def test_source_is_left_as_it_was() -> None:
     source = copy.deepcopy(L14)
-    Config.parse(source)
+    parse_config(source)
     assert source == L14
 
 
@@ -191,7 +181,7 @@ def test_source_is_left_as_it_was() -> None:
     ],
 )
 def test_field_is_read(path: str, value: object, read) -> None:
-    assert read(Config.parse(changed(path, value)))
+    assert read(parse_config(changed(path, value)))
 
 
 @pytest.mark.parametrize("form", ["parallel", "cascade"])
@@ -200,7 +190,7 @@ def test_poolers_of_the_paper(form: str) -> None:
     assert "vision_cfg.width 1024 is not embed_dim 768" in refusal(source)
     source["model_cfg"]["vision_cfg"]["width"] = 768
     source["model_cfg"]["vision_cfg"]["attn_pooler_queries"] = 1  # all of them are caption tokens
-    assert Config.parse(source).vision.attentional_pool == form
+    assert parse_config(source).vision.attentional_pool == form
 
 
 @pytest.mark.parametrize(
@@ -235,7 +225,7 @@ def test_poolers_of_the_paper(form: str) -> None:
     ],
 )
 def test_what_has_no_effect_is_accepted(path: str, value: object) -> None:
-    assert same_model(Config.parse(changed(path, value)), Config.parse(L14))
+    assert same_model(parse_config(changed(path, value)), parse_config(L14))
 
 
 @pytest.mark.parametrize(
@@ -400,7 +390,7 @@ JSON = st.recursive(
 @given(st.sampled_from(FIELDS), JSON)
 def test_any_value_is_read_or_refused_by_name(path: str, value: object) -> None:
     try:
-        config = Config.parse(changed(path, value))
+        config = parse_config(changed(path, value))
     except ValueError as error:
         assert path in str(error) and "\n" not in str(error)
     else:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from test_tokenizer import word_level
 
 from minivideococa.checkpoint import load
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.convert import convert
 from minivideococa.checkpoint.folder import read_checkpoint
 from minivideococa.checkpoint.table import parameter_shapes
@@ -138,7 +138,7 @@ def clip_sized(tmp_path: Path) -> Path:
     (tmp_path / "clip" / "config.json").write_text(json.dumps(source))
     (tmp_path / "clip" / "tokenizer.json").write_text("another")
     save_file(
-        {name: np.full(shape, 0.1, "f4") for name, shape in parameter_shapes(Config.parse(source)).items()},
+        {name: np.full(shape, 0.1, "f4") for name, shape in parameter_shapes(parse_config(source)).items()},
         tmp_path / "clip" / "model.safetensors",
     )
     return tmp_path / "clip"

@@ -14,7 +14,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.folder import (
     embedded_checkpoint,
     open_safetensors,
@@ -23,9 +23,10 @@ from minivideococa.checkpoint.folder import (
     write_checkpoint,
 )
 from minivideococa.checkpoint.table import parameter_shapes
+from minivideococa.model.config import Config
 
 SOURCE = json.loads((Path(__file__).parents[1] / "golden" / "torch" / "coca.json").read_text())
-CONFIG = Config.parse(SOURCE)
+CONFIG = parse_config(SOURCE)
 
 
 def random_tensors(config: Config = CONFIG, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -118,7 +119,7 @@ def test_widening_keeps_the_upper_half_of_a_float32(value: float) -> None:
 def test_no_second_copy_of_the_weights_is_in_memory(tmp_path: Path, stored: str, limit: float) -> None:
     large = json.loads(json.dumps(SOURCE))
     large["vision_cfg"] |= {"width": 64, "head_width": 64, "layers": 60, "mlp_ratio": 4}
-    config = Config.parse(large)
+    config = parse_config(large)
     tensors = random_tensors(config, stored)
     size = sum(tensor.nbytes for tensor in tensors.values())
     folder = write_checkpoint(tmp_path / "new", config, tensors)

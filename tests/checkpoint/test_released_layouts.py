@@ -17,7 +17,7 @@ from test_unpickler import program, tensor, write_zip
 
 from minivideococa import tasks
 from minivideococa.checkpoint import load, released
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.convert import convert
 from minivideococa.checkpoint.folder import read_record
 from minivideococa.checkpoint.table import parameter_shapes
@@ -61,7 +61,7 @@ def random_weights(model_cfg: dict, seed: int = 0, dtype: str = "float32") -> di
     block = np.random.default_rng(seed).standard_normal(999_983).astype(dtype)
     weights = {
         name: np.resize(block * dtype_one(dtype, shape), shape)
-        for name, shape in parameter_shapes(Config.parse(model_cfg)).items()
+        for name, shape in parameter_shapes(parse_config(model_cfg)).items()
     }
     return weights | {"logit_scale": np.array(2, dtype)}
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import check, nest, parameter_shapes
+from minivideococa.model.config import Config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
 
@@ -19,7 +20,7 @@ def config(vision: dict | None = None, **model: object) -> Config:
     """The tiny configuration of the golden files, with changes."""
     source = json.loads((GOLDEN / "coca.json").read_text())
     source["vision_cfg"] |= vision or {}
-    return Config.parse(source | model)
+    return parse_config(source | model)
 
 
 def arrays(config: Config, dtype: str = "float32") -> dict[str, np.ndarray]:
@@ -131,7 +132,7 @@ def test_the_leaves_are_the_flat_tensors_in_any_order(vision: int, text: int, de
     layers = config({"layers": vision})
     source = layers.source["model_cfg"]
     source["text_cfg"]["layers"], source["multimodal_cfg"]["layers"] = text, decoder
-    flat = list(arrays(Config.parse(source)).items())
+    flat = list(arrays(parse_config(source)).items())
     random.shuffle(flat)
     tree = nest(dict(flat))
     assert len(tree["visual"]["transformer"]["resblocks"]) == vision

@@ -10,7 +10,7 @@ from oracle.common import cast, checksum, random_pixels, random_weights
 from oracle.generate_cases import MODELS, models, shift_logits, video
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest, parameter_shapes
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "generate.json").read_text())
@@ -20,7 +20,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "generate.json").rea
 def encoded(index: int) -> tuple[mvc.VideoCoCa, list[mvc.Video]]:
     """A model of the golden file in float64, and its videos."""
     case = models()[index]
-    config = Config.parse(case.model_cfg)
+    config = parse_config(case.model_cfg)
     weights = random_weights(parameter_shapes(config), case.seed)
     shift_logits(weights, case)
     assert checksum(weights) == GOLDEN["weights_crc32"][index], "other weights than open_clip had"

@@ -8,7 +8,7 @@ import pytest
 from oracle.common import cast, checksum, errors, random_weights
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest, parameter_shapes
 
 FILES = sorted((Path(__file__).parents[1] / "golden").glob("trace_*.npz"))
@@ -22,7 +22,7 @@ def golden(request) -> dict[str, np.ndarray]:
 def run(golden: dict[str, np.ndarray], dtype: str) -> tuple[mvc.VideoCoCa, mvc.Video, dict[str, np.ndarray]]:
     """The model of a golden file, its video, and the trace of reading its text with it."""
     source = json.loads(str(golden["config"]))
-    config = Config.parse(source)
+    config = parse_config(source)
     shapes = parameter_shapes(config)
     if source.get("nonscalar_logit_scale"):
         shapes["logit_scale"] = (1,)

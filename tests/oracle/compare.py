@@ -12,7 +12,7 @@ from open_clip.coca_model import CoCa
 from PIL import Image
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest
 
 
@@ -21,7 +21,7 @@ def traces(
 ) -> tuple[Arrays, Arrays]:
     """Our trace and open_clip's, of pixels [T, 3, S, S] and ids [B, L], with the same arrays for weights."""
     theirs = reference.trace(reference.load(model, weights), pixels, ids)
-    ours = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights))
+    ours = mvc.VideoCoCa(parse_config(model_cfg), nest(weights))
     with mvc.trace() as trace:
         ours.decode(ours.encode_video(pixels).tokens, ids)
     return trace, {"pixels": pixels} | theirs

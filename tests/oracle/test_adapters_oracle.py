@@ -9,7 +9,7 @@ from common import cast, errors, random_pixels, random_weights
 from make_golden import CASES
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest
 
 
@@ -46,7 +46,7 @@ def test_adapter(case, theirs):
     model_cfg, seed = CASES[case][0], list(CASES).index(case)
     weights = cast(random_weights(reference.shapes(model_cfg), seed), "float64")
     pixels = random_pixels(3, model_cfg["vision_cfg"]["image_size"], seed).astype("float64")
-    video = mvc.VideoCoCa(Config.parse(model_cfg), nest(weights)).encode_video(
+    video = mvc.VideoCoCa(parse_config(model_cfg), nest(weights)).encode_video(
         pixels, adapter=theirs.__name__
     )
     latent, caption_tokens = (x.numpy() for x in theirs(model_cfg, weights, pixels))

@@ -17,7 +17,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg
 from safetensors.torch import load_file, save_file
 
-from minivideococa.checkpoint.config import DECODER, PREPROCESS, TEXT, VISION, Config
+from minivideococa.checkpoint.config import DECODER, PREPROCESS, TEXT, VISION, parse_config
 from minivideococa.checkpoint.convert import convert
 from minivideococa.checkpoint.folder import read_checkpoint
 from minivideococa.checkpoint.table import parameter_shapes
@@ -100,14 +100,14 @@ def test_table_of_the_released_models(name: str) -> None:
     source = open_clip.get_model_config(name)
     with torch.device("meta"):
         model = CoCa(**{field: value for field, value in source.items() if field != "custom_text"})
-    assert parameter_shapes(Config.parse(source)) == shapes(model)
+    assert parameter_shapes(parse_config(source)) == shapes(model)
 
 
 @pytest.mark.parametrize("name", ["coca_base", "coca_roberta-ViT-B-32"])
 def test_other_models_are_refused(name: str) -> None:
     """Neither pools attentionally; the first does not even run in open_clip."""
     with pytest.raises(ValueError, match="vision_cfg.attentional_pool"):
-        Config.parse(open_clip.get_model_config(name))
+        parse_config(open_clip.get_model_config(name))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -116,7 +116,7 @@ def test_table_of_every_form(form: str) -> None:
     if form == "logit scale [1]":
         assert expected.pop("logit_scale") == (1,)
         expected["logit_scale"] = ()
-    assert parameter_shapes(Config.parse(FORMS[form])) == expected
+    assert parameter_shapes(parse_config(FORMS[form])) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from generate_cases import MODELS, VIDEOS, Run, models, runs
 from safetensors.numpy import load_file
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def settle(capsys, what: str, calls: int, margins: list[float]) -> None:
 
 def ours(model: int, dtype: str) -> mvc.VideoCoCa:
     case = models()[model]
-    return mvc.VideoCoCa(Config.parse(case.model_cfg), nest(cast(golden.weights_of(case), dtype)))
+    return mvc.VideoCoCa(parse_config(case.model_cfg), nest(cast(golden.weights_of(case), dtype)))
 
 
 def differing(found: list[golden.Answer], dtype: str) -> list[tuple[Run, list[int], list[int]]]:

@@ -15,7 +15,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.numpy import load_file
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import parameter_shapes
 from minivideococa.model.ops import ERF
 from minivideococa.world import CLIP_SETS, draw_clip, sample_clip
@@ -116,7 +116,7 @@ def runs(draw):
 def test_any_configuration(run, seed):
     model_cfg, frames, ids = run
     shapes = reference.shapes(model_cfg)
-    assert shapes | {"logit_scale": ()} == parameter_shapes(Config.parse(model_cfg))
+    assert shapes | {"logit_scale": ()} == parameter_shapes(parse_config(model_cfg))
     pixels = random_pixels(frames, model_cfg["vision_cfg"]["image_size"], seed)
     weights = cast(random_weights(shapes, seed), "float64")
     found = errors(*traces(reference.video_coca(model_cfg), model_cfg, weights, pixels, ids))

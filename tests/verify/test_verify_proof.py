@@ -15,7 +15,7 @@ from oracle.common import random_weights
 from safetensors.numpy import load_file
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import Config
+from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest, parameter_shapes
 from minivideococa.verify import MISTAKES, Report, verify
 
@@ -216,7 +216,7 @@ def test_no_false_alarm(form):
         "text_cfg": both | {"embed_cls": True},
         "multimodal_cfg": both,
     } | top
-    config, size = Config.parse(model_cfg), model_cfg["vision_cfg"]["image_size"]
+    config, size = parse_config(model_cfg), model_cfg["vision_cfg"]["image_size"]
     for seed in range(40):
         rng = np.random.default_rng([list(SMALL).index(form), seed])
         weights = random_weights(parameter_shapes(config), int(rng.integers(2**31)))
