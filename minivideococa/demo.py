@@ -24,8 +24,8 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
     "retrieval": [{"text", "found", "cosine", "right"}]}.
 
     Each answer has a bool beside it whose name ends in `right`. A caption is right if it names exactly the
-    shapes of the clip. The best label, for a clip with one shape, is right if it is that shape. The best match
-    of a text is right if it is the clip that the text describes.
+    shapes of the clip. The best label, for a clip with one shape, is right if it is that shape. The best
+    match of a text is right if it is the clip that the text describes.
     """
     model = load()
     manifest = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
@@ -69,8 +69,8 @@ def report(result: dict[str, Any]) -> str:
     answers = [clip[key] for clip in clips for key in ("caption_right", "label_right") if key in clip]
     answers += [match["right"] for match in retrieval]
     lines = [
-        "This tiny VideoCoCa was trained on single images of coloured shapes and has never seen a video.",
-        f"It gets 8 frames of each clip. {len(LABELS)} coloured shapes are all it can recognize.",
+        "This tiny VideoCoCa was trained on still images of coloured shapes, never on video. It recognizes",
+        f"{len(LABELS)} coloured shapes and nothing else. It samples 8 frames of each clip.",
         "",
         "1. Captioning: generate a sentence. It is right if it names exactly the shapes in the clip.",
         "",

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(
-        commands, "answer", run, "Answer a question about a video, or complete a sentence about it."
+    arguments.add_command(
+        commands,
+        "answer",
+        run,
+        "Answer a question about a video, or complete a sentence about it.",
+        add_arguments,
     )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     videos.add_video(parser)
     parser.add_argument(
         "question",

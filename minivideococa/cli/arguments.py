@@ -17,6 +17,7 @@ from ..progress import Progress, no_progress, progress_bar
 
 if TYPE_CHECKING:
     from ..model.generation import DecodingOptions
+    from ..model.videococa import VideoCoCa
 
     Commands = argparse._SubParsersAction["Parser"]
 
@@ -24,7 +25,24 @@ Run = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports a usage error in one line, and prints help as results are printed."""
+    """A parser that reports a usage error in one line, and prints help as results are printed.
+
+    `add_arguments` is called when the parser is used for the first time. So a command imports what its own choices
+    come from, and nothing for the other commands.
+    """
+
+    def __init__(
+        self, *args: Any, add_arguments: Callable[[Parser], None] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.add_arguments = add_arguments
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as `ArgumentParser` does."""
+        if self.add_arguments:
+            self.add_arguments(self)
+            self.add_arguments = None
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print one line that points to --help, and exit with status 2."""
@@ -36,15 +54,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, description: str, epilog: str | None = None
-) -> Parser:
-    """Add a command and return its parser."""
-    parser = commands.add_parser(name, help=description, description=description, epilog=epilog)
-    parser.set_defaults(run=run, prints_result=lambda args: True)
+    commands: Commands,
+    name: str,
+    run: Run,
+    description: str,
+    add_arguments: Callable[[Parser], None],
+    prints_result: Callable[[argparse.Namespace], bool] = lambda args: True,
+) -> None:
+    """Add a command. `prints_result` is whether it writes to standard output with these arguments."""
+    parser = commands.add_parser(name, help=description, description=description, add_arguments=add_arguments)
+    parser.set_defaults(run=run, prints_result=prints_result)
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="print the result only, no progress and no messages"
     )
-    return parser
 
 
 def progress(args: argparse.Namespace) -> Progress:
@@ -135,14 +157,14 @@ def add_decoding(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     from ..model.generation import DecodingOptions
 
     hints = get_type_hints(DecodingOptions)
-    group = parser.add_argument_group("decoding")
+    group = parser.add_argument_group("decoding", argument_default=argparse.SUPPRESS)
     for field in dataclasses.fields(DecodingOptions):
         if field.name not in (*NO_FLAGS, *leave_out):
+            default = "" if field.default in (None, "") else f" (default: {field.default})"
             group.add_argument(
                 flag(field.name),
-                default=field.default,
                 metavar=field.metadata.get("metavar"),
-                help=field.metadata["help"].replace("%", "%%"),
+                help=field.metadata["help"].replace("%", "%%") + default,
                 **_value(field.name, hints[field.name]),
             )
     group.add_argument(
@@ -170,14 +192,29 @@ def _value(name: str, hint: Any) -> dict[str, Any]:
 
 
 def decoding_options(args: argparse.Namespace) -> DecodingOptions:
-    """Return the options that are asked for. Raises ValueError, naming the flag, for impossible values."""
+    """Return the given options. Several candidates come from one search with at least as many beams.
+
+    Raises ValueError, which names the flag, for impossible values.
+    """
     from ..model.generation import DecodingOptions
 
-    names = [field.name for field in dataclasses.fields(DecodingOptions) if hasattr(args, field.name)]
+    names = {field.name for field in dataclasses.fields(DecodingOptions)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if given.get("candidates", 1) > 1:
+        given = {"beams": max(DecodingOptions.beams, given["candidates"])} | given
     try:
-        return DecodingOptions(**{name: getattr(args, name) for name in names})
+        return DecodingOptions(**given)
     except ValueError as error:
         raise ValueError(with_flags(str(error))) from None
+
+
+def check_decoding(model: VideoCoCa, options: DecodingOptions) -> None:
+    """Raise ValueError, before a video is read, for options that do not fit the model."""
+    longest = model.config.text.context_length
+    if (options.max_length or 0) > longest:
+        raise ValueError(
+            f"--max-length is {options.max_length}: this model's texts have at most {longest} tokens"
+        )
 
 
 def with_flags(message: str) -> str:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(commands, "caption", run, "Describe what videos show.")
+    arguments.add_command(commands, "caption", run, "Describe what videos show.", add_arguments)
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     videos.add_videos(parser)
     arguments.add_model(parser)
     arguments.add_adapter(parser)

@@ -9,7 +9,13 @@ from . import arguments, messages, videos
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(commands, "classify", run, "Rank labels by how well they fit a video.")
+    arguments.add_command(
+        commands, "classify", run, "Rank labels by how well they fit a video.", add_arguments
+    )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     videos.add_video(parser)
     labels = parser.add_mutually_exclusive_group(required=True)
     labels.add_argument(

@@ -9,10 +9,18 @@ from . import arguments, messages
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(
-        commands, "convert", run, "Make a checkpoint folder from open_clip's files."
+    arguments.add_command(
+        commands,
+        "convert",
+        run,
+        "Make a checkpoint folder from open_clip's files.",
+        add_arguments,
+        prints_result=lambda args: False,
     )
-    parser.set_defaults(prints_result=lambda args: False)
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     parser.add_argument(
         "source",
         type=arguments.path,

@@ -9,9 +9,17 @@ from . import arguments, messages
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(
-        commands, "demo", run, "Caption, classify and retrieve the clips that come with the package."
+    arguments.add_command(
+        commands,
+        "demo",
+        run,
+        "Caption, classify and retrieve the clips that come with the package.",
+        add_arguments,
     )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     arguments.add_json(parser)
 
 

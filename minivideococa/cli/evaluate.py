@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
+    arguments.add_command(commands, "evaluate", run, "Measure a model on a data set.", add_arguments)
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     from ..evaluation import FORMATS, TASKS
 
-    parser = arguments.add_command(commands, "evaluate", run, "Measure a model on a data set.")
     parser.add_argument(
         "manifest",
         type=arguments.path,
@@ -42,7 +46,7 @@ def add_parser(commands: arguments.Commands) -> None:
     parser.add_argument(
         "--tasks",
         metavar='"A,B"',
-        help=f"any of {', '.join(TASKS)} (default: all that MANIFEST has the annotations for)",
+        help=f"any of {', '.join(task.name for task in TASKS)} (default: all that MANIFEST has data for)",
     )
     parser.add_argument(
         "--answers-file",

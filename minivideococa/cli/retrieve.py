@@ -9,7 +9,13 @@ from . import arguments, messages, videos
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(commands, "retrieve", run, "Rank videos by how well they fit a text.")
+    arguments.add_command(
+        commands, "retrieve", run, "Rank videos by how well they fit a text.", add_arguments
+    )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     parser.add_argument("text", type=arguments.text, metavar="TEXT", help="what to search for")
     videos.add_videos(parser)
     arguments.add_model(parser)

@@ -9,10 +9,18 @@ from . import arguments, messages
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(
-        commands, "shapes", run, "Write clips of coloured shapes, and a manifest for `evaluate`."
+    arguments.add_command(
+        commands,
+        "shapes",
+        run,
+        "Write clips of coloured shapes, and a manifest for `evaluate`.",
+        add_arguments,
+        prints_result=lambda args: args.json,
     )
-    parser.set_defaults(prints_result=lambda args: args.json)
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     parser.add_argument("folder", type=arguments.path, metavar="DIR", help="the folder to make")
     arguments.add_json(parser)
     parser.add_argument(

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(
-        commands, "trace", run, "Write all activations of a video and a text to a safetensors file."
+    arguments.add_command(
+        commands,
+        "trace",
+        run,
+        "Write all activations of a video and a text to a safetensors file.",
+        add_arguments,
     )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
     videos.add_video(parser)
     parser.add_argument(
         "-o",

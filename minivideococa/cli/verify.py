@@ -14,13 +14,18 @@ EXIT_STATUS = (
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    parser = arguments.add_command(
+    arguments.add_command(
         commands,
         "verify",
         run,
         "Find the first wrong tensor of another implementation, and the cause.",
-        epilog=EXIT_STATUS,
+        add_arguments,
     )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
+    parser.epilog = EXIT_STATUS
     parser.add_argument(
         "trace",
         type=arguments.path,
