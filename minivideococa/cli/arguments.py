@@ -198,7 +198,7 @@ def decoding_options(args: argparse.Namespace) -> DecodingOptions:
     """
     from ..model.generation import DecodingOptions
 
-    names = {field.name for field in dataclasses.fields(DecodingOptions)}
+    names = {field.name for field in dataclasses.fields(DecodingOptions)} - {*NO_FLAGS}
     given = {name: value for name, value in vars(args).items() if name in names}
     if given.get("candidates", 1) > 1:
         given = {"beams": max(DecodingOptions.beams, given["candidates"])} | given
