@@ -223,6 +223,7 @@ def with_flags(message: str) -> str:
 
     for field in dataclasses.fields(DecodingOptions):
         place = r"\b" if "_" in field.name else "^"  # "beams" inside a sentence is a word
+        message = re.sub(rf"\b{field.name}=", f"{flag(field.name)} ", message)
         message = re.sub(rf"{place}{field.name}\b", flag(field.name), message)
     return message
 
@@ -303,8 +304,9 @@ def text(value: str) -> str:
 
 def items(name: str, value: str) -> list[str]:
     """Split texts at the commas outside double quotes, as in CSV. Raises ValueError if there is none."""
+    line = re.sub(r'"\s+(?=,|$)', '"', value.replace("\n", " "))  # csv takes no space after a closing quote
     try:
-        [row] = csv.reader([value.replace("\n", " ")], skipinitialspace=True, strict=True)
+        [row] = csv.reader([line], skipinitialspace=True, strict=True)
     except csv.Error:
         raise ValueError(
             f'{name}: a double quote is not closed, or text follows it; write "red, white and blue",green'

@@ -64,12 +64,10 @@ def write_captions(
 
     total = min(options.max_length or 30, model.config.text.context_length)
     with arguments.progress(args)(total, "tokens") as update:
-        if options.candidates == 1:
-            return [{"caption": model.caption(video, options=options, progress=update)}]
-        candidates = model.generate(video.tokens, options, progress=update)
-    captions = list(
-        dict.fromkeys(map(model.tokenizer.decode, candidates))
-    )  # other ids may spell the same text
+        captions = model.caption(video, options=options, progress=update)
+    if options.candidates == 1:
+        return [{"caption": captions}]
+    captions = list(dict.fromkeys(captions))  # different ids may spell the same text
     scores = score(model, video, captions)
     return [{"caption": captions[i], "score": float(scores[i])} for i in best_first(scores)]
 

@@ -56,7 +56,7 @@ def printed_warnings(quiet: bool) -> Iterator[None]:
     """Print each warning of the library as one line, once; none if `quiet`."""
     printed: set[str] = set()
 
-    def show(message: Warning | str, *_: Any) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if not quiet and str(message) not in printed:
             printed.add(str(message))
             _say(str(message))

@@ -1,4 +1,4 @@
-"""How a run ends: streams that are closed, full or cannot encode; signals; unreadable files; unknown words."""
+"""How a run ends: streams that are closed or full, signals, files that cannot be read, unknown words."""
 
 import argparse
 import importlib
@@ -127,7 +127,7 @@ def test_with_standard_error_closed_no_message_is_in_the_result(tmp_path):
     )
     assert result.returncode == 0 and result.stdout.startswith(b"frames ")
     with safe_open(tmp_path / "t", "numpy") as file:
-        assert "logits" in file.keys()
+        assert file.get_slice("logits").get_shape()
     assert shell('m "$@" 2>&-', "sing").returncode == 2
 
 
@@ -148,7 +148,7 @@ def test_a_result_is_printed_though_standard_error_is_full_or_its_reader_has_lef
 
 @pytest.fixture
 def odd_names(tmp_path) -> list[str]:
-    """Copies of a clip: a name that is not UTF-8, one with a line break and an escape code, one with letters and a snowman."""
+    """Links to a clip: a name that is not UTF-8, one with a line break and an escape code, one with a snowman."""
     names = [
         os.fsdecode(os.fsencode(tmp_path) + name)
         for name in (b"/bad\xff.gif", b"/new\nline\x1b[31m.gif", "/é☃.gif".encode())
@@ -162,7 +162,7 @@ def odd_names(tmp_path) -> list[str]:
     "encoding, letters", [("utf-8", "é☃"), ("cp1252", "é\\u2603"), ("ascii", "\\xe9\\u2603")]
 )
 def test_names_and_encodings(odd_names, encoding, letters, monkeypatch):
-    """A line for each name, with escapes for what would not be one; JSON has the names themselves; so do errors."""
+    """One line for each name, with escapes; JSON has the names themselves; an error is one line too."""
 
     def output(stream: str, status: int, *arguments: str) -> bytes:
         buffer = io.BytesIO()
@@ -305,7 +305,7 @@ def test_main_leaves_signals_and_warnings_as_they_were(capsys):
 def test_a_warning_is_one_line_once(capsys, monkeypatch):
     def caption(*_, **__):
         for _ in range(3):
-            warnings.warn("x.gif: 3 frames\nare there")
+            warnings.warn("x.gif: 3 frames\nare there", stacklevel=2)
         return "a ring"
 
     monkeypatch.setattr(mvc.VideoCoCa, "caption", caption)
