@@ -27,8 +27,8 @@ Run = Callable[[argparse.Namespace], int]
 class Parser(argparse.ArgumentParser):
     """A parser that reports a usage error in one line, and prints help as results are printed.
 
-    `add_arguments` is called when the parser is used for the first time. So a command imports what its own choices
-    come from, and nothing for the other commands.
+    `add_arguments` is called when the parser is first used, so that a command imports what its own choices
+    come from and nothing for the other commands.
     """
 
     def __init__(

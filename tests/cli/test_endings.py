@@ -148,7 +148,7 @@ def test_a_result_is_printed_though_standard_error_is_full_or_its_reader_has_lef
 
 @pytest.fixture
 def odd_names(tmp_path) -> list[str]:
-    """Links to a clip: a name that is not UTF-8, one with a line break and an escape code, one with a snowman."""
+    """Links to a clip: a name that is not UTF-8, one with a line break and an escape code, a snowman."""
     names = [
         os.fsdecode(os.fsencode(tmp_path) + name)
         for name in (b"/bad\xff.gif", b"/new\nline\x1b[31m.gif", "/é☃.gif".encode())

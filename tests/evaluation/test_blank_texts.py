@@ -13,7 +13,7 @@ from minivideococa.evaluation import FORMATS, Entry, read_annotations, read_mani
 
 CASES = Path(__file__).parents[1] / "cases"
 
-# format -> a file with %s in place of a text that is blank or not, the entry if it is not, the item in the message
+# format -> a file with %s in place of the text, the fields of its entry, the name of the item in the message
 FILES = {
     "msrvtt": (
         '{"videos": [{"video_id": "video7"}, {"video_id": "video8"}], "sentences": ['
@@ -56,7 +56,9 @@ def messages(recwarn):
     """Return the warnings since the last call."""
 
     def messages() -> list[str]:
-        return [str(recwarn.pop(UserWarning).message) for _ in range(len(recwarn))]
+        found = [str(warning.message) for warning in recwarn]
+        recwarn.clear()
+        return found
 
     return messages
 
