@@ -6,7 +6,7 @@ import pytest
 
 from minivideococa import resources
 from minivideococa.inputs import parse_json, read_json, read_text, regular_file
-from minivideococa.resources import available_memory, bytes_text, require_memory
+from minivideococa.resources import available_memory, format_bytes, require_memory
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 5, None, b"a"])
@@ -61,7 +61,7 @@ def test_memory_is_compared_with_what_is_there(monkeypatch):
         require_memory(4_500_000_000, "this", "less")
     monkeypatch.setattr(resources, "available_memory", lambda: None)  # the system does not say
     require_memory(10**18, "this", "less")
-    assert bytes_text(20 * 10**6) == "20 MB" and bytes_text(900) == "900 bytes"
+    assert format_bytes(20 * 10**6) == "20 MB" and format_bytes(900) == "900 bytes"
 
 
 def test_a_container_has_less(tmp_path, monkeypatch):

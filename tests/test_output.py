@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivideococa.output import folder_written_whole, json_text, place_for, refuse_occupied, written_whole
+from minivideococa.output import atomic_folder, json_text, resolve_output, require_empty, atomic_write
 
 
 def names(folder: Path) -> set[str]:
@@ -20,7 +20,7 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path, before: str | None) -
     place = tmp_path / "a.txt"
     if before:
         place.write_text(before)
-    with written_whole(place) as partial:
+    with atomic_write(place) as partial:
         partial.write_text("new")
         assert partial.parent == tmp_path and (place.read_text() if before else not place.exists())
     assert place.read_text() == "new" and names(tmp_path) == {"a.txt"}
@@ -31,7 +31,7 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path, before: str | None) -
 def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: type, kind: str) -> None:
     place = tmp_path / "a.txt"
     place.write_text("old")
-    with pytest.raises(error), written_whole(place) as partial:
+    with pytest.raises(error), atomic_write(place) as partial:
         if kind == "file":
             partial.write_text("half")
         if kind == "folder":
@@ -42,7 +42,7 @@ def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: type, kind: str)
 
 
 def test_a_folder_takes_its_place(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "made") as partial:
+    with atomic_write(tmp_path / "made") as partial:
         partial.mkdir()
         (partial / "inside").touch()
     assert names(tmp_path) == {"made"} and names(tmp_path / "made") == {"inside"}
@@ -51,7 +51,7 @@ def test_a_folder_takes_its_place(tmp_path: Path) -> None:
 def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
     (tmp_path / "a" / "empty").mkdir(parents=True)
     for place in (tmp_path / "a" / "b" / "made", tmp_path / "a" / "empty"):
-        with folder_written_whole(place) as partial:
+        with atomic_folder(place) as partial:
             (partial / "inside").touch()
             assert partial.parent == (place if place.name == "empty" else place.parent)
             assert not (place / "inside").exists()
@@ -63,11 +63,11 @@ def test_an_occupied_folder_is_refused_before_and_after(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for free in ("empty", "nothing"):
-        refuse_occupied(tmp_path / free)
+        require_empty(tmp_path / free)
     for wrong, told in (tmp_path, "not empty"), (tmp_path / "file", "is a file"):
-        with pytest.raises(ValueError, match=f"{told}: give another place"), folder_written_whole(wrong):
+        with pytest.raises(ValueError, match=f"{told}: give another name"), atomic_folder(wrong):
             raise AssertionError("never reached")
-    with pytest.raises(ValueError, match="not empty"), folder_written_whole(tmp_path / "empty"):
+    with pytest.raises(ValueError, match="not empty"), atomic_folder(tmp_path / "empty"):
         (tmp_path / "empty" / "theirs").touch()
     assert names(tmp_path) == {"file", "empty"} and names(tmp_path / "empty") == {"theirs"}
 
@@ -75,14 +75,14 @@ def test_an_occupied_folder_is_refused_before_and_after(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled_not_replaced(tmp_path: Path) -> None:
     """Somebody may stand in it, or it may be a mount point."""
     before = tmp_path.stat().st_ino
-    with folder_written_whole(tmp_path) as partial:
+    with atomic_folder(tmp_path) as partial:
         (partial / "inside").touch()
         (partial / "deeper").mkdir()
     assert tmp_path.stat().st_ino == before and names(tmp_path) == {"inside", "deeper"}
 
 
 def test_what_fails_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), folder_written_whole(tmp_path) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path) as partial:
         (partial / "inside").touch()
         raise KeyboardInterrupt
     assert names(tmp_path) == set()
@@ -96,9 +96,9 @@ def test_what_is_read_is_not_written(tmp_path: Path) -> None:
     inputs = [tmp_path / "in", tmp_path / "images", tmp_path / "missing", "a\0b", tmp_path / "loop"]
     (tmp_path / "loop").symlink_to("loop")
     for wrong in ("in", "link", "images/0.png", "images/1.png"):
-        with pytest.raises(ValueError, match=f"{wrong}: would replace what is read"):
-            place_for(tmp_path / wrong, inputs)
-    assert place_for(tmp_path / "out", inputs) == tmp_path / "out"
+        with pytest.raises(ValueError, match=f"{wrong}: would overwrite an input"):
+            resolve_output(tmp_path / wrong, inputs)
+    assert resolve_output(tmp_path / "out", inputs) == tmp_path / "out"
 
 
 @given(st.text() | st.lists(st.text()))
@@ -116,7 +116,7 @@ def test_json_of_what_utf8_has_not() -> None:
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with written_whole(place_for(tmp_path / "link")) as partial:
+    with atomic_write(resolve_output(tmp_path / "link")) as partial:
         partial.write_text("new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
 
@@ -125,9 +125,9 @@ def test_no_place(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
     for wrong in ("pipe", ".", "/dev/null"):
-        with pytest.raises(ValueError, match="no regular file"):
-            place_for(tmp_path / wrong)
+        with pytest.raises(ValueError, match="not a regular file"):
+            resolve_output(tmp_path / wrong)
     for wrong in ("missing/file", "file/inside"):
         with pytest.raises(FileNotFoundError, match="there is no folder"):
-            place_for(tmp_path / wrong)
-    assert place_for(tmp_path / "file") == place_for(tmp_path / "." / "file")
+            resolve_output(tmp_path / wrong)
+    assert resolve_output(tmp_path / "file") == resolve_output(tmp_path / "." / "file")

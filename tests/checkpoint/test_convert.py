@@ -107,12 +107,12 @@ def test_dtypes(stored: str, dtype: str | None, tmp_path: Path) -> None:
     "dtype, number, told",
     [
         ("float16", 65504, ""),
-        ("float16", 65520, "too large for float16"),
-        ("float16", -9e5, "too large for float16"),
+        ("float16", 65520, "overflow float16"),
+        ("float16", -9e5, "overflow float16"),
         (None, 9e5, ""),
         (None, np.nan, "not finite"),
-        (None, 1e30, "up to 1e+30, and no weight is beyond 1e+06"),
-        ("float16", 1e-9, "too small for float16"),
+        (None, 1e30, "up to 1e+30, and no weight exceeds 1e+06"),
+        ("float16", 1e-9, "underflow to zero in float16"),
         ("float32", np.inf, "not finite"),
         ("float16", np.nan, "not finite"),
     ],
@@ -188,7 +188,7 @@ def test_what_is_there_is_not_overwritten(hub_folder: Path, tmp_path: Path) -> N
     dest = tmp_path / "out"
     dest.mkdir()
     (dest / "mine").touch()
-    assert "is there already and not empty" in refusal(hub_folder, dest)
+    assert "exists and is not empty" in refusal(hub_folder, dest)
     assert [path.name for path in dest.iterdir()] == ["mine"]
 
 
@@ -197,18 +197,18 @@ def test_a_place_that_cannot_be_made_is_told_before_the_weights_are_read(
 ) -> None:
     monkeypatch.setattr("minivideococa.checkpoint.convert.read_weights", None)
     (tmp_path / "file").touch()
-    assert refusal(hub_folder, tmp_path / "file").startswith(
-        f"{tmp_path / 'file'}: is there already and is a file: "
-    )
+    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: exists and is a file: ")
     for place in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "out"):
         told = refusal(hub_folder, place, kind=PermissionError)
-        assert told == f"{place}: nothing can be written there; give another place"
+        assert told == f"{place}: cannot be written; give another place"
 
 
 def test_a_source_that_is_a_link_to_itself(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     told = refusal(tmp_path / "loop", tmp_path / "out", kind=FileNotFoundError)
-    assert told == f"{tmp_path / 'loop'}: Too many levels of symbolic links"
+    assert (
+        told == f"{tmp_path / 'loop'}: Too many levels of symbolic links; give a folder, or a file of weights"
+    )
 
 
 def test_interrupted(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,15 +225,19 @@ def test_wrong_sources(hub_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no such file or folder" in refusal(tmp_path / "absent", out, kind=FileNotFoundError)
     assert "float16 or float32" in refusal(hub_folder, out, "bfloat16")
-    assert "no such file" in refusal(
+    assert "neither a file nor the name" in refusal(
         GOLDEN / "coca.safetensors", out, config=tmp_path / "no.json", kind=FileNotFoundError
     )
     (tmp_path / "empty").mkdir()
-    assert "none of open_clip_model.safetensors, " in refusal(tmp_path / "empty", out, kind=FileNotFoundError)
+    assert "no weights: neither open_clip_model.safetensors, " in refusal(
+        tmp_path / "empty", out, kind=FileNotFoundError
+    )
     (hub_folder / "open_clip_config.json").write_text("{")
     assert "open_clip_config.json: not JSON" in refusal(hub_folder, out)
     (hub_folder / "open_clip_config.json").unlink()
-    assert "none of open_clip_config.json, config.json" in refusal(hub_folder, out, kind=FileNotFoundError)
+    assert "it has none of open_clip_config.json, config.json" in refusal(
+        hub_folder, out, kind=FileNotFoundError
+    )
     assert not out.exists()
 
 
@@ -254,10 +258,10 @@ def test_files_that_are_no_weights(data: bytes, told: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "pickled, told",
     [
-        (b"N", "no state dict is in it"),
-        (b"}", "no state dict is in it"),
-        (b"}X\1\0\0\0aI1\ns", "'a' is no tensor"),
-        (b"}X\x0a\0\0\0state_dict]s", "no state dict is in it"),
+        (b"N", "holds no state dict"),
+        (b"}", "holds no state dict"),
+        (b"}X\1\0\0\0aI1\ns", "'a' is not a tensor"),
+        (b"}X\x0a\0\0\0state_dict]s", "holds no state dict"),
         (b"cos\nsystem\n", "asks for os.system"),
     ],
 )

@@ -1,5 +1,6 @@
 """Weights that are hostile or damaged: one line that names the file, at once, and nothing is written."""
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -53,26 +54,42 @@ HASHED = {
 }
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """What `convert` says of each pickle, in one process of their own: unchecked, some never end, and some crash.
+
+    It writes each answer at once, so that those before a crash or a timeout are there.
+    """
+    folder = tmp_path_factory.mktemp("pickles")
+    cases = [(opcode, key) for opcode in HASHED for key in KEYS]
+    for i, (opcode, key) in enumerate(cases):
+        write_zip(folder / f"{i}.bin", b"\x80\x02" + HASHED[opcode](KEYS[key]) + b".", {})
+    code = """if True:
+        import sys
+        from minivideococa.checkpoint.convert import convert
+        for i in range(int(sys.argv[1])):
+            try:
+                convert(f"{sys.argv[2]}/{i}.bin", f"{sys.argv[2]}/out", config=sys.argv[3])
+            except ValueError as error:
+                print(error, flush=True)
+    """
+    with open(folder / "answers", "w") as output, contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            [sys.executable, "-c", code, str(len(cases)), folder, CONFIG],
+            stdout=output,
+            timeout=60,
+            check=False,
+        )
+    return dict(zip(cases, (folder / "answers").read_text().splitlines()))
+
+
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("opcode", HASHED)
-def test_no_key_is_hashed_but_text_and_numbers(key: str, opcode: str, tmp_path: Path) -> None:
-    """In a process of its own: without the check some of these never end, and some crash."""
-    path = write_zip(tmp_path / "w.bin", b"\x80\x02" + HASHED[opcode](KEYS[key]) + b".", {})
-    code = (
-        "import sys; from minivideococa.checkpoint.convert import convert; "
-        "convert(*sys.argv[1:3], config=sys.argv[3])"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code, path, tmp_path / "out", CONFIG],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    last = run.stderr.splitlines()[-1]
-    assert (
-        last.startswith("ValueError: ") and "w.bin: not a readable PyTorch file" in last and "refused" in last
-    )
+def test_only_strings_and_numbers_are_hashed(
+    opcode: str, key: str, answers: dict[tuple[str, str], str]
+) -> None:
+    answer = answers[opcode, key]
+    assert ".bin: not a readable PyTorch file" in answer and "refused" in answer
 
 
 def test_an_ordered_dict_of_pairs_hashes_none_of_them(tmp_path: Path) -> None:
@@ -124,9 +141,7 @@ def test_a_place_that_is_no_whole_number(
     monkeypatch.setattr("test_unpickler.dump", dump_floats)
     path = torch_file(tmp_path / "w.bin", "visual.proj", change)
     told = refusal(path, tmp_path / "out", config=CONFIG)
-    assert (
-        "w.bin: not a readable PyTorch file: a tensor's offset, size or stride is not a whole number" in told
-    )
+    assert "w.bin: not a readable PyTorch file: a tensor's offset, shape or stride is not an integer" in told
 
 
 def test_the_stride_of_a_single_row_does_not_matter(tmp_path: Path) -> None:
@@ -151,8 +166,8 @@ def test_absurdly_large_weights(name: str, factor: float, tmp_path: Path) -> Non
     weights = load_file(folder / "model.safetensors")
     save_file(weights | {name: weights[name].astype("f4") * np.float32(factor)}, folder / "model.safetensors")
     told = refusal(folder, tmp_path / "out")
-    assert str(folder / "model.safetensors") in told and f"{name} holds numbers up to " in told
-    with pytest.raises(ValueError, match="no weight is beyond 1e\\+06"):
+    assert str(folder / "model.safetensors") in told and f"{name} has values up to " in told
+    with pytest.raises(ValueError, match="no weight exceeds 1e\\+06"):
         load(folder)
 
 
@@ -162,7 +177,7 @@ def test_weights_that_float16_cannot_tell_from_zero(tmp_path: Path) -> None:
         weights | {"visual.proj": weights["visual.proj"] * np.float32(1e-9)}, tmp_path / "w.safetensors"
     )
     told = refusal(tmp_path / "w.safetensors", tmp_path / "out", dtype="float16", config=CONFIG)
-    assert "w.safetensors: visual.proj holds nothing but numbers too small for float16" in told
+    assert "w.safetensors: visual.proj would underflow to zero in float16" in told
     assert not (tmp_path / "out").exists()
     load(convert(tmp_path / "w.safetensors", tmp_path / "out", config=CONFIG))
 
@@ -199,7 +214,7 @@ def test_bytes_that_changed_in_transfer(sharded: bool, tmp_path: Path) -> None:
     told = refusal(snapshot, tmp_path / "out")
     assert (
         told
-        == f"{snapshot / file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+        == f"{snapshot / file}: its SHA-256 is not the one that the hub announced: remove {blob} and download it again"
     )
     assert not (tmp_path / "out").exists()
 

@@ -147,7 +147,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("a file")
     (tmp_path / "c").mkdir()  # an empty folder is no obstacle
     for name in "ab":
-        with pytest.raises(ValueError, match="is there already") as message:
+        with pytest.raises(ValueError, match="exists and is") as message:
             write_checkpoint(tmp_path / name, CONFIG, {})
         assert str(tmp_path / name) in str(message.value)
     write_checkpoint(tmp_path / "c", CONFIG, random_tensors())
@@ -169,7 +169,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     assert "a file, not a checkpoint folder" in complaint(tmp_path / "file")
     folder = tmp_path / "folder"
     folder.mkdir()
-    assert "config.json is not there" in complaint(folder)
+    assert "config.json is missing" in complaint(folder)
     (folder / "open_clip_config.json").write_text("{}")
     assert "minivideococa convert" in complaint(folder)
     for text in (b"", b"{", b"\xff\xfe", b"not json"):
@@ -186,7 +186,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(safetensors_bytes({"a": ("F32", (1,), b"\0" * 4)}))
     assert "missing: visual.conv1.weight" in complaint(folder)
     (folder / "model.safetensors").unlink()
-    assert "model.safetensors is not there" in complaint(folder)
+    assert "model.safetensors is missing" in complaint(folder)
 
 
 def test_wrong_dtype(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_embedded_checkpoint_is_found(tmp_path: Path, place: str) -> None:
     installed = Path(sys.modules["minivideococa"].__file__).parent
     for folder in ("checkpoint", "model"):
         shutil.copytree(installed / folder, package / folder)
-    for module in ("output.py", "inputs.py", "resources.py"):
+    for module in ("inputs.py", "output.py", "progress.py", "resources.py", "terminal.py"):
         shutil.copy(installed / module, package)
     (package / "__init__.py").touch()
     above = {"wheel": package, "checkout": tmp_path, "nowhere": tmp_path / "elsewhere"}[place]
@@ -211,7 +211,7 @@ def test_embedded_checkpoint_is_found(tmp_path: Path, place: str) -> None:
     code = "from minivideococa.checkpoint.folder import embedded_checkpoint; print(embedded_checkpoint())"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     if place == "nowhere":
-        assert "the embedded checkpoint is not there" in run.stderr
+        assert "the embedded checkpoint is missing" in run.stderr
     else:
         assert Path(run.stdout.strip()) == tiny
 

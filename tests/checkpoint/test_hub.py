@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,11 +14,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from forked import run
 from safetensors.numpy import load_file
 from test_tokenizer import word_level
 
 from minivideococa.checkpoint import hub
-from minivideococa.checkpoint.folder import read_record
+from minivideococa.checkpoint.folder import read_origin
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
 MODEL_CFG = json.loads((GOLDEN / "coca.json").read_text())
@@ -165,11 +164,25 @@ def server() -> Iterator[ThreadingHTTPServer]:
         one.requests, one.stored, one.resumed, one.breaks, one.lists = [], {}, [], 0, True
         one.portal = False
         one.repositories = dict(REPOSITORIES)
-        threading.Thread(target=one.serve_forever, daemon=True).start()
+        threading.Thread(target=one.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     for one in (server, storage):
         one.shutdown()
         one.server_close()
+
+
+FETCH = """
+import sys
+from minivideococa.checkpoint.hub import fetch
+for spec in sys.argv[1:]:
+    try:
+        print(fetch(spec))
+    except (ValueError, OSError) as error:
+        print("refused:", error)
+"""
+NO_SLEEP = (
+    "import time; time.sleep = lambda seconds: None\n"  # huggingface_hub waits a second before it retries
+)
 
 
 def fetch(
@@ -177,49 +190,29 @@ def fetch(
     tmp_path: Path,
     *specs: str,
     raises: bool = False,
-    code: str = "",
+    code: str = FETCH,
     **environment: str,
 ) -> list[str]:
-    """`hub.fetch` of each spec in a new process, as the address is read at import: folders or messages.
+    """Call `hub.fetch` for each spec in a new process, which reads its environment at import. Return folders or messages.
 
-    With `raises`, ValueError with all that the process says if one cannot be fetched.
+    With `raises`, raise ValueError with all output if one cannot be fetched.
     """
-    code = (
-        code
-        or """if True:
-        import sys
-        from minivideococa.checkpoint.hub import fetch
-        for spec in sys.argv[1:]:
-            try:
-                print(fetch(spec))
-            except (ValueError, OSError) as error:
-                print("refused:", error)
-    """
-    )
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("HF_") and "PROXY" not in name.upper()
     }
-    run = subprocess.run(
-        [sys.executable, "-c", code, *specs],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(hub.__file__).parents[2],
-        env=clean
-        | {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"),
-        }
-        | environment,
-    )
-    if raises and "refused" in run.stdout:
-        raise ValueError(run.stderr + run.stdout.removeprefix("refused: "))
-    return run.stdout.splitlines()
+    ours = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"),
+    }
+    result = run(code, list(specs), clean | ours | environment)
+    if raises and "refused" in result.stdout:
+        raise ValueError(result.stderr + result.stdout.removeprefix("refused: "))
+    return result.stdout.splitlines()
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -281,7 +274,7 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
         "give hf-hub:OWNER/NAME",
         "give hf-hub:OWNER/NAME",
         "hf-hub:owner/na--me: ",
-        "hf-hub:owner/broken: it cannot be fetched: ",
+        "hf-hub:owner/broken: it cannot be downloaded: ",
         "hf-hub:owner/shards: shards without their index are in",
     ]
     lines = fetch(server, tmp_path, *specs)
@@ -293,7 +286,7 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
 
 def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.storage.breaks = 2
-    (line,) = fetch(server, tmp_path, "owner/pickle")
+    (line,) = fetch(server, tmp_path, "owner/pickle", code=NO_SLEEP + FETCH)
     assert (
         server.storage.breaks == 0
         and sum(request.startswith("GET") for request in server.storage.requests) == 3
@@ -361,20 +354,19 @@ def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: P
     fetch(server, tmp_path, "owner/parts")  # the second shard is not there
     (told,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
     assert (
-        told
-        == f"refused: hf-hub:owner/parts: {names[1]} was not fetched before, and the hub cannot be reached now"
+        told == f"refused: hf-hub:owner/parts: {names[1]} is not in the cache, and the hub cannot be reached"
     )
 
 
 def test_a_log_in_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.portal = True
     (told,) = fetch(server, tmp_path, "owner/both")
-    assert told.startswith("refused: hf-hub:owner/both: the answer is not the hub's")
+    assert told.startswith("refused: hf-hub:owner/both: the answer does not come from the hub")
 
 
 def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     for line, commit in zip(fetch(server, tmp_path, "owner/both@a/b", "owner/both@a--b"), "cd", strict=True):
-        assert read_record(Path(line) / "model.safetensors")["revision"] == commit * 40
+        assert read_origin(Path(line) / "model.safetensors")["revision"] == commit * 40
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint.config import parse_config
-from minivideococa.checkpoint.table import check, nest, parameter_shapes
+from minivideococa.checkpoint.table import check_tensors, nest, parameter_shapes
 from minivideococa.model.config import Config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
@@ -79,8 +79,8 @@ def test_without_ln_pre() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_check_accepts_what_fits(dtype: str) -> None:
     tensors = arrays(config(), dtype)
-    check(tensors, config(), "file")
-    check(tensors | {"logit_scale": np.zeros(1, dtype)}, config(), "file")
+    check_tensors(tensors, config(), "file")
+    check_tensors(tensors | {"logit_scale": np.zeros(1, dtype)}, config(), "file")
 
 
 def test_check_lists_all_that_is_wrong_at_once() -> None:
@@ -91,7 +91,7 @@ def test_check_lists_all_that_is_wrong_at_once() -> None:
     tensors["logit_scale"] = np.zeros(2, "f4")
     tensors["text.token_embedding.weight"] = np.zeros((5, 2), "i8")
     with pytest.raises(ValueError) as error:
-        check(tensors, config(), "some/file")
+        check_tensors(tensors, config(), "some/file")
     assert str(error.value) == (
         "some/file: the tensors do not fit the configuration: missing: visual.proj, text.cls_emb; "
         "unexpected: logit_bias; misshapen: visual.conv1.weight [3, 3, 2, 3], not [3, 3, 2, 2], "
@@ -101,7 +101,7 @@ def test_check_lists_all_that_is_wrong_at_once() -> None:
 
 def test_check_cuts_long_lists() -> None:
     with pytest.raises(ValueError, match=r"missing: (\S+, ){8}\.\.\. and \d+ more$"):
-        check({}, config(), "file")
+        check_tensors({}, config(), "file")
 
 
 def test_nest() -> None:
