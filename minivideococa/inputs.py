@@ -1,7 +1,7 @@
 """Checked reading of the files that a user names.
 
-Errors are one line: which file, what is wrong, and a hint what to give instead. Only regular files are opened, because
-reading a FIFO or a device may never end.
+Errors are one line: which file, what is wrong, and a hint what to give instead. Only regular files are
+opened, because reading a FIFO or a device may never end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .resources import require_memory
 def path_name(path: Any, hint: str, name: str = "path") -> str:
     """Return a path as a str. `name` is the argument's name in the message.
 
-    Raises ValueError for what no file system accepts: another type, an empty string, NUL, characters that cannot be encoded.
+    Raises ValueError for what no file system accepts: another type, an empty string, NUL, characters that
+    cannot be encoded.
     """
     try:
         path = os.fspath(path)
@@ -32,7 +33,7 @@ def path_name(path: Any, hint: str, name: str = "path") -> str:
 
 
 def require_exists(path: str, kind: str, hint: str) -> None:
-    """Raise FileNotFoundError or PermissionError unless something is at `path`; the message calls it `kind`."""
+    """Raise FileNotFoundError or PermissionError unless `path` exists. The message calls it `kind`."""
     try:
         os.stat(path)
     except PermissionError:
@@ -47,7 +48,8 @@ def require_exists(path: str, kind: str, hint: str) -> None:
 def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
     """Return `path` as a Path if it is a readable regular file. `hint` tells the user what to give instead.
 
-    Raises FileNotFoundError, PermissionError, IsADirectoryError, or ValueError for a FIFO, a device or an invalid name.
+    Raises FileNotFoundError, PermissionError, IsADirectoryError, or ValueError for a FIFO, a device or an
+    invalid name.
     """
     name = path_name(path, hint)
     require_exists(name, "file", hint)
@@ -82,7 +84,7 @@ def read_json(path: str | os.PathLike[str], hint: str) -> Any:
 
 
 def parse_json(text: str, source: str, hint: str) -> Any:
-    """Return the value of a JSON text. `source` names the text in the message. Raises ValueError if it is not JSON."""
+    """Return the value of a JSON text, which messages call `source`. Raises ValueError if it is not JSON."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
@@ -96,6 +98,6 @@ def parse_json(text: str, source: str, hint: str) -> Any:
 
 
 def join_names(names: Sequence[str], limit: int = 8) -> str:
-    """Return the first names of a file's entries and the number of the others on one line, unprintable ones escaped."""
+    """Return the first names, and the number of the others, on one line. Unprintable names are escaped."""
     rest = f", ... and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + rest

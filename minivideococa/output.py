@@ -1,8 +1,8 @@
 """Atomic output: a file or folder is written beside its destination and moved there when it is complete.
 
-Unfinished work is a file or folder `.partial-XXXXXXXX.work` beside a lock file `.partial-XXXXXXXX`. The process that
-writes it holds a lock on the lock file, which the system releases when the process ends. Whoever writes in the same
-folder later removes unfinished work without a lock.
+Unfinished work is a file or folder `.partial-XXXXXXXX.work` beside a lock file `.partial-XXXXXXXX`. The
+process that writes it holds a lock on the lock file, which the system releases when the process ends. Whoever
+writes in the same folder later removes unfinished work without a lock.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ABANDONED_AFTER = 24 * 3600  # seconds, where files cannot be locked
 
 
 def resolve_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()) -> Path:
-    """Return the destination of an output file, with links resolved. Call it before the work that produces the file.
+    """Return the destination of an output file, with links resolved. Call it before the work starts.
 
-    Raises FileNotFoundError if the folder does not exist, and ValueError if the destination is something other than a
-    regular file, is one of `inputs`, or lies in a folder that is one of `inputs`.
+    Raises FileNotFoundError if the folder does not exist, and ValueError if the destination is something
+    other than a regular file, is one of `inputs`, or lies in a folder that is one of `inputs`.
     """
     destination = Path(path).resolve()
     if not destination.parent.is_dir():
@@ -43,7 +43,8 @@ def resolve_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathL
 def json_text(data: Any) -> str:
     """Return JSON on one line, as text that UTF-8 can encode. Raises ValueError for NaN and infinity.
 
-    Non-ASCII letters are kept, unless a string has surrogates (half a pair, or a byte of an undecodable file name).
+    Non-ASCII letters are kept, unless a string has surrogates (half a pair, or a byte of an undecodable file
+    name).
     """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     return text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(data)
@@ -51,10 +52,10 @@ def json_text(data: Any) -> str:
 
 @contextmanager
 def atomic_write(destination: Path) -> Iterator[Path]:
-    """Yield a path at which to make a file or folder, and move it to `destination` when the `with` block ends.
+    """Yield a path for a new file or folder, and move it to `destination` when the `with` block ends.
 
-    If the block raises, what it made is removed and `destination` is unchanged. Raises OSError if nothing can be
-    written beside `destination`.
+    If the block raises, what it made is removed and `destination` is unchanged. Raises OSError if nothing can
+    be written beside `destination`.
     """
     with _unfinished(destination.parent) as partial, _errors_name(partial, destination):
         yield partial
@@ -65,11 +66,12 @@ def atomic_write(destination: Path) -> Iterator[Path]:
 def atomic_folder(
     folder: str | os.PathLike[str], is_same: Callable[[Path, Path], bool] | None = None
 ) -> Iterator[Path]:
-    """Yield an empty folder to fill, and move it to `folder` when the `with` block ends. Parents are made as needed.
+    """Yield an empty folder to fill, and move it to `folder` when the `with` block ends. Make its parents.
 
-    An existing empty `folder` is not replaced but filled at the end: it may be a mount point or a working directory.
-    Raises ValueError if `folder` is not empty, at the start or at the end, and OSError if it cannot be written. With
-    `is_same`, a folder that another process has put there in the meantime is accepted if `is_same(theirs, ours)`.
+    An existing empty `folder` is not replaced but filled at the end: it may be a mount point or a working
+    directory. Raises ValueError if `folder` is not empty, at the start or at the end, and OSError if it
+    cannot be written. With `is_same`, a folder that another process has put there in the meantime is accepted
+    if `is_same(theirs, ours)`.
     """
     folder, destination = Path(folder), Path(folder).resolve()
     if not is_same:
@@ -103,7 +105,7 @@ def _move_folder(partial: Path, destination: Path, fill: bool) -> None:
 
 
 def require_empty(folder: Path) -> None:
-    """Raise ValueError unless `folder` does not exist or is an empty folder. Unfinished work does not count."""
+    """Raise ValueError unless `folder` does not exist or is empty. Unfinished work does not count."""
     if folder.is_file():
         raise ValueError(f"{folder}: exists and is a file: give another name, or remove it first")
     if folder.exists() and not (folder.is_dir() and all(map(UNFINISHED.fullmatch, os.listdir(folder)))):
@@ -111,14 +113,14 @@ def require_empty(folder: Path) -> None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether entries can be made in `folder`, or if it does not exist in its nearest existing parent."""
+    """Return whether files can be made in `folder`, or if it does not exist, in its nearest parent."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
-    """Yield a path in `folder` for unfinished work, which is removed at the end. Remove abandoned work first."""
+    """Yield a path in `folder` for unfinished work, removed at the end. Remove abandoned work first."""
     try:
         for name in os.listdir(folder):
             if LOCK_FILE.fullmatch(name):
@@ -160,7 +162,7 @@ def _errors_name(partial: Path, destination: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(lock_file: Path) -> None:
-    """Remove unfinished work that no process has locked; where files cannot be locked, work that is a day old."""
+    """Remove unfinished work without a lock; where files cannot be locked, work that is a day old."""
     try:
         lock = _lock(lock_file, wait=False)
         if lock is not None or time.time() - lock_file.stat().st_mtime > ABANDONED_AFTER:
@@ -181,7 +183,7 @@ def _remove(lock_file: Path) -> None:
 
 
 def _lock(path: str | Path, wait: bool = True) -> int | None:
-    """Lock a file or folder. Return the descriptor that holds the lock, or None where locking is not supported.
+    """Lock a file or folder. Return the descriptor that holds the lock, None where it cannot be locked.
 
     Raises BlockingIOError if another process holds the lock and `wait` is False.
     """

@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Control groups, version 2 and version 1: the folder, and the names of the limit, of the usage, and of the part of the
-# usage that is page cache and is reclaimed on demand.
+# Control groups, versions 2 and 1: the folder, and the names of the limit, the usage, and the page cache in
+# this usage, which is reclaimed on demand.
 CONTROL_GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -18,8 +18,8 @@ CONTROL_GROUPS = (
 def available_memory() -> int | None:
     """Return the memory in bytes that this process can still allocate; None if the system does not report it.
 
-    The smallest of three: the memory available on the machine, what the limit of the control group (a container)
-    leaves, and what the limit of the address space (`ulimit -v`) leaves.
+    The smallest of three: the memory available on the machine, what the limit of the control group (a
+    container) leaves, and what the limit of the address space (`ulimit -v`) leaves.
     """
     machine = _machine_memory()
     return None if machine is None else min([machine, *_control_group_memory(), *_address_space()])
@@ -68,14 +68,16 @@ def require_memory(required: int, task: str, hint: str) -> None:
     available = available_memory()
     if available is not None and required > available:
         raise ValueError(
-            f"{task} needs {format_bytes(required)} of memory, and {format_bytes(available)} are available; {hint}"
+            f"{task} needs {format_bytes(required)} of memory, and {format_bytes(available)} are available; "
+            f"{hint}"
         )
 
 
 def require_memory_for(count: int, required: Callable[[int], int], task: str, unit: str) -> None:
-    """Raise ValueError, one line, unless `required(count)` bytes are available. The message says how many items would fit.
+    """Raise ValueError, one line, unless `required(count)` bytes are available. It says how many would fit.
 
-    `required` is an increasing function from a number of items to bytes; `unit` is the name of the items, in the plural.
+    `required` is an increasing function from a number of items to bytes; `unit` is the name of the items, in
+    the plural.
     """
     available = available_memory()
     if available is not None and required(count) > available:

@@ -1,4 +1,4 @@
-"""Unfinished work: two processes that write the same thing both succeed, and a killed one leaves no harm."""
+"""Concurrent and killed processes: two that write the same output succeed, and abandoned work is removed."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def names(folder: Path) -> set[str]:
 
 
 def run_together(code: str, *arguments: str | Path, **environment: str) -> list[str]:
-    """Run code in two processes that call `ready()` where they shall go on at the same time. Return what they print."""
+    """Run code in two processes, which wait for each other in `ready()`. Return their output."""
     ready = "def ready():\n    print('ready', flush=True)\n    sys.stdin.readline()\n"
     both = [start(SAME_PID + "\n" + ready + code, *arguments, **environment) for _ in range(2)]
     assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
@@ -109,7 +109,7 @@ UNFINISHED = """if True:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
-def test_what_a_killed_process_left_is_removed(tmp_path: Path, kind: str) -> None:
+def test_work_of_a_killed_process_is_removed(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "place"
     if kind == "empty folder":
         place.mkdir()
@@ -121,7 +121,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, kind: str) -> Non
     assert names(tmp_path) == {"place"} and (kind == "file" or names(place) == {"whole"})
 
 
-def test_an_interrupted_conversion_does_not_refuse_the_next(tmp_path: Path) -> None:
+def test_conversion_after_an_interrupted_one(tmp_path: Path) -> None:
     (tmp_path / "dest").mkdir()
     start(UNFINISHED, tmp_path / "dest", "folder", "is killed").communicate(timeout=60)
     assert names(convert(embedded_checkpoint(), tmp_path / "dest")) == {
@@ -132,7 +132,7 @@ def test_an_interrupted_conversion_does_not_refuse_the_next(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_the_work_of_a_living_process_stays(tmp_path: Path, kind: str) -> None:
+def test_work_of_a_running_process_stays(tmp_path: Path, kind: str) -> None:
     living = start(UNFINISHED, tmp_path / "theirs", kind, "waits")
     assert living.stdout.readline() == "begun\n"
     os.utime(next(path for path in tmp_path.iterdir() if path.suffix != ".work"), (0, 0))  # however old it is
@@ -142,9 +142,7 @@ def test_the_work_of_a_living_process_stays(tmp_path: Path, kind: str) -> None:
     assert living.returncode == 0 and names(tmp_path) == {"ours", "theirs"}
 
 
-def test_where_files_cannot_be_locked_the_age_decides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_old_work_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     def fail(*arguments: object) -> None:
@@ -170,23 +168,23 @@ def test_where_files_cannot_be_locked_the_age_decides(
     ],
 )
 @pytest.mark.parametrize("write", [atomic_write, atomic_folder])
-def test_a_full_disk_names_what_the_user_wanted_written(tmp_path: Path, write, error) -> None:
+def test_full_disk_names_the_destination(tmp_path: Path, write, error) -> None:
     with (
-        pytest.raises(OSError, match="No space left on device") as told,
+        pytest.raises(OSError, match="No space left on device") as caught,
         write(tmp_path / "wanted") as partial,
     ):
         raise error(partial)
-    assert str(tmp_path / "wanted") in str(told.value) and ".partial" not in str(told.value)
+    assert str(tmp_path / "wanted") in str(caught.value) and ".partial" not in str(caught.value)
     assert names(tmp_path) == set()
 
 
-def test_a_cache_that_cannot_be_written_names_both_ways_out(tmp_path: Path) -> None:
+def test_unwritable_cache_names_both_options(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="--cache or MINIVIDEOCOCA_CACHE, or --no-cache"):
         cache.put(tmp_path / "file" / "cache", ["facts"], {"array": np.zeros(1)})
 
 
-def test_a_fifo_in_the_cache_is_not_opened(tmp_path: Path) -> None:
+def test_fifo_in_the_cache_is_not_opened(tmp_path: Path) -> None:
     cache.put(tmp_path, ["facts"], {"array": np.ones(1)})
     file = next(tmp_path.iterdir())
     file.unlink()

@@ -1,4 +1,4 @@
-"""Checkpoints: names, shapes and configuration of a model, and reading, converting and downloading its weights.
+"""Checkpoints: a model's configuration and tensors, and reading, converting and downloading them.
 
 config      the configuration, in open_clip's layout
 table       the names and shapes of all tensors
@@ -34,13 +34,14 @@ def load(
 ) -> VideoCoCa:
     """Load a model in `dtype`: "float32" or "float64".
 
-    `source` is a checkpoint folder, "hf-hub:OWNER/NAME" or "hf-hub:OWNER/NAME@REVISION" for a repository that is
-    downloaded and converted once, or None for the embedded checkpoint. A model without a tokenizer.json accepts token ids
-    only. `model.origin` says where the weights came from. `progress` counts the tensors of a conversion.
+    `source` is a checkpoint folder, "hf-hub:OWNER/NAME" or "hf-hub:OWNER/NAME@REVISION" for a repository that
+    is downloaded and converted once, or None for the embedded checkpoint. A model without a tokenizer.json
+    accepts token ids only. `model.origin` says where the weights came from. `progress` counts the tensors of
+    a conversion.
 
-    Raises FileNotFoundError, PermissionError or IsADirectoryError for a folder or a file that cannot be read; ValueError
-    for an invalid name, a folder that is not a checkpoint, files that do not fit each other or the memory, weights with
-    values that are not finite, and a repository that cannot be downloaded.
+    Raises FileNotFoundError, PermissionError or IsADirectoryError for a folder or a file that cannot be read;
+    ValueError for an invalid name, a folder that is not a checkpoint, files that do not fit each other or the
+    memory, weights with values that are not finite, and a repository that cannot be downloaded.
     """
     from .folder import WEIGHTS, embedded_checkpoint, read_checkpoint, read_origin
     from .released import weights_caveat
@@ -62,7 +63,7 @@ def load(
 
 
 def assemble(config: Config, params: dict[str, Any], tokenizer: Tokenizer | None = None) -> VideoCoCa:
-    """Return a model of these parameters, a tree as `table.nest` makes it, with the package's reader and preprocessing."""
+    """Return a model with this package's video reader and preprocessing. `params`: see `table.nest`."""
     from ..model.videococa import VideoCoCa
 
     return VideoCoCa(config, params, tokenizer)

@@ -1,10 +1,10 @@
 """The configuration of a CoCa in open_clip's layout, and how it becomes a `Config`.
 
 A `config.json` is `{"model_cfg": {...}, "preprocess_cfg": {...}}`. A bare model_cfg (open_clip's own
-model_configs/*.json, with `embed_dim` at the top level) is accepted too. The tables below list every field with its
-default and its valid values. Defaults are those of open_clip 3.3.0 (CLIPVisionCfg, CLIPTextCfg, MultimodalCfg and
-PreprocessCfg). Fields that open_clip's CoCa accepts and never uses are accepted; unknown fields, and values that ask for
-something this package does not implement, are errors that name the field.
+model_configs/*.json, with `embed_dim` at the top level) is accepted too. The tables below list every field
+with its default and its valid values. Defaults are those of open_clip 3.3.0 (CLIPVisionCfg, CLIPTextCfg,
+MultimodalCfg and PreprocessCfg). Fields that open_clip's CoCa accepts and never uses are accepted; unknown
+fields, and values that ask for something this package does not implement, are errors that name the field.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Field(NamedTuple):
     )
 
 
-# Far above any real model, so that sizes computed from them stay small enough to compare with those of the weights.
+# Far above any real model. Sizes computed from them stay small enough to compare with those of the weights.
 MAX_SIZE, MAX_LAYERS, MAX_RATIO, MAX_PIXEL = 2**24, 2**10, 2**10, 1e6
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
 def integer(default: int | None = None, minimum: int = 1, maximum: int = MAX_SIZE) -> Field:
-    """An integer within bounds. Without a default the field is required."""
+    """Return the field of an integer within bounds. Without a default it is required."""
     return Field(
         default,
         lambda value: type(value) is int and minimum <= value <= maximum,
@@ -49,7 +49,7 @@ def integer(default: int | None = None, minimum: int = 1, maximum: int = MAX_SIZ
 
 
 def ratio(default: float) -> Field:
-    """A positive number."""
+    """Return the field of a positive number."""
     return Field(
         default,
         lambda value: _is_number(value) and 0 < value <= MAX_RATIO,
@@ -58,7 +58,7 @@ def ratio(default: float) -> Field:
 
 
 def pixels(default: int) -> Field:
-    """The side of a square in pixels: n or [n, n]."""
+    """Return the field of a square's side in pixels: n or [n, n]."""
     return Field(
         default,
         lambda value: type(_side(value)) is int and 0 < _side(value) <= MAX_SIZE,
@@ -67,7 +67,7 @@ def pixels(default: int) -> Field:
 
 
 def channels(default: tuple[float, ...], minimum: float) -> Field:
-    """A number for each of the three colour channels, or one for all."""
+    """Return the field of a number for each of the three colour channels, or one for all."""
     return Field(
         default,
         lambda value: (
@@ -79,22 +79,22 @@ def channels(default: tuple[float, ...], minimum: float) -> Field:
 
 
 def boolean(default: bool = False) -> Field:
-    """True or false."""
+    """Return the field of true or false."""
     return Field(default, lambda value: isinstance(value, bool), "expected true or false")
 
 
 def string(default: str | None = None) -> Field:
-    """A string or null."""
+    """Return the field of a string or null."""
     return Field(default, lambda value: value is None or isinstance(value, str), "expected a string")
 
 
 def section(default: Section | None = None) -> Field:
-    """A section {...}. Without a default it is required."""
+    """Return the field of a section {...}. Without a default it is required."""
     return Field(default, lambda value: isinstance(value, dict), "expected a section {...}")
 
 
 def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
-    """One of the supported values, by default the first. Types must be equal as well: 1 is not true.
+    """Return the field of one of the supported values, by default the first. 1 is not the same as true.
 
     `unsupported` names what other values ask for. A `default` that is given is one of these.
     """
@@ -107,7 +107,7 @@ def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
 
 
 def ignored() -> Field:
-    """Any value: the field has no effect on inference."""
+    """Return the field of any value, which has no effect on inference."""
     return Field(None, lambda value: True, "")
 
 
@@ -236,7 +236,7 @@ class _Sections(NamedTuple):
 
 
 def parse_config(source: Section, name: str = "config") -> Config:
-    """Return the configuration in `source`, a parsed config.json or model_cfg. `name` is its name in messages.
+    """Return the configuration in `source`, a parsed config.json or model_cfg. Messages call it `name`.
 
     Raises ValueError: one line with every field that is missing, invalid, unknown or unsupported.
     """
@@ -273,7 +273,7 @@ class _Reader:
         self.malformed = False  # whether a value cannot be compared with others
 
     def read(self, prefix: str, values: Section | None, fields: dict[str, Field]) -> Section:
-        """Return every field of a section. `values` is None for a section that is missing, which is reported already."""
+        """Return every field of a section. `values` is None for a missing one, which is reported already."""
         if values is None:
             return {name: field.default for name, field in fields.items()}
         if unknown := [prefix + name for name in values if name not in fields]:
@@ -407,7 +407,7 @@ def _wrong_widths(sections: _Sections) -> Iterator[str]:
         yield f"multimodal_cfg.width {decoder['width']} is not embed_dim {E}"
     form = vision["attentional_pool"]
     if isinstance(form, str) and vision["width"] != E:  # ln_post comes before the poolers
-        yield f"vision_cfg.width {vision['width']} is not embed_dim {E}, which attentional_pool {form} requires"
+        yield f"vision_cfg.width {vision['width']} is not embed_dim {E}, as attentional_pool {form} requires"
     for name, tower in (("vision_cfg", vision), ("text_cfg", text)):
         if int(tower["width"] * tower["mlp_ratio"]) < 1:
             yield f"{name}.mlp_ratio {tower['mlp_ratio']:g} gives an MLP of width 0"
@@ -443,7 +443,7 @@ def _side(value: Any) -> Any:
 
 
 def _channels(value: Any, default: tuple[float, ...]) -> tuple[Any, ...]:
-    """Return one number per channel. As in open_clip, a single number is used for all three, and 0 is the default."""
+    """Return one number per channel. As in open_clip, a number is for all three, and 0 is the default."""
     if isinstance(value, list | tuple):
         return tuple(value)
     return default if _is_number(value) and value == 0 else (value,) * 3

@@ -1,7 +1,7 @@
 """Conversion of open_clip's CoCa weights to a checkpoint folder.
 
-The source is a downloaded repository, another checkpoint folder, or a file of weights, such as a training checkpoint.
-See `sources` for the files, and `released` for weights without a configuration.
+The source is a downloaded repository, another checkpoint folder, or a file of weights, such as a training
+checkpoint. See `sources` for the files, and `released` for weights without a configuration.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ def convert(
 ) -> Path:
     """Convert `source`, a folder or a file of weights, to the checkpoint folder `dest`, and return its path.
 
-    `config` is a configuration file, or the name of a configuration that comes with the package: "coca_ViT-B-32" or
-    "coca_ViT-L-14". By default it is the configuration in the source folder; if there is none, the one of these two that
-    has the shapes of all tensors, with a warning that names it. `dtype` is "float16" or "float32"; None keeps the dtype of
-    each tensor, except that bfloat16 becomes float32. `dest` gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise
-    the tokenizer.json of the source, if there is one. `progress` counts tensors.
+    `config` is a configuration file, or the name of a configuration that comes with the package:
+    "coca_ViT-B-32" or "coca_ViT-L-14". By default it is the configuration in the source folder; if there is
+    none, the one of these two that has the shapes of all tensors, with a warning that names it. `dtype` is
+    "float16" or "float32"; None keeps the dtype of each tensor, except that bfloat16 becomes float32. `dest`
+    gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise the tokenizer.json of the source, if there is
+    one. `progress` counts tensors.
 
-    Raises FileNotFoundError for a missing file; PermissionError for one that cannot be read, or if `dest` cannot be
-    written; ValueError if `dest` is not empty, the configuration is not supported, the weights do not fit it or are
-    damaged, or a value is out of the range of `dtype`.
+    Raises FileNotFoundError for a missing file; PermissionError for one that cannot be read, or if `dest`
+    cannot be written; ValueError if `dest` is not empty, the configuration is not supported, the weights do
+    not fit it or are damaged, or a value is out of the range of `dtype`.
     """
-    if not (dtype is None or isinstance(dtype, str) and dtype in ("float16", "float32")):
+    if not (dtype is None or (isinstance(dtype, str) and dtype in ("float16", "float32"))):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
     source = _existing(source)
     dest = _free(dest)
@@ -175,7 +176,7 @@ def _origin(weights: Path) -> dict[str, str]:
         blob = file.resolve()
         if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != actual:
             raise ValueError(
-                f"{file}: its SHA-256 is not the one that the hub announced: remove {blob} and download it again"
+                f"{file}: its SHA-256 is not what the hub announced: remove {blob} and download it again"
             )
     origin = {"weights": weights.name, "sha256": hashes[files[0]] if len(files) == 1 else sha256(files)}
     # huggingface_hub's cache: models--OWNER--NAME/snapshots/COMMIT/FILE

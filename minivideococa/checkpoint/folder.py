@@ -1,7 +1,7 @@
 """A checkpoint folder: config.json, model.safetensors and, if the model has a tokenizer, tokenizer.json.
 
-Tensors are memory-mapped: the system reads them when they are first used, and processes share the memory. float32
-weights therefore load instantly; float16 and bfloat16 ones are converted while loading.
+Tensors are memory-mapped: the system reads them when they are first used, and processes share the memory.
+float32 weights therefore load instantly; float16 and bfloat16 ones are converted while loading.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def read_checkpoint(
 ) -> tuple[Config, dict[str, NDArray[Any]]]:
     """Return the configuration and the tensors of a checkpoint folder, in `dtype`: "float32" or "float64".
 
-    Raises FileNotFoundError if the folder or one of its files does not exist, and ValueError if a file is malformed, the
-    tensors do not fit the configuration or the memory, or a value is one that no weight has (see `check_values`).
+    Raises FileNotFoundError if the folder or one of its files does not exist, and ValueError if a file is
+    malformed, the tensors do not fit the configuration or the memory, or a value is one that no weight has
+    (see `check_values`).
     """
     if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}: give float32 or float64")
@@ -103,9 +104,9 @@ LARGEST = 1e6  # magnitude: trained weights stay far below
 def check_values(name: str, tensor: NDArray[Any], file: str, full: bool = True) -> None:
     """Check a tensor for values that no trained weight has. `file` is the file's name in the message.
 
-    If `full` is False, only the first 4096 elements are checked, so that the rest of a memory-mapped tensor is not read.
-    Raises ValueError for NaN, infinity, magnitudes above LARGEST, a weight that is zero everywhere, and a `logit_scale`
-    whose exponential overflows or underflows.
+    If `full` is False, only the first 4096 elements are checked, so that the rest of a memory-mapped tensor
+    is not read. Raises ValueError for NaN, infinity, magnitudes above LARGEST, a weight that is zero
+    everywhere, and a `logit_scale` whose exponential overflows or underflows.
     """
     head = tensor.reshape(-1)[:4096]
     checked = tensor if full else head
@@ -131,7 +132,8 @@ def check_values(name: str, tensor: NDArray[Any], file: str, full: bool = True) 
 def read_config(path: Path) -> Config:
     """Return the configuration in a JSON file.
 
-    Raises FileNotFoundError if there is no such file, and ValueError if it is not JSON or not a configuration of a CoCa.
+    Raises FileNotFoundError if there is no such file, and ValueError if it is not JSON or not a configuration
+    of a CoCa.
     """
     return parse_config(
         read_json(path, "give open_clip's configuration of the model, a JSON file"), str(path)
@@ -141,8 +143,8 @@ def read_config(path: Path) -> Config:
 def read_origin(weights: Path) -> dict[str, str]:
     """Return where the weights in a safetensors file came from; {} if it is not recorded.
 
-    Keys: "weights", the name of the file that was converted; "sha256", its SHA-256 (of several shards, of their
-    concatenation); and, for a download from the hub, "repository" and "revision".
+    Keys: "weights", the name of the file that was converted; "sha256", its SHA-256 (of several shards, of
+    their concatenation); and, for a download from the hub, "repository" and "revision".
     """
     try:
         metadata = _header(weights)[0].get("__metadata__", {})
@@ -164,8 +166,8 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint folder, completely or not at all, and return its path. Arrays keep their dtype.
 
-    `origin` is what `read_origin` returns. If another process has written the same checkpoint in the meantime, it is kept.
-    Raises ValueError if `folder` is not empty, and OSError if it cannot be written.
+    `origin` is what `read_origin` returns. If another process has written the same checkpoint in the
+    meantime, it is kept. Raises ValueError if `folder` is not empty, and OSError if it cannot be written.
     """
     with atomic_folder(folder, is_same=_same_checkpoint) as partial:
         (partial / CONFIG).write_text(json.dumps(config.source, indent=2) + "\n", encoding="utf-8")
@@ -177,7 +179,7 @@ def write_checkpoint(
 
 
 def _same_checkpoint(a: Path, b: Path) -> bool:
-    """Compare two checkpoint folders: all of the small files, and the header of the weights, which has their origin."""
+    """Compare the small files of two checkpoints, and the header of the weights, which holds their origin."""
 
     def content(folder: Path, name: str) -> bytes | None:
         if not (folder / name).is_file():
@@ -208,10 +210,10 @@ def save_tensors(
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file by name, memory-mapped. Raises ValueError if it is no such file.
+    """Return the tensors of a safetensors file by name, memory-mapped. Raises ValueError for any other file.
 
-    The safetensors library checks the file, but it returns copies. The format: the size of the header as a 64-bit
-    integer, the header as JSON, the data.
+    The safetensors library checks the file, but it returns copies. The format: the size of the header as a
+    64-bit integer, the header as JSON, the data.
     """
     header, data = _header(path)
     return {name: _stored(entry, data) for name, entry in header.items() if name != "__metadata__"}

@@ -1,7 +1,7 @@
 """Checkpoints from the Hugging Face hub: downloaded and converted once, available offline from then on.
 
-Only the configuration, the weights and, unless the vocabulary is CLIP's, the tokenizer are downloaded, to the cache of
-huggingface_hub. The converted checkpoint is in the cache of this package.
+Only the configuration, the weights and, unless the vocabulary is CLIP's, the tokenizer are downloaded, to the
+cache of huggingface_hub. The converted checkpoint is in the cache of this package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ATTEMPTS = 3  # to download a file whose connection breaks
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted checkpoints: $MINIVIDEOCOCA_CACHE, or minivideococa in the user's cache folder."""
+    """Return the folder of converted checkpoints: $MINIVIDEOCOCA_CACHE, or one in the user's cache folder."""
     if folder := os.environ.get("MINIVIDEOCOCA_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minivideococa"
@@ -32,9 +32,9 @@ def cache_folder() -> Path:
 def fetch(repo_id: str, *, progress: Progress = no_progress) -> Path:
     """Return the checkpoint folder of "OWNER/NAME" or "OWNER/NAME@REVISION". A second call needs no network.
 
-    `progress` counts the tensors that are converted.
-    Raises ValueError if there is no such repository, revision or file, access is denied, there is no connection, `convert`
-    refuses the files, or the folder in the cache is damaged; OSError if the cache cannot be read or written.
+    `progress` counts the tensors that are converted. Raises ValueError if there is no such repository,
+    revision or file, access is denied, there is no connection, `convert` refuses the files, or the folder in
+    the cache is damaged; OSError if the cache cannot be read or written.
     """
     if not (match := re.fullmatch(r"([\w.-]+/[\w.-]+)(@([\w./-]+))?", repo_id)):
         raise ValueError(f"hf-hub:{repo_id}: give hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
@@ -111,7 +111,7 @@ def _reason(error: Exception, revision: str | None) -> str:
         return f"the repository has no revision {revision}"
     if _is(error, "JSONDecodeError"):
         return (
-            "the answer does not come from the hub, but perhaps from a proxy or a log-in page of the network: "
+            "the answer does not come from the hub, but perhaps from a proxy or a log-in page: "
             "check the connection and HF_ENDPOINT"
         )
     if _is(error, "OfflineModeIsEnabled"):
@@ -128,7 +128,8 @@ def _reason(error: Exception, revision: str | None) -> str:
 def _is(error: BaseException, *names: str) -> bool:
     """Return whether an error's class or one of its base classes has one of these names.
 
-    By name, because versions of huggingface_hub differ in their HTTP library and in the module of their own errors.
+    By name, because versions of huggingface_hub differ in their HTTP library and in the module of their own
+    errors.
     """
     return not {cls.__name__ for cls in type(error).__mro__}.isdisjoint(names)
 

@@ -1,7 +1,7 @@
 """The configurations that come with the package, and known defects of the released weights.
 
-The repositories of open_clip's released CoCa weights hold no configuration. data/open_clip has the two that are needed,
-from open_clip 3.3.0: `model_configs/coca_ViT-B-32.json` and `coca_ViT-L-14.json`.
+The repositories of open_clip's released CoCa weights hold no configuration. data/open_clip has the two that
+are needed, from open_clip 3.3.0: `model_configs/coca_ViT-B-32.json` and `coca_ViT-L-14.json`.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ def fitting_config(tensors: Mapping[str, Any]) -> tuple[str, Config]:
 
 
 def weights_caveat(origin: Mapping[str, str]) -> str | None:
-    """Return a warning for users of the latents of these weights, or None. `origin` is that of `folder.read_origin`.
+    """Return a warning for users of these weights' latents, or None. `origin`: see `folder.read_origin`.
 
-    The figures are those of open_clip's docs/openclip_classification_results.csv and docs/openclip_retrieval_results.csv.
+    The figures are those of open_clip's docs/openclip_classification_results.csv and
+    docs/openclip_retrieval_results.csv.
     """
     if str(origin.get("repository", "")).rpartition("/")[2] != CAPTIONS_ONLY:
         return None

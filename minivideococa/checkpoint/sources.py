@@ -1,4 +1,4 @@
-"""The files of a downloaded repository or folder: which one is the configuration, which the weights, and their content.
+"""The files of a downloaded repository or folder: configuration and weights, and the tensors in them.
 
 open_clip_config.json                       the configuration; or config.json, or none
 open_clip_model.safetensors                 the weights; or open_clip_pytorch_model.bin, epoch_9.pt, ...
@@ -50,8 +50,9 @@ def is_weights(name: str) -> bool:
 def weights_name(files: Iterable[str], place: str) -> str:
     """Return the name of the weights, or of their index, among these names. Warn if several are candidates.
 
-    open_clip's names are preferred, then safetensors to pickles, then the last in natural order ("epoch_10.pt").
-    `place` names the folder or repository in messages. Raises FileNotFoundError if there are no weights.
+    open_clip's names are preferred, then safetensors to pickles, then the last in natural order
+    ("epoch_10.pt"). `place` names the folder or repository in messages. Raises FileNotFoundError if there are
+    no weights.
     """
     files = list(files)
     candidates = [name for name in files if is_weights(name)]
@@ -107,8 +108,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 def read_weights(path: Path) -> dict[str, StoredTensor]:
     """Return the state dict in a file of weights or in the shards of an index. Tensors are not read yet.
 
-    Prefixes of distributed training and torch.compile are removed from the names, and masks of older versions dropped.
-    Raises FileNotFoundError for a missing file, and ValueError for a file that is not a state dict.
+    Prefixes of distributed training and torch.compile are removed from the names, and masks of older versions
+    dropped. Raises FileNotFoundError for a missing file, and ValueError for a file that is not a state dict.
     """
     if path.name.endswith(".json"):
         shards = {file.name: _state_dict(file) for file in shard_files(path)}
@@ -125,7 +126,7 @@ def read_weights(path: Path) -> dict[str, StoredTensor]:
 
 
 def _state_dict(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors in one file by name. Its first bytes tell whether it is safetensors or from `torch.save`."""
+    """Return the tensors in one file by name. Its first bytes tell safetensors from files of `torch.save`."""
     with open(regular_file(path, "give the file of the weights"), "rb") as file:
         head = file.read(24)
     if head == b"version https://git-lfs.":

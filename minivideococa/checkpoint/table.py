@@ -1,8 +1,8 @@
 """The names and shapes of all tensors of a CoCa, in path order, and the tree of parameters.
 
-Names are open_clip's, so that any tensor can be traced to the released weights. Axis letters: W the vision width, E the
-width of everything after it, N the tokens of a frame, Q the pooler's queries, V the vocabulary. The weight of a linear
-layer is stored as `[out, in]`, that of a projection as `[in, out]`.
+Names are open_clip's, so that any tensor can be traced to the released weights. Axis letters: W the vision
+width, E the width of everything after it, N the tokens of a frame, Q the pooler's queries, V the vocabulary.
+The weight of a linear layer is stored as `[out, in]`, that of a projection as `[in, out]`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parameter_shapes(config: Config) -> Shapes:
 
 
 def _vision_shapes(config: Config) -> Shapes:
-    """Pixels [T, 3, S, S] -> frame tokens [T, N, W]."""
+    """Return the shapes from pixels [T, 3, S, S] to frame tokens [T, N, W]."""
     vision, W = config.vision, config.vision.width
     shapes: Shapes = {
         "visual.conv1.weight": (W, 3, vision.patch_size, vision.patch_size),
@@ -48,9 +48,10 @@ def _vision_shapes(config: Config) -> Shapes:
 
 
 def _pooling_shapes(config: Config) -> Shapes:
-    """Flattened frame tokens [T*N, W] -> caption tokens [Q', E] and latent [E].
+    """Return the shapes from flattened frame tokens [T*N, W] to caption tokens [Q', E] and latent [E].
 
-    With "parallel" and "cascade" a second pooler, with one query, computes the latent, and `ln_post` precedes both.
+    With "parallel" and "cascade" a second pooler, with one query, computes the latent, and `ln_post` precedes
+    both.
     """
     vision, W, E = config.vision, config.vision.width, config.embed_dim
     shapes = _pooler("visual.attn_pool", vision.queries, E, W)
@@ -60,12 +61,12 @@ def _pooling_shapes(config: Config) -> Shapes:
 
 
 def _text_shapes(config: Config) -> Shapes:
-    """Ids [B, L] -> latent [B, E] and token features [B, L, E]. The last position is that of the class token."""
+    """Return the shapes from ids [B, L] to latent [B, E] and token features [B, L, E]."""
     text, E = config.text, config.embed_dim
     shapes: Shapes = {
         "text.token_embedding.weight": (text.vocab_size, E),
         "text.cls_emb": (E,),
-        "text.positional_embedding": (text.context_length + 1, E),
+        "text.positional_embedding": (text.context_length + 1, E),  # the class token is the last position
     }
     for i in range(text.layers):
         shapes |= _block(f"text.transformer.resblocks.{i}", E, text.mlp_width)
@@ -73,7 +74,7 @@ def _text_shapes(config: Config) -> Shapes:
 
 
 def _decoder_shapes(config: Config) -> Shapes:
-    """Token features [B, L, E] and caption tokens [B, Q', E] -> logits [B, L, V]. Self- and cross-attention alternate."""
+    """Return the shapes from token features [B, L, E] and caption tokens [B, Q', E] to logits [B, L, V]."""
     decoder, E, V = config.decoder, config.embed_dim, config.text.vocab_size
     shapes: Shapes = {}
     for i in range(decoder.layers):
@@ -91,7 +92,7 @@ def _norm(name: str, width: int) -> Shapes:
 
 
 def _attention(name: str, width: int, context_width: int) -> Shapes:
-    """Attention from `width` to `context_width`. PyTorch separates the weights of q, k and v where the two differ."""
+    """Return the shapes of an attention. PyTorch separates the weights of q, k and v if the widths differ."""
     if context_width == width:
         weights = {f"{name}.in_proj_weight": (3 * width, width)}
     else:
@@ -104,7 +105,7 @@ def _attention(name: str, width: int, context_width: int) -> Shapes:
 
 
 def _block(name: str, width: int, mlp_width: int, cross: bool = False) -> Shapes:
-    """A pre-norm residual block: attention, then an MLP. In cross-attention the context has its own norm."""
+    """Return the shapes of a pre-norm residual block. In cross-attention the context has its own norm."""
     return (
         _norm(f"{name}.ln_1", width)
         | (_norm(f"{name}.ln_1_kv", width) if cross else {})
@@ -116,7 +117,7 @@ def _block(name: str, width: int, mlp_width: int, cross: bool = False) -> Shapes
 
 
 def _pooler(name: str, queries: int, width: int, context_width: int) -> Shapes:
-    """An attentional pooler: learned queries cross-attend to a context, both normed."""
+    """Return the shapes of an attentional pooler: learned queries cross-attend to a context, both normed."""
     return (
         {f"{name}.query": (queries, width)}
         | _norm(f"{name}.ln_q", width)
@@ -128,8 +129,8 @@ def _pooler(name: str, queries: int, width: int, context_width: int) -> Shapes:
 def check_tensors(tensors: Mapping[str, Any], config: Config, file: str) -> None:
     """Check names, shapes and dtypes against the configuration. `file` is the file's name in the message.
 
-    A tensor is anything with `shape` and `dtype`: an array, or a StoredTensor.
-    Raises ValueError: one line with all tensors that are missing, unexpected, misshapen or not floating point.
+    A tensor is anything with `shape` and `dtype`: an array, or a StoredTensor. Raises ValueError: one line
+    with all tensors that are missing, unexpected, misshapen or not floating point.
     """
     mismatches = find_mismatches(tensors, config)
     if any(mismatches.values()):
@@ -137,7 +138,7 @@ def check_tensors(tensors: Mapping[str, Any], config: Config, file: str) -> None
 
 
 def find_mismatches(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
-    """Return four lists of tensors: missing, unexpected, misshapen, not floating point. All are empty if the tensors fit."""
+    """Return lists of tensors that are missing, unexpected, misshapen or not floating point."""
     shapes = parameter_shapes(config)
     known = {name: tensors[name] for name in shapes if name in tensors}
     return {
@@ -160,10 +161,11 @@ def format_mismatches(mismatches: Mapping[str, list[str]]) -> str:
 
 
 def nest(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return the tree of parameters that the forward pass takes: names split at the dots, numbered parts as lists.
+    """Return the tree of parameters for the forward pass: names split at the dots, numbered parts as lists.
 
-    "text.transformer.resblocks.0.ln_1.bias" becomes tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"].
-    `logit_scale` becomes a scalar array, also if it is stored as [1].
+    "text.transformer.resblocks.0.ln_1.bias" becomes
+    tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"]. `logit_scale` becomes a scalar array, also if
+    it is stored as [1].
     """
     tree: dict[str, Any] = {}
     for name, array in tensors.items():

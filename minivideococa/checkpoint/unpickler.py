@@ -1,21 +1,22 @@
 """Reading of PyTorch's weight files without PyTorch, and without running code from them.
 
-`torch.save` writes a pickle. A pickle builds objects by calling functions that it names, which may be any functions. This
-module supports an allow-list of names, maps each of them to a harmless substitute, and refuses all others. Tensors are
-read from the file on request only, so that optimizer state costs nothing.
+`torch.save` writes a pickle. A pickle builds objects by calling functions that it names, which may be any
+functions. This module supports an allow-list of names, maps each of them to a harmless substitute, and
+refuses all others. Tensors are read from the file on request only, so that optimizer state costs nothing.
 
 There are two formats, described here as `torch.load` reads them.
 
 zip, since PyTorch 1.6
-    Uncompressed members in one top folder: `data.pkl`, the pickle; `data/KEY`, the raw data of storage KEY; `byteorder`,
-    "little" or "big" (absent in old files: little); and others that are not needed.
+    Uncompressed members in one top folder: `data.pkl`, the pickle; `data/KEY`, the raw data of storage KEY;
+    `byteorder`, "little" or "big" (absent in old files: little); and others that are not needed.
 legacy
-    A sequence of pickles: the magic number, the protocol version 1001, system information, the object, and the list of
-    the storages' keys. Then each storage in this order: its size as a 64-bit integer, and its raw data. Always
-    little-endian, whatever the system information says.
+    A sequence of pickles: the magic number, the protocol version 1001, system information, the object, and
+    the list of the storages' keys. Then each storage in this order: its size as a 64-bit integer, and its raw
+    data. Always little-endian, whatever the system information says.
 
-In both, a storage is a persistent id `("storage", type, key, location, size, ...)` in the pickle, and a tensor is the call
-`torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, ...)`: a strided view of the storage.
+In both, a storage is a persistent id `("storage", type, key, location, size, ...)` in the pickle, and a
+tensor is the call `torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, ...)`: a strided view of
+the storage.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-# What training checkpoints hold besides tensors: sizes, devices, dtypes, and the NumPy scalar that a learning rate schedule
-# leaves in the optimizer's state. No weight is built from these.
+# What training checkpoints hold besides tensors: sizes, devices, dtypes, and the NumPy scalar that a schedule
+# of the learning rate leaves in the optimizer's state. No weight is built from these.
 UNUSED = {
     "torch.Size",
     "torch.device",
@@ -112,7 +113,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             f"it asks for {join_names([f'{module}.{name}'])}, which no state dict needs: refused"
         )
 
-    # The keys of a dict must be strings or numbers: hashing nested tuples may never end, or overflow the stack.
+    # Keys of a dict must be strings or numbers: hashing nested tuples may never end, or overflow the stack.
 
     def load_setitem(self) -> None:
         _refuse_keys(self.stack[-2:-1])
@@ -185,7 +186,7 @@ def _refuse_keys(keys: Iterable[Any]) -> None:
 
 
 def read_pickle(path: Path) -> Any:
-    """Return the object in a file from `torch.save`, with StoredTensor for tensors, which need the file to stay.
+    """Return the object in a file of `torch.save`, each tensor as a StoredTensor, which reads from the file.
 
     Raises ValueError if the file is something else, is damaged, or names something that no state dict needs.
     """
@@ -245,7 +246,8 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
         if name not in members or members[name].compress_type != zipfile.ZIP_STORED:
             raise pickle.UnpicklingError(f"its member {name} is missing or compressed")
         file.seek(members[name].header_offset + 26)
-        return members[name].header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+        return members[name].header_offset + 30 + int(name_length) + int(extra_length)
 
     file.seek(position("data.pkl"))
     unpickler = _Unpickler(file, path)

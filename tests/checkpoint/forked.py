@@ -1,7 +1,7 @@
-"""Run code in fresh processes that start fast, since they are forked from one that has imported the packages.
+"""Run code in new processes that start fast: they are forked from one that has imported the packages.
 
-A process of its own is needed where environment variables are read at import, as huggingface_hub does. It is therefore
-imported again in every process; what it imports itself is not.
+A process of its own is needed where environment variables are read at import, as huggingface_hub does. It is
+therefore imported again in every process; what it imports itself is not.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""Checkpoints from the hub: a loopback server that answers as the hub does, asked once and never again."""
+"""Downloads from the hub, represented by a local server: one download, and no request afterwards."""
 
 import hashlib
 import json
@@ -51,12 +51,12 @@ REPOSITORIES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub answers: /api/models/OWNER/NAME/revision/REVISION, and HEAD and GET of
+    """The answers of the hub: /api/models/OWNER/NAME/revision/REVISION, and HEAD and GET of
     /OWNER/NAME/resolve/REVISION/FILE, weights being on another host as the hub's are.
 
-    A repository's file is its bytes, or the path of a large one. `server.breaks` counts how often a transfer of
-    weights breaks off half-way; `server.lists` False is a mirror that does not list files; `server.portal` answers
-    everything with a log-in page.
+    A repository's file is its bytes, or the path of a large one. `server.breaks` counts how often a transfer
+    of weights breaks off half-way; `server.lists` False is a mirror that does not list files; `server.portal`
+    answers everything with a log-in page.
     """
 
     protocol_version = "HTTP/1.1"
@@ -96,7 +96,7 @@ class Hub(BaseHTTPRequestHandler):
         if file.endswith((".bin", ".safetensors", ".pt")):
             self.server.storage.stored[self.path] = data
             size = len(data) if isinstance(data, bytes) else data.stat().st_size
-            self.answer(
+            return self.answer(
                 302,
                 commit=commit,
                 headers={
@@ -105,8 +105,8 @@ class Hub(BaseHTTPRequestHandler):
                     "X-Linked-Etag": f'"{digest(data)}"',
                 },
             )
-        else:
-            self.answer(200, data, commit=commit, headers={"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
+        etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        return self.answer(200, data, commit=commit, headers={"ETag": etag})
 
     do_GET = do_HEAD
 
@@ -193,7 +193,7 @@ def fetch(
     code: str = FETCH,
     **environment: str,
 ) -> list[str]:
-    """Call `hub.fetch` for each spec in a new process, which reads its environment at import. Return folders or messages.
+    """Call `hub.fetch` for each spec in a new process. Return the folders or messages.
 
     With `raises`, raise ValueError with all output if one cannot be fetched.
     """
@@ -264,7 +264,7 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
         "owner/broken",
         "owner/shards",
     ]
-    told = [
+    messages = [
         "hf-hub:owner/absent: there is no such repository, or it is private",
         "hf-hub:owner/gated: its owner must grant access",
         "hf-hub:owner/both: the repository has no revision v9",
@@ -279,12 +279,12 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     ]
     lines = fetch(server, tmp_path, *specs)
     assert len(lines) == len(specs)
-    for line, expected in zip(lines, told):
+    for line, expected in zip(lines, messages):
         assert line.startswith("refused: ") and expected in line
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_broken_download_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.storage.breaks = 2
     (line,) = fetch(server, tmp_path, "owner/pickle", code=NO_SLEEP + FETCH)
     assert (
@@ -298,18 +298,16 @@ def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_
 
 
 @pytest.mark.parametrize("endpoint", ["http://no-such-host.invalid", "http://127.0.0.1:9"])
-def test_without_a_connection_one_line_at_once(
-    server: ThreadingHTTPServer, tmp_path: Path, endpoint: str
-) -> None:
+def test_no_connection_fails_at_once(server: ThreadingHTTPServer, tmp_path: Path, endpoint: str) -> None:
     started = time.monotonic()
     with pytest.raises(ValueError) as error:
         fetch(server, tmp_path, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", raises=True, HF_ENDPOINT=endpoint)
-    took, told = time.monotonic() - started, str(error.value).splitlines()
-    assert len(told) == 1 and "the hub cannot be reached, and its files are not in the cache: " in told[0]
+    took, lines = time.monotonic() - started, str(error.value).splitlines()
+    assert len(lines) == 1 and "the hub cannot be reached, and its files are not in the cache: " in lines[0]
     assert took < 4  # with the start of the process and its imports; five tries take 24
 
 
-def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_mirror_without_listing(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.lists = False
     specs = ["owner/both", "owner/converted", "owner/absent", "owner/both@v9"]
     *folders, absent, revision = fetch(server, tmp_path, *specs)
@@ -317,7 +315,7 @@ def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Pat
     assert "there is no such repository" in absent and "no revision v9" in revision
 
 
-def test_a_cache_that_cannot_be_written_is_named_before_the_download(server, tmp_path: Path) -> None:
+def test_cache_is_checked_before_the_download(server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be written; set MINIVIDEOCOCA_CACHE.*--cache"):
         fetch(
@@ -352,19 +350,20 @@ def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: P
     }
     server.repositories["owner/parts"] = whole
     fetch(server, tmp_path, "owner/parts")  # the second shard is not there
-    (told,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
+    (message,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
     assert (
-        told == f"refused: hf-hub:owner/parts: {names[1]} is not in the cache, and the hub cannot be reached"
+        message
+        == f"refused: hf-hub:owner/parts: {names[1]} is not in the cache, and the hub cannot be reached"
     )
 
 
-def test_a_log_in_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_login_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.portal = True
-    (told,) = fetch(server, tmp_path, "owner/both")
-    assert told.startswith("refused: hf-hub:owner/both: the answer does not come from the hub")
+    (message,) = fetch(server, tmp_path, "owner/both")
+    assert message.startswith("refused: hf-hub:owner/both: the answer does not come from the hub")
 
 
-def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_each_revision_has_its_own_folder(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     for line, commit in zip(fetch(server, tmp_path, "owner/both@a/b", "owner/both@a--b"), "cd", strict=True):
         assert read_origin(Path(line) / "model.safetensors")["revision"] == commit * 40
 
@@ -377,20 +376,23 @@ def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_pa
         lambda folder: (folder / "config.json").unlink(),
     ],
 )
-def test_a_damaged_folder_in_the_cache_is_named_before_the_download(
+def test_damaged_cache_is_named_before_the_download(
     damage: Callable[[Path], None], server: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
     folder = Path(fetch(server, tmp_path, "owner/both")[0])
     damage(folder)
     server.requests.clear()
-    (told,) = fetch(server, tmp_path, "owner/both")
-    assert told.startswith(f"refused: {folder}: incomplete or damaged in the cache (") and "remove it" in told
+    (message,) = fetch(server, tmp_path, "owner/both")
+    assert (
+        message.startswith(f"refused: {folder}: incomplete or damaged in the cache (")
+        and "remove it" in message
+    )
     assert server.requests == []
     shutil.rmtree(folder)
     assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
 
 
-def test_an_empty_folder_in_the_cache_is_filled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_empty_folder_in_the_cache_is_filled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     (tmp_path / "cache" / "owner--both").mkdir(parents=True)
     assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
 

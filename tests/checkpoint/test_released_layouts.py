@@ -1,6 +1,7 @@
-"""The released weights as they lie on the hub: each repository's layout, from a server that answers as the hub does.
+"""The layouts of the released weights on the hub, from a server that answers as the hub does.
 
-The layouts are tried with small models in place of open_clip's two. oracle/test_hub_full_size.py has the real shapes.
+The layouts are tried with small models in place of open_clip's two. oracle/test_hub_full_size.py has the real
+shapes.
 """
 
 import json
@@ -60,7 +61,7 @@ README = {"README.md": b"---\nlicense: mit\n---\n"}
 
 
 def random_weights(model_cfg: dict, seed: int = 0, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Return weights of the right shapes, which keep activations near 1. Large ones repeat a block of random numbers."""
+    """Return weights that keep activations near 1. Large ones repeat a block of random numbers."""
     block = np.random.default_rng(seed).standard_normal(999_983).astype(dtype)
 
     def tensor(shape: tuple[int, ...]) -> np.ndarray:
@@ -205,13 +206,13 @@ def test_a_configuration_with_the_same_shapes_is_used_with_a_warning(
     assert json.loads((convert(bare, tmp_path / "b") / "config.json").read_text()) == source
 
 
-def test_weights_that_fit_no_configuration(tmp_path: Path, presets: Path) -> None:
+def test_weights_fit_no_configuration(tmp_path: Path, presets: Path) -> None:
     (tmp_path / "hub").mkdir()
     weights = random_weights(PRESETS["coca_ViT-L-14"]) | {"visual.proj": np.ones((7, 8), "f4")}
     torch_file(tmp_path / "hub" / "w.pt", weights)
     with pytest.raises(FileNotFoundError) as error:
         convert(tmp_path / "hub", tmp_path / "out")
-    for told in (
+    for expected in (
         "it has none of open_clip_config.json, config.json",
         "coca_ViT-B-32, coca_ViT-L-14",
         "the closest is coca_ViT-L-14",
@@ -219,13 +220,13 @@ def test_weights_that_fit_no_configuration(tmp_path: Path, presets: Path) -> Non
         "--config",
         "coca_base and coca_roberta-ViT-B-32 are not supported",
     ):
-        assert told in str(error.value)
+        assert expected in str(error.value)
     with pytest.raises(ValueError, match="--config"):
         convert(tmp_path / "hub" / "w.pt", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    "config, expected",
     [
         ("coca_base", "no attentional pooler; supported: coca_ViT-B-32, coca_ViT-L-14"),
         ("coca_roberta-ViT-B-32", "its text tower is RoBERTa"),
@@ -234,9 +235,9 @@ def test_weights_that_fit_no_configuration(tmp_path: Path, presets: Path) -> Non
         ("a\0b", "the name of a configuration"),
     ],
 )
-def test_a_configuration_by_name(config: str, told: str, tmp_path: Path, presets: Path) -> None:
+def test_configuration_by_name(config: str, expected: str, tmp_path: Path, presets: Path) -> None:
     path = torch_file(tmp_path / "w.bin", random_weights(PRESETS["coca_ViT-B-32"]))
-    with pytest.raises((ValueError, FileNotFoundError), match=told):
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
         convert(path, tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
     convert(path, tmp_path / "out", config="coca_ViT-B-32")
@@ -262,7 +263,7 @@ def test_the_choice_among_several_weights_is_a_warning(tmp_path: Path, presets: 
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, expected",
     [
         (lambda index: {"weight_map": {}}, "no weight_map"),
         (lambda index: [], "no weight_map"),
@@ -281,16 +282,16 @@ def test_the_choice_among_several_weights_is_a_warning(tmp_path: Path, presets: 
         ),
     ],
 )
-def test_an_index_that_is_wrong(change, told: str, tmp_path: Path, presets: Path) -> None:
+def test_malformed_indices(change, expected: str, tmp_path: Path, presets: Path) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", "shards")
     index = tmp_path / "hub" / "model.safetensors.index.json"
     index.write_text(json.dumps(change(json.loads(index.read_text(encoding="utf-8-sig")))))
-    with pytest.raises((ValueError, FileNotFoundError), match=told) as error:
+    with pytest.raises((ValueError, FileNotFoundError), match=expected) as error:
         convert(tmp_path / "hub", tmp_path / "out")
     assert "\n" not in str(error.value) and str(tmp_path / "hub") in str(error.value)
 
 
-def test_a_single_shard_is_the_whole(tmp_path: Path, presets: Path) -> None:
+def test_single_shard(tmp_path: Path, presets: Path) -> None:
     (tmp_path / "hub").mkdir()
     weights = random_weights(PRESETS["coca_ViT-B-32"])
     safetensors_file(tmp_path / "hub" / "model-00001-of-00001.safetensors", weights)
@@ -307,9 +308,7 @@ def test_shards_without_their_index(tmp_path: Path, presets: Path) -> None:
 
 
 @pytest.mark.parametrize("files", ["bin", "pt", "flat bin", "shards"])
-def test_a_folder_as_released_is_to_be_converted_before_it_is_loaded(
-    files: str, tmp_path: Path, presets: Path
-) -> None:
+def test_load_asks_to_convert_a_released_folder(files: str, tmp_path: Path, presets: Path) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", files)
     with pytest.raises(
         FileNotFoundError, match="hub: config.json is missing: run minivideococa convert on it first"
@@ -342,10 +341,12 @@ def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_pat
         model = load(folder)
         assert model.origin == read_origin(folder / "model.safetensors")
         video = model.encode(CLIP, 2)
-        with pytest.warns(UserWarning, match="for captions only: finetuning degraded their latents") as told:
+        with pytest.warns(
+            UserWarning, match="for captions only: finetuning degraded their latents"
+        ) as warned:
             tasks.classify(model, video, ["a", "b"])
             tasks.retrieve(model, "a", [video])
-        assert [warning.filename for warning in told] == [__file__] * 2
+        assert [warning.filename for warning in warned] == [__file__] * 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             tasks.classify(model, video, ["a", "b"], by="likelihood")  # does not compare latents
@@ -361,5 +362,5 @@ def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_pat
         ("", False),
     ],
 )
-def test_which_weights_are_warned_of(repository: str, warns: bool) -> None:
+def test_caveats(repository: str, warns: bool) -> None:
     assert (released.weights_caveat({"repository": repository}) is not None) == warns

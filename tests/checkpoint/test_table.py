@@ -53,14 +53,14 @@ def test_path_order() -> None:
     assert names[0] == path[0] and names[-1] == path[-1]
 
 
-def test_a_context_of_the_same_width_has_one_projection() -> None:
+def test_equal_widths_have_one_in_projection() -> None:
     shapes = parameter_shapes(config({"width": 2, "head_width": 2}))
     assert shapes["visual.attn_pool.attn.in_proj_weight"] == (6, 2)
     assert not [name for name in shapes if "_proj_weight" in name and "in_proj_weight" not in name]
 
 
 @pytest.mark.parametrize("form", ["parallel", "cascade"])
-def test_the_papers_poolers_have_a_second_one(form: str) -> None:
+def test_poolers_of_the_paper_are_two(form: str) -> None:
     shapes = parameter_shapes(config({"width": 2, "head_width": 2, "attentional_pool": form}))
     first = {name.replace("attn_pool.", ""): shape for name, shape in shapes.items() if ".attn_pool." in name}
     second = {
@@ -77,13 +77,13 @@ def test_without_ln_pre() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_check_accepts_what_fits(dtype: str) -> None:
+def test_fitting_tensors_are_accepted(dtype: str) -> None:
     tensors = arrays(config(), dtype)
     check_tensors(tensors, config(), "file")
     check_tensors(tensors | {"logit_scale": np.zeros(1, dtype)}, config(), "file")
 
 
-def test_check_lists_all_that_is_wrong_at_once() -> None:
+def test_all_mismatches_are_in_one_message() -> None:
     tensors = arrays(config())
     del tensors["visual.proj"], tensors["text.cls_emb"]
     tensors["logit_bias"] = np.zeros(())
@@ -99,7 +99,7 @@ def test_check_lists_all_that_is_wrong_at_once() -> None:
     )
 
 
-def test_check_cuts_long_lists() -> None:
+def test_long_lists_are_cut() -> None:
     with pytest.raises(ValueError, match=r"missing: (\S+, ){8}\.\.\. and \d+ more$"):
         check_tensors({}, config(), "file")
 
@@ -128,7 +128,7 @@ def leaves(node: object, prefix: str = "") -> dict[str, np.ndarray]:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.randoms())
-def test_the_leaves_are_the_flat_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
+def test_nest_keeps_all_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
     layers = config({"layers": vision})
     source = layers.source["model_cfg"]
     source["text_cfg"]["layers"], source["multimodal_cfg"]["layers"] = text, decoder
