@@ -1,4 +1,4 @@
-"""The configuration of a CoCa in open_clip's layout, and how it becomes a `Config`.
+"""The configuration of a CoCa in open_clip's layout, and its conversion to a `Config`.
 
 A `config.json` is `{"model_cfg": {...}, "preprocess_cfg": {...}}`. A bare model_cfg (open_clip's own
 model_configs/*.json, with `embed_dim` at the top level) is accepted too. The tables below list every field
@@ -23,14 +23,12 @@ Section = dict[str, Any]
 
 
 class Field(NamedTuple):
-    """A field's default, its valid values, and what the error message says of others."""
+    """A field of the configuration: its default, its valid values, and the message for others."""
 
     default: Any
     is_valid: Callable[[Any], bool]
     problem: str
-    malformed: bool = (
-        True  # whether an invalid value is of the wrong type or out of range, and not just unsupported
-    )
+    malformed: bool = True  # False where an invalid value is well-formed, but not supported
 
 
 # Far above any real model. Sizes computed from them stay small enough to compare with those of the weights.
@@ -40,7 +38,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def integer(default: int | None = None, minimum: int = 1, maximum: int = MAX_SIZE) -> Field:
-    """Return the field of an integer within bounds. Without a default it is required."""
+    """Return a field for an integer within bounds. Without a default it is required."""
     return Field(
         default,
         lambda value: type(value) is int and minimum <= value <= maximum,
@@ -49,7 +47,7 @@ def integer(default: int | None = None, minimum: int = 1, maximum: int = MAX_SIZ
 
 
 def ratio(default: float) -> Field:
-    """Return the field of a positive number."""
+    """Return a field for a positive number."""
     return Field(
         default,
         lambda value: _is_number(value) and 0 < value <= MAX_RATIO,
@@ -58,7 +56,7 @@ def ratio(default: float) -> Field:
 
 
 def pixels(default: int) -> Field:
-    """Return the field of a square's side in pixels: n or [n, n]."""
+    """Return a field for the side of a square in pixels: n or [n, n]."""
     return Field(
         default,
         lambda value: type(_side(value)) is int and 0 < _side(value) <= MAX_SIZE,
@@ -67,7 +65,7 @@ def pixels(default: int) -> Field:
 
 
 def channels(default: tuple[float, ...], minimum: float) -> Field:
-    """Return the field of a number for each of the three colour channels, or one for all."""
+    """Return a field for one number, or one per colour channel."""
     return Field(
         default,
         lambda value: (
@@ -79,24 +77,24 @@ def channels(default: tuple[float, ...], minimum: float) -> Field:
 
 
 def boolean(default: bool = False) -> Field:
-    """Return the field of true or false."""
+    """Return a field for a boolean."""
     return Field(default, lambda value: isinstance(value, bool), "expected true or false")
 
 
 def string(default: str | None = None) -> Field:
-    """Return the field of a string or null."""
+    """Return a field for a string or null."""
     return Field(default, lambda value: value is None or isinstance(value, str), "expected a string")
 
 
 def section(default: Section | None = None) -> Field:
-    """Return the field of a section {...}. Without a default it is required."""
+    """Return a field for a section {...}. Without a default it is required."""
     return Field(default, lambda value: isinstance(value, dict), "expected a section {...}")
 
 
 def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
-    """Return the field of one of the supported values, by default the first. 1 is not the same as true.
+    """Return a field for one of the supported values, by default the first. 1 is not the same as true.
 
-    `unsupported` names what other values ask for. A `default` that is given is one of these.
+    `unsupported` describes other values in the message. With an unsupported `default` the field is required.
     """
     return Field(
         values[0] if default is ... else default,
@@ -107,7 +105,7 @@ def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
 
 
 def ignored() -> Field:
-    """Return the field of any value, which has no effect on inference."""
+    """Return a field without effect on inference, for any value."""
     return Field(None, lambda value: True, "")
 
 
@@ -379,7 +377,7 @@ def _preprocess_config(sections: _Sections) -> PreprocessConfig:
 
 
 def _contradictions(sections: _Sections) -> Iterator[str]:
-    """Yield what is wrong between fields that are valid one by one."""
+    """Yield contradictions between fields that are valid on their own."""
     model, vision, text, _, decoder, _ = sections
     yield from _wrong_widths(sections)
     yield from _wrong_heads(sections)

@@ -92,7 +92,7 @@ def _config_and_weights(
     `found` is the name of the configuration in the source folder, and `config` the one that the caller gave.
     """
     if config is not None:
-        return _given_config(config), read_weights(weights)
+        return _find_config(config), read_weights(weights)
     if found:
         return read_config(source / found), read_weights(weights)
     stored = read_weights(weights)
@@ -109,7 +109,7 @@ def _config_and_weights(
     return fitting, stored
 
 
-def _given_config(config: str | os.PathLike[str]) -> Config:
+def _find_config(config: str | os.PathLike[str]) -> Config:
     """Return the configuration of this name or in this file."""
     if named := named_config(os.fspath(config)):
         return named
