@@ -67,7 +67,7 @@ from contextlib import contextmanager
 from minivideococa.checkpoint.convert import convert
 @contextmanager
 def progress(total, unit):
-    ready()                         # both have found the folder to be free
+    ready()  # both have found the folder to be free
     yield lambda count: None
 print(convert(sys.argv[1], sys.argv[2], progress=progress))
 """
@@ -115,7 +115,9 @@ def test_work_of_a_killed_process_is_removed(tmp_path: Path, kind: str) -> None:
         place.mkdir()
     killed = start(UNFINISHED, place, kind.split()[-1], "is killed")
     assert killed.communicate(timeout=60)[0] == "begun\n" and killed.returncode == -signal.SIGKILL
-    assert len(names(place if kind == "empty folder" else tmp_path)) == 2  # it did leave something
+    assert (
+        len(names(place if kind == "empty folder" else tmp_path)) == 2
+    )  # the unfinished work and its lock file
     with (atomic_write if kind == "file" else atomic_folder)(place) as partial:
         (partial if kind == "file" else partial / "whole").write_text("whole")
     assert names(tmp_path) == {"place"} and (kind == "file" or names(place) == {"whole"})

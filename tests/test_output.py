@@ -73,7 +73,7 @@ def test_folder_must_be_empty_before_and_after(tmp_path: Path) -> None:
 
 
 def test_empty_folder_is_filled_not_replaced(tmp_path: Path) -> None:
-    """Somebody may stand in it, or it may be a mount point."""
+    """It may be a working directory or a mount point."""
     before = tmp_path.stat().st_ino
     with atomic_folder(tmp_path) as partial:
         (partial / "inside").touch()

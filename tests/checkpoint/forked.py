@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import minivideococa
 
+PACKAGE = Path(minivideococa.__file__).parents[1]
 SERVER = """
 import json, os, sys, traceback
 import huggingface_hub
@@ -53,7 +54,7 @@ def server() -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(minivideococa.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
     )
     atexit.register(process.communicate, "")
     return process
@@ -61,6 +62,14 @@ def server() -> subprocess.Popen:
 
 def run(code: str, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
     """Run code in a new process and wait for its end. Raise CalledProcessError if it fails."""
+    if sys.platform != "linux":  # Windows has no fork; on macOS a forked process may not use the network
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | {"PYTHONPATH": str(PACKAGE)},
+        )
     with TemporaryDirectory() as folder:
         files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
         job = {"code": code, "arguments": arguments, "environment": environment, **files}

@@ -27,7 +27,7 @@ CONFIG = GOLDEN / "coca.json"
 
 
 def refusal(*arguments: Any, **keywords: Any) -> str:
-    """What `convert` says: one line."""
+    """Return the error message of `convert`, one line."""
     with pytest.raises((ValueError, OSError)) as error:
         convert(*arguments, **keywords)
     assert "\n" not in str(error.value) and len(str(error.value)) < 1000

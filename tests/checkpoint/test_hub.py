@@ -231,7 +231,7 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
     assert (folders[0] / "tokenizer.json").read_bytes() == TOKENIZER
     assert not (folders[2] / "tokenizer.json").exists()
 
-    # only what is needed was asked for: of "both" no pickle and nothing else; all from one commit
+    # only the needed files were requested, all from one commit: of "both" not the pickle
     requests = [request.split()[1] for request in server.requests if "/owner/both/resolve/" in request]
     assert {path.rpartition("/")[2] for path in requests} == {
         "open_clip_config.json",
@@ -242,7 +242,7 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
     downloads = [request for request in server.storage.requests if request.startswith("GET /owner/both/")]
     assert len(downloads) == 1  # both revisions hold the same weights
 
-    # from then on there is no request at all, nor any need of the downloads
+    # afterwards there are no requests, and the downloads are not needed
     server.requests.clear()
     server.storage.requests.clear()
     lines = fetch(server, tmp_path, *specs, HF_HOME=str(tmp_path / "another"))
@@ -331,7 +331,7 @@ def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     )
     assert server.requests == []
 
-    # what huggingface_hub has fetched before, for whomever, is converted without a connection
+    # what is in the cache of huggingface_hub is converted without a connection
     fetch(server, tmp_path, "owner/pickle")
     (line,) = fetch(
         server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1", MINIVIDEOCOCA_CACHE=str(tmp_path / "new")

@@ -114,7 +114,7 @@ LAION, FINETUNED = (
     "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
     "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
 )
-LAYOUTS = {  # repository: model, its files, the file of weights that is taken
+LAYOUTS = {  # repository: model, its files, the file of weights that is used
     LAION: ("coca_ViT-B-32", "bin", "open_clip_pytorch_model.bin"),
     "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": ("coca_ViT-L-14", "bin", "open_clip_pytorch_model.bin"),
     FINETUNED: ("coca_ViT-B-32", "flat bin", "open_clip_pytorch_model.bin"),
@@ -316,7 +316,7 @@ def test_load_asks_to_convert_a_released_folder(files: str, tmp_path: Path, pres
         load(tmp_path / "hub")
 
 
-# What the weights can do
+# Defects of the weights
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def finetuned(tmp_path: Path, presets: Path) -> Iterator[Path]:
 
 def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_path: Path) -> None:
     first = convert(finetuned, tmp_path / "first")
-    second = convert(first, tmp_path / "second", dtype="float16")  # the record goes along
+    second = convert(first, tmp_path / "second", dtype="float16")  # the origin is kept
     for folder in (first, second):
         assert read_origin(folder / "model.safetensors") == {
             "repository": FINETUNED,

@@ -95,7 +95,7 @@ def write_legacy(path: Path, data: bytes, storages: dict[str, tuple[int, bytes]]
     return path
 
 
-# What torch.save wrote --------------------------------------------------------------------------------------
+# Files of torch.save -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", ["assorted_zip.pt", "assorted_legacy.pt"])
@@ -191,7 +191,7 @@ def test_tensors_are_read_on_request(tmp_path: Path) -> None:
     assert read["state_dict"].read() == [5] and read["optimizer"].shape == (count,)
 
 
-# What must be refused ---------------------------------------------------------------------------------------
+# Malicious files --------------------------------------------------------------------------------------------
 
 
 def refusal(path: Path) -> str:
@@ -247,7 +247,7 @@ def test_attributes_of_allowed_names_are_refused(tmp_path: Path) -> None:
     "function", ["collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch.Size"]
 )
 def test_allowed_names_cannot_be_changed(tmp_path: Path, function: str) -> None:
-    """BUILD sets attributes of whatever it is given: nothing that outlives the file may be given to it."""
+    """BUILD sets attributes of any object: it must not get one that outlives the file."""
     changes = ({"planted": 1}, {"__defaults__": (1,), "planted": 1})
     for state in changes:
         for slots in (state, (None, state)):
