@@ -14,8 +14,9 @@ TYPE_CHECKING = False  # as in typing, whose import would take as long as the re
 if TYPE_CHECKING:
     from .checkpoint import load
     from .media.video import read_video
+    from .model.config import Video
     from .model.hooks import trace
-    from .model.videococa import Video, VideoCoCa
+    from .model.videococa import VideoCoCa
     from .tasks import answer, classify, retrieve, score
 
 __version__ = "0.2.0"
@@ -24,7 +25,7 @@ __all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "re
 _MODULES = {
     "load": "checkpoint",
     "trace": "model.hooks",
-    "Video": "model.videococa",
+    "Video": "model.config",
     "VideoCoCa": "model.videococa",
     "read_video": "media.video",
     "answer": "tasks",

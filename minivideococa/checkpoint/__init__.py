@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..media.tokenizer import Tokenizer
-    from ..model.config import Config
+    from ..model.config import Array, Config, Params, Time
     from ..model.videococa import VideoCoCa
 
 HUB = "hf-hub:"
@@ -62,11 +64,32 @@ def load(
     return model
 
 
-def assemble(config: Config, params: dict[str, Any], tokenizer: Tokenizer | None = None) -> VideoCoCa:
+def assemble(config: Config, params: Params, tokenizer: Tokenizer | None = None) -> VideoCoCa:
     """Return a model with this package's video reader and preprocessing. `params`: see `table.nest`."""
+    from ..media.preprocess import preprocess
+    from ..media.sampling import frame_count
+    from ..media.video import to_frames
     from ..model.videococa import VideoCoCa
+    from ..resources import require_memory_for
 
-    return VideoCoCa(config, params, tokenizer)
+    required = config.bytes_to_encode("attentional", params["logit_scale"].dtype)
+
+    def read_frames(
+        source: Any, num_frames: int = 8, start: Time = None, end: Time = None, *, name: str = "video"
+    ) -> Array:
+        num_frames = frame_count(num_frames)
+        if isinstance(source, str | os.PathLike):  # checked before the file is read
+            require_memory_for(num_frames, required, f"encoding {num_frames} frames", "frames")
+        return to_frames(source, num_frames, start, end, name=name)
+
+    return VideoCoCa(
+        config,
+        params,
+        tokenizer,
+        to_frames=read_frames,
+        preprocess=preprocess,
+        require_memory_for=require_memory_for,
+    )
 
 
 def _tokenizer(folder: Path, config: Config) -> Tokenizer | None:

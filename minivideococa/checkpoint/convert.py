@@ -11,13 +11,11 @@ import re
 import warnings
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..inputs import path_name, read_text, require_exists
-from ..model.config import Config
+from ..model.config import Array, Config
 from ..output import is_writable, require_empty
 from ..progress import Progress, no_progress
 from ..resources import require_memory
@@ -149,7 +147,7 @@ def _require_memory(stored: dict[str, StoredTensor], dtype: str | None, weights:
     )
 
 
-def _cast(name: str, tensor: StoredTensor, dtype: str | None, file: str) -> NDArray[Any]:
+def _cast(name: str, tensor: StoredTensor, dtype: str | None, file: str) -> Array:
     """Read a tensor and convert it to `dtype`. `file` is the file's name in messages."""
     array = tensor.read()
     check_values(name, array, file)

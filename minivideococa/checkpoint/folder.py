@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs import parse_json, path_name, read_json, regular_file
-from ..model.config import Config
+from ..model.config import Array, Config
 from ..output import atomic_folder
 from ..resources import require_memory
 from .config import parse_config
@@ -33,7 +33,7 @@ class StoredTensor(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str  # NumPy's name, or "bfloat16"
-    read: Callable[[], NDArray[Any]]
+    read: Callable[[], Array]
 
 
 def embedded_checkpoint() -> Path:
@@ -53,7 +53,7 @@ def embedded_checkpoint() -> Path:
 
 def read_checkpoint(
     folder: str | os.PathLike[str], dtype: str = "float32"
-) -> tuple[Config, dict[str, NDArray[Any]]]:
+) -> tuple[Config, dict[str, Array]]:
     """Return the configuration and the tensors of a checkpoint folder, in `dtype`: "float32" or "float64".
 
     Raises FileNotFoundError if the folder or one of its files does not exist, and ValueError if a file is
@@ -101,7 +101,7 @@ SMALL = 2**18  # elements: smaller tensors are always checked in full
 LARGEST = 1e6  # magnitude: trained weights stay far below
 
 
-def check_values(name: str, tensor: NDArray[Any], file: str, full: bool = True) -> None:
+def check_values(name: str, tensor: Array, file: str, full: bool = True) -> None:
     """Check a tensor for values that no trained weight has. `file` is the file's name in the message.
 
     If `full` is False, only the first 4096 elements are checked, so that the rest of a memory-mapped tensor
@@ -160,7 +160,7 @@ def read_origin(weights: Path) -> dict[str, str]:
 def write_checkpoint(
     folder: str | os.PathLike[str],
     config: Config,
-    tensors: Mapping[str, NDArray[Any]],
+    tensors: Mapping[str, Array],
     tokenizer_json: str | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> Path:
@@ -190,9 +190,7 @@ def _same_checkpoint(a: Path, b: Path) -> bool:
     return all(content(a, name) == content(b, name) for name in (CONFIG, WEIGHTS, TOKENIZER))
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file with the permissions of a new file. Raises OSError if that fails."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -240,7 +238,7 @@ def _stored(entry: dict[str, Any], data: NDArray[np.uint8]) -> StoredTensor:
     kind = entry["dtype"].rstrip("0123456789")
     dtype = names.get(kind, kind) + entry["dtype"].removeprefix(kind)
 
-    def read() -> NDArray[Any]:
+    def read() -> Array:
         begin, end = entry["data_offsets"]
         x = data[begin:end].view("<u2" if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("<"))
         return (widen_bfloat16(x) if dtype == "bfloat16" else x).reshape(entry["shape"])

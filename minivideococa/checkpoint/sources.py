@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..inputs import read_json, regular_file
-from ..model.arguments import shown
+from ..model.config import shorten
 from .folder import CONFIG, StoredTensor, open_safetensors
 from .unpickler import read_pickle
 
@@ -141,7 +141,7 @@ def _state_dict(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: it holds no state dict")
     for name, tensor in content.items():
         if not (isinstance(name, str) and isinstance(tensor, StoredTensor)):
-            raise ValueError(f"{path}: not a state dict: its entry {shown(name)} is not a tensor")
+            raise ValueError(f"{path}: not a state dict: its entry {shorten(name)} is not a tensor")
     return content
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from numpy.typing import NDArray
-
 from ..inputs import join_names
-from ..model.config import Config
+from ..model.config import Array, Config
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -160,7 +158,7 @@ def format_mismatches(mismatches: Mapping[str, list[str]]) -> str:
     return "; ".join(f"{kind}: {join_names(names)}" for kind, names in mismatches.items() if names)
 
 
-def nest(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def nest(tensors: Mapping[str, Array]) -> dict[str, Any]:
     """Return the tree of parameters for the forward pass: names split at the dots, numbered parts as lists.
 
     "text.transformer.resblocks.0.ln_1.bias" becomes

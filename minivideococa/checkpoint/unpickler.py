@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..inputs import join_names
+from ..model.config import Array
 from .folder import StoredTensor, widen_bfloat16
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -156,7 +156,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         if min(offset, *shape, *stride, 0) < 0 or (span and last >= storage.length):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
 
-        def read() -> NDArray[Any]:
+        def read() -> Array:
             raw = self.read_raw(storage, offset, span)
             strides = [step * raw.itemsize if n > 1 else 0 for n, step in zip(shape, stride, strict=True)]
             view = np.lib.stride_tricks.as_strided(raw, shape, strides, writeable=False)
@@ -166,7 +166,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
 
         return StoredTensor(tuple(shape), storage.dtype, read)
 
-    def read_raw(self, storage: Storage, offset: int, length: int) -> NDArray[Any]:
+    def read_raw(self, storage: Storage, offset: int, length: int) -> Array:
         """Read `length` elements of a storage in the file's byte order; bfloat16 as uint16."""
         dtype = _numpy_dtype(storage.dtype)
         with open(self.path, "rb") as file:

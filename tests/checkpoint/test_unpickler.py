@@ -95,7 +95,7 @@ def write_legacy(path: Path, data: bytes, storages: dict[str, tuple[int, bytes]]
     return path
 
 
-# Files of torch.save -----------------------------------------------------------------------------------------
+# Files of torch.save ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", ["assorted_zip.pt", "assorted_legacy.pt"])
