@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..output import place_for
+from ..output import resolve_output
 from . import arguments, messages, videos
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     options = arguments.decoding_options(args)
     entries = read_entries(args)
     inputs = [args.manifest, args.answers_file or "", args.templates_file or ""]
-    place = place_for(args.output, [*inputs, *(entry.video for entry in entries)]) if args.output else None
+    place = resolve_output(args.output, [*inputs, *(entry.video for entry in entries)]) if args.output else None
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates = arguments.templates(args)
     answers = arguments.lines(args.answers_file) if args.answers_file else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..output import place_for
+from ..output import resolve_output
 from . import arguments, messages, videos
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ..checkpoint import load
     from ..verify import write_trace
 
-    place_for(args.output, [args.video])  # before the work
+    resolve_output(args.output, [args.video])  # before the work
     videos.check_one(args.video)  # before the weights
     model = load(args.weights, dtype=args.dtype)
     messages.refuse_unknown_words(args, model, [args.text or ""])
