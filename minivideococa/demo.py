@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import load
-from .model.videococa import Video, VideoCoCa
+from .model.config import Video
+from .model.videococa import VideoCoCa
 from .progress import Progress, no_progress
 from .tasks import classify, retrieve
 from .world import CLIP_SETS, LABELS, objects_named

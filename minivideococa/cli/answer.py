@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from . import arguments, messages, videos
 
 if TYPE_CHECKING:
-    from ..model.videococa import Video, VideoCoCa
+    from ..model.config import Video
+    from ..model.videococa import VideoCoCa
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -52,11 +53,9 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer, or the given answers, the most probable first."""
-    from ..checkpoint import load
-
     answers = args.answer or ([] if args.answers is None else arguments.items("--answers", args.answers))
     videos.check_one(args.video)  # before the weights
-    model = load(args.weights)
+    model = arguments.load_model(args)
     messages.refuse_unknown_words(args, model, [args.question, *answers])
     video = videos.encode_with_bar(args, model, args.video)
     ranking = answer_question(args, model, video, answers)

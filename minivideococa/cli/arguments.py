@@ -74,6 +74,13 @@ def progress(args: argparse.Namespace) -> Progress:
     return no_progress if args.quiet else progress_bar
 
 
+def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
+    """Load the model of --weights."""
+    from ..checkpoint import load
+
+    return load(args.weights, dtype, progress=progress(args))
+
+
 # Shared arguments
 
 
@@ -107,7 +114,7 @@ def add_model(parser: Parser) -> None:
 
 def add_adapter(parser: Parser) -> None:
     """Add --adapter, with the choices of `ADAPTERS`."""
-    from ..model.videococa import ADAPTERS
+    from ..model.config import ADAPTERS
 
     described = "; ".join(f"{name}: {text}" for name, text in ADAPTERS.items())
     parser.add_argument(
@@ -209,12 +216,14 @@ def decoding_options(args: argparse.Namespace) -> DecodingOptions:
 
 
 def check_decoding(model: VideoCoCa, options: DecodingOptions) -> None:
-    """Raise ValueError, before a video is read, for options that do not fit the model."""
-    longest = model.config.text.context_length
-    if (options.max_length or 0) > longest:
-        raise ValueError(
-            f"--max-length is {options.max_length}: this model's texts have at most {longest} tokens"
-        )
+    """Raise ValueError, which names the flag, for options that the model cannot fulfil."""
+    from ..model.generation import resolve_options
+
+    model.require_tokenizer()
+    try:
+        resolve_options(model, options)
+    except ValueError as error:
+        raise ValueError(with_flags(str(error))) from None
 
 
 def with_flags(message: str) -> str:

@@ -9,7 +9,8 @@ from . import arguments, messages, videos
 
 if TYPE_CHECKING:
     from ..model.generation import DecodingOptions
-    from ..model.videococa import Video, VideoCoCa
+    from ..model.config import Video
+    from ..model.videococa import VideoCoCa
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -28,12 +29,10 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the caption of each video as soon as it is written."""
-    from ..checkpoint import load
-
     options = arguments.decoding_options(args)
     paths = videos.expand(args.videos)
     failed = videos.check_all(paths)  # before the weights
-    model = load(args.weights)
+    model = arguments.load_model(args)
     messages.refuse_unknown_words(args, model, [options.prompt])
     arguments.check_decoding(model, options)
     several, in_world = paths != args.videos or len(paths) > 1, []

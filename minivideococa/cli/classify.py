@@ -43,7 +43,6 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the labels, the most probable first."""
-    from ..checkpoint import load
     from ..tasks import classify
 
     labels = args.label or (
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     )
     templates = arguments.templates(args)
     videos.check_one(args.video)  # before the weights
-    model = load(args.weights)
+    model = arguments.load_model(args)
     messages.refuse_unknown_words(args, model, [*labels, *(templates or [] if args.templates_file else [])])
     templates = messages.known_templates(args, model, templates)
     video = videos.encode_with_bar(args, model, args.video)

@@ -85,7 +85,6 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
-    from ..checkpoint import load
     from ..checkpoint.hub import cache_folder
     from ..evaluation import evaluate, report, write_predictions
 
@@ -97,10 +96,9 @@ def run(args: argparse.Namespace) -> int:
     templates = arguments.templates(args)
     answers = arguments.lines(args.answers_file) if args.answers_file else None
     videos.check_all([str(entry.video) for entry in entries])  # before the weights
-    model = load(args.weights)
+    model = arguments.load_model(args)
     given = [options.prompt, *(answers or []), *(templates or [] if args.templates_file else [])]
     messages.refuse_unknown_words(args, model, given)
-    arguments.check_decoding(model, options)
     templates = messages.known_templates(args, model, templates)
     result = evaluate(
         model,

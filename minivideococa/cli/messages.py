@@ -15,7 +15,8 @@ from .. import terminal
 from ..output import json_text
 
 if TYPE_CHECKING:
-    from ..model.videococa import Video, VideoCoCa
+    from ..model.config import Video
+    from ..model.videococa import VideoCoCa
 
 NO_DESCRIPTION = (
     "(not a description: the embedded checkpoint was trained on coloured shapes only, and this video does "

@@ -25,12 +25,11 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the videos, the best match first."""
-    from ..checkpoint import load
     from ..tasks import retrieve
 
     given = videos.expand(args.videos)
     failed = videos.check_all(given)  # before the weights
-    model = load(args.weights)
+    model = arguments.load_model(args)
     messages.refuse_unknown_words(args, model, [args.text])
     readable = [path for path in given if path not in failed]
     with arguments.progress(args)(len(readable) * args.frames, "frames") as update:

@@ -49,12 +49,11 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and print the name, dtype and shape of each tensor in it."""
-    from ..checkpoint import load
     from ..verify import write_trace
 
     resolve_output(args.output, [args.video])  # before the work
     videos.check_one(args.video)  # before the weights
-    model = load(args.weights, dtype=args.dtype)
+    model = arguments.load_model(args, args.dtype)
     messages.refuse_unknown_words(args, model, [args.text or ""])
     activations = activations_of(args, model)
     messages.warn_of_words(args, model, [args.text or ""])

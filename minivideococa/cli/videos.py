@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from . import arguments, messages
 
 if TYPE_CHECKING:
-    from ..model.videococa import Video, VideoCoCa
+    from ..model.config import Video
+    from ..model.videococa import VideoCoCa
     from ..progress import Update
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from minivideococa.cli import arguments, messages, videos
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import FORMATS, TASKS
 from minivideococa.model.generation import DecodingOptions
-from minivideococa.model.videococa import ADAPTERS
+from minivideococa.model.config import ADAPTERS
 
 PAIR, SINGLE, SPLIT = (str(CLIPS / f"{name}.gif") for name in ("pair", "single", "split"))
 CASES = Path(__file__).parents[1] / "cases"
