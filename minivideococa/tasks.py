@@ -1,12 +1,13 @@
-"""Zero-shot tasks: classify and retrieve by comparing latents, score texts and answer questions with the decoder.
+"""Zero-shot tasks: classification and retrieval by latents, scoring and question answering by the decoder.
 
-VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification, text-to-video retrieval and question answering.
+VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification, text-to-video retrieval and question
+answering.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ BATCH_SIZE = 16  # texts; the logits of one take L x V numbers
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | Array | None = None) -> list[list[str]]:
     """Return the sentences of each label: one for each template, with the label in place of its `{}`.
 
-    The default is `TEMPLATES`. Raises ValueError without a template and for one that does not hold exactly one `{}`.
+    The default is `TEMPLATES`. Raises ValueError without a template and for one that does not hold exactly
+    one `{}`.
     """
     templates = list(TEMPLATES) if templates is None else arguments.texts("templates", templates)
     for template in templates:
@@ -55,8 +57,9 @@ def label_latents(
 ) -> Array:
     """Return the unit-length latent of each label, averaged over its sentences: `[labels, E]`.
 
-    Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4). `progress` is called
-    with the number of sentences just encoded. Raises ValueError without a label, for a blank one, and as `label_sentences`.
+    Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4). `progress`
+    is called with the number of sentences just encoded. Raises ValueError without a label, for a blank one,
+    and as `label_sentences`.
     """
     labels = arguments.texts("labels", labels, blank=False)
     return np.stack([mean_latent(model, texts, progress) for texts in label_sentences(labels, templates)])
@@ -85,11 +88,11 @@ def classify(
 ) -> list[tuple[str, float]]:
     """Classify a video zero-shot: return (label, probability) for each label, the most probable first.
 
-    Parameters
-    ----------
-    labels, templates : the classes, and sentences in which `{}` stands for the label. Default: "a video of {}."
-    by : "latent" compares the video's latent with that of each label, averaged over the templates, as the paper does.
-        "likelihood" uses the probability that the decoder assigns to the sentences, summed over the templates.
+    Parameters ---------- labels, templates : the classes, and sentences in which `{}` stands for the label.
+    Default: "a video of {}." by : "latent" compares the video's latent with that of each label, averaged over
+    the templates, as the paper does.
+        "likelihood" uses the probability that the decoder assigns to the sentences, summed over the
+        templates.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
     progress : called with the number of texts just encoded or scored.
 
@@ -126,9 +129,9 @@ def score(
 ) -> Array:
     """Return the log-probability (natural logarithm) of each text given the video and the prompt: `[B]`.
 
-    It is the sum, over the text's tokens and its end token, of the log-probability that the decoder assigns to each
-    given the tokens before it (teacher forcing). The tokens of the prompt do not count. A text that is longer than the
-    context is cut.
+    It is the sum, over the text's tokens and its end token, of the log-probability that the decoder assigns
+    to each given the tokens before it (teacher forcing). The tokens of the prompt do not count. A text that
+    is longer than the context is cut.
 
     Parameters
     ----------
@@ -136,7 +139,8 @@ def score(
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
     progress : called with the number of texts just scored.
 
-    Raises ValueError without a text, for a prompt that leaves no room in the context, and as `VideoCoCa.encode`.
+    Raises ValueError without a text, for a prompt that leaves no room in the context, and as
+    `VideoCoCa.encode`.
     """
     texts, prompt = arguments.texts("texts", texts), arguments.text("prompt", prompt)
     ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)  # [B, L]
@@ -186,25 +190,35 @@ def answer(
 ) -> str:
     """Return the answer to a question about a video.
 
-    With `answers` it is the most probable of them as a continuation of the question, by `score`. Without, it is what the
-    decoder generates after the question. A model that was not finetuned for question answering has only seen captions:
-    "the colour of the circle is" may suit it better than "what colour is the circle?".
+    With `answers` it is the most probable of them as a continuation of the question, by `score`. Without, it
+    is what the decoder generates after the question. A model that was not finetuned for question answering
+    has only seen captions: "the colour of the circle is" may suit it better than "what colour is the
+    circle?".
 
-    Parameters
-    ----------
-    num_frames, start, end, adapter : as in `VideoCoCa.encode`.
-    options, keywords : how to generate, as in `VideoCoCa.generate`. `max_length` counts the question too; `min_length`
+    Parameters ---------- num_frames, start, end, adapter : as in `VideoCoCa.encode`. options, keywords : how
+    to generate, as in `VideoCoCa.generate`. `max_length` counts the question too; `min_length`
         is 1 unless given. The prompt is the question.
     progress : called with the number of texts just scored, or of tokens just generated.
 
-    Raises ValueError for a blank question, for one that leaves no room in the context, and as `VideoCoCa.encode`.
+    Raises ValueError for a blank question, for one that leaves no room in the context, and as
+    `VideoCoCa.encode`.
     """
     if not arguments.text("question", question).strip():
         raise ValueError("question is blank: give a question")
     if answers is not None:
         answers = arguments.texts("answers", answers)
-        part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
-        return answers[int(score(model, video, answers, question, progress=progress, **part).argmax())]
+        scores = score(
+            model,
+            video,
+            answers,
+            question,
+            num_frames=num_frames,
+            start=start,
+            end=end,
+            adapter=adapter,
+            progress=progress,
+        )
+        return answers[int(scores.argmax())]
     if options is None:
         keywords = {"min_length": 1} | keywords
     options = DecodingOptions.create(options, prompt=question, **keywords)
@@ -227,8 +241,8 @@ def retrieve(
 ) -> list[tuple[int, float]]:
     """Rank videos by a text, or texts by a video: return (index, cosine) for each candidate, the best first.
 
-    A `str` as the query is a text, and the candidates are videos (encoded, frames or paths). Any other query is a video,
-    and the candidates are texts. Give a file as the query as a `pathlib.Path`.
+    A `str` as the query is a text, and the candidates are videos (encoded, frames or paths). Any other query
+    is a video, and the candidates are texts. Give a file as the query as a `pathlib.Path`.
 
     Parameters
     ----------
@@ -274,7 +288,7 @@ def batches(count: int) -> Iterator[slice]:
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Return the cosines `[n]` of unit vectors `[n, E]` with one `[E]`: row by row, so that equal rows have equal cosines."""
+    """Return the cosines of unit vectors `[n, E]` with one `[E]`: `[n]`, the same for equal rows."""
     return np.asarray((a * b).sum(axis=-1))
 
 

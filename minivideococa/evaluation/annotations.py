@@ -1,4 +1,4 @@
-"""Published annotation files of the data sets that VideoCoCa is evaluated on, read as the entries of a manifest.
+"""Read the published annotation files of data sets as the entries of a manifest.
 
 To add a format, write a reader and add it to `FORMATS`.
 """
@@ -27,8 +27,8 @@ Item = tuple[str | None, Entry, list[str]]  # split, entry, and where the blank 
 class Format(NamedTuple):
     """A reader of annotation files.
 
-    `read` takes the text of a file, or its value if `json`, and yields items. Their videos are relative to the folder with the
-    clips. `example` shows the format in error messages.
+    `read` takes the text of a file, or its value if `json`, and yields items. Their videos are relative to
+    the folder with the clips. `example` shows the format in error messages.
     """
 
     read: Callable[[Any], Iterable[Item]]
@@ -41,12 +41,14 @@ def read_annotations(
 ) -> list[Entry]:
     """Return the entries of a published annotation file, in order. `format` is a name out of `FORMATS`.
 
-    `videos` is the folder that holds the clips, or folders of them. A clip is found by its stem, whatever its suffix; one
-    that is missing keeps the path of the data set. `split` ("train", "val", "test") selects a split, if the file has several.
-    Blank captions, labels, questions and answers are left out with a warning; their entries stay.
+    `videos` is the folder that holds the clips, or folders of them. A clip is found by its stem, whatever its
+    suffix; one that is missing keeps the path of the data set. `split` ("train", "val", "test") selects a
+    split, if the file has several. Blank captions, labels, questions and answers are left out with a warning;
+    their entries stay.
 
-    Raises OSError if the file cannot be read or the folder does not exist; ValueError for an unknown format, for a file that
-    does not have this format or does not fit into memory, and if it, or the split, has no entries.
+    Raises OSError if the file cannot be read or the folder does not exist; ValueError for an unknown format,
+    for a file that does not have this format or does not fit into memory, and if it, or the split, has no
+    entries.
     """
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format of annotations: give one of {', '.join(FORMATS)}")
@@ -131,9 +133,10 @@ def _msrvtt(data: Any) -> Iterator[Item]:
 
 
 def _msrvtt_1ka(text: str) -> Iterator[Item]:
-    """Read the 1k-A test split of MSR-VTT for retrieval (Yu et al., JSFusion, arXiv 1808.02559): MSRVTT_JSFUSION_test.csv.
+    """Read the 1k-A test split of MSR-VTT for retrieval (Yu et al., JSFusion, arXiv 1808.02559).
 
-    One sentence per clip, as in github.com/ArrowLuo/CLIP4Clip, dataloader_msrvtt_retrieval.py.
+    The file is MSRVTT_JSFUSION_test.csv.     One sentence per clip, as in github.com/ArrowLuo/CLIP4Clip,
+    dataloader_msrvtt_retrieval.py.
     """
     for line, (video_id, sentence) in _rows(text, ["video_id"], "sentence"):
         blanks: list[str] = []
@@ -142,9 +145,10 @@ def _msrvtt_1ka(text: str) -> Iterator[Item]:
 
 
 def _msrvtt_qa(data: Any) -> Iterator[Item]:
-    """Read MSRVTT-QA (Xu et al., ACM Multimedia 2017): train_qa.json, val_qa.json or test_qa.json, one entry per question.
+    """Read MSRVTT-QA (Xu et al., ACM Multimedia 2017): train_qa.json, val_qa.json or test_qa.json.
 
-    As in github.com/xudejing/video-question-answering. The clip of `video_id` 7 is MSR-VTT's video7.mp4.
+    One entry per question, as in github.com/xudejing/video-question-answering. The clip of `video_id` 7 is
+    MSR-VTT's video7.mp4.
     """
     if not isinstance(data, list):
         raise ValueError("it is not a list")
@@ -164,7 +168,8 @@ def _activitynet(data: Any) -> Iterator[Item]:
     """Read ActivityNet Captions (Krishna et al., arXiv 1705.00754): train.json or val_1.json.
 
     The sentences of a video are joined to one paragraph, the query of paragraph-to-video retrieval, as in
-    github.com/ArrowLuo/CLIP4Clip, dataloader_activitynet_retrieval.py. A clip is v_YOUTUBEID.mp4 or YOUTUBEID.mp4.
+    github.com/ArrowLuo/CLIP4Clip, dataloader_activitynet_retrieval.py. A clip is v_YOUTUBEID.mp4 or
+    YOUTUBEID.mp4.
     """
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
@@ -185,7 +190,8 @@ def _activitynet(data: Any) -> Iterator[Item]:
 def _kinetics(text: str) -> Iterator[Item]:
     """Read Kinetics-400, -600 or -700 (Kay et al., arXiv 1705.06950): train.csv, validate.csv or test.csv.
 
-    A clip is LABEL/YOUTUBEID_000010_000020.mp4, as in github.com/activitynet/ActivityNet, Crawler/Kinetics/download.py.
+    A clip is LABEL/YOUTUBEID_000010_000020.mp4, as in github.com/activitynet/ActivityNet,
+    Crawler/Kinetics/download.py.
     """
     columns = ["youtube_id", "time_start", "time_end", "split"]
     for line, (youtube_id, start, end, split, label) in _rows(text, columns, "label"):
@@ -199,10 +205,10 @@ def _kinetics(text: str) -> Iterator[Item]:
 
 
 def _ucf101(text: str) -> Iterator[Item]:
-    """Read UCF101 (Soomro et al., arXiv 1212.0402): ucfTrainTestlist/trainlist01.txt, testlist01.txt and so on.
+    """Read UCF101 (Soomro et al., arXiv 1212.0402): trainlist01.txt, testlist01.txt and so on.
 
-    One clip per line, in training lists with the number of its class. The class ApplyEyeMakeup is the label "apply eye
-    makeup".
+    One clip per line, in training lists with the number of its class. The class ApplyEyeMakeup is the label
+    "apply eye makeup".
     """
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -249,23 +255,23 @@ FORMATS: dict[str, Format] = {
 
 
 def _field(record: Any, name: str, kind: type, where: str = "", blank: bool = False) -> Any:
-    """Return a field of a JSON object. Raises ValueError if it is missing or of another type, or blank unless `blank`."""
+    """Return a field of a JSON object.
+
+    Raises ValueError if it is missing or of another type, or blank unless `blank`.
+    """
     value = record.get(name) if isinstance(record, dict) else None
-    if (
-        not isinstance(value, kind)
-        or isinstance(value, bool)
-        or isinstance(value, str)
-        and not (blank or value.strip())
-    ):
+    valid = isinstance(value, kind) and not isinstance(value, bool)
+    if not valid or (isinstance(value, str) and not blank and not value.strip()):
         expected = {str: "text", int: "number", list: "list"}[kind]
         raise ValueError(f'{where}"{name}" is missing or no {expected} in {_short(record)}')
     return value
 
 
 def _rows(text: str, columns: list[str], text_column: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of each line of a CSV file with a header, and its cells in these columns and the text column.
+    """Yield the line number and the cells of each row of a CSV file with a header.
 
-    Only the last cell, of `text_column`, may be blank. Raises ValueError with the number of a line that lacks a cell.
+    The cells are those in `columns` and in `text_column`.     Only the last cell, of `text_column`, may be
+    blank. Raises ValueError with the number of a line that lacks a cell.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [*columns, text_column]
@@ -274,7 +280,7 @@ def _rows(text: str, columns: list[str], text_column: str) -> Iterator[tuple[int
         raise ValueError(f"it has no column {', '.join(missing)}")
     for row in reader:
         for name in columns:
-            if row[name] is None or not row[name].strip() and name != text_column:
+            if row[name] is None or (name != text_column and not row[name].strip()):
                 raise ValueError(f"line {reader.line_num}: {name} is missing")
         yield reader.line_num, [row[name].strip() for name in columns]
 

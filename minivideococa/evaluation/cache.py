@@ -1,7 +1,8 @@
 """A cache on disk for encoded videos and generated texts, addressed by content.
 
-The name of a file is the hash of its key: everything that the content depends on. No file is ever out of date, and the folder
-may be removed at any time. Files are written as a whole; a damaged file is treated as missing.
+The name of a file is the hash of its key: everything that the content depends on. No file is ever out of
+date, and the folder may be removed at any time. Files are written as a whole; a damaged file is treated as
+missing.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ Array = NDArray[Any]
 def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
     """Return the suffix and the SHA-256 of a video's file, or the name and SHA-256 of each image in a folder.
 
-    Nothing but the suffix of a file's name counts; it distinguishes Motion JPEG from a JPEG image. Raises OSError or
-    ValueError if there is nothing to read.
+    Nothing but the suffix of a file's name counts; it distinguishes Motion JPEG from a JPEG image. Raises
+    OSError or ValueError if there is nothing to read.
     """
     hashes = []
     for path in files_of(video):
@@ -41,7 +42,7 @@ def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
 
 
 def model_hash(model: VideoCoCa) -> str:
-    """Return the SHA-256 of a model: its configuration, its weights in memory with their dtype, and its tokenizer."""
+    """Return the SHA-256 of a model: configuration, weights in memory with their dtype, and tokenizer."""
     digest = hashlib.sha256(json.dumps(model.config.source, sort_keys=True).encode())
     if model.tokenizer:
         digest.update(model.tokenizer.vocabulary.to_str().encode())
@@ -49,7 +50,7 @@ def model_hash(model: VideoCoCa) -> str:
     def add(node: Any, name: str) -> None:
         if isinstance(node, np.ndarray):
             digest.update(f"{name} {node.dtype} {node.shape}".encode())
-            digest.update(np.ascontiguousarray(node))
+            digest.update(np.ascontiguousarray(node).data)
         else:
             for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
                 add(child, f"{name}.{key}")
@@ -59,7 +60,10 @@ def model_hash(model: VideoCoCa) -> str:
 
 
 def folder_for(path: str | os.PathLike[str]) -> Path:
-    """Return the folder of a cache; it need not exist. Raises ValueError for an impossible name and for a file."""
+    """Return the folder of a cache; it need not exist.
+
+    Raises ValueError for an impossible name and for a file.
+    """
     folder = Path(path_name(path, "give a folder, or None for no cache", "cache"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{path}: is no folder: give another place for the cache")
@@ -67,7 +71,7 @@ def folder_for(path: str | os.PathLike[str]) -> Path:
 
 
 def get(folder: Path | None, key: Any) -> dict[str, Array] | None:
-    """Return the arrays that were `put` under a key; None if there are none or they are damaged, or without a folder."""
+    """Return the arrays stored under a key; None if they are missing or damaged, or without a folder."""
     if folder is None or not (path := _file(folder, key)).is_file():  # opening a FIFO would block forever
         return None
     try:
@@ -115,5 +119,5 @@ def _sha256(arrays: Mapping[str, Array]) -> bytes:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.digest()

@@ -4,9 +4,10 @@
     {"video": "clips/1.mp4", "question": "what does the man do?", "answer": "sing"}
     {"video": "talk.mp4", "start": 12.5, "end": "00:01:10", "captions": ["a woman draws a graph"]}
 
-`video` is a path, relative to the manifest's folder unless it is absolute. All other fields are optional: `captions`, `label` or,
-if several are correct, `labels`, `question` with its `answer`, and `start` and `end`, which select a part of the video. Unknown
-fields are ignored. Blank captions, labels, questions and answers are left out with a warning.
+`video` is a path, relative to the manifest's folder unless it is absolute. All other fields are optional:
+`captions`, `label` or, if several are correct, `labels`, `question` with its `answer`, and `start` and `end`,
+which select a part of the video. Unknown fields are ignored. Blank captions, labels, questions and answers
+are left out with a warning.
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ from ..output import json_text, place_for, written_whole
 
 HINT = "a manifest has one JSON object per line"
 NO_OBJECT = (
-    'it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files are read '
-    "with --format"
+    'it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files '
+    "are read with --format"
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a manifest: a video, or a part of one, with its ground truth. `video` is a path that can be opened.
+    """A line of a manifest: a video, or a part of one, with its ground truth.
 
-    `start` and `end` select a part of the video, in seconds; strings such as "1:05" are converted as by
-    `media.sampling.seconds`. None is the start or end of the video.
+    `video` is a path that can be opened.     `start` and `end` select a part of the video, in seconds;
+    strings such as "1:05" are converted as by `media.sampling.seconds`. None is the start or end of the
+    video.
 
-    Raises ValueError for an impossible path, a string in place of a tuple of strings, a blank text, an answer without its
-    question, and an end that is not after the start.
+    Raises ValueError for an impossible path, a string in place of a tuple of strings, a blank text, an answer
+    without its question, and an end that is not after the start.
     """
 
     video: Path
@@ -85,8 +87,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
 
     Blank texts are left out with a warning; their entries stay.
 
-    Raises OSError if `path` is not a readable file; ValueError, with the number of the line, for an invalid entry, for a file
-    without entries, and for one that does not fit into memory.
+    Raises OSError if `path` is not a readable file; ValueError, with the number of the line, for an invalid
+    entry, for a file without entries, and for one that does not fit into memory.
     """
     entries: list[Entry] = []
     blanks: list[str] = []

@@ -19,8 +19,9 @@ Array = NDArray[Any]
 def ranks(scores: Array, correct: Array) -> NDArray[np.int64]:
     """Return the rank, from 1, of the best-ranked correct candidate of each row: int64 `[n]`.
 
-    `scores` `[n, C]`, higher is better; `correct` bool `[n, C]`. For classification the rows are videos and the candidates
-    labels; for text-to-video retrieval they are captions and videos; for video-to-text retrieval videos and captions.
+    `scores` `[n, C]`, higher is better; `correct` bool `[n, C]`. For classification the rows are videos and
+    the candidates labels; for text-to-video retrieval they are captions and videos; for video-to-text
+    retrieval videos and captions.
 
     Raises ValueError if a row has no correct candidate.
     """
@@ -32,7 +33,7 @@ def ranks(scores: Array, correct: Array) -> NDArray[np.int64]:
 
 
 def recall(ranks: Array, k: int) -> float:
-    """Return recall at k of a retrieval, or the top-k accuracy of a classifier: the share of ranks `[n]` that are at most k.
+    """Return recall at k, or the top-k accuracy of a classifier: the share of ranks `[n]` that are at most k.
 
     Raises ValueError without ranks.
     """
@@ -44,8 +45,9 @@ def recall(ranks: Array, k: int) -> float:
 def average_precision(scores: Array, relevant: Array) -> float:
     """Return the mean, over the relevant items, of the precision among all items that score at least as high.
 
-    `scores` `[n]`, higher is better; `relevant` bool `[n]`. As scikit-learn's `average_precision_score`: no interpolation,
-    and items with the same score enter the ranking together. Raises ValueError if no item is relevant.
+    `scores` `[n]`, higher is better; `relevant` bool `[n]`. As scikit-learn's `average_precision_score`: no
+    interpolation, and items with the same score enter the ranking together. Raises ValueError if no item is
+    relevant.
     """
     if not np.any(relevant):
         raise ValueError("no item is relevant, so there is no precision to average")
@@ -60,8 +62,8 @@ def average_precision(scores: Array, relevant: Array) -> float:
 def mean_average_precision(scores: Array, relevant: Array) -> float:
     """Return the average precision of each label over the videos, averaged over the labels that occur (mAP).
 
-    `scores` `[n, C]`, `relevant` bool `[n, C]`: a video may have several labels. Every label has the same weight, however
-    rare. Raises ValueError if no video has a label.
+    `scores` `[n, C]`, `relevant` bool `[n, C]`: a video may have several labels. Every label has the same
+    weight, however rare. Raises ValueError if no video has a label.
     """
     scores, relevant = np.asarray(scores), np.asarray(relevant, bool)
     occurring = np.flatnonzero(relevant.any(axis=0))
@@ -85,8 +87,8 @@ def words(texts: Sequence[str]) -> list[str]:
 def ptb(texts: Sequence[str]) -> list[str]:
     """Tokenize texts with pycocoevalcap's Penn Treebank tokenizer, as for published figures. It runs Java.
 
-    Raises ValueError if Java is missing or returns nothing, OSError if the library's own folder, where it writes a file,
-    is read-only.
+    Raises ValueError if Java is missing or returns nothing, OSError if the library's own folder, where it
+    writes a file, is read-only.
     """
     from shutil import which
 
@@ -99,12 +101,13 @@ def ptb(texts: Sequence[str]) -> list[str]:
     # Java reads one text per line, so a text must not hold a line break or be empty
     lines = [{"caption": " ".join(text.split()) or "."} for text in texts]
     try:
-        tokens = PTBTokenizer().tokenize({0: lines}).get(0, [])
+        tokens: list[str] = PTBTokenizer().tokenize({0: lines}).get(0, [])
     except OSError as error:
         raise OSError(f"--tokenizer ptb failed ({error}): use --tokenizer words") from None
     if len(tokens) != len(texts):
         raise ValueError(
-            "--tokenizer ptb: Java returns no tokens: check whether `java -version` works, or use --tokenizer words"
+            "--tokenizer ptb: Java returns no tokens: check whether `java -version` works, or use "
+            "--tokenizer words"
         )
     return tokens
 
@@ -115,7 +118,8 @@ TOKENIZERS: dict[str, Tokenizer] = {"words": words, "ptb": ptb}
 def tokenizer_for(name: str) -> Tokenizer:
     """Return a tokenizer by name, after a trial run, so that a missing requirement is found before the work.
 
-    Raises ValueError for a name that is not in `TOKENIZERS`, and if pycocoevalcap or what the tokenizer runs is missing.
+    Raises ValueError for a name that is not in `TOKENIZERS`, and if pycocoevalcap or what the tokenizer runs
+    is missing.
     """
     _scorers()
     if name not in TOKENIZERS:
@@ -132,8 +136,10 @@ def caption_scores(
     """Return pycocoevalcap's metrics of n captions, each with one or more references: metric -> value.
 
     - "BLEU-4", of the whole corpus, from 0 to 1 (Papineni et al., 2002).
-    - "ROUGE-L", the mean over the captions of an F-measure of the longest common subsequence, from 0 to 1 (Lin, 2004).
-    - "CIDEr", the mean of CIDEr-D, from 0 to 10 (arXiv 1411.5726). Document frequencies are counted over these references,
+    - "ROUGE-L", the mean over the captions of an F-measure of the longest common subsequence, from 0 to 1
+    (Lin, 2004).
+    - "CIDEr", the mean of CIDEr-D, from 0 to 10 (arXiv 1411.5726). Document frequencies are counted over
+    these references,
       so it is 0 for a single video and means little for a few.
 
     Raises ValueError if no reference has a word, or pycocoevalcap is not installed.
@@ -152,7 +158,10 @@ def caption_scores(
 
 
 def _scorers() -> tuple[Any, Any, Any]:
-    """Return pycocoevalcap's BLEU-1 to 4, ROUGE-L and CIDEr. Raises ValueError, one line, if it is not installed."""
+    """Return pycocoevalcap's BLEU-1 to 4, ROUGE-L and CIDEr.
+
+    Raises ValueError, one line, if it is not installed.
+    """
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider
@@ -171,7 +180,7 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(answer: str) -> str:
-    """Return an answer in lower case without punctuation and, unless nothing else is left, without articles."""
+    """Return an answer in lower case without punctuation and articles, unless only articles are left."""
     tokens = answer.lower().translate(NO_PUNCTUATION).split()
     return " ".join([token for token in tokens if token not in ("a", "an", "the")] or tokens)
 

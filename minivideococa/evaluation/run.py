@@ -1,6 +1,7 @@
 """Evaluate a model on a data set: encode each video once, let each task predict, and compute the metrics.
 
-VideoCoCa (arXiv 2212.04979), section 4, evaluates zero-shot classification, retrieval, captioning and question answering.
+VideoCoCa (arXiv 2212.04979), section 4, evaluates zero-shot classification, retrieval, captioning and
+question answering.
 """
 
 from __future__ import annotations
@@ -41,37 +42,39 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a model on the entries of a manifest.
 
-    Entries with the same path (symbolic links resolved), start and end are about one video. A video that cannot be read,
-    for whatever reason, is left out of the metrics with a warning.
+    Entries with the same path (symbolic links resolved), start and end are about one video. A video that
+    cannot be read, for whatever reason, is left out of the metrics with a warning.
 
     Parameters
     ----------
     tasks : names out of `TASKS`. Default: every task that an entry has the ground truth for.
 
-        - "classify": top-1 and top-5 accuracy, or mean average precision if a video has several labels. The labels of
+        - "classify": top-1 and top-5 accuracy, or mean average precision if a video has several labels. The
+        labels of
           all entries are the classes.
-        - "retrieve": recall at 1, 5 and 10 and the median rank, of videos for captions and of captions for videos.
+        - "retrieve": recall at 1, 5 and 10 and the median rank, of videos for captions and of captions for
+        videos.
         - "caption": BLEU-4, ROUGE-L and CIDEr against all captions of a video.
         - "qa": accuracy of the generated answers or, with `answers`, of the most probable of those.
-    num_frames, adapter : as in `VideoCoCa.encode`.
-    templates : as in `tasks.classify`.
-    answers : the answers to choose from. Default: answers are generated.
-    tokenizer : "words" or "ptb", how the metrics of captions split texts; see `metrics`.
-    cache : a folder for encoded videos and generated texts, which the next run uses. None: no cache.
-    options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to captions only;
+    num_frames, adapter : as in `VideoCoCa.encode`. templates : as in `tasks.classify`. answers : the answers
+    to choose from. Default: answers are generated. tokenizer : "words" or "ptb", how the metrics of captions
+    split texts; see `metrics`. cache : a folder for encoded videos and generated texts, which the next run
+    uses. None: no cache. options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and
+    `min_length` apply to captions only;
         the `max_length` of an answer does not count the question.
     progress : called once for each stage: labels, captions, videos.
 
     Returns
     -------
     dict
-        "videos", the number of videos that could be read; "unreadable", a list of {"video", "why"}; "metrics",
-        {task: {metric: {"value", "items"}}}; "predictions", a list of {"video", ...}, one for each entry. The part of a
-        video has "start" and "end" beside "video".
+        "videos", the number of videos that could be read; "unreadable", a list of {"video", "why"};
+        "metrics", {task: {metric: {"value", "items"}}}; "predictions", a list of {"video", ...}, one for each
+        entry. The part of a video has "start" and "end" beside "video".
 
-    Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a question that leaves
-    no room for its answer, missing packages of caption metrics, and a request that does not fit into memory; and for
-    latents that are not finite, and if no video can be read. Raises OSError if the cache cannot be written.
+    Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
+    question that leaves no room for its answer, missing packages of caption metrics, and a request that does
+    not fit into memory; and for latents that are not finite, and if no video can be read. Raises OSError if
+    the cache cannot be written.
     """
     if "start" in keywords or "end" in keywords:
         raise ValueError("start and end differ from video to video: give them in the entries")
@@ -99,11 +102,12 @@ def evaluate(
     with progress(len(clips), "videos") as update:
         for clip in clips.values():
             video = _encode(clip, settings, num_frames, adapter)
-            for task in running if video else ():
-                if clip in task.targets:
-                    task.predict(clip, video)
-            if clip.unreadable:
+            if video is None:
                 warnings.warn(f"left out: {clip.unreadable}", stacklevel=2)
+            else:
+                for task in running:
+                    if clip in task.targets:
+                        task.predict(clip, video)
             update(1)
     return _result(entries, clips, running)
 
@@ -115,11 +119,11 @@ def _check_entries(entries: Any) -> list[Entry]:
     """Return the entries as a list. Raises ValueError if they are something else."""
     if isinstance(entries, str | os.PathLike):
         raise ValueError(f"entries is the path {os.fspath(entries)!r}: give the result of read_manifest")
-    entries = list(entries) if isinstance(entries, Iterable) else [entries]
-    for entry in entries:
+    checked: list[Entry] = list(entries) if isinstance(entries, Iterable) else [entries]
+    for entry in checked:
         if not isinstance(entry, Entry):
             raise ValueError(f"entries has a {type(entry).__name__} in it: give a list of Entry")
-    return entries
+    return checked
 
 
 def _check_texts(name: str, values: Any) -> list[str] | None:
@@ -174,21 +178,22 @@ def collect_clips(entries: Sequence[Entry], tasks: Sequence[type[Task]]) -> dict
 def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Video | None:
     """Return the encoded video, from the cache if it is there; None if it cannot be read.
 
-    Sets the clip's `key` and `latent`, or else `unreadable`. Raises ValueError if the latent is not finite, OSError if the
-    cache cannot be written.
+    Sets the clip's `key` and `latent`, or else `unreadable`. Raises ValueError if the latent is not finite,
+    OSError if the cache cannot be written.
     """
     model, cache = settings.model, settings.cache
     try:
         hashes = content_hashes(clip.path) if cache else None
         clip.key = [settings.model_key, hashes, num_frames, adapter, RULE, clip.start, clip.end]
         arrays = get(cache, clip.key)
-        pixels = None if arrays else model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
+        if arrays is None:
+            pixels = model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
     except (
         Exception
     ) as error:  # decoders raise many kinds, and one video must not cost the others their results
         clip.unreadable = _reason(clip.path, error)
         return None
-    if arrays:
+    if arrays is not None:
         video = Video(**arrays)
     else:
         video = model.encode_video(pixels, adapter)
@@ -252,7 +257,10 @@ def _prediction(entry: Entry, clip: Clip | None, tasks: Sequence[Task]) -> dict[
 
 
 def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> None:
-    """Write predictions as JSON lines, as a whole or not at all. Raises OSError if the file cannot be written."""
+    """Write predictions as JSON lines, as a whole or not at all.
+
+    Raises OSError if the file cannot be written.
+    """
     with written_whole(place) as partial:
         partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
 

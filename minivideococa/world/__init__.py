@@ -6,7 +6,8 @@ clips       videos of moving shapes
 shapes      clips as files, with a manifest
 detection   whether a video looks like the synthetic world
 
-All randomness comes from a `numpy.random.Generator`: the same seed gives the same pictures, sentences and videos.
+All randomness comes from a `numpy.random.Generator`: the same seed gives the same pictures, sentences and
+videos.
 """
 
 from .captions import LABELS, SPECIAL, VOCABULARY, caption, caption_of, objects_named, question_of

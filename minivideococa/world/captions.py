@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .scenes import COLOURS, SHAPES, Object, pick
@@ -56,10 +58,11 @@ def caption_of(objects: tuple[Object, ...]) -> str:
 
 
 def question_of(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[str, str]:
-    """Return a question and its only answer: the beginning of a sentence up to a colour, and the shape that completes it.
+    """Return a question and its only answer.
 
-    The vocabulary has no question words. Other objects of the same colour are named first, so that the answer is unique:
-    "we see a red circle and a red" -> "star". Raises ValueError without an object.
+    The question is the beginning of a sentence up to a colour, the answer is the shape that completes it.
+    The vocabulary has no question words. Other objects of the same colour are named first, so that the answer
+    is unique: "we see a red circle and a red" -> "star". Raises ValueError without an object.
     """
     if not objects:
         raise ValueError("there is no object to ask for")
@@ -72,4 +75,4 @@ def question_of(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[
 def objects_named(text: str) -> set[tuple[str, str]]:
     """Return the (colour, shape) pairs that a sentence names."""
     words = text.split()
-    return {(a, b) for a, b in zip(words, words[1:], strict=False) if a in COLOURS and b in SHAPES}
+    return {(a, b) for a, b in pairwise(words) if a in COLOURS and b in SHAPES}

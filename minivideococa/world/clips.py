@@ -96,7 +96,7 @@ def _move(o: Object, rng: np.random.Generator) -> Object:
 
 
 def _resized(o: Object, rng: np.random.Generator) -> Object:
-    """Return a small object grown, or a large one shrunk, by a factor in GROWTH, within the radii of still images."""
+    """Return a small object grown, or a large one shrunk, by a factor in GROWTH, within the usual radii."""
     growth = rng.uniform(*GROWTH)
     radius = o.radius * growth if o.size == "small" else o.radius / growth
     return replace(o, radius=float(np.clip(radius, RADII["small"][0], RADII["large"][1])))
@@ -108,7 +108,7 @@ def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
     visible = np.ones((count, frames), bool)
     if kind == "split":  # never visible at the same time, so their paths may cross
         a = sample_object(rng)
-        first = (a, sample_object(rng, (a,)))
+        first: tuple[Object, ...] = (a, sample_object(rng, (a,)))
         last = tuple(_move(o, rng) for o in first)
         visible[0, frames // 2 :] = visible[1, : frames // 2] = False
         return Clip(first, last, visible, sample_background(rng))
@@ -138,7 +138,8 @@ def draw_clip(clip: Clip) -> NDArray[np.uint8]:
 def caption_throughout(clip: Clip, rng: np.random.Generator) -> str:
     """Return a random sentence of `caption` that is true in every frame of a clip.
 
-    It may name a size that an object keeps, and a relation that never changes if the objects are visible together.
+    It may name a size that an object keeps, and a relation that never changes if the objects are visible
+    together.
     """
     together = bool(clip.visible.all(axis=0).any())
     while True:  # ends: the plain sentence is true in every frame

@@ -18,7 +18,8 @@ COUNTS = {0: 0.04, 1: 0.36, 2: 0.38, 3: 0.22}  # number of objects -> probabilit
 MAX_TILT = np.radians(30)
 SUPERSAMPLING = 6  # masks are drawn larger by this factor, then averaged down
 
-# hue in degrees, its jitter, and the ranges of saturation and value; far enough apart to be told apart by people
+# hue in degrees, its jitter, and the ranges of saturation and value; far enough apart to be told apart by
+# people
 COLOURS = {
     "red": (0, 7, (0.80, 1.00), (0.70, 0.95)),
     "orange": (28, 6, (0.85, 1.00), (0.90, 1.00)),
@@ -63,7 +64,7 @@ def _circle(radius: float = 1.0, x: float = 0.0) -> Array:
 
 
 def _rays(*radii: float, points: int) -> Array:
-    """Return an outline with corners at equal angles, the first on top, whose radii repeat `radii`: `[points, 2]`."""
+    """Return an outline with corners at equal angles, the first on top: `[points, 2]`. The radii repeat."""
     t = np.arange(points) * 2 * np.pi / points - np.pi / 2
     r = np.resize(radii, points)
     return np.stack([r * np.cos(t), r * np.sin(t)], axis=1)
@@ -133,7 +134,7 @@ def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, flo
 
 
 def sample_background(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a plain, graded, grainy or cloudy background of low saturation: float32 `[64, 64, 3]` in 0..1."""
+    """Return a plain, graded, grainy or cloudy background of low saturation: float32 `[64, 64, 3]`, 0..1."""
     kind = pick(("plain", "graded", "grain", "clouds"), rng)
     hue, value = rng.uniform(0, 360), rng.uniform(0.1, 1.0)
     base = np.array(_rgb(hue, rng.uniform(0, 0.28), value), np.float32)
@@ -148,7 +149,8 @@ def sample_background(rng: np.random.Generator) -> NDArray[np.float32]:
     noise = rng.standard_normal((cells, cells, 1), dtype=np.float32)
     if kind == "clouds":
         noise = _enlarge(noise, SIZE // cells)
-    return np.clip(base + np.float32(rng.uniform(0.03, 0.12)) * noise, 0, 1)
+    background: NDArray[np.float32] = np.clip(base + np.float32(rng.uniform(0.03, 0.12)) * noise, 0, 1)
+    return background
 
 
 def _enlarge(coarse: Array, factor: int) -> Array:
@@ -163,7 +165,7 @@ def _enlarge(coarse: Array, factor: int) -> Array:
 
 
 def sample_object(rng: np.random.Generator, taken: tuple[Object, ...] = ()) -> Object:
-    """Return an object at a random place whose (colour, shape) differs from that of every object in `taken`."""
+    """Return an object at a random place. No object in `taken` has the same colour and shape."""
     while True:
         colour, shape = pick(tuple(COLOURS), rng), pick(tuple(SHAPES), rng)
         if (colour, shape) not in [o.name for o in taken]:
@@ -176,12 +178,15 @@ def sample_object(rng: np.random.Generator, taken: tuple[Object, ...] = ()) -> O
 
 
 def overlap(a: Object, b: Object) -> bool:
-    """Tell whether the circles of two objects are less than two pixels apart. Corners extend beyond them by 15 %."""
+    """Tell whether the circles of two objects are less than two pixels apart.
+
+    Corners extend beyond them by 15 %.
+    """
     return bool(np.hypot(a.x - b.x, a.y - b.y) < a.radius + b.radius + 2)
 
 
 def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[Object, ...]:
-    """Return `count` different objects that do not overlap; by default 0 to 3, with the probabilities in COUNTS."""
+    """Return `count` different objects that do not overlap. Default: 0 to 3, by the probabilities in COUNTS."""
     if count is None:
         count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
     while True:  # start again if there is no room for the last object
@@ -211,11 +216,11 @@ def draw(objects: tuple[Object, ...], background: Array) -> NDArray[np.uint8]:
         columns = slice(max(left, 0), min(left + mask.shape[1], SIZE))
         mask = mask[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left, None]
         image[rows, columns] += mask * (np.array(o.rgb, np.float32) - image[rows, columns])
-    return np.rint(image * 255).astype(np.uint8)
+    return np.asarray(np.rint(image * 255), np.uint8)
 
 
 def _mask(o: Object, left: int, top: int) -> NDArray[np.float32]:
-    """Return the share of each pixel that the object covers, in the box with this upper left corner: float32 `[n, n]`."""
+    """Return the coverage of each pixel in the box with this upper left corner: float32 `[n, n]` in 0..1."""
     from PIL import Image, ImageDraw
 
     n = int(2.4 * o.radius) + 4
@@ -225,4 +230,4 @@ def _mask(o: Object, left: int, top: int) -> NDArray[np.float32]:
     for i, outline in enumerate(SHAPES[o.shape]):
         points = outline @ np.array([[cos, sin], [-sin, cos]]) * o.radius + (o.x - left, o.y - top)
         pen.polygon((points * SUPERSAMPLING).ravel().tolist(), fill=0 if i % 2 else 255)
-    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / 255
+    return np.asarray(canvas.reduce(SUPERSAMPLING), np.float32) / np.float32(255)

@@ -25,7 +25,8 @@ TIMEOUT = 60  # seconds that ffmpeg may take for a clip, plus one per frame
 FRAME_BYTES = 1_000_000  # upper bound of the memory per frame while a clip is written
 CAPTIONS = 5  # per clip, at most: the plain one and random ones
 
-# BT.709 colours, tagged as such; one thread and no encoder version, so that the same frames give the same bytes
+# BT.709 colours, tagged as such; one thread and no encoder version, so that the same frames give the same
+# bytes
 ENCODING = [
     *("-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bitexact"),
     *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "10", "-threads", "1"),
@@ -41,15 +42,15 @@ def write_shapes(
     *,
     progress: Progress = no_progress,
 ) -> Path:
-    """Write `count` clips, of each of the `CLIP_SETS` in turn, and a manifest; return the path of the manifest.
+    """Write `count` clips, of each of the `CLIP_SETS` in turn; return the path of their manifest.
 
-    The clips are 0000.mp4 and so on: `frames` frames of 256 x 256 pixels at 8 frames per second, H.264. Their entries have
-    captions, a label if one object is shown, and a question with its answer. A clip and its entry depend on the seed and
-    the clip's number only: a larger `count` adds clips, and the same machine writes the same bytes. `progress` is called
-    once, with "clips".
+    The clips are 0000.mp4 and so on: `frames` frames of 256 x 256 pixels at 8 frames per second, H.264. Their
+    entries have captions, a label if one object is shown, and a question with its answer. A clip and its
+    entry depend on the seed and the clip's number only: a larger `count` adds clips, and the same machine
+    writes the same bytes. `progress` is called once, with "clips".
 
-    The folder is written as a whole or not at all. Raises ValueError if `folder` is not empty or a number is out of range,
-    OSError if a file cannot be written or there is no ffmpeg.
+    The folder is written as a whole or not at all. Raises ValueError if `folder` is not empty or a number is
+    out of range, OSError if a file cannot be written or there is no ffmpeg.
     """
     count, seed = whole("count", count, 1), whole("seed", seed, 0)
     frames = whole("frames", frames, 2)  # one frame cannot show one object after another
@@ -82,7 +83,8 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
 
     Raises OSError if ffmpeg fails, does not end, or does not leave a video of T frames.
 
-    When read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips; 13 at most).
+    When read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips; 13 at
+    most).
     """
     frames = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     size = f"{frames.shape[2]}x{frames.shape[1]}"
@@ -95,8 +97,8 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         written = 0
     if written != len(frames):
         raise OSError(
-            f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames are "
-            f"there; check the ffmpeg at {command[0]}"
+            f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames "
+            f"are there; check the ffmpeg at {command[0]}"
         )
 
 

@@ -24,7 +24,7 @@ class Caption(Task):
         return entry.captions
 
     def check(self) -> None:
-        """Raise ValueError if the tokenizer of the metrics cannot be used, or the options do not suit the model."""
+        """Raise ValueError for options that do not suit the model, and if the metrics cannot be computed."""
         self.tokenize = tokenizer_for(self.settings.tokenizer)
         self.captions: dict[Clip, str] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ MAX_ANSWER = 30  # ids, unless `max_length` is given
 
 
 class QuestionAnswering(Task):
-    """Question answering: accuracy of the generated answers or, with `answers`, of the most probable of those."""
+    """Question answering: accuracy of generated answers, or of the most probable ones out of `answers`."""
 
     name = "qa"
     needs = '"question" with "answer"'
@@ -38,8 +39,8 @@ class QuestionAnswering(Task):
                 raise ValueError(f"the question {question!r} is blank: give a text")
             if prompt_length(self.model, question) > longest - 2:
                 raise ValueError(
-                    f"the question {question!r} leaves no room for an answer: this model's texts have at most "
-                    f"{longest} tokens"
+                    f"the question {question!r} leaves no room for an answer: this model's texts have at "
+                    f"most {longest} tokens"
                 )
 
     def predict(self, clip: Clip, video: Video) -> None:
@@ -48,11 +49,11 @@ class QuestionAnswering(Task):
         for question, _ in self.targets[clip]:
             self.answers.setdefault(clip, {})[question] = self.settings.cached(
                 [clip.key, "answer", question, choices, options],
-                lambda question=question: self._answer(video, question),
+                partial(self._answer, video, question),
             )
 
     def _answer(self, video: Video, question: str) -> str:
-        """Return one of the given answers, or a generated one: `prompt` and `min_length` are for captions only."""
+        """Return one of the given answers, or a generated one; `prompt` and `min_length` do not apply."""
         if self.settings.answers:
             return answer(self.model, video, question, self.settings.answers)
         length = prompt_length(self.model, question) + (self.settings.options.max_length or MAX_ANSWER)

@@ -18,8 +18,9 @@ from .task import Array, Clip, Metrics, Task, finite_latents, latent_matrix, met
 class Retrieve(Task):
     """Retrieval of videos by captions and of captions by videos: recall at 1, 5 and 10, and the median rank.
 
-    A caption is a query for its own video only, as in published figures, even where another video has the same caption.
-    For a video every caption with the text of one of its own is correct, and the best-ranked counts.
+    A caption is a query for its own video only, as in published figures, even where another video has the
+    same caption. For a video every caption with the text of one of its own is correct, and the best-ranked
+    counts.
     """
 
     name = "retrieve"

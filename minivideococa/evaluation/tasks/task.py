@@ -81,13 +81,16 @@ class Task(ABC):
             if targets := dict.fromkeys(t for entry in clip.entries for t in self.targets_of(entry)):
                 self.targets[clip] = list(targets)
 
-    def check(self) -> None:
-        """Raise ValueError if the task cannot be run with these settings and targets. No video has been read yet."""
+    def check(self) -> None:  # noqa: B027
+        """Raise ValueError if the task cannot be run with these settings and targets.
 
-    def prepare(self, progress: Progress) -> None:
+        No video has been read yet.
+        """
+
+    def prepare(self, progress: Progress) -> None:  # noqa: B027
         """Encode the texts that every video is compared with."""
 
-    def predict(self, clip: Clip, video: Video) -> None:
+    def predict(self, clip: Clip, video: Video) -> None:  # noqa: B027
         """Generate what is to be generated for one video. Not called for videos without targets."""
 
     @abstractmethod
@@ -110,7 +113,7 @@ def latent_matrix(clips: Sequence[Clip]) -> Array:
 
 
 def targets_among(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    """Return which candidates are targets of each video: bool `[videos, candidates]`. Every target is a candidate."""
+    """Return which candidates are targets of each video: bool `[videos, candidates]`."""
     columns: dict[str, list[int]] = {}
     for column, candidate in enumerate(candidates):
         columns.setdefault(candidate, []).append(column)
