@@ -18,9 +18,8 @@ from ..checkpoint.folder import embedded_checkpoint
 from ..model.videococa import Video
 
 Array = NDArray[Any]
-STATISTICS = (
-    "in_world.npz"  # in the folder of the embedded checkpoint, written by weights/measure_in_world.py
-)
+# in the folder of the embedded checkpoint, written by weights/measure_in_world.py
+STATISTICS = "in_world.npz"
 
 
 def is_embedded(weights: str | os.PathLike[str] | None) -> bool:

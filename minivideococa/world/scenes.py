@@ -186,7 +186,7 @@ def overlap(a: Object, b: Object) -> bool:
 
 
 def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[Object, ...]:
-    """Return `count` different objects that do not overlap. Default: 0 to 3, by the probabilities in COUNTS."""
+    """Return `count` different objects that do not overlap; by default 0 to 3, as COUNTS says."""
     if count is None:
         count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
     while True:  # start again if there is no room for the last object
