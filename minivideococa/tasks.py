@@ -11,15 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .model import arguments
+from .model.config import Array, Source, Time, Video, check_finite, check_text, check_texts, describe, shorten
 from .model.generation import DecodingOptions
-from .model.ops import log_softmax, softmax, unit
-from .model.videococa import NOT_FINITE, Source, Video, VideoCoCa
+from .model.ops import log_softmax, normalize, softmax
+from .model.videococa import VideoCoCa
 from .progress import Update
-
-Array = NDArray[Any]
 
 TEMPLATES = ("a video of {}.",)
 ENSEMBLE = (  # for labels that are things and for labels that are actions
@@ -41,7 +38,7 @@ def label_sentences(labels: Sequence[str], templates: Sequence[str] | Array | No
     The default is `TEMPLATES`. Raises ValueError without a template and for one that does not hold exactly
     one `{}`.
     """
-    templates = list(TEMPLATES) if templates is None else arguments.texts("templates", templates)
+    templates = list(TEMPLATES) if templates is None else check_texts("templates", templates)
     for template in templates:
         if template.count("{}") != 1:
             raise ValueError(f"a template holds {{}} once, where the label goes: not {template!r}")
@@ -61,13 +58,13 @@ def label_latents(
     is called with the number of sentences just encoded. Raises ValueError without a label, for a blank one,
     and as `label_sentences`.
     """
-    labels = arguments.texts("labels", labels, blank=False)
+    labels = check_texts("labels", labels, blank=False)
     return np.stack([mean_latent(model, texts, progress) for texts in label_sentences(labels, templates)])
 
 
 def mean_latent(model: VideoCoCa, texts: Sequence[str], progress: Update | None = None) -> Array:
     """Return the normalized mean of the latents of some texts: `[E]`."""
-    latent = unit(model.encode_text(texts).mean(axis=0))
+    latent = normalize(model.encode_text(texts).mean(axis=0))
     if progress:
         progress(len(texts))
     return latent
@@ -81,8 +78,8 @@ def classify(
     by: str = "latent",
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
     progress: Update | None = None,
 ) -> list[tuple[str, float]]:
@@ -99,8 +96,8 @@ def classify(
     Raises ValueError for another `by`, without a label or template, and as `VideoCoCa.encode`.
     """
     if not isinstance(by, str) or by not in ("latent", "likelihood"):
-        raise ValueError(f"by is 'latent' or 'likelihood', not {arguments.shown(by)}")
-    labels = arguments.texts("labels", labels, blank=False)
+        raise ValueError(f"by is 'latent' or 'likelihood', not {shorten(by)}")
+    labels = check_texts("labels", labels, blank=False)
     sentences = label_sentences(labels, templates)
     if by == "latent":
         _warn_of_caveat(model)
@@ -111,7 +108,7 @@ def classify(
     else:
         scores = score(model, video, [text for texts in sentences for text in texts], progress=progress)
         logits = np.logaddexp.reduce(scores.reshape(len(labels), -1), axis=1)
-    probabilities = softmax(arguments.finite(f"the logits are {NOT_FINITE}", logits))
+    probabilities = softmax(check_finite("the logits are", logits))
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
 
@@ -122,8 +119,8 @@ def score(
     prompt: str = "",
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
     progress: Update | None = None,
 ) -> Array:
@@ -142,14 +139,14 @@ def score(
     Raises ValueError without a text, for a prompt that leaves no room in the context, and as
     `VideoCoCa.encode`.
     """
-    texts, prompt = arguments.texts("texts", texts), arguments.text("prompt", prompt)
+    texts, prompt = check_texts("texts", texts), check_text("prompt", prompt)
     ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)  # [B, L]
     begin = prompt_length(model, prompt)
     longest = model.config.text.context_length
     if begin > longest - 2:
         raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most {longest} tokens")
     tokens = model.encode(video, num_frames, adapter, start, end).tokens
-    scores = np.zeros(len(ids), model.params["logit_scale"].dtype)
+    scores = np.zeros(len(ids), model.dtype)
     for rows in batches(len(ids)):
         lengths = text_lengths(model, ids[rows])  # [B]
         inputs, targets = ids[rows, : lengths.max() - 1], ids[rows, 1 : lengths.max()]  # [B, L]
@@ -165,8 +162,8 @@ def score(
 
 def text_lengths(model: VideoCoCa, ids: Array) -> Array:
     """Return the number of ids of each text `[B, L]`, start and end included: `[B]`."""
-    assert model.tokenizer is not None  # it has made the ids
-    return np.asarray(2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1))
+    end_id = model.require_tokenizer().end_id
+    return np.asarray(2 + (ids[:, 1:] == end_id).argmax(axis=1))
 
 
 def prompt_length(model: VideoCoCa, prompt: str) -> int:
@@ -181,8 +178,8 @@ def answer(
     answers: Sequence[str] | Array | None = None,
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
     options: DecodingOptions | None = None,
     progress: Update | None = None,
@@ -203,10 +200,10 @@ def answer(
     Raises ValueError for a blank question, for one that leaves no room in the context, and as
     `VideoCoCa.encode`.
     """
-    if not arguments.text("question", question).strip():
+    if not check_text("question", question).strip():
         raise ValueError("question is blank: give a question")
     if answers is not None:
-        answers = arguments.texts("answers", answers)
+        answers = check_texts("answers", answers)
         scores = score(
             model,
             video,
@@ -224,8 +221,7 @@ def answer(
     options = DecodingOptions.create(options, prompt=question, **keywords)
     tokens = model.encode(video, num_frames, adapter, start, end).tokens
     ids = model.generate(tokens, options, progress=progress)
-    assert model.tokenizer is not None and isinstance(ids, np.ndarray)
-    return model.tokenizer.decode(ids[prompt_length(model, question) :])
+    return str(model.require_tokenizer().decode(ids[prompt_length(model, question) :]))
 
 
 def retrieve(
@@ -234,8 +230,8 @@ def retrieve(
     candidates: Sequence[str | Video | Source] | Array,
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
     progress: Update | None = None,
 ) -> list[tuple[int, float]]:
@@ -257,15 +253,13 @@ def retrieve(
         return model.encode(video, num_frames, adapter, start, end).latent
 
     if isinstance(query, str):
-        query = arguments.text("query", query, blank=False)
+        query = check_text("query", query, blank=False)
         if not isinstance(candidates, list | tuple) or not candidates:
-            raise ValueError(
-                f"candidates must be a list of at least one video, not {arguments.what(candidates)}"
-            )
+            raise ValueError(f"candidates must be a list of at least one video, not {describe(candidates)}")
         text = model.encode_text(query)[0]  # [E]
         cosines = cosine(np.stack([latent(video) for video in candidates]), text)
     else:
-        texts = arguments.texts("candidates", candidates, blank=False)
+        texts = check_texts("candidates", candidates, blank=False)
         latents = []
         for rows in batches(len(texts)):
             latents.append(model.encode_text(texts[rows]))

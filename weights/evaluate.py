@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import minivideococa as mvc
+from minivideococa.checkpoint import assemble
 from minivideococa.media.video import sample_indices
+from minivideococa.model.config import ADAPTERS, Video
 from minivideococa.model.pooling import mean_pool
-from minivideococa.model.videococa import ADAPTERS, Video
 from minivideococa.tasks import label_latents
 from minivideococa.world import (
     LABELS,
@@ -214,9 +215,7 @@ def scale_queries(model: mvc.VideoCoCa, scale: float) -> mvc.VideoCoCa:
     visual = model.params["visual"]
     norm = {name: x * x.dtype.type(scale) for name, x in visual["attn_pool"]["ln_q"].items()}
     pooler = visual["attn_pool"] | {"ln_q": norm}
-    return mvc.VideoCoCa(
-        model.config, model.params | {"visual": visual | {"attn_pool": pooler}}, model.tokenizer
-    )
+    return assemble(model.config, model.params | {"visual": visual | {"attn_pool": pooler}}, model.tokenizer)
 
 
 def choose_scale(model: mvc.VideoCoCa, count: int, seed: int) -> float:

@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import __version__
 from ..checkpoint.folder import open_safetensors, save_tensors
 from ..inputs import path_name
 from ..media.video import files_of
+from ..model.config import Array
 from ..model.videococa import VideoCoCa
 from ..output import written_whole
-
-Array = NDArray[Any]
 
 
 def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:

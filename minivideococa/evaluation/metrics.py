@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from ..model.config import Array
 
 
 def ranks(scores: Array, correct: Array) -> NDArray[np.int64]:

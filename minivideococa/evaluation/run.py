@@ -15,10 +15,12 @@ from typing import Any
 
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
+from ..model.config import Video, check_adapter
 from ..model.generation import DecodingOptions
-from ..model.videococa import Video, VideoCoCa, check_adapter
+from ..model.videococa import VideoCoCa
 from ..output import json_text, written_whole
 from ..progress import Progress, no_progress
+from ..resources import require_memory_for
 from .cache import content_hashes, folder_for, get, put
 from .manifest import Entry
 from .tasks import TASKS, Clip, Settings, Task
@@ -78,10 +80,13 @@ def evaluate(
     """
     if "start" in keywords or "end" in keywords:
         raise ValueError("start and end differ from video to video: give them in the entries")
+    options = DecodingOptions.create(options, **keywords)
+    if options.candidates > 1:
+        raise ValueError(f"candidates is {options.candidates}: evaluate takes one text per video")
     entries = _check_entries(entries)
     settings = Settings(
         model,
-        DecodingOptions.create(options, **keywords),
+        options,
         _check_texts("templates", templates),
         _check_texts("answers", answers),
         tokenizer,
@@ -90,9 +95,9 @@ def evaluate(
     chosen = choose_tasks(tasks, entries)
     clips = collect_clips(entries, chosen)
     running = [task(settings, clips.values()) for task in chosen]
-    num_frames = frame_count(num_frames)
-    check_adapter(adapter)
-    model.require_memory_for_frames(num_frames, adapter)
+    num_frames, adapter = frame_count(num_frames), check_adapter(adapter)
+    need = model.config.bytes_to_encode(adapter, model.dtype)
+    require_memory_for(num_frames, need, f"encoding {num_frames} frames", "frames")
     for task in running:
         task.check()
     if model.caveat and any(task.compares_latents for task in running):

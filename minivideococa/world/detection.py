@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..checkpoint.folder import embedded_checkpoint
-from ..model.videococa import Video
+from ..model.config import Array, Video
 
-Array = NDArray[Any]
 # in the folder of the embedded checkpoint, written by weights/measure_in_world.py
 STATISTICS = "in_world.npz"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from ..model.config import Array
+
 T = TypeVar("T")
 SIZE = 64  # pixels, width and height
 RADII = {"small": (7.0, 9.0), "large": (12.5, 16.0)}  # ranges, pixels
@@ -144,13 +145,12 @@ def sample_background(rng: np.random.Generator) -> NDArray[np.float32]:
         other = np.array(_rgb(hue, rng.uniform(0, 0.28), rng.uniform(0.1, 1.0)), np.float32)
         t, axis = rng.uniform(0, 2 * np.pi), np.linspace(-0.5, 0.5, SIZE, dtype=np.float32)
         ramp = np.clip(0.5 + np.cos(t) * axis[None] + np.sin(t) * axis[:, None], 0, 1)[..., None]
-        return (base + ramp * (other - base)).astype(np.float32)
+        return np.asarray(base + ramp * (other - base), np.float32)
     cells = SIZE if kind == "grain" else 8
     noise = rng.standard_normal((cells, cells, 1), dtype=np.float32)
     if kind == "clouds":
         noise = _enlarge(noise, SIZE // cells)
-    background: NDArray[np.float32] = np.clip(base + np.float32(rng.uniform(0.03, 0.12)) * noise, 0, 1)
-    return background
+    return np.asarray(np.clip(base + np.float32(rng.uniform(0.03, 0.12)) * noise, 0, 1))
 
 
 def _enlarge(coarse: Array, factor: int) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..evaluation.manifest import Entry, write_manifest
 from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
-from ..model.arguments import whole
+from ..model.config import check_int
 from ..output import folder_written_whole
 from ..progress import Progress, no_progress
 from ..resources import require_memory
@@ -52,8 +52,8 @@ def write_shapes(
     The folder is written as a whole or not at all. Raises ValueError if `folder` is not empty or a number is
     out of range, OSError if a file cannot be written or there is no ffmpeg.
     """
-    count, seed = whole("count", count, 1), whole("seed", seed, 0)
-    frames = whole("frames", frames, 2)  # one frame cannot show one object after another
+    count, seed = check_int("count", count, 1), check_int("seed", seed, 0)
+    frames = check_int("frames", frames, 2)  # one frame cannot show one object after another
     require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
     kinds = list(CLIP_SETS)
     with folder_written_whole(folder) as partial, progress(count, "clips") as update:

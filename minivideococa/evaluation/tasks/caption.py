@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ...model.videococa import Video
+from ...model.config import Video
+from ...model.generation import prepare
 from ..manifest import Entry
 from ..metrics import caption_scores, tokenizer_for
 from .task import Clip, Metrics, Task, metrics_of
@@ -25,6 +26,7 @@ class Caption(Task):
 
     def check(self) -> None:
         """Raise ValueError for options that do not suit the model, and if the metrics cannot be computed."""
+        prepare(self.model, self.settings.options)
         self.tokenize = tokenizer_for(self.settings.tokenizer)
         self.captions: dict[Clip, str] = {}
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ...model.config import Array
 from ...model.ops import softmax
 from ...progress import Progress
 from ...tasks import best_first, cosine, label_sentences, mean_latent
 from ..manifest import Entry
 from ..metrics import mean_average_precision, ranks, recall
-from .task import Array, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
+from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
 
 
 class Classify(Task):

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...model.videococa import Video
+from ...model.config import Video
+from ...model.generation import DecodingOptions, prepare
 from ...tasks import answer, prompt_length
 from ..manifest import Entry
 from ..metrics import same_answer
@@ -31,7 +32,7 @@ class QuestionAnswering(Task):
         return [(entry.question, entry.answer)] if entry.question and entry.answer else []
 
     def check(self) -> None:
-        """Raise ValueError for a question that is blank or leaves no room for an answer."""
+        """Raise ValueError for a blank question, one that leaves no room, and unsuitable options."""
         self.answers: dict[Clip, dict[str, str]] = {}  # by question
         longest = self.model.config.text.context_length
         for question in dict.fromkeys(question for pairs in self.targets.values() for question, _ in pairs):
@@ -42,6 +43,8 @@ class QuestionAnswering(Task):
                     f"the question {question!r} leaves no room for an answer: this model's texts have at "
                     f"most {longest} tokens"
                 )
+            if not self.settings.answers:
+                prepare(self.model, replace(self._options(question), prompt=question))
 
     def predict(self, clip: Clip, video: Video) -> None:
         """Answer each question."""
@@ -53,13 +56,17 @@ class QuestionAnswering(Task):
             )
 
     def _answer(self, video: Video, question: str) -> str:
-        """Return one of the given answers, or a generated one; `prompt` and `min_length` do not apply."""
+        """Return the most probable of the given answers, or a generated one."""
         if self.settings.answers:
             return answer(self.model, video, question, self.settings.answers)
-        length = prompt_length(self.model, question) + (self.settings.options.max_length or MAX_ANSWER)
+        return answer(self.model, video, question, options=self._options(question))
+
+    def _options(self, question: str) -> DecodingOptions:
+        """Return the options for an answer: `prompt` and `min_length` are those of captions."""
+        max_length = self.settings.options.max_length
+        length = prompt_length(self.model, question) + (MAX_ANSWER if max_length is None else max_length)
         length = min(length, self.model.config.text.context_length)
-        options = replace(self.settings.options, prompt="", min_length=1, max_length=length)
-        return answer(self.model, video, question, options=options)
+        return replace(self.settings.options, prompt="", min_length=1, max_length=length)
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Compare each answer with the correct one, word for word."""

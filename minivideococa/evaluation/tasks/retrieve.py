@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ...model.config import Array
 from ...progress import Progress
 from ...resources import require_memory
 from ...tasks import batches, cosine
 from ..manifest import Entry
 from ..metrics import ranks, recall
-from .task import Array, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
+from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
 
 
 class Retrieve(Task):

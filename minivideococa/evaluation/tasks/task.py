@@ -12,14 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...model.arguments import finite
+from ...model.config import Array, Video
 from ...model.generation import DecodingOptions
-from ...model.videococa import Video, VideoCoCa
+from ...model.videococa import VideoCoCa
 from ...progress import Progress
 from ..cache import cached, model_hash
 from ..manifest import Entry
 
-Array = NDArray[Any]
 Metrics = dict[
     str, dict[str, float]
 ]  # metric -> {"value": ..., "items": number of videos, captions or questions}
@@ -126,4 +125,6 @@ def targets_among(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -
 
 def finite_latents(latents: Array, source: Any) -> Array:
     """Return the latents. Raises ValueError if one is not finite: no metric could be computed from it."""
-    return finite(f"the model's latent of {str(source)!r} is not finite: its weights are damaged", latents)
+    if not np.isfinite(latents).all():
+        raise ValueError(f"the model's latent of {str(source)!r} is not finite: its weights are damaged")
+    return latents
