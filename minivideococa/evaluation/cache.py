@@ -22,7 +22,7 @@ from ..inputs import path_name
 from ..media.video import files_of
 from ..model.config import Array
 from ..model.videococa import VideoCoCa
-from ..output import written_whole
+from ..output import atomic_write
 
 
 def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
@@ -86,7 +86,7 @@ def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(_file(folder, key)) as partial:
+        with atomic_write(_file(folder, key)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
         raise OSError(

@@ -22,7 +22,7 @@ from typing import Any
 
 from ..inputs import parse_json, path_name, read_text
 from ..media.sampling import seconds
-from ..output import json_text, place_for, written_whole
+from ..output import atomic_write, json_text, resolve_output
 
 HINT = "a manifest has one JSON object per line"
 NO_OBJECT = (
@@ -179,14 +179,14 @@ def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> No
 
     The paths of videos below its folder are written relative to it, so that the folder can be moved.
 
-    Raises as `place_for`, ValueError without an entry, and OSError if it cannot be written.
+    Raises as `resolve_output`, ValueError without an entry, and OSError if it cannot be written.
     """
     entries = list(entries)
-    place = place_for(path, [entry.video for entry in entries])
+    place = resolve_output(path, [entry.video for entry in entries])
     if not entries:
         raise ValueError(f"{path}: there is no entry to write")
     lines = [json_text(_fields(entry, place.parent)) + "\n" for entry in entries]
-    with written_whole(place) as partial:
+    with atomic_write(place) as partial:
         partial.write_text("".join(lines), encoding="utf-8")
 
 

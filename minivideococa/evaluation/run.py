@@ -18,7 +18,7 @@ from ..media.video import read_video
 from ..model.config import Video, check_adapter
 from ..model.generation import DecodingOptions
 from ..model.videococa import VideoCoCa
-from ..output import json_text, written_whole
+from ..output import atomic_write, json_text
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
 from .cache import content_hashes, folder_for, get, put
@@ -266,7 +266,7 @@ def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> Non
 
     Raises OSError if the file cannot be written.
     """
-    with written_whole(place) as partial:
+    with atomic_write(place) as partial:
         partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..evaluation.manifest import Entry, write_manifest
 from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
 from ..model.config import check_int
-from ..output import folder_written_whole
+from ..output import atomic_folder
 from ..progress import Progress, no_progress
 from ..resources import require_memory
 from .captions import caption_of, question_of
@@ -56,7 +56,7 @@ def write_shapes(
     frames = check_int("frames", frames, 2)  # one frame cannot show one object after another
     require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
     kinds = list(CLIP_SETS)
-    with folder_written_whole(folder) as partial, progress(count, "clips") as update:
+    with atomic_folder(folder) as partial, progress(count, "clips") as update:
         entries = []
         for i in range(count):
             rng = np.random.default_rng([seed, i])
