@@ -217,11 +217,11 @@ def decoding_options(args: argparse.Namespace) -> DecodingOptions:
 
 def check_decoding(model: VideoCoCa, options: DecodingOptions) -> None:
     """Raise ValueError, which names the flag, for options that the model cannot fulfil."""
-    from ..model.generation import resolve_options
+    from ..model.generation import prepare
 
     model.require_tokenizer()
     try:
-        resolve_options(model, options)
+        prepare(model, options)
     except ValueError as error:
         raise ValueError(with_flags(str(error))) from None
 
