@@ -1,4 +1,4 @@
-"""Fixtures of the evaluation's tests: a small model, and pictures, which are videos of one frame and quickly read."""
+"""Fixtures of the tests of evaluation: a small model, and images, which are videos of one frame."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,18 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The number of calls of what takes long: {"encode_video": ..., "generate": ..., "encode_text": ...}."""
+    """The number of calls of slow methods: {"encode_video": ..., "generate": ..., "encode_text": ...}."""
     counts = dict.fromkeys(("encode_video", "generate", "encode_text"), 0)
-    for name in counts:
 
-        def counted(self, *rest, _name=name, _method=getattr(mvc.VideoCoCa, name), **more):
-            counts[_name] += 1
-            return _method(self, *rest, **more)
+    def count(name):
+        method = getattr(mvc.VideoCoCa, name)
+
+        def counted(self, *arguments, **keywords):
+            counts[name] += 1
+            return method(self, *arguments, **keywords)
 
         monkeypatch.setattr(mvc.VideoCoCa, name, counted)
+
+    for name in counts:
+        count(name)
     return counts
