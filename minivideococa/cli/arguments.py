@@ -167,11 +167,12 @@ def add_decoding(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     group = parser.add_argument_group("decoding", argument_default=argparse.SUPPRESS)
     for field in dataclasses.fields(DecodingOptions):
         if field.name not in (*NO_FLAGS, *leave_out):
-            default = "" if field.default in (None, "") else f" (default: {field.default})"
+            default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            shown = "" if default in (None, "") else f" (default: {default})"
             group.add_argument(
                 flag(field.name),
                 metavar=field.metadata.get("metavar"),
-                help=field.metadata["help"].replace("%", "%%") + default,
+                help=field.metadata["help"].replace("%", "%%") + shown,
                 **_value(field.name, hints[field.name]),
             )
     group.add_argument(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from . import arguments, messages, videos
 
 if TYPE_CHECKING:
-    from ..model.generation import DecodingOptions
     from ..model.config import Video
+    from ..model.generation import DecodingOptions
     from ..model.videococa import VideoCoCa
 
 

@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     options = arguments.decoding_options(args)
     entries = read_entries(args)
     inputs = [args.manifest, args.answers_file or "", args.templates_file or ""]
-    place = resolve_output(args.output, [*inputs, *(entry.video for entry in entries)]) if args.output else None
+    inputs += [str(entry.video) for entry in entries]
+    output = resolve_output(args.output, inputs) if args.output else None
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates = arguments.templates(args)
     answers = arguments.lines(args.answers_file) if args.answers_file else None
@@ -117,8 +118,8 @@ def run(args: argparse.Namespace) -> int:
     texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
     messages.warn_of_limits(args, model, [options.prompt, *texts, *(templates or []), *(answers or [])])
     try:
-        if place:
-            write_predictions(place, predictions)
+        if output:
+            write_predictions(output, predictions)
     finally:  # metrics are printed although the predictions cannot be written
         messages.print_result(args, report(result).split("\n"), {"manifest": args.manifest, **result})
     return 3 if result["unreadable"] else 0

@@ -122,7 +122,7 @@ def test_unknown_words_are_named(capsys):
         (["caption", __file__], "test_cli.py"),
         (["caption", PAIR, "--weights", "nowhere"], "nowhere"),
         (["caption", PAIR, "--weights", str(CLIPS)], "config.json"),
-        (["caption", PAIR, "--min-length", "9", "--max-length", "9"], "max_length"),
+        (["caption", PAIR, "--min-length", "9", "--max-length", "9"], "--max-length 9"),
         (["classify", PAIR, "--labels", " , "], "label"),
         (["classify", PAIR, "--labels-file", "nowhere.txt"], "nowhere.txt"),
         (["classify", PAIR, "--labels-file", PAIR], "pair.gif"),
@@ -161,7 +161,7 @@ def test_a_closed_pipe_is_no_error():
 
 
 def test_interrupt_is_130(monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minivideococa.checkpoint.load", interrupted)
