@@ -436,9 +436,10 @@ def test_a_giant_manifest_is_refused(tmp_path, monkeypatch):
 # Files that never end
 
 
-def in_time(*arguments, cwd, **more):
+def run_in_time(*arguments, cwd, **more):
+    """Run Python for at most 20 seconds."""
     return subprocess.run(
-        [sys.executable, "-m", "minivideococa", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -449,27 +450,44 @@ def in_time(*arguments, cwd, **more):
     )
 
 
+IRREGULAR = ("fifo", "/dev/zero")
+IN_PLACE_OF = [
+    ["{}"],
+    ["{}", "--format", "msrvtt", "--videos", "."],
+    ["{}", "--format", "kinetics", "--videos", "."],
+    ["m.jsonl", "--answers-file", "{}"],
+    ["m.jsonl", "--templates-file", "{}"],
+]
+
+
+@pytest.fixture(scope="module")
+def irregular(tmp_path_factory):
+    """(name, arguments) -> status, output and messages of the command, from one process that can be killed."""
+    folder = tmp_path_factory.mktemp("irregular")
+    os.mkfifo(folder / "fifo")
+    write_manifest(folder / "m.jsonl", [Entry(CLIPS / "single.gif", ("a",), ("a",), "a", "a")])
+    code = """if True:
+        import contextlib, io, json, sys
+        from minivideococa.cli import main
+        for name, arguments in json.loads(sys.argv[1]):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main(["evaluate", *(x.format(name) for x in arguments), "--no-cache"])
+            print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+    """
+    cases = [(name, arguments) for name in IRREGULAR for arguments in IN_PLACE_OF]
+    process = run_in_time("-c", code, json.dumps(cases), cwd=folder)
+    lines = [json.loads(line) for line in process.stdout.splitlines()]
+    return {(name, *arguments): line for (name, arguments), line in zip(cases, lines)}
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
-@pytest.mark.parametrize("what", ["fifo", "/dev/zero"])
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["{}"],
-        ["{}", "--format", "msrvtt", "--videos", "."],
-        ["{}", "--format", "kinetics", "--videos", "."],
-        ["m.jsonl", "--answers-file", "{}"],
-        ["m.jsonl", "--templates-file", "{}"],
-    ],
-    ids=" ".join,
-)
-def test_only_regular_files_are_read(tmp_path, what, arguments):
-    os.mkfifo(tmp_path / "fifo")
-    write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", ("a",), ("a",), "a", "a")])
-    ended = in_time(
-        "evaluate", *(argument.format(what) for argument in arguments), "--no-cache", cwd=tmp_path
-    )
-    assert ended.returncode == 2 and ended.stdout == "" and ended.stderr.count("\n") == 1
-    assert f"{what}: not a regular file" in ended.stderr
+@pytest.mark.parametrize("name", IRREGULAR)
+@pytest.mark.parametrize("arguments", IN_PLACE_OF, ids=" ".join)
+def test_only_regular_files_are_read(irregular, name, arguments):
+    status, out, err = irregular[(name, *arguments)]
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert f"{name}: not a regular file" in err
 
 
 # A full disk
@@ -484,9 +502,8 @@ def test_a_full_disk_does_not_lose_the_metrics(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    ended = in_time(
-        "evaluate", "m.jsonl", "--no-cache", "--json", "-o", "out.jsonl", cwd=tmp_path, preexec_fn=no_room
-    )
+    command = "-m minivideococa evaluate m.jsonl --no-cache --json -o out.jsonl"
+    ended = run_in_time(*command.split(), cwd=tmp_path, preexec_fn=no_room)
     assert ended.returncode == 2 and json.loads(ended.stdout)["metrics"]["classify"]["top-1"]["items"] == 2
     last = ended.stderr.strip().split("\n")[-1]
     assert "out.jsonl: cannot be written" in last and "Traceback" not in ended.stderr

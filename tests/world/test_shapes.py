@@ -18,14 +18,7 @@ from minivideococa import cli, world
 from minivideococa.evaluation.manifest import read_manifest
 from minivideococa.world import shapes
 
-COUNT, SEED = 12, 7  # two clips of each set
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("written") / "made" / "shapes"
-    assert shapes.write_shapes(folder, COUNT, SEED) == folder / "manifest.jsonl"
-    return folder
+COUNT, SEED = 12, 7  # of the clips in `written`
 
 
 def contents(folder: Path) -> dict[str, bytes]:
