@@ -13,7 +13,7 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from minivideococa import resources
-from minivideococa.media import video
+from minivideococa.media import ffmpeg, video
 from minivideococa.media.video import files_of, read_video
 from minivideococa.world.shapes import write_shapes
 
@@ -124,7 +124,7 @@ def test_garbage_instead_of_pictures_names_the_file(clip, replace_ffmpeg, output
     ],
 )
 def test_an_ffmpeg_that_hangs_is_ended(clip, replace_ffmpeg, monkeypatch, script):
-    monkeypatch.setattr(video, "HANG_SECONDS", 1.0)
+    monkeypatch.setattr(ffmpeg, "HANG_SECONDS", 1.0)
     replace_ffmpeg(script)
     begun = time.monotonic()
     assert refused(clip, "makes no progress for 1 s").startswith(f"{clip}: ")
@@ -143,7 +143,7 @@ def test_an_ffmpeg_that_hangs_is_ended(clip, replace_ffmpeg, monkeypatch, script
     ],
 )
 def test_an_ffmpeg_that_prints_without_end_is_ended(clip, replace_ffmpeg, monkeypatch, output):
-    monkeypatch.setattr(video, "HANG_SECONDS", 1.0)
+    monkeypatch.setattr(ffmpeg, "HANG_SECONDS", 1.0)
     for script in (output, f"{DECODING} {output}" + OTHERWISE):
         replace_ffmpeg(script)
         begun = time.monotonic()

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minivideococa.media.sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
+from minivideococa.media.sampling import (
+    frame_count,
+    sample_indices,
+    sample_times,
+    seconds,
+    warn_if_frames_repeat,
+)
 
 RATES = [Fraction(rate) for rate in (1, 10, 15, 24, 25, 30, 50, 60, 120)]
 RATES += [Fraction(rate, 1001) for rate in (24000, 30000, 60000, 120000)]
@@ -283,6 +289,6 @@ def test_integers_of_numpy_are_numbers_of_frames():
 
 def test_repeats_are_told():
     with pytest.warns(UserWarning, match="^clip.mp4: 3 distinct frames in 8 samples") as caught:
-        warn_of_repeats("clip.mp4", sample_indices(3, 8))
+        warn_if_frames_repeat("clip.mp4", sample_indices(3, 8))
     assert len(caught) == 1
-    warn_of_repeats("clip.mp4", sample_indices(8, 8))  # an error where warnings are errors
+    warn_if_frames_repeat("clip.mp4", sample_indices(8, 8))  # an error where warnings are errors
