@@ -9,6 +9,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from clips import ffmpeg
@@ -132,6 +133,35 @@ def test_the_suffixes_are_those_of_the_formats():
     Image.init()
     known = {ending for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
     assert SUFFIXES == known | {".heic", ".heif", ".hif", ".jxl"}
+
+
+PLAIN = [(name, mode) for name in ("a.png", "a.tif") for mode in ("L", "LA", "RGB", "RGBA")]
+PLAIN += [(name, mode) for name in ("a.bmp", "a.jpg", "a.ppm", "a.webp", "a.avif") for mode in ("L", "RGB")]
+PLAIN += [("a.png", "I;16"), ("a.webp", "RGBA"), ("a.avif", "RGBA")]
+
+
+@pytest.mark.parametrize("name, mode", PLAIN)
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+def test_plain_stills_are_decoded_by_imageio(tmp_path, monkeypatch, name, mode, orientation):
+    """The values are imageio's, over black, and the size is imageio's, turned upright."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 16, 4), np.uint8)
+    grey = Image.fromarray(noise.view("<u2")[..., 0])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if name in ("a.bmp", "a.ppm") else dict(exif=exif)
+    (grey if mode == "I;16" else Image.fromarray(noise).convert(mode)).save(tmp_path / name, **options)
+    pixels = iio.imread(tmp_path / name, plugin="pillow", rotate=True)
+    expected = pixels.reshape(*pixels.shape[:2], -1).astype(int)
+    if mode == "I;16":
+        expected = np.rint(expected / 257)
+    elif mode in ("LA", "RGBA"):
+        expected = over_black(expected)
+    monkeypatch.setattr(images, "to_rgb", None)  # Pillow's conversion
+    (frame,) = read_video(tmp_path / name, 1)
+    np.testing.assert_array_equal(frame, np.broadcast_to(expected, frame.shape))
+    np.testing.assert_array_equal(read_video(tmp_path, 1)[0], frame)
+    size = iio.improps(tmp_path / name, plugin="pillow").shape[:2]
+    assert frame.shape[:2] == pixels.shape[:2] in (size, size[::-1])
 
 
 TIMED = {"a.gif": {}, "a.png": {}, "a.webp": {}, "a.avif": {}}
@@ -310,13 +340,13 @@ def test_opaque_gifs_equal_those_of_ffmpeg(tmp_path):
 def over_black(rgba):
     """round(value * alpha / 255), in integers."""
     rgba = np.asarray(rgba).astype(int)
-    return (2 * rgba[..., :3] * rgba[..., 3:] + 255) // 510
+    return (2 * rgba[..., :-1] * rgba[..., -1:] + 255) // 510
 
 
 @pytest.mark.parametrize("disposal", [1, 2])
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_transparency_and_disposal_over_black(tmp_path, name, disposal):
-    """A square that wanders over nothing: it stays where it was (1), or is cleared (2)."""
+    """A square moves over a transparent canvas. It stays where it was (1) or is cleared (2)."""
     layers = []
     for i in range(3):
         layer = np.zeros((8, 16, 4), np.uint8)
@@ -333,7 +363,7 @@ def test_transparency_and_disposal_over_black(tmp_path, name, disposal):
 
 
 def gif_frame(left, top, pixels, disposal, transparent=None, palette=b""):
-    """Graphic control extension, descriptor and 9-bit codes, which are never compressed: int [h, w] -> bytes."""
+    """Return a GIF's frame with 9-bit codes, which are never compressed: int [h, w] -> bytes."""
     codes = pixels.ravel().tolist()  # fewer than 254: their width stays the same
     bits = "".join(f"{code:09b}"[::-1] for code in [256, *codes, 257])
     packed = bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
@@ -355,8 +385,9 @@ def gif_frame(left, top, pixels, disposal, transparent=None, palette=b""):
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("seed", range(20))
 def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed, grey):
-    """Parts of the canvas, each with its own disposal: 0 and 1 leave it, 2 clears it, 3 takes it back. Some have a
-    palette of their own, or nothing that is transparent."""
+    """Each frame is a part of the canvas. Disposal 0 and 1 keep it, 2 clears it, 3 restores the canvas before.
+
+    Some frames have a palette of their own or no transparent colour."""
     rng, (height, width) = np.random.default_rng(seed), (9, 12)
     common = (
         np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
@@ -427,7 +458,7 @@ def test_an_apng_with_a_palette_has_its_colours(tmp_path, maker):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_blending_and_disposal_of_apngs_as_in_the_specification(tmp_path, seed):
-    """Semi-transparent parts of the canvas, each with its own way to be blended and disposed of; in floats."""
+    """Each frame is a semi-transparent part of the canvas with its own blending and disposal; in floats."""
     rng, (height, width), n = np.random.default_rng(seed), (9, 12), 6
     canvas, expected, number = np.zeros((height, width, 4)), [], itertools.count()  # premultiplied, 0..1
     chunks = [

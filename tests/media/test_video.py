@@ -299,8 +299,8 @@ def test_killed_ffmpeg_is_reported(tmp_path, monkeypatch):
 def test_interrupt_ends_ffmpeg(tmp_path):
     """Ctrl-C reaches only the reader. The script writes its process id and would keep running."""
     environment = fake_ffmpeg(tmp_path, "echo $$ > pid.part; mv pid.part pid; exec sleep 60")
-    script = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+    script = (  # a background job ignores SIGINT
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from minivideococa.media.video import read_video; read_video('ffmpeg')"
     )
     reader = subprocess.Popen(

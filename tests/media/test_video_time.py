@@ -138,8 +138,9 @@ def test_time_stamps_that_do_not_start_at_0(tmp_path, container):
 
 @pytest.mark.parametrize("offset", [7200, -1])
 def test_transport_stream_with_a_jump(tmp_path, offset):
-    """Time stamps jump by hours, or back to 0, where a second recording is appended to the first. ffmpeg joins
-    the two, as players do: no frame lasts for hours."""
+    """Time stamps jump by hours, or back to 0, where a second recording is appended to the first.
+
+    ffmpeg joins the two, as players do: no frame lasts for hours."""
     first, source = make(tmp_path / "first.ts", *H264), TEST.replace("d=2", "d=1").replace("seed=7", "seed=8")
     second = make(tmp_path / "second.ts", *H264, "-output_ts_offset", str(offset), source=source)
     path = tmp_path / "jump.ts"
@@ -151,8 +152,9 @@ def test_transport_stream_with_a_jump(tmp_path, offset):
 
 
 def test_frames_out_of_order_around_a_jump(tmp_path):
-    """4 seconds each of red, green and blue. At 6 s the time stamps jump by 20 s, among B-frames. ffmpeg joins
-    the two parts, but some frames of the second part come before the jump, with their own time stamps."""
+    """4 seconds each of red, green and blue. At 6 s the time stamps jump by 20 s, among B-frames.
+
+    ffmpeg joins the parts, but some frames of the second come before the jump, with their own time stamps."""
     path, inputs = tmp_path / "jump.ts", []
     for colour in ("red", "lime", "blue"):
         inputs += ["-f", "lavfi", "-i", f"color={colour}:s=64x64:r=25:d=4"]
