@@ -254,7 +254,7 @@ def _frame_positions(image: Any) -> list[int]:
             pages.append(page)
             sizes.append(image.size)
     if len(set(sizes)) > 1:
-        page, size = next((page, size) for page, size in zip(pages, sizes) if size != sizes[0])
+        page, size = next((page, size) for page, size in zip(pages, sizes, strict=True) if size != sizes[0])
         raise ValueError(f"page {page + 1} is {_size_text(size)}, the first one {_size_text(sizes[0])}")
     if not pages:
         raise ValueError("reduced-resolution pictures only, as in a camera's raw file")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import arguments
+from ..model.hooks import replaceable
 from ..resources import require_memory
 from .rgb import to_rgb
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LARGE = 2**26  # pixels of a resized frame: above, only the part that the crop keeps is resized
 
 
+@replaceable
 def preprocess(
     frames: NDArray[np.uint8] | list[Any] | tuple[Any, ...], config: PreprocessConfig
 ) -> NDArray[np.float32]:
@@ -139,7 +141,7 @@ def _resize_middle(
     from PIL import Image
 
     cut, box, shape = [], [], []
-    for old, new in zip(frame.shape[:2], (height, width)):
+    for old, new in zip(frame.shape[:2], (height, width), strict=True):
         scale, kept = old / new, min(new, size)
         start = max(0, round((new - size) / 2)) * scale  # in pixels of the frame
         # The support of the bicubic filter is 2 pixels of the larger scale to each side.

@@ -180,7 +180,7 @@ class Tokenizer:
         if context_length is not None:
             length = arguments.whole("context_length", context_length, 1)
         ids = np.full((len(texts), length), self.pad_id, np.int64)
-        for row, text in zip(ids, texts):
+        for row, text in zip(ids, texts, strict=True):
             text = _SPECIALS.sub(_escape_special, clean_text(text, self.clean))
             tokens = [self.start_id, *self._encode(text).ids, self.end_id]
             if len(tokens) > len(row):
@@ -224,7 +224,7 @@ class Tokenizer:
         for text in _checked(texts):
             text = clean_text(text, self.clean)
             encoding = self._encode(text)
-            tokens = zip(encoding.tokens, encoding.offsets)
+            tokens = zip(encoding.tokens, encoding.offsets, strict=True)
             words += [text[start:stop] for token, (start, stop) in tokens if token == unknown]
         return list(dict.fromkeys(words))
 

@@ -222,7 +222,7 @@ def _decode(
         nonlocal received
         clip: NDArray[np.uint8] | None = None
         numbers = itertools.chain(distinct, itertools.repeat(-1)) if select else itertools.count()
-        for index, frame in zip(numbers, _read_pictures(path, stream, len(indices))):
+        for index, frame in zip(numbers, _read_pictures(path, stream, len(indices)), strict=False):
             received += 1
             if clip is None:
                 clip = np.empty((len(indices), *frame.shape), np.uint8)

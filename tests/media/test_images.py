@@ -132,7 +132,7 @@ def test_stills_and_sequences_of_several_pictures(tmp_path, name, alone, in_fold
 def test_the_suffixes_are_those_of_the_formats():
     Image.init()
     known = {ending for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
-    assert SUFFIXES == known | {".heic", ".heif", ".hif", ".jxl"}
+    assert known | {".heic", ".heif", ".hif", ".jxl"} == SUFFIXES
 
 
 PLAIN = [(name, mode) for name in ("a.png", "a.tif") for mode in ("L", "LA", "RGB", "RGBA")]
@@ -385,7 +385,7 @@ def gif_frame(left, top, pixels, disposal, transparent=None, palette=b""):
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("seed", range(20))
 def test_disposal_of_gifs_as_in_the_specification(tmp_path, seed, grey):
-    """Each frame is a part of the canvas. Disposal 0 and 1 keep it, 2 clears it, 3 restores the canvas before.
+    """Each frame is a part of the canvas. Disposal 0 and 1 keep it, 2 clears it, 3 restores what was before.
 
     Some frames have a palette of their own or no transparent colour."""
     rng, (height, width) = np.random.default_rng(seed), (9, 12)

@@ -80,7 +80,7 @@ def test_a_constant_rate_keeps_the_index_formula(rate, tick, n, num_frames, roun
     assert sample_times(stamps, duration, num_frames).tolist() == expected
 
 
-def test_rounded_time_stamps_would_decide_ties():
+def test_rounded_time_stamps_do_not_decide_ties():
     """What the rule for constant rates is there for: 30 frames a second in milliseconds."""
     stamps = [round(i * 1000 / 30) for i in range(30)]
     assert by_time([*np.diff(stamps).tolist(), 33], 15) != sample_indices(30, 15).tolist()
@@ -98,7 +98,7 @@ def test_one_tick_is_the_limit_of_a_constant_rate():
         assert sample_times(moved, 100, 1).tolist() == [3 if even else 2]
 
 
-def test_the_last_duration_counts_as_a_time_stamp_would():
+def test_the_last_duration_may_be_off_by_one_tick():
     stamps = [0, 40, 80, 120]
     for last in (None, 0, 39, 40, 41):
         assert sample_times(stamps, last, 2).tolist() == [1, 3]
@@ -142,7 +142,7 @@ def test_start_and_end_cut_exactly(durations, num_frames, data):
     )
 
 
-def test_one_third_of_a_second_is_not_333_milliseconds():
+def test_frames_at_30_per_second_begin_at_exact_thirds():
     """Frame i of 30 a second begins at exactly i / 30 s, although the file says 1833 ms for frame 55."""
     stamps = [round(i * 1000 / 30) for i in range(150)]
     assert sample_times(stamps, 33, 3, 1, 2).tolist() == [35, 45, 55]
@@ -161,7 +161,7 @@ def test_one_third_of_a_second_is_not_333_milliseconds():
         ("1:x", None, "start is '1:x'"),
     ],
 )
-def test_a_part_that_is_not_there_is_refused(start, end, words):
+def test_invalid_start_and_end_are_rejected(start, end, words):
     with pytest.raises(ValueError, match=words) as error:
         sample_times([0, 1000], 8000, 8, start, end)
     assert "\n" not in str(error.value)
@@ -178,7 +178,7 @@ def test_a_single_frame_without_a_duration_has_no_parts():
     assert sample_times([7], 1000, 2, 0.5).tolist() == [0, 0]
 
 
-def test_an_end_after_the_end_is_the_end():
+def test_an_end_after_the_end_of_the_clip_is_its_end():
     assert sample_times([0, 1000], 8000, 8, 0, 100).tolist() == sample_times([0, 1000], 8000, 8).tolist()
     assert sample_times([0, 1000], 8000, 4, 0.5, 1.5).tolist() == [0, 0, 1, 1]
 
@@ -224,7 +224,7 @@ def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
         assert 0 <= indices[0] and indices[-1] < len(stamps)
 
 
-def test_no_frame_is_no_clip():
+def test_a_clip_without_frames_is_rejected():
     with pytest.raises(ValueError, match="no frame"):
         sample_times([], None, 8)
 
@@ -270,24 +270,24 @@ def test_times(text, value):
         10**400,
     ],
 )
-def test_what_is_no_time(text):
+def test_invalid_times(text):
     with pytest.raises(ValueError, match="^start is .*give seconds, as 12.5, or hh:mm:ss") as error:
         seconds(text, "start")
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize("number", [2.5, 8.0, None, True, "8", 0, -1, 10**21, 10**400, np.bool_(True), [8]])
-def test_what_is_no_number_of_frames(number):
+def test_invalid_num_frames(number):
     with pytest.raises(ValueError, match="num_frames is ") as error:
         frame_count(number)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
-def test_integers_of_numpy_are_numbers_of_frames():
+def test_numpy_integers_are_valid_num_frames():
     assert frame_count(np.int32(8)) == 8 and type(frame_count(np.uint8(8))) is int
 
 
-def test_repeats_are_told():
+def test_repeated_frames_give_a_warning():
     with pytest.warns(UserWarning, match="^clip.mp4: 3 distinct frames in 8 samples") as caught:
         warn_if_frames_repeat("clip.mp4", sample_indices(3, 8))
     assert len(caught) == 1

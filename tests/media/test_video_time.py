@@ -4,6 +4,7 @@ import re
 import subprocess
 import warnings
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def assert_by_time(path: Path) -> list[Fraction]:
 
 
 def is_even(stamps: list[Fraction]) -> bool:
-    return len({later - earlier for earlier, later in zip(stamps, stamps[1:])}) == 1
+    return len({later - earlier for earlier, later in pairwise(stamps)}) == 1
 
 
 # Variable frame rates
@@ -161,7 +162,7 @@ def test_frames_out_of_order_around_a_jump(tmp_path):
     filters = "[0][1][2]concat=n=3,setpts='PTS+gt(N,149)*20/TB'"
     ffmpeg(*inputs, "-filter_complex", filters, "-fps_mode", "passthrough", "-c:v", "libx264", path)
     stamps, _ = showinfo(path)
-    assert any(later < earlier for earlier, later in zip(stamps, stamps[1:]))
+    assert any(later < earlier for earlier, later in pairwise(stamps))
     assert [int(frame[32, 32].argmax()) for frame in read_video(path, 8)] == [0, 0, 0, 1, 1, 2, 2, 2]
 
 
