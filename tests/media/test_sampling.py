@@ -1,4 +1,4 @@
-"""The sampling rule over time stamps: the frame on screen at the middle of each of T equal parts, exactly."""
+"""Sampling by time stamps: the frame on screen at the middle of each of T equal parts, exactly."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -23,7 +23,7 @@ TICKS = [Fraction(1, 1000), Fraction(1, 90000), Fraction(1, 12800), Fraction(1, 
 
 
 def on_screen(durations, point):
-    """The frame on screen at a time after the first time stamp, by counting down the durations."""
+    """Return the frame on screen at a time after the first time stamp, by counting down the durations."""
     for index, duration in enumerate(durations):
         if point < duration:
             return index
@@ -72,7 +72,7 @@ def test_uneven_time_stamps_are_sampled_by_time(durations, num_frames, first):
 )
 @example(Fraction(30000, 1001), Fraction(1, 1000), 300, 8, "nearest", "own", 0)
 def test_a_constant_rate_keeps_the_index_formula(rate, tick, n, num_frames, rounding, last, first):
-    """Whatever the rate and the tick: rounded time stamps must not decide."""
+    """For any rate and tick: rounded time stamps do not decide which frame is selected."""
     rounded = {"nearest": round, "down": floor, "up": lambda time: -floor(-time)}[rounding]
     stamps = [first + rounded(i / rate / tick) for i in range(n)]
     duration = rounded(1 / rate / tick) if last == "own" else None
@@ -81,7 +81,7 @@ def test_a_constant_rate_keeps_the_index_formula(rate, tick, n, num_frames, roun
 
 
 def test_rounded_time_stamps_do_not_decide_ties():
-    """What the rule for constant rates is there for: 30 frames a second in milliseconds."""
+    """30 frames a second in milliseconds need the rule for constant rates."""
     stamps = [round(i * 1000 / 30) for i in range(30)]
     assert by_time([*np.diff(stamps).tolist(), 33], 15) != sample_indices(30, 15).tolist()
     assert sample_times(stamps, 33, 15).tolist() == sample_indices(30, 15).tolist()
@@ -108,7 +108,7 @@ def test_the_last_duration_may_be_off_by_one_tick():
 
 @given(st.sampled_from(RATES), st.sampled_from(TICKS), st.integers(2, 300), st.integers(1, 30), st.data())
 def test_a_cut_on_the_boundaries_of_frames_is_a_clip_of_its_own(rate, tick, n, num_frames, data):
-    """At a constant rate: frames a to b - 1 by the index formula, whatever the rounding of time stamps."""
+    """At a constant rate: frames a to b - 1 by the index formula, however time stamps are rounded."""
     if tick > Fraction(1, 50) / rate or (1 / rate / tick).denominator > 3:
         tick = Fraction(1, 1001 * 12800 * 3)  # every rate has whole ticks here
     a = data.draw(st.integers(0, n - 1))
@@ -143,7 +143,7 @@ def test_start_and_end_cut_exactly(durations, num_frames, data):
 
 
 def test_frames_at_30_per_second_begin_at_exact_thirds():
-    """Frame i of 30 a second begins at exactly i / 30 s, although the file says 1833 ms for frame 55."""
+    """Frame i begins at exactly i / 30 s, although the time stamp of frame 55 is 1833 ms."""
     stamps = [round(i * 1000 / 30) for i in range(150)]
     assert sample_times(stamps, 33, 3, 1, 2).tolist() == [35, 45, 55]
 
@@ -184,7 +184,7 @@ def test_an_end_after_the_end_of_the_clip_is_its_end():
 
 
 def test_time_stamps_that_run_back_are_a_discontinuity():
-    """The frame before lasts as long as its predecessor, and no frame is lost."""
+    """The frame before lasts as long as its predecessor, and no frame is skipped."""
     assert sample_times([0, 100, 200, 50, 150, 250], 100, 6).tolist() == [0, 1, 2, 3, 4, 5]
     assert sample_times([0, 100, 200, 0, 1000], 100, 14).tolist() == [0, 1, 2] + 10 * [3] + [4]
 
@@ -221,7 +221,7 @@ def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
             assert start == 0 and words in str(error)
             continue
         assert len(indices) == num_frames and indices == sorted(indices)
-        assert 0 <= indices[0] and indices[-1] < len(stamps)
+        assert indices[0] >= 0 and indices[-1] < len(stamps)
 
 
 def test_a_clip_without_frames_is_rejected():

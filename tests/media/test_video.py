@@ -127,7 +127,7 @@ def test_picture_size_that_changes_in_mid_stream(tmp_path):
     assert len(frames) == 150
 
 
-def test_clip_that_breaks_midway(tmp_path):
+def test_clip_that_is_damaged_midway(tmp_path):
     """The frames that decode are used."""
     whole = make(tmp_path / "whole.mkv", *LOSSLESS)
     for share in (0.3, 0.71):
