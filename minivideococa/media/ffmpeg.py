@@ -52,7 +52,7 @@ def run_ffmpeg(
     if process.returncode < 0:
         subject = f"{path}: signal {-process.returncode} ended ffmpeg on this file"
         raise ValueError(f"{subject}; re-encode it, or replace {executable}")
-    if failed and not ("seen=" in text or "#tb 0" in text):
+    if failed and not ("decoded=" in text or "#tb 0" in text):
         raise no_video(path, text)
     if failed:
         reason = f"exit status {process.returncode} ({_first_error(text) or 'no message'})"

@@ -21,7 +21,8 @@ Reduced-resolution pages and masks of a TIFF are skipped.
 
 Pillow opens each file, since imageio cannot be restricted to these formats and gives no upright size without
 decoding. imageio decodes stills and pages. Pillow decodes animations (see `animation.py`) and the images that
-imageio turns or converts incorrectly (see `_is_plain`). `rgb.py` lists the result for each pixel format.
+imageio turns or converts incorrectly (see `_is_plain`). If `pillow-heif` is installed, imageio registers its
+reader with Pillow. `rgb.py` lists the result for each pixel format.
 """
 
 from __future__ import annotations

@@ -230,22 +230,22 @@ def _decode(
         return clip
 
     clip, log = run_ffmpeg(path, [], _decoding_options(distinct if select else None), gather)
-    seen = re.findall(r"seen=(-?\d+) (\d+)/(\d+)", log)
+    decoded = re.findall(r"decoded=(-?\d+) (\d+)/(\d+)", log)
     sent = [int(number) for number in re.findall(r"sent=(\d+)", log)]
-    if not seen:
+    if not decoded:
         raise no_video(path, log)
     if received != len(sent):
         subject = f"{path}: ffmpeg sent {received} pictures of {len(sent)}"
         raise ValueError(f"{subject}; try again, or another ffmpeg")
     complete = sent == distinct if select else len(sent) > distinct[-1]
-    tick = Fraction(int(seen[0][1]), int(seen[0][2]))
-    return clip if complete else None, [int(pts) for pts, *_ in seen], tick
+    tick = Fraction(int(decoded[0][1]), int(decoded[0][2]))
+    return clip if complete else None, [int(pts) for pts, *_ in decoded], tick
 
 
 def _decoding_options(indices: list[int] | None) -> list[str]:
     """Return options to report the time stamp of each frame, and to send those with `indices` (None: all)."""
     # The two reports need different names of standard error, or their lines mix.
-    reporting = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "seen={pts} {tb}"]
+    reporting = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "decoded={pts} {tb}"]
     sending = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:02", "-stats_enc_pre_fmt", "sent={ni}"]
     sending += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
     if indices is not None:
