@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..evaluation.manifest import Entry, write_manifest
-from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
+from ..media.ffmpeg import ffmpeg_path, no_ffmpeg
+from ..media.video import read_packets
 from ..model.arguments import whole
 from ..output import atomic_folder
 from ..progress import advance
