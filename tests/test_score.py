@@ -71,7 +71,7 @@ def test_the_other_texts_do_not_matter(model, texts, random):
     np.testing.assert_allclose(reordered, together[order], rtol=1e-12)
     np.testing.assert_allclose(mvc.score(model, video, texts[:1]), together[:1], rtol=1e-12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "TEXTS_AT_ONCE", random.randint(1, 5))
+        patch.setattr(tasks, "BATCH_SIZE", random.randint(1, 5))
         np.testing.assert_allclose(mvc.score(model, video, texts), together, rtol=1e-12)
 
 

@@ -207,7 +207,7 @@ def test_another_file(format, wrong, tmp_path, clips):
     path = put(tmp_path, "wrong", wrong.encode("utf-8", "surrogatepass"))
     message = refusal(format, path, clips)
     assert message.startswith(f"{path}: ") and message.endswith(
-        f"; it should look like {FORMATS[format].looks}"
+        f"; it should look like {FORMATS[format].example}"
     )
 
 
@@ -237,14 +237,14 @@ def test_another_file(format, wrong, tmp_path, clips):
         ("kinetics", lambda text: text.replace("120", "soon"), 'a time of xyz is "soon"'),
         ("kinetics", lambda text: text.replace("120", "inf"), 'a time of xyz is "inf"'),
         ("kinetics", lambda text: text.replace("xyz", " "), "line 3: youtube_id is missing"),
-        ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is no clip'),
+        ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is not a clip'),
     ],
 )
 def test_a_mistake_is_named(format, change, complaint, tmp_path, clips):
     name, text, _ = FILES[format]
     path = put(tmp_path, name, change(text))
     message = refusal(format, path, clips)
-    assert message.startswith(f"{path}: ") and complaint in message and FORMATS[format].looks in message
+    assert message.startswith(f"{path}: ") and complaint in message and FORMATS[format].example in message
 
 
 @formats

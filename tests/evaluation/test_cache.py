@@ -17,19 +17,6 @@ TREE = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def model(tiny_model, tokenizer):
-    return tiny_model(2, tokenizer=tokenizer)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    from PIL import Image
-
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    return tmp_path / "a.png"
-
-
-@pytest.fixture
 def encoded(monkeypatch):
     """What was encoded: the pixels of each call."""
     seen, encode = [], mvc.VideoCoCa.encode_video
@@ -45,10 +32,10 @@ def encoded(monkeypatch):
 # The key
 
 
-def test_encodings_by_another_sampling_rule_are_not_served(model, picture, tmp_path, monkeypatch, encoded):
+def test_encodings_by_another_sampling_rule_are_not_served(model, pictures, tmp_path, monkeypatch, encoded):
     for rule, count in (("by index", 1), ("by index", 1), ("by time", 2), ("by time", 2), ("by index", 2)):
         monkeypatch.setattr(run, "RULE", rule)
-        evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+        evaluate(model, [Entry(pictures[0], labels=("x",))], cache=tmp_path / "cache")
         assert len(encoded) == count, rule
 
 
@@ -110,13 +97,13 @@ def test_a_fifo_at_the_place_of_a_file_does_not_hang(tmp_path):
     assert all(path.is_file() for path in (tmp_path / "cache").iterdir())
 
 
-def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
-    evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+def test_a_folder_at_the_place_of_a_file_is_named(model, pictures, tmp_path):
+    evaluate(model, [Entry(pictures[0], labels=("x",))], cache=tmp_path / "cache")
     for path in list((tmp_path / "cache").iterdir()):
         path.unlink()
         path.mkdir()
     with pytest.raises(OSError, match="^[^\n]*cache cannot be written[^\n]*--cache[^\n]*$"):
-        evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+        evaluate(model, [Entry(pictures[0], labels=("x",))], cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +123,8 @@ def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
     ],
     ids=lambda header: header[:20].decode("latin1"),
 )
-def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header):
-    entries, folder = [Entry(picture, labels=("x",))], tmp_path / "cache"
+def test_a_damaged_header_is_not_there(model, pictures, tmp_path, encoded, header):
+    entries, folder = [Entry(pictures[0], labels=("x",))], tmp_path / "cache"
     first = evaluate(model, entries, cache=folder)
     for path in folder.iterdir():
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
@@ -149,8 +136,8 @@ def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header
     [MemoryError(), OverflowError("too large"), RecursionError(), KeyError("dtype"), TypeError("x")],
     ids=repr,
 )
-def test_whatever_a_damaged_file_raises_it_is_made_anew(model, picture, tmp_path, monkeypatch, error):
-    entries = [Entry(picture, labels=("x",))]
+def test_whatever_a_damaged_file_raises_it_is_made_anew(model, pictures, tmp_path, monkeypatch, error):
+    entries = [Entry(pictures[0], labels=("x",))]
     first = evaluate(model, entries, cache=tmp_path / "cache")
 
     def damaged(path):
@@ -179,8 +166,8 @@ def test_a_read_only_cache_names_the_ways_out(tmp_path, capsys, monkeypatch):
         )
 
 
-def test_a_read_only_cache_that_has_everything_serves_it(model, picture, tmp_path, monkeypatch, encoded):
-    entries = [Entry(picture, ("a red star",), ("x",))]
+def test_a_read_only_cache_that_has_everything_serves_it(model, pictures, tmp_path, monkeypatch, encoded):
+    entries = [Entry(pictures[0], ("a red star",), ("x",))]
     first = evaluate(model, entries, ["classify", "retrieve"], cache=tmp_path / "cache")
 
     def read_only(*_):

@@ -17,24 +17,11 @@ from minivideococa import cli
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, evaluate, read_manifest, run, write_manifest
 from minivideococa.evaluation.metrics import average_precision, recall
+from minivideococa.evaluation.tasks import Settings
+from minivideococa.evaluation.tasks.caption import Caption
+from minivideococa.model.generation import DecodingOptions
 
 TREE = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def model(tiny_model, tokenizer):
-    return tiny_model(2, tokenizer=tokenizer)
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Two random pictures: videos of one frame each."""
-    from PIL import Image
-
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    for seed, path in enumerate(paths):
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 16, 3), np.uint8)).save(path)
-    return paths
 
 
 def labelled(paths):
@@ -62,9 +49,7 @@ def labelled(paths):
     ids=repr,
 )
 @pytest.mark.parametrize("stage", ["read_video", "preprocess"])
-def test_whatever_a_reader_raises_costs_one_clip(
-    model, pictures, tmp_path, monkeypatch, capsys, error, stage
-):
+def test_any_error_of_a_reader_costs_one_clip(model, pictures, tmp_path, monkeypatch, error, stage):
     """The second of three clips raises; the metrics are those of the other two."""
     bad, shape = tmp_path / "bad.png", (1, 9, 7, 3)
 
@@ -80,11 +65,12 @@ def test_whatever_a_reader_raises_costs_one_clip(
 
     monkeypatch.setattr(run, "read_video", read)
     monkeypatch.setattr(mvc.VideoCoCa, "preprocess", preprocess)
-    result = evaluate(model, labelled([pictures[0], bad, pictures[1]]))
+    with pytest.warns(UserWarning, match="left out") as warned:
+        result = evaluate(model, labelled([pictures[0], bad, pictures[1]]))
     assert result["videos"] == 2 and result["metrics"]["classify"]["top-1"]["items"] == 2
-    (left_out,), told = result["unreadable"], capsys.readouterr().err
+    (left_out,) = result["unreadable"]
     assert left_out["video"] == str(bad) and str(bad) in left_out["why"] and "\n" not in left_out["why"]
-    assert told == f"minivideococa: left out: {left_out['why']}\n"
+    assert [str(warning.message) for warning in warned] == [f"left out: {left_out['why']}"]
     assert [line.get("unreadable") for line in result["predictions"]] == [None, left_out["why"], None]
 
 
@@ -114,7 +100,7 @@ def test_an_interrupt_is_no_unreadable_clip(model, pictures, monkeypatch, error)
 
     monkeypatch.setattr(run, "read_video", ended)
     with pytest.raises(error):
-        evaluate(model, labelled(pictures))
+        evaluate(model, labelled(pictures[:2]))
 
 
 def test_the_status_says_that_something_was_left_out(tmp_path, capsys):
@@ -183,7 +169,7 @@ def test_times_that_make_no_sense_are_named_with_their_line(tmp_path, part):
 
 def test_two_parts_of_a_video_are_two_clips(model, pictures, monkeypatch, tmp_path):
     """Each is read with its own part, cached apart, and has its own prediction."""
-    a, b = pictures
+    a, b = pictures[:2]
     asked = []
 
     def read(path, num_frames, start=None, end=None):
@@ -218,7 +204,10 @@ def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
         return np.zeros((1, 9, 7, 3), np.uint8)
 
     monkeypatch.setattr(run, "read_video", read)
-    result = evaluate(model, [Entry(pictures[0], (), ("red",)), Entry(pictures[0], (), ("blue",), start=9)])
+    with pytest.warns(UserWarning, match="left out"):
+        result = evaluate(
+            model, [Entry(pictures[0], (), ("red",)), Entry(pictures[0], (), ("blue",), start=9)]
+        )
     assert result["unreadable"] == [
         {
             "video": str(pictures[0]),
@@ -229,6 +218,58 @@ def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
 
 
 # Arguments
+
+
+@pytest.mark.parametrize("tasks", [["classify"], ["caption"], ["qa"]], ids=str)
+@pytest.mark.parametrize(
+    "keywords, error, named",
+    [
+        ({"beams": 0}, ValueError, "beams is 0"),
+        ({"top_p": 2}, ValueError, "top_p is 2"),
+        ({"temperature": "hot"}, ValueError, "temperature is 'hot'"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"beam_groups": 4}, ValueError, "beam_groups is 4"),
+        ({"beam": 3}, TypeError, "beam"),
+    ],
+    ids=str,
+)
+def test_decoding_options_are_checked_before_the_first_video(
+    model, pictures, monkeypatch, tasks, keywords, error, named
+):
+    """Whatever the tasks are, and though a cache could answer."""
+    monkeypatch.setattr(run, "read_video", None)
+    monkeypatch.setattr(mvc.VideoCoCa, "encode_text", None)
+    with pytest.raises(error, match=named):
+        evaluate(model, [Entry(pictures[0], ("a",), ("a",), "this is", "a")], tasks, **keywords)
+
+
+@pytest.mark.parametrize(
+    "keywords, named",
+    [
+        ({"max_length": 5}, "max_length"),
+        ({"max_length": 10}, "max_length"),
+        ({"prompt": "a " * 9}, "max_length"),
+        ({"min_length": 9}, "min_length"),
+        ({"end_id": 10**6}, "end_id"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_suit_the_model_are_found_before_the_first_video(
+    model, pictures, monkeypatch, keywords, named
+):
+    """The context is 9 tokens, and min_length is 5 unless given."""
+    monkeypatch.setattr(run, "read_video", None)
+    with pytest.raises(ValueError, match=named):
+        evaluate(model, [Entry(pictures[0], ("a",))], ["caption"], **keywords)
+
+
+def test_options_may_be_an_instance(model, pictures):
+    entries = [Entry(pictures[0], ("a",))]
+    options = DecodingOptions(beams=1, max_length=8)
+    assert evaluate(model, entries, options=options) == evaluate(model, entries, beams=1, max_length=8)
+    assert evaluate(model, entries, options=options, beams=2) == evaluate(
+        model, entries, beams=2, max_length=8
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +303,7 @@ def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
 def test_an_argument_that_makes_no_sense_is_named(model, pictures, monkeypatch, arguments, named):
     monkeypatch.setattr(run, "read_video", None)  # nothing may be read before
     with pytest.raises(ValueError) as caught:
-        evaluate(model, labelled(pictures), **arguments)
+        evaluate(model, labelled(pictures[:2]), **arguments)
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -285,11 +326,11 @@ def test_entries_that_are_none_are_named(model, entries, named):
 
 
 def test_entries_and_texts_may_come_from_generators(model, pictures, tmp_path):
-    want = evaluate(model, labelled(pictures), ["classify"], templates=["a photo of {}", "{}"])
+    want = evaluate(model, labelled(pictures[:2]), ["classify"], templates=["a photo of {}", "{}"])
     assert (
         evaluate(
             model,
-            iter(labelled(pictures)),
+            iter(labelled(pictures[:2])),
             ("classify",),
             templates=iter(["a photo of {}", "{}"]),
             cache=tmp_path / "cache",
@@ -334,11 +375,11 @@ def test_latents_that_are_not_finite_end_the_run(model, pictures, tmp_path):
     """No NaN in the output, and none in the cache."""
     model.params["visual"]["proj"][:] = np.nan
     with pytest.raises(ValueError, match="finite"):
-        evaluate(model, labelled(pictures), cache=tmp_path / "cache")
+        evaluate(model, labelled(pictures[:2]), cache=tmp_path / "cache")
     model.params["visual"]["proj"][:] = 1
     model.params["text"]["text_projection"][:] = np.inf
     with pytest.raises(ValueError, match="finite"), np.errstate(all="ignore"):
-        evaluate(model, labelled(pictures), cache=tmp_path / "cache")
+        evaluate(model, labelled(pictures[:2]), cache=tmp_path / "cache")
 
 
 def test_metrics_of_nothing_are_refused():
@@ -372,15 +413,17 @@ def test_frames_that_do_not_fit_are_refused_once(model, pictures, monkeypatch):
     with pytest.raises(
         ValueError, match="^encoding 2000000000 frames needs .* TB of memory.* frames would fit$"
     ):
-        evaluate(model, labelled(pictures), num_frames=2 * 10**9)
+        evaluate(model, labelled(pictures[:2]), num_frames=2 * 10**9)
 
 
 def test_many_captions_of_one_video_are_counted_once_each(model, pictures):
     """In time that grows with their number."""
     entry = Entry(pictures[0], tuple(f"text {i}" for i in range(100_000)))
     begin = time.perf_counter()
-    (clip,) = run._clips([entry, entry, Entry(pictures[0], ("one more", "text 3"))], ["caption"]).values()
-    assert len(clip.captions) == 100_001 and time.perf_counter() - begin < 5
+    entries = [entry, entry, Entry(pictures[0], ("one more", "text 3"))]
+    (clip,) = run.collect_clips(entries, [Caption]).values()
+    settings = Settings(model, DecodingOptions(), None, None, "words", None)
+    assert len(Caption(settings, [clip]).targets[clip]) == 100_001 and time.perf_counter() - begin < 5
 
 
 def test_a_giant_manifest_is_refused(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_ranks_by_sorting(case):
 def test_a_constant_model_gets_no_credit():
     assert metrics.ranks(np.zeros((4, 4)), np.eye(4)).tolist() == [4] * 4
     assert metrics.ranks(np.full((4, 4), np.nan), np.eye(4)).tolist() == [4] * 4
-    with pytest.raises(ValueError, match="row 1 has no right"):
+    with pytest.raises(ValueError, match="row 1 has no correct"):
         metrics.ranks(np.zeros((2, 2)), np.array([[1, 0], [0, 0]]))
 
 
@@ -173,7 +173,7 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
     assert metrics.tokenizer_for("words") is metrics.words
     with pytest.raises(ValueError, match="give words or ptb"):
         metrics.tokenizer_for("spaces")
-    with pytest.raises(ValueError, match="none of the captions to compare with has a word"):
+    with pytest.raises(ValueError, match="none of the reference captions has a word"):
         metrics.caption_scores([DOG], [["..."]])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"^[^\n]*no java here[^\n]*words$"):
@@ -187,7 +187,7 @@ def test_java_that_does_nothing_is_found_out(monkeypatch, tmp_path):
     (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    with pytest.raises(ValueError, match="Java gives no tokens"):
+    with pytest.raises(ValueError, match="Java returns no tokens"):
         metrics.tokenizer_for("ptb")
 
 

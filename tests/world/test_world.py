@@ -323,7 +323,7 @@ def test_a_frame_shows_the_visible_objects_and_no_others(kind):
         for i, frame in enumerate(frames):
             changed = (frame != empty).any(axis=2)
             assert changed.any() == clip.visible[:, i].any()
-            for o, seen in zip(clip.moments[i], clip.visible[:, i], strict=True):
+            for o, seen in zip(clip.trajectory[i], clip.visible[:, i], strict=True):
                 its_own = (np.abs(frame - np.array(o.rgb) * 255) <= 1).all(axis=2) & changed
                 assert (its_own.sum() > 0.15 * np.pi * o.radius**2) == seen
 
@@ -352,13 +352,13 @@ def test_some_grow_and_some_shrink():
     growth = []
     for seed in range(40):
         clip = world.sample_clip("grow", np.random.default_rng(seed), 9)
-        radii = np.array([[o.radius for o in now] for now in clip.moments])
+        radii = np.array([[o.radius for o in now] for now in clip.trajectory])
         np.testing.assert_allclose(np.diff(radii, axis=0), np.repeat((radii[-1:] - radii[:1]) / 8, 8, axis=0))
         assert 7 <= radii.min() and radii.max() <= 16
         growth += list(radii[-1] / radii[0])
         areas = [[painted((o,), clip.background).sum() for o in now] for now in (clip.first, clip.last)]
         assert ((np.diff(areas, axis=0)[0] > 0) == (radii[-1] > radii[0])).all()
-        for now in clip.moments:
+        for now in clip.trajectory:
             assert all(o.radius < min(o.x, o.y, 64 - o.x, 64 - o.y) for o in now)
             assert shared([painted((o,), clip.background) for o in now]) <= CORNERS
     factors = [max(g, 1 / g) for g in growth]
@@ -375,7 +375,7 @@ def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
     text = world.caption_throughout(clip, rng)
     assert world.objects_named(text) == clip.names and set(text.split()) <= set(world.VOCABULARY)
     for size, *name in re.findall(r"(small|large) (\w+) (\w+)", text):
-        radii = [o.radius for now in clip.moments for o in now if o.name == tuple(name)]
+        radii = [o.radius for now in clip.trajectory for o in now if o.name == tuple(name)]
         assert max(radii) <= 9 if size == "small" else min(radii) >= 12.5
     relation = re.search(
         r"(\w+) (\w+) (left of|right of|above|below) an? (?:(?:small|large) )?(\w+) (\w+)$", text
@@ -383,7 +383,7 @@ def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
     if relation:
         assert clip.visible.all()
         *a, where, b_colour, b_shape = relation.groups()
-        for now in clip.moments:
+        for now in clip.trajectory:
             first, second = ({o.name: o for o in now}[name] for name in (tuple(a), (b_colour, b_shape)))
             assert {
                 "left of": first.x < second.x,
