@@ -1,0 +1,464 @@
+"""`verify`: compare a trace with what the model computes from the same inputs.
+
+The reference is our float64 run on the trace's inputs. A wrong block makes all after it wrong. So the forward
+pass is run a second time, and after each activation it continues from the trace's own tensor (activation
+patching, `trace(patch)`). What it computes then is what each block should have made of the input that it
+really had: only a tensor that differs from that has an error of its own. Both runs are repeated in the
+trace's precision, which shows the errors that rounding explains. `diagnosis` finds the causes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..model.config import Config
+from ..model.hooks import trace
+from ..model.videococa import VideoCoCa
+from ..progress import Progress, Update, no_progress
+from ..resources import require_memory
+from ..terminal import printable
+from .diagnosis import find_faults, has_other_weights, plain_fault, suspected
+from .layout import arranged, squeeze_to, without_unit_axes
+from .memory import bytes_needed
+from .mistakes import OTHER_WEIGHTS
+from .names import (
+    DETAIL,
+    Array,
+    Arrays,
+    activation_names,
+    computed_names,
+    describe_index,
+    sources_of,
+    upstream,
+)
+from .precision import (
+    EPSILON,
+    FACTOR,
+    SAMPLES,
+    cast,
+    coarser_than,
+    coarsest,
+    is_exact,
+    narrow,
+    perturbed,
+    rounded_in,
+    rounding,
+)
+from .recompute import no_caption_tokens
+from .report import Difference, Report, Row, difference
+from .search import MAX_TOGETHER, Search
+
+INPUTS = {"frames": 4, "pixels": 4, "ids": 2}  # and their number of axes
+LIKE_ROUNDING = 1 / 16  # of the rounding error: smaller errors come from a finer dtype
+MOSTLY = 0.75  # the part of the tensors that must agree with a coarser dtype
+COPIES = ("pixels", "pool.flat", "text.tokens")  # computed without rounding, or in another dtype
+NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace to verify: its inputs, the tensors to compare, the stored dtypes, and unknown names."""
+
+    inputs: Arrays
+    found: Arrays
+    dtypes: Mapping[str, str]
+    unknown: list[str]
+
+
+Judge = Callable[[str], tuple[Report, Search | None]]  # a dtype -> the report by its rounding
+
+
+def verify(
+    model: VideoCoCa,
+    tensors: Mapping[str, Any],
+    dtype: DTypeLike | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> Report:
+    """Compare a trace with what the model computes in float64 from the trace's own inputs.
+
+    tensors: name -> array. The inputs `frames` uint8 [T, H, W, 3] or `pixels` [T, 3, S, S], and `ids` [L] or
+    [B, L], as far as the others depend on them; and any activations, floating point, see `minivideococa
+    trace`. Leading axes of length one are ignored.
+    dtype: the precision that they were computed in: "float64", "float32", "float16" or "bfloat16". The
+    default is the coarsest dtype of the tensors except pixels, and float32 at least where frames come without
+    pixels, since our pixels are float32.
+    progress: see `minivideococa.progress`.
+    Raises ValueError if there is nothing to compare, or if an input is missing or malformed.
+    """
+    arrays = {name: np.asarray(x) for name, x in tensors.items()}
+    dtypes = {name: str(x.dtype) for name, x in arrays.items()}
+    return compare(model, arrays, dtypes, dtype, progress)
+
+
+def compare(
+    model: VideoCoCa,
+    tensors: Mapping[str, Array],
+    dtypes: Mapping[str, str],
+    dtype: DTypeLike | None = None,
+    progress: Progress = no_progress,
+) -> Report:
+    """`verify` for arrays whose stored dtypes are given: NumPy has no bfloat16."""
+    if not isinstance(dtype, (str, type(None))):
+        dtype = np.dtype(dtype).name
+    if dtype is not None and dtype not in EPSILON:
+        raise ValueError(f"dtype is {dtype!r}: give {', '.join(EPSILON)}")
+    names = activation_names(model.config)
+    tested = sort(tensors, dtypes, names)
+    require_memory(
+        bytes_needed(model.config, tested.inputs, tested.found),
+        "comparing this trace",
+        "write one with fewer or smaller frames, or fewer texts",
+    )
+    tested = replace(tested, inputs=with_square_frames(model, tested.inputs))
+
+    def judge(dtype: str) -> tuple[Report, Search | None]:
+        return judged(model, tested, dtype, progress)
+
+    report, search = judge(dtype or default_dtype(tested))
+    if search:
+        report = diagnosed(report, search, judge)
+    missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
+    unknown = tested.unknown
+    return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
+
+
+# The trace --------------------------------------------------------------------------------------------------
+
+
+def default_dtype(tested: Trace) -> str:
+    """Return the dtype that a trace is judged by unless another is given, see `verify`."""
+    at_least = "float32" if "frames" in tested.inputs and "pixels" not in tested.found else "float64"
+    stored = [tested.dtypes[name] for name in tested.found if name != "pixels"]
+    return coarsest([at_least, *(stored or [tested.dtypes["pixels"]])])
+
+
+def with_square_frames(model: VideoCoCa, inputs: Arrays) -> Arrays:
+    """Return the inputs with frames resized and cropped to [T, S, S, 3], once for all runs.
+
+    Preprocessing resized frames once more gives the same pixels, with any mean, standard deviation or order
+    of channels.
+    """
+    if "frames" not in inputs:
+        return inputs
+    levels = replace(model.config.preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    with trace():  # whose activations are discarded
+        pixels = model.with_parameters(model.params, replace(model.config, preprocess=levels)).preprocess(
+            inputs["frames"]
+        )
+    return inputs | {"frames": pixels.round().astype(np.uint8).transpose(0, 2, 3, 1)}
+
+
+def similar_names(unknown: list[str], missing: list[str], names: list[str]) -> dict[str, str]:
+    """Return unknown name -> the most similar name of a trace, if there is one; missing ones come first."""
+    similar = {
+        name: get_close_matches(name, missing, 1) or get_close_matches(name, names, 1)
+        for name in unknown
+        if not DETAIL.fullmatch(name)
+    }
+    return {name: matches[0] for name, matches in similar.items() if matches}
+
+
+def sort(tensors: Mapping[str, Array], dtypes: Mapping[str, str], names: list[str]) -> Trace:
+    """Sort the tensors of a trace into inputs, tensors to compare, and unknown names.
+
+    Pixels are compared if there are frames, and else an input.
+
+    Raises ValueError if there is nothing to compare, or if an input is missing or malformed.
+    """
+    unknown = [name for name in dtypes if name not in names]
+    inputs = {name: squeeze_to(tensors[name], axes) for name, axes in INPUTS.items() if name in tensors}
+    if "frames" in inputs:
+        inputs.pop("pixels", None)
+    found = {name: x for name, x in tensors.items() if name not in inputs and name not in unknown}
+    if not found:
+        raise ValueError(nothing_to_compare(list(dtypes), unknown, names))
+    check_dtypes(inputs, found, dtypes)
+    check_inputs(inputs, found)
+    check_axes(inputs, found)
+    return Trace(inputs, found, dtypes, unknown)
+
+
+def nothing_to_compare(stored: list[str], unknown: list[str], names: list[str]) -> str:
+    """Return the message for a trace without activations."""
+    nearest = similar_names(unknown, [], names)
+    shown = [printable(name) + (f" ({nearest[name]}?)" if name in nearest else "") for name in stored[:8]]
+    where = f"among {', '.join(shown)}" if shown else "in it"
+    return f"nothing to compare {where}: give the inputs, and tensors under the names of minivideococa trace"
+
+
+def check_dtypes(inputs: Arrays, found: Arrays, dtypes: Mapping[str, str]) -> None:
+    """Raise ValueError for a tensor, pixels included, that is not floating point."""
+    for name in found.keys() | inputs.keys() & {"pixels"}:
+        if dtypes[name] not in EPSILON:
+            raise ValueError(
+                f"{name} is {dtypes[name]}: give floating point: float64, float32, float16 or bfloat16"
+            )
+
+
+def check_inputs(inputs: Arrays, found: Arrays) -> None:
+    """Raise ValueError if an input is missing that a tensor depends on, or if pixels are not finite."""
+    if "pixels" in inputs and not np.isfinite(inputs["pixels"]).all():
+        raise ValueError("pixels, the input that the other tensors depend on, are not finite")
+    for name in found:
+        needs_video = not name.startswith(("text.", "decoder.block.0.self"))
+        if needs_video and not inputs.keys() & {"frames", "pixels"}:
+            raise ValueError(
+                f"{name} depends on the video: add the frames or pixels that it was computed from"
+            )
+        if name.startswith(("text.", "decoder.", "logits")) and "ids" not in inputs:
+            raise ValueError(f"{name} depends on the text: add the ids that it was computed from")
+
+
+def check_axes(inputs: Arrays, found: Arrays) -> None:
+    """Raise ValueError for inputs with recognizable axes that are not those of a trace."""
+    for name in inputs.keys() & {"frames", "pixels"}:
+        x = inputs[name]
+        if x.ndim == 5:
+            raise ValueError(
+                f"{name} are {list(x.shape)}: a batch axis of {len(x)}; a trace holds one video: write one "
+                f"of them"
+            )
+        if name == "pixels" and x.ndim == 4 and x.shape[1] != 3 and 3 in x.shape:
+            order = {3: "channels last", 0: "channels first"}.get(
+                3 if x.shape[3] == 3 else 0 if x.shape[0] == 3 else 2, "channels in the middle"
+            )
+            raise ValueError(f"pixels are {list(x.shape)}: {order}; transpose them to [T, 3, S, S]")
+    if "ids" not in inputs:
+        return
+    ids = inputs["ids"]
+    if ids.dtype.kind == "f" and np.array_equal(ids, np.round(ids)):
+        raise ValueError(f"ids are {ids.dtype}, though whole numbers: write them as int64")
+    texts = [x for name, x in found.items() if name.startswith("text.")]
+    one_column = ids.ndim == 2 and ids.shape[1] == 1 < len(ids)
+    if one_column and any(x.shape[:1] != ids.shape[:1] for x in texts):
+        raise ValueError(
+            f"ids are {list(ids.shape)}: sequence first; write one text as [L], several as [B, L]"
+        )
+
+
+# The comparison ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that a trace is judged by.
+
+    found: the trace's tensors, float64, with axes as in a trace. shapes, layouts: their own shapes, and their
+    own axes if these differ. patch: those of the expected shape. reference: computed from the inputs. local:
+    computed from `patch`.
+    noise, local_noise: the error that rounding causes in them, by name.
+    """
+
+    found: Arrays
+    shapes: dict[str, tuple[int, ...]]
+    layouts: dict[str, str]
+    patch: Arrays
+    reference: Arrays
+    local: Arrays
+    noise: dict[str, float]
+    local_noise: dict[str, float]
+
+
+def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> tuple[Report, Search | None]:
+    """Return the report by this dtype's rounding, without faults, and the search for them if needed."""
+    names, exact = activation_names(model.config), cast(model, "float64")
+    with progress(2 + 2 * SAMPLES, "runs") as update, np.errstate(all="ignore"):
+        runs = run_all(model, exact, tested, dtype, update)
+    sources = {name: sources_of(name, names, model.config) for name in names}
+    rows = judged_rows(runs, sources, runs.patch.keys() | tested.inputs.keys(), EPSILON[dtype])
+    not_finite = first_not_finite(runs.found, runs.reference, model.config)
+    report = Report(dtype, list(rows.values()), [], not_finite=not_finite)
+    if all(row.status != "wrong" for row in rows.values()):
+        return report, None
+    activations, patched = runs.local | runs.patch, set(runs.patch)
+    return report, Search(
+        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress
+    )
+
+
+def run_all(model: VideoCoCa, exact: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
+    """Run the forward pass in float64 and with rounding, from the inputs and from the trace's own tensors."""
+    inputs, stored_pixels = tested.inputs, tested.dtypes["pixels"] if "pixels" in tested.found else "float32"
+    pixels_dtype = coarsest([dtype, "float32", stored_pixels])
+    start = matching_pixels(exact, tested, pixels_dtype)
+    reference = run(exact, inputs, start)
+    update(1)
+    written = {name: tested.found[name] for name in reference if name in tested.found}
+    pairs = {name: arranged(name, x, reference[name]) for name, x in written.items()}
+    found = {name: x.astype(np.float64) for name, (x, _) in pairs.items()}
+    patch = {name: x for name, x in found.items() if x.shape == reference[name].shape}
+    local = run(exact, inputs, patch)
+    update(1)
+    noise = rounding_errors(model, dtype, inputs, start, reference, update)
+    local_noise = rounding_errors(model, dtype, inputs, patch, local, update)
+    if "pixels" in found:
+        noise["pixels"] = local_noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
+    shapes = {name: without_unit_axes(x, reference[name].shape).shape for name, x in written.items()}
+    layouts = {name: layout for name, (_, layout) in pairs.items()}
+    return Runs(found, shapes, layouts, patch, reference, local, noise, local_noise)
+
+
+def run(model: VideoCoCa, inputs: Arrays, patch: Mapping[str, Any]) -> Arrays:
+    """Return every activation that the model computes from the inputs, continuing from the patch.
+
+    With a patch all frames are computed in one piece, so that no result depends on the number of threads.
+    """
+    with trace(patch) as activations:
+        pixels = model.preprocess(inputs["frames"]) if "frames" in inputs else inputs.get("pixels")
+        tokens = no_caption_tokens(model) if pixels is None else model.encode_video(pixels).tokens
+        if "ids" in inputs:
+            model.decode(tokens, np.atleast_2d(inputs["ids"]))
+    return activations
+
+
+def matching_pixels(exact: VideoCoCa, tested: Trace, dtype: str) -> Arrays:
+    """Return the trace's own pixels if they are right; the reference then continues from them.
+
+    Right pixels need not equal ours in every bit.
+    """
+    if "pixels" not in tested.found:
+        return {}
+    with trace():  # whose activations are discarded
+        ours = exact.preprocess(tested.inputs["frames"])
+    theirs = arranged("pixels", tested.found["pixels"], ours)[0].astype(np.float64)
+    return {"pixels": theirs} if difference(theirs, ours).rel <= FACTOR * EPSILON[dtype] else {}
+
+
+def rounding_errors(
+    model: VideoCoCa, dtype: str, inputs: Arrays, patch: Arrays, exact: Arrays, update: Update
+) -> dict[str, float]:
+    """Return the largest `Difference.rel` that rounding to a dtype causes in each activation in a few runs.
+
+    float64's errors are float32's, scaled: our own float64 run is the reference.
+    """
+    run_in = rounded_in(dtype)
+    rough, scale = cast(model, run_in), EPSILON[dtype] / EPSILON[run_in]
+    errors = {name: EPSILON[dtype] for name in exact if name not in ("frames", "ids")}
+    for sample in range(SAMPLES):
+        with rounding(run_in):
+            activations = run(rough, inputs, perturbed(exact, patch, run_in, sample))
+        for name in errors:
+            error = difference(narrow(activations[name], run_in), exact[name]).rel
+            errors[name] = max(errors[name], scale * error)
+        update(1)
+    return errors
+
+
+def judged_rows(
+    runs: Runs, sources: Mapping[str, list[str]], known: set[str], epsilon: float
+) -> dict[str, Row]:
+    """Return the rows in path order. known: what the local run continued from, and the inputs."""
+    rows: dict[str, Row] = {}
+    for name, x in runs.found.items():
+        row = Row(
+            name,
+            runs.shapes[name],
+            runs.reference[name].shape,
+            difference(x, runs.reference[name]),
+            FACTOR * runs.noise[name],
+            difference(x, runs.local[name]).rel,
+            FACTOR * runs.local_noise[name],
+            "ok",
+            runs.layouts[name],
+        )
+        if row.layout:
+            row = replace(row, difference=NOT_COMPARABLE, local_error=np.inf, status="wrong")
+        else:
+            unreachable = any(source in rows for source in upstream(name, sources, known))
+            caused = any(
+                rows[source].status == "wrong" for source in upstream(name, sources, set()) & rows.keys()
+            )
+            row = replace(row, status=status_of(row, unreachable, caused, epsilon))
+        rows[name] = row
+    return rows
+
+
+def status_of(row: Row, unreachable: bool, caused: bool, epsilon: float) -> str:
+    """Return the verdict on a tensor.
+
+    unreachable: whether it depends on one that the local run could not continue from. caused: whether on a
+    wrong one.
+    """
+    if row.local_error > row.local_allowed:
+        return "inherited" if unreachable else "wrong"
+    if not np.isfinite(row.local_allowed) and row.local_error > FACTOR * epsilon:
+        return "not judged"
+    if row.difference.rel > row.allowed and caused:
+        return "inherited"
+    return "ok"
+
+
+def first_not_finite(found: Arrays, reference: Arrays, config: Config) -> tuple[str, dict[str, int]] | None:
+    """Return the name and index of the first NaN or infinity where a finite number is expected."""
+    for name, x in found.items():
+        if x.shape == reference[name].shape:
+            wrong = np.argwhere(~np.isfinite(x) & np.isfinite(reference[name]))
+            if wrong.size:
+                return name, describe_index(name, tuple(wrong[0]), config)
+    return None
+
+
+# The diagnosis ----------------------------------------------------------------------------------------------
+
+
+def diagnosed(report: Report, search: Search, judge: Judge, try_coarser: bool = True) -> Report:
+    """Return the report with its faults, and with the report by a coarser dtype if one fits."""
+    first = suspected(search)[0]
+    fault = plain_fault(search, first)
+
+    def with_coarser(coarser: Report) -> Report:
+        return replace(report, faults=coarser.faults or [fault], all_found=coarser.all_found, coarser=coarser)
+
+    if try_coarser and (coarser := stored_in_coarser(report, search, judge)):
+        return with_coarser(coarser)
+    if not search.rows[first].layout and search.search(first, MAX_TOGETHER) is None:
+        if try_coarser and (coarser := rounded_like_coarser(report, judge)):
+            return with_coarser(coarser)
+        if has_other_weights(search):
+            return replace(report, faults=[replace(fault, mistake=OTHER_WEIGHTS)])
+    faults, all_found = find_faults(search)
+    return replace(report, faults=faults, all_found=all_found)
+
+
+def stored_in_coarser(report: Report, search: Search, judge: Judge) -> Report | None:
+    """Return the report by the coarsest dtype that holds every number of the trace exactly, if one does."""
+    computed = [x for name, x in search.found.items() if name != "pixels"]
+    dtypes = [
+        dtype
+        for dtype in coarser_than(report.dtype)
+        if computed and all(is_exact(x, dtype) for x in computed)
+    ]
+    return with_faults(*judge(dtypes[-1]), judge) if dtypes else None
+
+
+def rounded_like_coarser(report: Report, judge: Judge) -> Report | None:
+    """Return the report by a coarser dtype if most errors are about as large as its rounding.
+
+    Of several such dtypes, the finest by which nothing is wrong, or else the finest.
+    """
+    alike = []
+    for dtype in coarser_than(report.dtype):
+        ratio = 4 * EPSILON[dtype] / EPSILON[report.dtype]
+        if np.mean([row.local_error <= ratio * row.local_allowed for row in report.rows]) < MOSTLY:
+            continue
+        coarser, search = judge(dtype)
+        errors = np.array(
+            [row.local_error / row.local_allowed for row in coarser.rows if row.name not in COPIES]
+        )
+        if errors.size and np.mean((errors > LIKE_ROUNDING / FACTOR) & (errors <= 1)) >= MOSTLY:
+            if search is None:
+                return coarser
+            alike.append((coarser, search))
+    return with_faults(*alike[0], judge) if alike else None
+
+
+def with_faults(report: Report, search: Search | None, judge: Judge) -> Report:
+    """Return a report by a coarser dtype with the faults that its rounding does not explain."""
+    return diagnosed(report, search, judge, try_coarser=False) if search else report
