@@ -47,7 +47,7 @@ def progress_bar(total: int, unit: str) -> Iterator[Update]:
 
 
 def _size() -> dict[str, int]:
-    """Return a size for a terminal that reports 0 columns, where tqdm would draw nothing; {}: tqdm measures."""
+    """Return a size for a terminal that reports 0 columns, where tqdm draws nothing; {} lets tqdm measure."""
     try:
         return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
     except (AttributeError, OSError):  # no stream, or no terminal

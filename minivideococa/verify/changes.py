@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..model import ops, transformer
-from ..model.config import Config, PreprocessConfig, VisionConfig
+from ..model.config import Array, Config, Params, PreprocessConfig, StackConfig, VisionConfig
 from ..model.videococa import VideoCoCa
-from .names import Array
 
 Operation = Callable[..., Any]
 Make = Callable[[Operation], Operation]  # an operation of the forward pass -> its replacement
@@ -48,7 +47,14 @@ class Change:
             for name in parameters:
                 if fnmatchcase(name, pattern):
                     params = changed_parameter(params, name.split("."), function)
-        return model.with_parameters(params, self.config(model.config) if self.config else model.config)
+        config = self.config(model.config) if self.config else model.config
+        return rebuilt(model, params, config)
+
+
+def rebuilt(model: VideoCoCa, params: Params, config: Config) -> VideoCoCa:
+    """Return the model with other parameters and configuration. It does not check memory: `memory` does."""
+    media = {name: function for name, function in model.media.items() if name != "require_memory_for"}
+    return VideoCoCa(config, params, model.tokenizer, **media)
 
 
 def changed_parameter(tree: Any, path: list[str], function: Callable[[Array], Any]) -> Any:
@@ -136,46 +142,41 @@ def patches(function: Callable[[Array], Array]) -> Change:
 
 def tanh_gelu(x: Array) -> Array:
     """Approximate GELU by tanh (arXiv 1606.08415, section 2)."""
-    return 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
+    y: Array = 0.5 * x * (1 + np.tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))
+    return y
 
 
 def unbiased_layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
     """Apply LayerNorm with the unbiased variance: the sum of squares divided by n - 1."""
     variance = x.var(axis=-1, keepdims=True, ddof=1)
-    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + eps) * weight + bias
+    y: Array = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance + eps) * weight + bias
+    return y
 
 
 def post_norm_block(
     x: Array,
-    p: ops.Params,
-    heads: int,
-    activation: ops.Activation,
-    mask: Array | None = None,
-    kv: tuple[Array, Array] | None = None,
-    cache: Any = None,
+    p: Params,
+    config: StackConfig,
+    mask: ops.Mask = None,
+    kv: transformer.KV | None = None,
+    cache: transformer.KVCache | None = None,
 ) -> Array:
     """Run a post-norm residual block: LayerNorm after each residual sum."""
-    kv = ops.keys_and_values(x, p["attn"], heads) if kv is None else kv
-    x = ops.layer_norm(x + ops.attention(x, *kv, p["attn"], heads, mask), **p["ln_1"])
-    return ops.layer_norm(x + transformer.mlp(x, p["mlp"], activation), **p["ln_2"])
+    kv = ops.keys_and_values(x, p["attn"], config.heads) if kv is None else kv
+    x = ops.layer_norm(x + ops.attention(x, *kv, p["attn"], config.heads, mask), **p["ln_1"])
+    return ops.layer_norm(x + transformer.mlp(x, p["mlp"], config.quick_gelu), **p["ln_2"])
 
 
 def over_frames(block: Operation) -> Operation:
     """Attend over the frames in the image encoder: [T, N, W] is read as [N, T, W]."""
 
     def make(
-        x: Array,
-        p: ops.Params,
-        heads: int,
-        activation: ops.Activation,
-        mask: Any = None,
-        kv: Any = None,
-        cache: Any = None,
-    ) -> Array:
+        x: Array, p: Params, config: StackConfig, mask: Any = None, kv: Any = None, cache: Any = None
+    ) -> Any:
         in_image_encoder = mask is None and kv is None and cache is None
         if not in_image_encoder:
-            return block(x, p, heads, activation, mask, kv, cache)
-        return block(x.swapaxes(0, 1), p, heads, activation).swapaxes(0, 1)
+            return block(x, p, config, mask, kv, cache)
+        return block(x.swapaxes(0, 1), p, config).swapaxes(0, 1)
 
     return make
 
@@ -184,7 +185,7 @@ def reshaped(source: int, destination: int) -> Make:
     """Reshape a result that has one axis in another place, instead of transposing it."""
 
     def make(function: Operation) -> Operation:
-        def result(*arguments: Any) -> Array:
+        def result(*arguments: Any) -> Any:
             y = function(*arguments)
             return np.moveaxis(y, source, destination).reshape(y.shape)
 
@@ -206,7 +207,7 @@ def swapped(a: str, b: str) -> Make:
 def transposed_projections(in_projection: Operation) -> Operation:
     """Transpose the weights of q, k and v where they are square."""
 
-    def make(p: ops.Params, which: str) -> tuple[Array, Array]:
+    def make(p: Params, which: str) -> tuple[Array, Array]:
         weight, bias = in_projection(p, which)
         return (weight.T if weight.shape[0] == weight.shape[1] else weight), bias
 
@@ -243,7 +244,7 @@ def column_major(x: Array) -> Array:
 def image_class_last(embed: Operation) -> Operation:
     """Put the class token after the patches. Row i still has position i."""
 
-    def make(pixels: Array, visual: ops.Params, config: VisionConfig) -> Array:
+    def make(pixels: Array, visual: Params, config: VisionConfig) -> Array:
         positions = np.roll(visual["positional_embedding"], 1, axis=0)
         return np.roll(embed(pixels, visual | {"positional_embedding": positions}, config), -1, axis=1)
 
@@ -253,7 +254,7 @@ def image_class_last(embed: Operation) -> Operation:
 def text_class_first(embed: Operation) -> Operation:
     """Put the class embedding before the tokens. Row i still has position i."""
 
-    def make(ids: Array, text: ops.Params) -> Array:
+    def make(ids: Array, text: Params) -> Array:
         positions = np.roll(text["positional_embedding"][: ids.shape[1] + 1], -1, axis=0)
         return np.roll(embed(ids, text | {"positional_embedding": positions}), 1, axis=1)
 
@@ -290,7 +291,7 @@ def all_true(mask: Operation) -> Operation:
 def norm_after_transformer(text_transformer: Operation) -> Operation:
     """Apply `ln_final` to every position that leaves the text transformer."""
 
-    def make(x: Array, mask: Array, text: ops.Params, *rest: Any, **options: Any) -> Array:
+    def make(x: Array, mask: Array, text: Params, *rest: Any, **options: Any) -> Array:
         return ops.layer_norm(text_transformer(x, mask, text, *rest, **options), **text["ln_final"])
 
     return make

@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..model.config import Config
+from ..model.config import Array, Config
 from ..model.hooks import trace
 from ..model.videococa import VideoCoCa
 from ..progress import Progress, Update, no_progress
 from ..resources import require_memory
 from ..terminal import printable
+from .changes import rebuilt
 from .diagnosis import find_faults, has_other_weights, plain_fault, suspected
 from .layout import arranged, squeeze_to, without_unit_axes
 from .memory import bytes_needed
 from .mistakes import OTHER_WEIGHTS
 from .names import (
     DETAIL,
-    Array,
     Arrays,
     activation_names,
     computed_names,
@@ -149,7 +149,7 @@ def with_square_frames(model: VideoCoCa, inputs: Arrays) -> Arrays:
         return inputs
     levels = replace(model.config.preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
     with trace():  # whose activations are discarded
-        pixels = model.with_parameters(model.params, replace(model.config, preprocess=levels)).preprocess(
+        pixels = rebuilt(model, model.params, replace(model.config, preprocess=levels)).preprocess(
             inputs["frames"]
         )
     return inputs | {"frames": pixels.round().astype(np.uint8).transpose(0, 2, 3, 1)}
@@ -445,8 +445,7 @@ def rounded_like_coarser(report: Report, judge: Judge) -> Report | None:
     """
     alike = []
     for dtype in coarser_than(report.dtype):
-        ratio = 4 * EPSILON[dtype] / EPSILON[report.dtype]
-        if np.mean([row.local_error <= ratio * row.local_allowed for row in report.rows]) < MOSTLY:
+        if not may_be_rounded_in(dtype, report):
             continue
         coarser, search = judge(dtype)
         errors = np.array(
@@ -457,6 +456,18 @@ def rounded_like_coarser(report: Report, judge: Judge) -> Report | None:
                 return coarser
             alike.append((coarser, search))
     return with_faults(*alike[0], judge) if alike else None
+
+
+def may_be_rounded_in(dtype: str, report: Report) -> bool:
+    """Return whether most errors are roughly as large as a coarser dtype's rounding: whether to measure it."""
+    ratio = EPSILON[dtype] / EPSILON[report.dtype]
+    allowed = np.array([row.local_allowed for row in report.rows]) * ratio  # to about a factor of 4
+    errors = np.array([row.local_error for row in report.rows])
+    computed = np.array([row.name not in COPIES for row in report.rows])
+    large = (errors > allowed * LIKE_ROUNDING / FACTOR / 100) | ~np.isfinite(allowed)
+    return bool(
+        np.mean(errors <= 4 * allowed) >= MOSTLY and computed.any() and np.mean(large[computed]) >= MOSTLY
+    )
 
 
 def with_faults(report: Report, search: Search | None, judge: Judge) -> Report:

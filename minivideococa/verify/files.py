@@ -12,12 +12,12 @@ from ..checkpoint import load
 from ..checkpoint.config import parse_config
 from ..checkpoint.folder import StoredTensor, open_safetensors, save_tensors
 from ..inputs import parse_json, regular_file
-from ..model.config import Config
+from ..model.config import Array, Config
 from ..model.videococa import VideoCoCa
 from ..output import place_for, written_whole
 from ..progress import Progress, no_progress
 from .compare import compare
-from .names import Array, activation_names
+from .names import activation_names
 from .precision import EPSILON
 from .report import Report
 

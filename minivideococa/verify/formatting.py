@@ -156,7 +156,7 @@ def _cause(fault: Fault, last: bool) -> str:
     if fault.mistake is BATCH_AXIS and row.name.startswith(("pixels", "vision.", "pool.flat")):
         cause += " Or was it computed from more frames than the trace holds? Then write all of them."
     if last and fault.remaining is not None:
-        cause += f" With this mistake, ours agrees with yours to {fault.remaining:.1e}."
+        cause += f" With this mistake in ours, the error is {fault.remaining:.1e}."
     return cause + (f" It also explains {also}." if also else "")
 
 

@@ -6,7 +6,8 @@ from itertools import permutations
 
 import numpy as np
 
-from .names import Array, axis_letters
+from ..model.config import Array
+from .names import axis_letters
 from .report import difference
 
 FAR = 0.2  # the relative error beyond which another layout is tried

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..model.config import Config
-from .names import Array
+from ..model.config import Array, Config
 
 RUNS = 4  # sets of activations held at once: reference, local, the trace's, one with rounding
 

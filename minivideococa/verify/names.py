@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from typing import Any
 
-from numpy.typing import NDArray
+from ..model.config import Array, Config
 
-from ..model.config import Config
-
-Array = NDArray[Any]
 Arrays = dict[str, Array]
 
 # Name or prefix of a name -> its axes, as letters and in words

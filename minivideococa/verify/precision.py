@@ -9,10 +9,10 @@ from zlib import crc32
 import numpy as np
 
 from ..checkpoint.folder import widen_bfloat16
+from ..model.config import Array
 from ..model.hooks import replace_operations
 from ..model.videococa import VideoCoCa
-from .changes import Operation, map_parameters
-from .names import Array
+from .changes import Operation, map_parameters, rebuilt
 
 # The distance from 1 to the next number, by dtype: finest first
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -71,7 +71,7 @@ def cast(model: VideoCoCa, dtype: str) -> VideoCoCa:
         weight = weight.astype("float64" if dtype == "float64" else "float32", copy=False)
         return NARROW[dtype](weight) if dtype in NARROW else weight
 
-    return model.with_parameters(map_parameters(model.params, convert), model.config)
+    return rebuilt(model, map_parameters(model.params, convert), model.config)
 
 
 def rounding(dtype: str) -> AbstractContextManager[None]:

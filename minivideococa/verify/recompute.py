@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..model.config import Array
 from ..model.hooks import replace_operations, trace
 from ..model.videococa import VideoCoCa
 from .changes import Change, Make, Operation, map_parameters
-from .names import Array, Arrays, parameters_of
+from .names import Arrays, parameters_of
 
 # Module of an operation -> prefixes of the activations that it takes part in
 STAGES = {

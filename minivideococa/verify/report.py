@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..model.config import Array
 from .mistakes import Mistake
-from .names import Array
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from itertools import combinations
 
 import numpy as np
 
+from ..model.config import Array
 from ..model.videococa import VideoCoCa
 from ..progress import Progress
 from .mistakes import MISTAKES, Mistake
-from .names import Array, Arrays, upstream
+from .names import Arrays, upstream
 from .precision import EPSILON, FACTOR, SAMPLES, cast, narrow, perturbed, rounded_in, rounding
 from .recompute import affects, parameter_names, recompute
 from .report import Row, difference

@@ -1,4 +1,4 @@
-"""Edge cases of `trace` and `verify`: dtypes, misshapen tensors, overflow, malformed inputs, targets, side effects."""
+"""Edge cases of `trace` and `verify`: dtypes, shapes, overflow, malformed inputs, targets, side effects."""
 
 import json
 import os
@@ -40,6 +40,7 @@ from verify_helpers import (
 )
 
 import minivideococa as mvc
+from minivideococa.checkpoint import assemble
 from minivideococa.verify import as_json, text, verify, verify_file, write_trace
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # none is emitted, whatever comes
@@ -220,7 +221,7 @@ def test_coarse_pixels_are_wrong_where_they_claim_to_be_fine(kit, coarse):
 @settings(max_examples=25)
 @given(form=st.sampled_from(list(FORMS)), kept=st.sets(st.sampled_from(NAMES), min_size=2), data=st.data())
 def test_a_misshapen_tensor_hides_only_what_is_computed_from_it(right, form, kept, data):
-    """One tensor is misshapen; another is wrong and continued from. It is inherited if it depends on the first.
+    """One tensor is misshapen, another wrong and propagated. It is inherited if it depends on the first.
 
     It does not depend on it if the trace has every tensor in between that it is computed from.
     """
@@ -800,7 +801,7 @@ def nowhere(model, *begins):
             return [zeroed(x, f"{path}.{i}") for i, x in enumerate(branch)]
         return np.zeros_like(branch) if path.startswith(begins) else branch
 
-    return mvc.VideoCoCa(model.config, zeroed(model.params, ""))
+    return assemble(model.config, zeroed(model.params, ""))
 
 
 @pytest.mark.parametrize("form", FORMS)

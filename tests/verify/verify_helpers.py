@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import minivideococa as mvc
 from minivideococa import trace as collect
+from minivideococa.checkpoint import assemble
 from minivideococa.demo import CLIPS
 
 KIT_FOLDERS = sorted(
@@ -129,7 +129,7 @@ def raises_one_line(function, *arguments, match, error=ValueError, **keywords):
 
 def edited(model, path, change):
     """The model with one parameter changed, the original's left alone."""
-    other = mvc.VideoCoCa(model.config, copy.deepcopy(model.params), model.tokenizer)
+    other = assemble(model.config, copy.deepcopy(model.params), model.tokenizer)
     branch, (*parents, leaf) = other.params, path.split(".")
     for key in parents:
         branch = branch[int(key) if isinstance(branch, list) else key]
