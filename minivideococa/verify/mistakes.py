@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model.ops import gelu, quick_gelu
+from ..model.hooks import REPLACEABLE
 from . import changes
 from .changes import Change, constant, eps, mean_and_std, operation, parameter, patches, shifted, without_norm
 
@@ -40,12 +40,12 @@ MISTAKES = (
     mistake(
         "quick_gelu",
         "QuickGELU, x * sigmoid(1.702 x), is used where the configuration has the exact GELU",
-        operation("ops.gelu", constant(quick_gelu)),
+        operation("ops.gelu", constant(REPLACEABLE["ops.quick_gelu"])),
     ),
     mistake(
         "no_quick_gelu",
         "the exact GELU is used where the configuration has QuickGELU, x * sigmoid(1.702 x)",
-        operation("ops.quick_gelu", constant(gelu)),
+        operation("ops.quick_gelu", constant(REPLACEABLE["ops.gelu"])),
     ),
     mistake(
         "layer_norm_unbiased",

@@ -4,6 +4,8 @@ The port (conformance/jax_coca.py) shares no code with the package. A mistake is
 propagates to the logits, in four precisions.
 """
 
+import os
+
 import numpy as np
 import pytest
 from conformance import jax_coca
@@ -83,6 +85,16 @@ SMALL = {
 }
 
 
+# Of 40 seeds each, those with the largest errors relative to the allowed ones (a quarter to 0.4 of these)
+SEEDS = {
+    "released": [11, 15, 19, 23, 32, 35],
+    "parallel": [1, 3, 8, 15, 22, 29, 30],
+    "cascade": [3, 18, 24, 30, 32],
+    "quick": [10, 22, 24, 31, 33, 37],
+    "no_ln_pre": [0, 4, 8, 37],
+}
+
+
 @pytest.mark.parametrize("form", SMALL)
 def test_no_false_alarm(form):
     """Random models in float32, float16 and bfloat16; some also with a third of the tensors."""
@@ -105,7 +117,7 @@ def test_no_false_alarm(form):
         "multimodal_cfg": both,
     } | top
     config, size = parse_config(model_cfg), model_cfg["vision_cfg"]["image_size"]
-    for seed in range(40):
+    for seed in range(40) if "VERIFY_ALL_SEEDS" in os.environ else SEEDS[form]:
         rng = np.random.default_rng([list(SMALL).index(form), seed])
         weights = random_weights(parameter_shapes(config), int(rng.integers(2**31)))
         model = assemble(config, nest(weights))
