@@ -3,8 +3,8 @@
 import os
 from importlib.metadata import version
 
-# The JAX port compiles a small function per shape and dtype: in a third of the time without LLVM's optimizations
-# and the fusion emitters. XLA ends the process at a flag that it does not know.
+# The JAX port compiles a small function per shape and dtype: three times as fast without optimizations
+# and fusion emitters. XLA ends the process at a flag that it does not know.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"

@@ -1,5 +1,4 @@
-"""`verify` from Python: right traces pass in every dtype, a wrong tensor is accused where it went wrong,
-known mistakes are named; and the report, the files, and what is refused."""
+"""`verify` from Python: right traces, wrong tensors, known mistakes, the report, files, refused inputs."""
 
 import copy
 import json
@@ -61,7 +60,7 @@ def test_our_own_trace_is_right(tiny_model, form, dtype):
 
 
 @pytest.mark.parametrize("folder", KIT_FOLDERS, ids=lambda folder: folder.name)
-def test_open_clip_is_right_and_so_are_we(folder):
+def test_open_clip_and_our_model_agree(folder):
     """The kit's truth is open_clip's: ours, which it is compared with, must be the same in float64."""
     report = verify_file(folder / "truth.safetensors", folder)
     assert report.dtype == "float64" and report.first_divergence is None
@@ -79,7 +78,7 @@ def test_open_clip_is_right_and_so_are_we(folder):
     padded=st.integers(0, 4),
 )
 def test_a_rounded_trace_is_right(tiny_model, form, seed, dtype, kept, padded):
-    """Whatever the model, whatever is left out: what is stored in less than it was computed in is right."""
+    """Random models and tensors left out: a trace stored in a coarser dtype is right."""
     model = tiny_model(seed, "float32", vision=FORMS[form])
     ids = np.random.default_rng(seed).integers(1, 42, (1, 6)) * (np.arange(6) < 6 - padded)
     tape = {name: rounded(x, dtype) for name, x in only(run(model, ids=ids), kept).items()}
@@ -98,7 +97,7 @@ def test_a_rounded_trace_is_right(tiny_model, form, seed, dtype, kept, padded):
     ],
 )
 def test_a_trace_that_rounds_after_every_step_is_right(tiny_model, form, dtype):
-    """Each tensor is rounded and gone on from, so that errors add up on the way."""
+    """Each tensor is rounded and continued from, so that errors accumulate."""
     model, tape = tiny_model(7, vision=FORMS[form]), {}
     for name in NAMES:
         tape[name] = rounded(run(model, start=tape)[name], dtype).astype(np.float64)
@@ -136,7 +135,7 @@ def test_a_port_in_half_precision_is_right(tiny_model, form, dtype):
     assert verify(model, tape, "float32").first_divergence.name == "pixels"
 
 
-def test_the_truth_is_float64_whatever_the_model(tiny_model):
+def test_the_reference_is_float64_for_any_model(tiny_model):
     """The same numbers as float32 and float64 weights: the same report."""
     tape = noise_after(run(tiny_model(dtype="float32")), "text.block.1", 0.1)
     reports = [as_json(verify(tiny_model(dtype=dtype), tape)) for dtype in ("float32", "float64")]
@@ -167,7 +166,7 @@ def test_the_dtype_is_the_coarsest_of_the_tensors(right):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_allowed_grows_with_the_rounding(right, form):
+def test_the_allowed_error_grows_with_epsilon(right, form):
     model, tape = right(form)
     allowed = [{row.name: row.allowed for row in verify(model, tape, dtype).rows} for dtype in DTYPES]
     for finer, coarser in pairwise(allowed):
@@ -177,14 +176,14 @@ def test_what_is_allowed_grows_with_the_rounding(right, form):
         assert all(8 * epsilon / 2 <= by_name[name] < 1000 * epsilon for name in NAMES if name != "pixels")
 
 
-# Wrong tensors: which is accused
+# Wrong tensors
 
-some = st.sets(st.sampled_from(NAMES), min_size=1)
+some_names = st.sets(st.sampled_from(NAMES), min_size=1)
 
 
 @settings(max_examples=15)
-@given(form=st.sampled_from(list(FORMS)), kept=some, data=st.data())
-def test_a_wrong_tensor_is_accused_and_what_reads_it(right, form, kept, data):
+@given(form=st.sampled_from(list(FORMS)), kept=some_names, data=st.data())
+def test_an_error_that_is_not_propagated_shows_in_the_tensors_computed_from_it(right, form, kept, data):
     """One tensor is wrong, the others as they should be: then those computed from it do not fit it."""
     model, tape = right(form)
     name = data.draw(st.sampled_from(sorted(kept)))
@@ -195,8 +194,8 @@ def test_a_wrong_tensor_is_accused_and_what_reads_it(right, form, kept, data):
 
 
 @settings(max_examples=15)
-@given(form=st.sampled_from(list(FORMS)), name=st.sampled_from(NAMES), kept=some)
-def test_a_wrong_tensor_carried_on_is_accused_alone(right, form, name, kept):
+@given(form=st.sampled_from(list(FORMS)), name=st.sampled_from(NAMES), kept=some_names)
+def test_a_propagated_error_is_blamed_on_the_first_wrong_tensor(right, form, name, kept):
     """All that follows is wrong, none of it is to blame. Where the culprit is left out its readers are."""
     model, tape = right(form)
     tape = run(model, start={name: noise(tape[name], 0.3)})
@@ -219,7 +218,7 @@ def test_a_wrong_tensor_carried_on_is_accused_alone(right, form, name, kept):
     below=st.floats(0, 0.8),
     seed=st.integers(0, 99),
 )
-def test_the_line_is_where_the_report_draws_it(right, name, dtype, times, below, seed):
+def test_errors_just_below_and_above_the_allowed_one(right, name, dtype, times, below, seed):
     """A tensor off by a little less than what is allowed is right, by a little more, or by much, wrong."""
     model, tape = right()
     error = noise(tape[name], 1, seed) - tape[name]
@@ -247,7 +246,7 @@ def test_the_differences_in_numbers(right):
         assert doubled.difference.rel == pytest.approx(2 * row.difference.rel)
 
 
-def test_one_number_of_many_is_enough(right):
+def test_one_wrong_number_is_enough(right):
     model, tape = right()
     for name in FEW:
         wrong = tape[name].copy()
@@ -255,7 +254,7 @@ def test_one_number_of_many_is_enough(right):
         assert verify(model, tape | {name: wrong}, "float32").first_divergence.name == name
 
 
-def test_where_it_was_computed_from(right):
+def test_the_report_names_the_source_of_a_divergence(right):
     model, tape = right()
     for name, kept, source in [
         ("pixels", NAMES, "frames"),
@@ -292,7 +291,7 @@ def test_where_it_was_computed_from(right):
     ],
     ids=["one more", "one less", "batch axis", "flat", "axis behind", "a number", "nothing"],
 )
-def test_another_shape_is_accused(right, name, reshape):
+def test_another_shape_is_wrong(right, name, reshape):
     model, tape = right()
     wrong = np.asarray(reshape(tape[name]))
     report = verify(model, tape | {name: wrong})
@@ -306,7 +305,7 @@ def test_another_shape_is_accused(right, name, reshape):
     json.dumps(as_json(report), allow_nan=False)
 
 
-def test_a_batch_axis_of_one_does_not_count(right):
+def test_a_batch_axis_of_one_is_ignored(right):
     model, tape = right()
     report = verify(model, {name: x if name == "frames" else x[None] for name, x in tape.items()}, "float64")
     assert set(statuses(report).values()) == {"ok"}
@@ -314,7 +313,7 @@ def test_a_batch_axis_of_one_does_not_count(right):
 
 
 @pytest.mark.parametrize(("name", "number"), list(zip(NAMES[1::2], cycle([np.nan, np.inf, -np.inf]))))
-def test_a_number_that_is_none_is_accused(right, name, number):
+def test_nan_and_infinity_are_wrong(right, name, number):
     model, tape = right()
     wrong = tape[name].copy()
     wrong.flat[wrong.size // 2] = number
@@ -331,7 +330,7 @@ def test_a_number_that_is_none_is_accused(right, name, number):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the model's own, as it goes on from the inf
 @pytest.mark.parametrize("name", ["vision.block.0", "text.block.0", "decoder.block.0.self"])
-def test_an_overflow_carried_on_is_accused_where_it_began(right, name):
+def test_a_propagated_overflow_is_blamed_on_the_first_wrong_tensor(right, name):
     model, tape = right()
     overflown = tape[name].copy()
     overflown.flat[3] = np.inf
@@ -352,7 +351,7 @@ def test_an_overflow_in_one_frame_hides_no_error_in_another(right):
     assert {"vision.block.0", "vision.block.1"} <= having(report, "wrong")
 
 
-def test_names_that_no_trace_has_are_told(right):
+def test_unknown_names_are_reported(right):
     model, tape = right()
     unknown = {"vision.block.2": tape["vision.block.1"], "Logits": tape["logits"], "step": np.array(7)}
     report = verify(model, tape | unknown)
@@ -380,7 +379,7 @@ def test_frames_or_pixels_or_both(tiny_model, names, dtype):
         assert report.computed_from == (names[-1] if wrong else None)
 
 
-def test_pixels_in_float64_are_taken_as_they_are(tiny_model):
+def test_pixels_in_float64_are_not_rounded(tiny_model):
     """Not rounded to float32 on the way: the truth is made from them."""
     model = tiny_model()
     pixels = np.random.default_rng(3).standard_normal((2, 3, 14, 14))
@@ -390,7 +389,7 @@ def test_pixels_in_float64_are_taken_as_they_are(tiny_model):
     assert report.dtype == "float64" and report.first_divergence is None
 
 
-def test_pixels_made_in_float64_and_all_that_follows(tiny_model):
+def test_pixels_computed_in_float64(tiny_model):
     """They differ from ours, which are float32; that is no mistake, and what follows is compared exactly."""
     model, frames = tiny_model(), FRAMES[:, :14, :14]
     exact = ((frames / 255 - CLIP_MEAN) / CLIP_STD).transpose(0, 3, 1, 2)
@@ -439,12 +438,12 @@ def test_a_text_or_a_video_alone(right, inputs, begins):
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
-def test_ids_of_any_whole_type(right, dtype):
+def test_ids_of_any_integer_dtype(right, dtype):
     model, tape = right()
     assert verify(model, tape | {"ids": tape["ids"].astype(dtype)}).first_divergence is None
 
 
-def test_other_inputs_than_it_was_computed_from(right):
+def test_inputs_other_than_those_it_was_computed_from(right):
     model, tape = right()
     for inputs, name in (
         ({"frames": FRAMES[::-1]}, "pixels"),
@@ -486,13 +485,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_no_trace_is_refused_in_one_line(right, case):
+def test_malformed_traces_are_refused_in_one_line(right, case):
     model, tape = right()
     names, more, match = BAD[case]
     raises_one_line(verify, model, {name: tape[name] for name in names} | more, match=match)
 
 
-def test_no_other_dtype(right):
+def test_other_dtypes_are_refused(right):
     raises_one_line(verify, *right(), "int8", match="int8.*bfloat16")
 
 
@@ -518,7 +517,7 @@ BLOCKS = {
 A_BLOCK_OF_EACH_KIND = list(BLOCKS.items())[4:]
 
 
-def third(change):
+def by_third(change):
     """in_proj's thirds, for queries, keys and values, changed: change([q, k, v]) -> [q, k, v]."""
     return lambda x: np.concatenate(change(np.split(x, 3)))
 
@@ -532,10 +531,10 @@ IN_ATTENTION = [
     ("no_in_proj_bias", ["attn.in_proj_bias"], np.zeros_like),
     ("no_out_proj_bias", ["attn.out_proj.bias"], np.zeros_like),
     ("out_proj_transposed", ["attn.out_proj.weight"], np.transpose),
-    ("qkv_transposed", ["attn.in_proj_weight"], third(lambda qkv: [x.T for x in qkv])),
-    ("kv_swapped", IN_PROJ, third(lambda qkv: [qkv[0], qkv[2], qkv[1]])),
-    ("qv_swapped", IN_PROJ, third(lambda qkv: qkv[::-1])),
-    ("attention_unscaled", IN_PROJ, third(lambda qkv: [2 * qkv[0], *qkv[1:]])),
+    ("qkv_transposed", ["attn.in_proj_weight"], by_third(lambda qkv: [x.T for x in qkv])),
+    ("kv_swapped", IN_PROJ, by_third(lambda qkv: [qkv[0], qkv[2], qkv[1]])),
+    ("qv_swapped", IN_PROJ, by_third(lambda qkv: qkv[::-1])),
+    ("attention_unscaled", IN_PROJ, by_third(lambda qkv: [2 * qkv[0], *qkv[1:]])),
 ]
 
 
@@ -551,7 +550,7 @@ IN_ATTENTION = [
     ],
 )
 def test_a_mistake_in_one_block_is_named(right, path, name, mistake, leaves, change):
-    """The block it is in is accused; those after it are right by themselves. A head is 4 wide, its root 2."""
+    """Its block is wrong; later ones are right by themselves. A head is 4 wide, so its square root is 2."""
     model, _ = right("same width")
     wrong = model
     for leaf in leaves:
@@ -564,7 +563,7 @@ def test_a_mistake_in_one_block_is_named(right, path, name, mistake, leaves, cha
 
 
 @pytest.mark.parametrize(
-    ("mistake", "accused", "change"),
+    ("mistake", "expected", "change"),
     [
         ("bgr_kernel", "vision.embed", lambda m: edited(m, "visual.conv1.weight", lambda x: x[:, ::-1])),
         (
@@ -603,11 +602,11 @@ def test_a_mistake_in_one_block_is_named(right, path, name, mistake, leaves, cha
         ("no_ln_pre", "vision.embed", lambda m: configured(m, "vision", ln_pre=False)),
     ],
 )
-def test_a_mistake_is_named(right, mistake, accused, change):
+def test_a_mistake_is_named(right, mistake, expected, change):
     model, _ = right("same width")
     report = verify(model, run(change(model)), "float32")
-    assert (report.first_divergence.name, report.mistake and report.mistake.name) == (accused, mistake)
-    assert as_json(report)["first_divergence"] == accused
+    assert (report.first_divergence.name, report.mistake and report.mistake.name) == (expected, mistake)
+    assert as_json(report)["first_divergence"] == expected
 
 
 def tanh_gelu(x):
@@ -615,7 +614,7 @@ def tanh_gelu(x):
 
 
 @pytest.mark.parametrize(
-    ("mistake", "accused", "name", "function"),
+    ("mistake", "expected", "name", "function"),
     [
         (
             "layer_norm_eps",
@@ -634,15 +633,15 @@ def tanh_gelu(x):
         ),
     ],
 )
-def test_a_mistake_in_an_operation_is_named(right, mistake, accused, name, function):
+def test_a_mistake_in_an_operation_is_named(right, mistake, expected, name, function):
     model, _ = right()
     with replace_operations({name: function}):
         tape = run(model)
     report = verify(model, tape, "float64")
-    assert (report.first_divergence.name, report.mistake and report.mistake.name) == (accused, mistake)
+    assert (report.first_divergence.name, report.mistake and report.mistake.name) == (expected, mistake)
 
 
-def test_the_exact_gelu_where_the_configuration_has_the_quick_one(tiny_model):
+def test_exact_gelu_instead_of_quick_gelu(tiny_model):
     model = tiny_model(quick_gelu=True)
     report = verify(model, run(configured(model, "vision", quick_gelu=False)))
     assert (report.first_divergence.name, report.mistake.name) == ("vision.block.0", "no_quick_gelu")
@@ -664,8 +663,8 @@ def pixels_of(mean, std, scale=255.0):
         ("imagenet_mean", pixels_of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
     ],
 )
-def test_wrong_pixels_are_accused_and_named(tiny_model, mistake, pixels, without):
-    """Made by hand, of frames that need no resizing; carried on; found with the pixels in it and without."""
+def test_wrong_pixels_are_named(tiny_model, mistake, pixels, without):
+    """Computed by hand from frames that need no resizing, and propagated; pixels may be left out."""
     model, frames = tiny_model(), FRAMES[:, :14, :14]
     np.testing.assert_allclose(pixels_of(CLIP_MEAN, CLIP_STD)(frames), model.preprocess(frames), atol=1e-5)
     tape = run(model, frames, start={"pixels": pixels(frames)})
@@ -706,8 +705,8 @@ def paths(branch, before=""):
 
 @settings(max_examples=15)
 @given(data=st.data())
-def test_any_other_wrong_parameter_is_found_where_it_is_and_not_named(right, data):
-    """A parameter that is wrong in no known way: the tensor it first shows in is told, no mistake made up."""
+def test_a_perturbed_parameter_is_located_and_has_no_known_cause(right, data):
+    """The first tensor that shows an unknown error is reported, without a diagnosis."""
     model, _ = right()
     path = data.draw(st.sampled_from(sorted(paths(model.params))))
     report = verify(model, run(edited(model, path, lambda x: noise(x, 0.1))), "float64")
@@ -720,7 +719,7 @@ def test_any_other_wrong_parameter_is_found_where_it_is_and_not_named(right, dat
         assert having(report, "wrong") == {owner(path)}
 
 
-def test_other_weights_are_named_before_blocks_are_accused(tiny_model):
+def test_other_weights_are_recognized(tiny_model):
     report = verify(tiny_model(), run(tiny_model(seed=1)), "float64")
     assert report.first_divergence.name == "vision.embed" and [
         fault.mistake.name for fault in report.faults
@@ -784,7 +783,7 @@ def same(before, after):
     return before.keys() == after.keys() and all(after[key] is x for key, x in before.items())
 
 
-def test_it_changes_nothing(right):
+def test_verify_changes_nothing(right):
     model, tape = right()
     tape = noise_after(tape, "text.block.1", 0.1) | {"pool.tokens": np.zeros((4, 8)), "foo": np.zeros(2)}
     verify(model, tape)  # the modules it needs are now there
@@ -801,8 +800,8 @@ def test_it_changes_nothing(right):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_error_inside_changes_nothing(right, monkeypatch, error):
-    """It is let through, at whatever point it comes, and nothing stays replaced and no trace on."""
+def test_verify_changes_nothing_when_interrupted(right, monkeypatch, error):
+    """An exception at any point is raised; nothing stays replaced, and no trace stays active."""
     from minivideococa.model import transformer
 
     model, tape = right()
@@ -831,7 +830,7 @@ def test_an_error_inside_changes_nothing(right, monkeypatch, error):
     np.testing.assert_equal(run(model), right()[1])  # goes on from nothing that was given
 
 
-def test_twice_the_same(right):
+def test_the_report_is_deterministic(right):
     model, tape = right()
     tape = noise_after(tape, "text.block.1", 0.1)
     shuffled = dict(sorted(tape.items(), reverse=True))
@@ -934,7 +933,7 @@ def test_a_file_of_each_dtype(kit, tmp_path, dtype):
     assert report.dtype == dtype and report.first_divergence.name == "text.block.1"
 
 
-def test_a_file_by_the_embedded_checkpoint(tmp_path):
+def test_a_file_of_the_embedded_checkpoint(tmp_path):
     model = mvc.load()
     tape = run(model, ids=model.tokenize(["a red ring"]))
     write_trace(tmp_path / "trace", tape, model)
@@ -947,7 +946,7 @@ def test_a_file_by_the_embedded_checkpoint(tmp_path):
     )
 
 
-def test_what_is_written(right, tmp_path):
+def test_write_trace_writes_tensors_and_metadata(right, tmp_path):
     model, tape = right()
     write_trace(tmp_path / "trace", tape, model)
     with safe_open(tmp_path / "trace", "numpy") as file:
@@ -976,7 +975,7 @@ def test_any_arrays_are_written_as_they_are(right, tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_failed_write_leaves_what_was_there(right, tmp_path, monkeypatch, error):
+def test_a_failed_write_keeps_the_old_file(right, tmp_path, monkeypatch, error):
     model, tape = right()
     (tmp_path / "trace").write_text("before")
 
@@ -989,7 +988,7 @@ def test_a_failed_write_leaves_what_was_there(right, tmp_path, monkeypatch, erro
     assert [x.name for x in tmp_path.iterdir()] == ["trace"] and (tmp_path / "trace").read_text() == "before"
 
 
-def test_files_that_are_no_trace(kit, tmp_path):
+def test_files_that_are_not_traces(kit, tmp_path):
     folder, truth = kit
     whole = (folder / "truth.safetensors").read_bytes()
     for name, data in {
@@ -1040,7 +1039,7 @@ def test_dtypes_that_are_not_read(kit, tmp_path, dtype):
 
 
 def test_a_trace_of_another_model(kit, tmp_path):
-    """Told by the configuration in the file; a file without one is taken at its word."""
+    """Recognized by the configuration in the file; a file without one is accepted."""
     folder, truth = kit
     config = json.loads((folder / "config.json").read_text())
     path = tmp_path / "trace"

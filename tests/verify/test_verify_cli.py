@@ -107,7 +107,7 @@ def test_trace_refuses(refused, call, tmp_path):
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (OSError, 2)])
 @pytest.mark.parametrize("before", [None, "before"])
-def test_a_trace_that_is_cut_short_leaves_no_file(call, tmp_path, monkeypatch, error, status, before):
+def test_an_interrupted_trace_leaves_no_file(call, tmp_path, monkeypatch, error, status, before):
     path = tmp_path / "t.safetensors"
     if before:
         path.write_text(before)
@@ -143,7 +143,7 @@ def test_a_divergence_is_status_1(call, tmp_path, truth, name):
     assert all(set(x) == keys for x in report["tensors"])
 
 
-def test_a_known_mistake_is_told(call, tmp_path, truth):
+def test_a_known_mistake_is_printed(call, tmp_path, truth):
     path = tmp_path / "mine.safetensors"
     mean, std = np.array([[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]])
     bgr = ((truth["frames"][..., ::-1] / 255 - mean) / std).transpose(0, 3, 1, 2)
@@ -155,7 +155,7 @@ def test_a_known_mistake_is_told(call, tmp_path, truth):
     assert status == 1 and "BGR" in json.loads(out)["diagnosis"]
 
 
-def test_numbers_that_are_none_are_null(call, tmp_path, truth):
+def test_nan_is_null_in_json(call, tmp_path, truth):
     path = tmp_path / "mine.safetensors"
     save_file(truth | {"text.block.0": truth["text.block.0"] * np.nan}, path)
 
@@ -169,7 +169,7 @@ def test_numbers_that_are_none_are_null(call, tmp_path, truth):
 
 
 def test_the_dtype_that_it_was_computed_in(call, tmp_path, truth):
-    """Half precision stored in float64 is wrong, unless it is told."""
+    """Half precision stored in float64 is wrong, unless --dtype says so."""
     path = tmp_path / "mine.safetensors"
     save_file(
         {
@@ -228,7 +228,7 @@ def test_verify_refuses(refused, call, tmp_path, truth):
         (["vision.embed"], {"pixels": np.zeros((0, 3, 20, 20), "float32")}),
     ],
 )
-def test_tensors_that_make_no_trace(refused, tmp_path, truth, left, more):
+def test_incomplete_and_malformed_traces_are_refused(refused, tmp_path, truth, left, more):
     path = tmp_path / "mine.safetensors"
     save_file({name: truth[name] for name in left} | more, path)
     assert str(path) in refused("verify", path, "--weights", FOLDER)
@@ -244,7 +244,7 @@ def test_tensors_that_make_no_trace(refused, tmp_path, truth, left, more):
         lambda x: np.moveaxis(x, 0, -1),
     ],
 )
-def test_shapes_that_are_wrong_are_a_divergence(call, tmp_path, truth, reshape):
+def test_wrong_shapes_are_a_divergence(call, tmp_path, truth, reshape):
     path = tmp_path / "mine.safetensors"
     wrong = np.ascontiguousarray(reshape(truth["pool.flat"])).reshape(reshape(truth["pool.flat"]).shape)
     save_file(truth | {"pool.flat": wrong}, path)
@@ -267,7 +267,7 @@ def test_as_a_program(tmp_path, truth):
         assert result.stderr.count("\n") == (status == 2) and "Traceback" not in result.stderr
 
 
-def test_help_tells_of_them(call):
+def test_help_mentions_both_commands(call):
     status, out, _ = call("--help")
     assert status == 0 and "trace" in out and "verify" in out
     status, out, _ = call("verify", "--help")

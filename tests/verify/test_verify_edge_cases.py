@@ -83,7 +83,7 @@ def says(*words):
 
 
 @pytest.mark.parametrize("unknown", ["loss", "vision.block.9", "pool.latents", "Logits"])
-def test_an_unknown_tensor_decides_no_dtype(kit, tmp_path, unknown):
+def test_unknown_tensors_do_not_affect_the_dtype(kit, tmp_path, unknown):
     folder, truth = kit
     more = {unknown: np.ones(3, "float16")}
     save_file(truth | more, tmp_path / "trace")
@@ -107,7 +107,7 @@ def test_a_small_mistake_is_found_beside_a_coarse_unknown_tensor(kit, tmp_path, 
 
 @pytest.mark.parametrize("name", NAMES[1:])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_every_tensor_of_a_trace_decides_the_dtype(right, name, dtype):
+def test_every_tensor_of_a_trace_affects_the_dtype(right, name, dtype):
     model, tape = right()
     assert verify(model, tape | {name: tape[name].astype(dtype)}).dtype == dtype
 
@@ -123,7 +123,7 @@ def test_our_own_float64_trace_is_judged_as_float64(right, name):
     assert (report.dtype, report.first_divergence.name) == ("float64", name)
 
 
-def test_memory_and_file_are_judged_alike(kit, tmp_path):
+def test_arrays_and_files_give_the_same_report(kit, tmp_path):
     folder, truth = kit
     model = mvc.load(folder, dtype="float64")
     for tape in (
@@ -207,7 +207,7 @@ def test_coarse_pixels_in_a_float64_trace_are_right(call, kit, coarse, tmp_path,
     assert verify_file(file(tape | {"pixels": wrong}), folder).first_divergence.name == "pixels"
 
 
-def test_coarse_pixels_are_wrong_where_they_claim_to_be_fine(kit, coarse):
+def test_coarse_pixels_stored_in_a_finer_dtype_are_wrong(kit, coarse):
     """The same numbers, stored in float32."""
     folder, _ = kit
     tape = coarse["float16"] | {"pixels": coarse["float16"]["pixels"].astype("float32")}
@@ -257,8 +257,8 @@ def test_the_latent_does_not_need_the_caption_tokens(right, form):
     assert having(report, "wrong") == {"pool.tokens", "pool.latent"} and having(report, "inherited") == set()
 
 
-def test_a_block_is_judged_from_the_one_after_a_misshapen_one(tiny_model):
-    """Block 0 is misshapen, 1 off and 2 wrong given 1: nobody can tell of 1, anybody can of 2."""
+def test_a_block_after_a_misshapen_one_is_inherited_and_the_next_is_judged(tiny_model):
+    """Block 0 is misshapen, so 1 cannot be judged; 2 is wrong given 1."""
     model = tiny_model(vision={"layers": 3})
     tape = run(model)
     tape = run(
@@ -312,13 +312,13 @@ def beyond(request, tiny_model):
     return model, {name: rounded(x, "float16") for name, x in run(model).items() if name in TEXTS}
 
 
-def test_what_is_right_is_right_where_float16_overflows(beyond):
+def test_a_right_trace_is_ok_where_float16_overflows(beyond):
     model, tape = beyond
     report = verify(model, tape)
     assert report.dtype == "float16" and set(statuses(report).values()) == {"ok"}, text(report)
 
 
-def test_where_float16_overflows_nothing_is_judged(beyond):
+def test_a_wrong_tensor_is_not_judged_where_float16_overflows(beyond):
     model, tape = beyond
     tape = noise_after({name: tape[name] for name in UP_TO}, "text.block.1", 0.3)
     report = verify(model, tape)
@@ -331,7 +331,7 @@ def test_where_float16_overflows_nothing_is_judged(beyond):
 
 
 @pytest.mark.parametrize("name", TEXTS[3:])
-def test_no_wrong_tensor_is_ok_where_float16_overflows(beyond, name):
+def test_a_wrong_tensor_is_never_ok_where_float16_overflows(beyond, name):
     """Of text.block.1 and what comes after it."""
     model, tape = beyond
     report = verify(model, noise_after(tape, name, 0.3))
@@ -340,7 +340,7 @@ def test_no_wrong_tensor_is_ok_where_float16_overflows(beyond, name):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
-def test_what_another_dtype_can_compute_is_judged(beyond, dtype):
+def test_dtypes_without_overflow_are_judged(beyond, dtype):
     model, tape = beyond
     tape = noise_after(
         {name: x.astype("float64") if x.dtype == "float16" else x for name, x in tape.items()},
@@ -351,7 +351,7 @@ def test_what_another_dtype_can_compute_is_judged(beyond, dtype):
 
 
 @pytest.mark.parametrize("name", ["text.embed", "text.block.0", "vision.block.1", "pool.latent"])
-def test_what_does_not_overflow_is_judged_all_the_same(beyond, name):
+def test_tensors_without_overflow_are_judged(beyond, name):
     model, _ = beyond
     tape = {key: rounded(x, "float16") for key, x in run(model).items()}
     report = verify(model, noise_after(tape, name, 0.3))
@@ -371,7 +371,7 @@ def test_an_infinity_that_float16_explains_is_not_judged(tiny_model):
     json.dumps(as_json(report), allow_nan=False)
 
 
-def test_not_judged_is_status_0_and_said(call, kit, tmp_path):
+def test_not_judged_is_status_0_and_reported(call, kit, tmp_path):
     folder, truth = kit
     path, checkpoint = tmp_path / "mine.safetensors", tmp_path / "checkpoint"
     checkpoint.mkdir()
@@ -489,7 +489,7 @@ def idle(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_a_target_that_is_no_file_is_refused_at_once(refused, idle, tmp_path, kind):
+def test_a_target_that_is_not_a_file_is_refused_at_once(refused, idle, tmp_path, kind):
     path = tmp_path / "t.safetensors"
     PLACES[kind](path)
     before = path.lstat()
@@ -510,7 +510,7 @@ def test_the_null_device_is_refused_at_once(refused, idle):
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
-def test_a_target_in_no_folder_is_refused_at_once(refused, idle, tmp_path):
+def test_a_target_in_a_missing_folder_is_refused_at_once(refused, idle, tmp_path):
     (tmp_path / "file").write_text("")
     for path in tmp_path / "none" / "t.safetensors", tmp_path / "file" / "t.safetensors":
         assert str(path.parent) in refused("trace", PAIR, "-o", path, "--weights", FOLDER)
@@ -543,7 +543,7 @@ def test_a_full_disk_is_one_line(refused, right, tmp_path, monkeypatch, before):
     [np.float64, np.float32, np.float16, np.dtype("float64"), np.dtype("float32"), np.dtype("float16")],
     ids=repr,
 )
-def test_a_dtype_as_numpy_knows_it(right, dtype):
+def test_dtype_accepts_numpy_types(right, dtype):
     model, tape = right()
     report, same = verify(model, tape, dtype=dtype), verify(model, tape, np.dtype(dtype).name)
     assert report.dtype == same.dtype == np.dtype(dtype).name
@@ -551,7 +551,7 @@ def test_a_dtype_as_numpy_knows_it(right, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.dtype("int64"), np.complex128, np.dtype("bool")], ids=repr)
-def test_a_dtype_that_nothing_is_computed_in(right, dtype):
+def test_dtype_refuses_other_numpy_types(right, dtype):
     raises_one_line(verify, *right(), dtype=dtype, match=f"{np.dtype(dtype).name}.*bfloat16")
 
 
@@ -572,8 +572,8 @@ def test_lists_and_numbers_are_arrays(right):
     )
 
 
-def test_the_decoder_begins_with_the_text_alone(right):
-    """Its first self-attention has seen no video yet."""
+def test_the_first_decoder_block_depends_on_the_text_alone(right):
+    """Its first self-attention comes before any cross-attention."""
     model, tape = right()
     name = "decoder.block.0.self"
     alone = {key: tape[key] for key in ("ids", name)}
@@ -588,7 +588,7 @@ def test_the_decoder_begins_with_the_text_alone(right):
     assert (report.first_divergence.name, report.mistake.name) == (name, "no_c_fc_bias")
 
 
-def test_the_decoder_goes_on_with_the_video(right):
+def test_later_decoder_blocks_depend_on_the_video(right):
     model, tape = right()
     for name in "decoder.block.0.cross", "decoder.block.1.self", "decoder.block.1.cross", "logits":
         alone = {key: tape[key] for key in ("ids", "decoder.block.0.self", name)}
@@ -654,7 +654,7 @@ def test_unknown_arrays_of_any_dtype_are_named(right, x):
 
 
 @pytest.mark.parametrize("frames", [FRAMES, FRAMES[:1]], ids=["frames", "one frame"])
-def test_a_batch_axis_of_one_before_an_input_does_not_count(right, kit, tmp_path, frames):
+def test_a_batch_axis_of_one_on_an_input_is_ignored(right, kit, tmp_path, frames):
     model, _ = right()
     tape = run(model, frames)
     tape["ids"] = tape["ids"].reshape(-1)
@@ -672,7 +672,7 @@ def test_a_batch_axis_of_one_before_an_input_does_not_count(right, kit, tmp_path
     assert verify_file(tmp_path / "trace", folder).first_divergence is None
 
 
-def test_a_batch_axis_of_two_counts(right):
+def test_a_batch_axis_of_two_on_an_input_is_refused(right):
     model, tape = right()
     for name in "frames", "pixels":
         raises_one_line(
@@ -686,7 +686,7 @@ def test_a_batch_axis_of_two_counts(right):
 # What is said
 
 
-def test_files_that_are_none_are_told(refused, tmp_path):
+def test_folders_and_empty_files_are_refused(refused, tmp_path):
     (tmp_path / "folder").mkdir()
     save_file({}, tmp_path / "none")
     for path, word in (tmp_path / "folder", "folder|directory"), (tmp_path / "none", "nothing to compare"):
@@ -744,7 +744,7 @@ def test_no_name_can_break_the_report(right, unknown):
     assert not controls(said) and said.count("\n") == plain.count("\n")
 
 
-def test_words_that_are_new_are_warned_of_by_trace(call, tmp_path):
+def test_trace_warns_of_unknown_words(call, tmp_path):
     """On standard error, in the words of `classify`."""
     path = tmp_path / "t.safetensors"
 
@@ -764,7 +764,7 @@ def test_words_that_are_new_are_warned_of_by_trace(call, tmp_path):
 # Nothing is left behind
 
 
-def test_verify_leaves_nothing_in_a_trace_that_is_on(right, kit):
+def test_verify_records_nothing_in_an_active_trace(right, kit):
     model, tape = right()
     folder, _ = kit
     reports = [as_json(verify(model, x)) for x in (tape, noise_after(tape, "text.block.0", 0.1))]
@@ -777,7 +777,7 @@ def test_verify_leaves_nothing_in_a_trace_that_is_on(right, kit):
     assert t == {}
 
 
-def test_a_trace_goes_on_after_verify(right):
+def test_an_active_trace_continues_after_verify(right):
     model, tape = right()
     with mvc.trace() as t:
         model.encode_text(IDS)
@@ -806,7 +806,7 @@ def nowhere(model, *begins):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", ["float64", "float16"])
-def test_a_truth_of_zeros(tiny_model, form, dtype):
+def test_a_reference_of_zeros(tiny_model, form, dtype):
     """A pooler that is nought: its outputs are measured absolutely, and have no cosine."""
     model = nowhere(tiny_model(vision=FORMS[form]), "visual.attn_pool.")
     tape = {name: rounded(x, dtype) for name, x in run(model).items()}
@@ -833,7 +833,7 @@ def test_a_truth_of_zeros(tiny_model, form, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_latent_of_no_length(tiny_model, dtype):
+def test_a_latent_of_length_zero(tiny_model, dtype):
     """Even where the truth itself is not a number, the report is one, and the others are judged."""
     model = nowhere(tiny_model(), "visual.attn_pool.", "visual.ln_post.", "visual.proj")
     with np.errstate(invalid="ignore"):
@@ -852,7 +852,7 @@ def test_a_latent_of_no_length(tiny_model, dtype):
     kept=st.sets(st.sampled_from(NAMES[1:]), min_size=1),
     dtype=st.sampled_from(DTYPES),
 )
-def test_cosines_are_cosines(right, form, times, kept, dtype):
+def test_cosines_are_between_minus_one_and_one(right, form, times, kept, dtype):
     """Of tensors that point the same way or the opposite one, where rounding would go beyond 1."""
     model, tape = right(form)
     tape = {name: tape[name] * times for name in kept} | {name: tape[name] for name in INPUTS}
@@ -863,7 +863,7 @@ def test_cosines_are_cosines(right, form, times, kept, dtype):
 
 @pytest.mark.parametrize("size", [1e300, 1e-300, 0])
 @pytest.mark.parametrize("name", FEW)
-def test_numbers_of_any_size_warn_of_nothing(right, size, name):
+def test_numbers_of_any_size_raise_no_warning(right, size, name):
     model, tape = right()
     report = verify(model, tape | {name: tape[name] * size})
     assert report.first_divergence.name == name

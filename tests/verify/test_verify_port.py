@@ -27,7 +27,7 @@ def test_every_mistake_of_the_catalogue_is_planted():
 
 
 @pytest.mark.parametrize("mistake", jax_coca.MISTAKES)
-def test_a_planted_mistake_is_named_where_it_is(ports, mistake):
+def test_a_planted_mistake_is_named_at_the_right_tensor(ports, mistake):
     port, words = ports[folder_of(mistake)], {known.name: known.description for known in MISTAKES}
     for dtype, above_rounding in port.above_rounding(mistake).items():
         report = port.report(dtype, mistake)

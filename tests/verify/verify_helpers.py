@@ -36,7 +36,7 @@ TRUTH = str(KIT / "as_released" / "truth.safetensors")
 
 
 def run(model, frames=FRAMES, ids=IDS, start=None):
-    """The trace of the whole model; start: tensors that it goes on from, and which then stand in it."""
+    """Return the trace of the whole model. start: tensors to continue from; the trace then holds these."""
     tape = {}
     with collect(start) as seen:
         video = model.encode_video(model.preprocess(frames))
