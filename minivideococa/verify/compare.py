@@ -47,9 +47,9 @@ from .precision import (
     rounding,
 )
 from .recompute import no_caption_tokens
-from .report import Difference, Report, Row, difference
+from .report import Difference, Report, Row, difference, relative_error
 from .search import MAX_TOGETHER, Search
-from .traces import Trace, default_dtype, similar_names, sort, with_square_frames
+from .traces import Trace, default_dtype, similar_names, sort, with_pixels
 
 LIKE_ROUNDING = 1 / 16  # of the rounding error: smaller errors come from a finer dtype
 MOSTLY = 0.75  # the part of the tensors that must agree with a coarser dtype
@@ -102,7 +102,7 @@ def compare(
         "comparing this trace",
         "write one with fewer or smaller frames, or fewer texts",
     )
-    tested = replace(tested, inputs=with_square_frames(model, tested.inputs))
+    tested = with_pixels(model, tested)
 
     def judge(dtype: str) -> tuple[Report, Search | None]:
         return judged(model, tested, dtype, progress)
@@ -157,19 +157,19 @@ def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> t
 
 def run_all(model: VideoCoCa, exact: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
     """Run the forward pass in float64 and with rounding, from the inputs and from the trace's own tensors."""
-    inputs, stored_pixels = tested.inputs, tested.dtypes["pixels"] if "pixels" in tested.found else "float32"
+    stored_pixels = tested.dtypes["pixels"] if "pixels" in tested.found else "float32"
     pixels_dtype = coarsest([dtype, "float32", stored_pixels])
-    start = matching_pixels(exact, tested, pixels_dtype)
-    reference = run(exact, inputs, start)
+    start = matching_pixels(tested, pixels_dtype)
+    reference = run(exact, tested, start)
     update(1)
     written = {name: tested.found[name] for name in reference if name in tested.found}
     pairs = {name: arranged(name, x, reference[name]) for name, x in written.items()}
     found = {name: x.astype(np.float64) for name, (x, _) in pairs.items()}
     patch = {name: x for name, x in found.items() if x.shape == reference[name].shape}
-    local = run(exact, inputs, patch)
+    local = run(exact, tested, patch)
     update(1)
-    noise = rounding_errors(model, dtype, inputs, start, reference, update)
-    local_noise = rounding_errors(model, dtype, inputs, patch, local, update)
+    noise = rounding_errors(model, dtype, tested, start, reference, update)
+    local_noise = rounding_errors(model, dtype, tested, patch, local, update)
     if "pixels" in found:
         noise["pixels"] = local_noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
     shapes = {name: without_unit_axes(x, reference[name].shape).shape for name, x in written.items()}
@@ -177,34 +177,34 @@ def run_all(model: VideoCoCa, exact: VideoCoCa, tested: Trace, dtype: str, updat
     return Runs(found, shapes, layouts, patch, reference, local, noise, local_noise)
 
 
-def run(model: VideoCoCa, inputs: Arrays, patch: Mapping[str, Any]) -> Arrays:
+def run(model: VideoCoCa, tested: Trace, patch: Mapping[str, Any]) -> Arrays:
     """Return every activation that the model computes from the inputs, continuing from the patch.
 
     With a patch all frames are computed in one piece, so that no result depends on the number of threads.
     """
     with trace(patch) as activations:
-        pixels = model.preprocess(inputs["frames"]) if "frames" in inputs else inputs.get("pixels")
-        tokens = no_caption_tokens(model) if pixels is None else model.encode_video(pixels).tokens
-        if "ids" in inputs:
-            model.decode(tokens, np.atleast_2d(inputs["ids"]))
+        tokens = no_caption_tokens(model)
+        if tested.pixels is not None:
+            tokens = model.encode_video(tested.pixels).tokens
+        if "ids" in tested.inputs:
+            model.decode(tokens, np.atleast_2d(tested.inputs["ids"]))
     return activations
 
 
-def matching_pixels(exact: VideoCoCa, tested: Trace, dtype: str) -> Arrays:
+def matching_pixels(tested: Trace, dtype: str) -> Arrays:
     """Return the trace's own pixels if they are right; the reference then continues from them.
 
     Right pixels need not equal ours in every bit.
     """
-    if "pixels" not in tested.found:
+    ours = tested.pixels
+    if "pixels" not in tested.found or ours is None:
         return {}
-    with trace():  # whose activations are discarded
-        ours = exact.preprocess(tested.inputs["frames"])
     theirs = arranged("pixels", tested.found["pixels"], ours)[0].astype(np.float64)
-    return {"pixels": theirs} if difference(theirs, ours).rel <= FACTOR * EPSILON[dtype] else {}
+    return {"pixels": theirs} if relative_error(theirs, ours) <= FACTOR * EPSILON[dtype] else {}
 
 
 def rounding_errors(
-    model: VideoCoCa, dtype: str, inputs: Arrays, patch: Arrays, exact: Arrays, update: Update
+    model: VideoCoCa, dtype: str, tested: Trace, patch: Arrays, exact: Arrays, update: Update
 ) -> dict[str, float]:
     """Return the largest `Difference.rel` that rounding to a dtype causes in each activation in a few runs.
 
@@ -215,9 +215,9 @@ def rounding_errors(
     errors = {name: EPSILON[dtype] for name in exact if name not in ("frames", "ids")}
     for sample in range(SAMPLES):
         with rounding(run_in):
-            activations = run(rough, inputs, perturbed(exact, patch, run_in, sample))
+            activations = run(rough, tested, perturbed(exact, patch, run_in, sample))
         for name in errors:
-            error = difference(narrow(activations[name], run_in), exact[name]).rel
+            error = relative_error(narrow(activations[name], run_in), exact[name])
             errors[name] = max(errors[name], scale * error)
         update(1)
     return errors
@@ -235,7 +235,7 @@ def judged_rows(
             runs.reference[name].shape,
             difference(x, runs.reference[name]),
             FACTOR * runs.noise[name],
-            difference(x, runs.local[name]).rel,
+            relative_error(x, runs.local[name]),
             FACTOR * runs.local_noise[name],
             "ok",
             runs.layouts[name],

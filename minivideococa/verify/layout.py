@@ -8,7 +8,7 @@ import numpy as np
 
 from ..model.config import Array
 from .names import axis_letters
-from .report import difference
+from .report import relative_error
 
 FAR = 0.2  # the relative error beyond which another layout is tried
 NEAR = 0.1  # the part of that error which it must not exceed
@@ -33,18 +33,18 @@ def arranged(name: str, x: Array, reference: Array) -> tuple[Array, str]:
     same_rows = x.shape[1:] == reference.shape[1:] and x.ndim == reference.ndim > 0 < reference.size
     if same_rows and len(x) % len(reference) == 0 < len(x):  # a batch in the first axis, [B T, N, W]
         item = nearest_item(x.reshape(-1, *reference.shape), reference)
-        if difference(item, reference).rel < FAR:
+        if relative_error(item, reference) < FAR:
             return item, f"[{len(x) // len(reference)} {', '.join(letters)}]"
     return x, ""
 
 
 def _permuted(x: Array, reference: Array, letters: list[str]) -> tuple[Array, str]:
     """`arranged` for a tensor whose shape is a permutation of the reference's."""
-    same_shape, error = x.shape == reference.shape, difference(x, reference).rel
+    same_shape, error = x.shape == reference.shape, relative_error(x, reference)
     if same_shape and not error > FAR:
         return x, ""
     orders = [order for order in permutations(range(x.ndim)) if x.transpose(order).shape == reference.shape]
-    errors = [difference(x.transpose(order), reference).rel for order in orders]
+    errors = [relative_error(x.transpose(order), reference) for order in orders]
     best = orders[int(np.argmin(errors))]
     if same_shape and not min(errors) < NEAR * error:
         return x, ""
@@ -53,7 +53,7 @@ def _permuted(x: Array, reference: Array, letters: list[str]) -> tuple[Array, st
 
 def nearest_item(batch: Array, reference: Array) -> Array:
     """Return the item of a batch with the smallest error."""
-    return np.ascontiguousarray(min(batch, key=lambda item: difference(item, reference).rel))
+    return np.ascontiguousarray(min(batch, key=lambda item: relative_error(item, reference)))
 
 
 def without_unit_axes(x: Array, shape: tuple[int, ...]) -> Array:

@@ -133,11 +133,27 @@ def difference(x: Array, reference: Array) -> Difference:
     if x.shape != reference.shape:
         return Difference(np.inf, np.inf, np.nan)
     with np.errstate(all="ignore"):
-        d = np.where((x == reference) | np.isnan(x) & np.isnan(reference), 0, x - reference)
-        d[np.isnan(d)] = np.inf
-        typical = np.sqrt(np.mean(np.square(np.where(np.isfinite(reference), reference, 0)).sum(axis=-1)))
-        largest = np.linalg.norm(d, axis=-1).max()
         cosine = np.vdot(x, reference) / (np.linalg.norm(x) * np.linalg.norm(reference))
-        return Difference(
-            float(abs(d).max()), float(largest / (typical or 1.0)), float(np.clip(cosine, -1, 1))
-        )
+        max_abs = np.abs(_subtract(x, reference)).max()
+    return Difference(float(max_abs), relative_error(x, reference), float(np.clip(cosine, -1, 1)))
+
+
+def relative_error(x: Array, reference: Array) -> float:
+    """Return `Difference.rel` alone."""
+    if x.shape != reference.shape:
+        return np.inf
+    with np.errstate(all="ignore"):
+        largest = np.linalg.norm(_subtract(x, reference), axis=-1).max()
+        finite = np.where(np.isfinite(reference), reference, 0)
+        typical = np.sqrt(np.mean(np.square(finite).sum(axis=-1)))
+        return float(largest / (typical or 1.0))
+
+
+def _subtract(x: Array, reference: Array) -> Array:
+    """Return x - reference: 0 where both are the same infinity or NaN, infinity where only one is NaN."""
+    d: Array = x - reference
+    if np.isfinite(d).all():
+        return d
+    d = np.where((x == reference) | (np.isnan(x) & np.isnan(reference)), 0, d)
+    d[np.isnan(d)] = np.inf
+    return d

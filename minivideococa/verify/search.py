@@ -20,7 +20,7 @@ from .mistakes import MISTAKES, Mistake
 from .names import Arrays, upstream
 from .precision import EPSILON, FACTOR, SAMPLES, cast, narrow, perturbed, rounded_in, rounding
 from .recompute import affects, parameter_names, recompute
-from .report import Row, difference
+from .report import Row, relative_error
 
 MAX_TOGETHER = 3  # mistakes in one tensor
 BEAM_WIDTH = 6  # combinations that the next step extends
@@ -93,7 +93,7 @@ class Search:
         causes = tuple(cause for cause in causes if cause in self.relevant(name)[1])
         if (name, causes) not in self._errors:
             try:
-                error = difference(self.found[name], self.computed(name, causes)).rel
+                error = relative_error(self.found[name], self.computed(name, causes))
             except (ValueError, IndexError):
                 error = np.inf
             self._errors[name, causes] = error
@@ -106,6 +106,8 @@ class Search:
     def _recompute(self, model: VideoCoCa, name: str, causes: Causes, sample: int | None = None) -> Array:
         """Return the tensor by this model; with a `sample`, in single precision and perturbed by rounding."""
         needed, known, patch = self.upstream(name) | {name}, self.activations, None
+        if name != "pixels" and self.relevant("pixels")[1].isdisjoint(causes):
+            needed.discard("pixels")  # need not be computed from the frames again
         changes = [CATALOGUE[cause][1] for cause in causes]
         for change in changes:
             model = change.apply(model, self.relevant(name)[0])
@@ -125,7 +127,7 @@ class Search:
         for sample in range(SAMPLES):
             with rounding(dtype):
                 x = narrow(self._recompute(self._rough, name, causes, sample), dtype)
-            errors.append(difference(x.astype(np.float64), reference).rel)
+            errors.append(relative_error(x.astype(np.float64), reference))
         return max(errors) * EPSILON[self.dtype] / EPSILON[dtype] if max(errors) < np.inf else 0.0
 
     def explains(self, name: str, causes: Causes, before: float) -> bool:

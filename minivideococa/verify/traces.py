@@ -22,12 +22,16 @@ INPUTS = {"frames": 4, "pixels": 4, "ids": 2}  # and their number of axes
 
 @dataclass(frozen=True)
 class Trace:
-    """A trace to verify: its inputs, the tensors to compare, the stored dtypes, and unknown names."""
+    """A trace to verify: its inputs, the tensors to compare, the stored dtypes, and unknown names.
+
+    pixels: those that the runs start from, see `with_pixels`; None without a video.
+    """
 
     inputs: Arrays
     found: Arrays
     dtypes: Mapping[str, str]
     unknown: list[str]
+    pixels: Array | None = None
 
 
 def default_dtype(tested: Trace) -> str:
@@ -37,20 +41,21 @@ def default_dtype(tested: Trace) -> str:
     return coarsest([at_least, *(stored or [tested.dtypes["pixels"]])])
 
 
-def with_square_frames(model: VideoCoCa, inputs: Arrays) -> Arrays:
-    """Return the inputs with frames resized and cropped to [T, S, S, 3], once for all runs.
+def with_pixels(model: VideoCoCa, tested: Trace) -> Trace:
+    """Return the trace with the pixels that the runs start from: its input, or computed from the frames.
 
-    Preprocessing resized frames once more gives the same pixels, with any mean, standard deviation or order
-    of channels.
+    The frames become [T, S, S, 3], resized and cropped once. Preprocessing them again gives the same pixels,
+    and with another mean, standard deviation or order of channels what the original frames would.
     """
-    if "frames" not in inputs:
-        return inputs
+    if "frames" not in tested.inputs:
+        return replace(tested, pixels=tested.inputs.get("pixels"))
     levels = replace(model.config.preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    unnormalized = rebuilt(model, model.params, replace(model.config, preprocess=levels))
     with trace():  # whose activations are discarded
-        pixels = rebuilt(model, model.params, replace(model.config, preprocess=levels)).preprocess(
-            inputs["frames"]
-        )
-    return inputs | {"frames": pixels.round().astype(np.uint8).transpose(0, 2, 3, 1)}
+        frames = unnormalized.preprocess(tested.inputs["frames"]).round().astype(np.uint8)
+        frames = frames.transpose(0, 2, 3, 1)
+        pixels = model.preprocess(frames)
+    return replace(tested, inputs=tested.inputs | {"frames": frames}, pixels=pixels)
 
 
 def similar_names(unknown: list[str], missing: list[str], names: list[str]) -> dict[str, str]:
