@@ -149,7 +149,7 @@ def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
     monkeypatch.setattr(reference, "video_coca", planted)
     trace = open_clip_coca.trace(folder, load_file(folder / "truth.safetensors"), "float64")
     report = verify(mvc.load(folder, dtype="float64"), {key: x.numpy() for key, x in trace.items()})
-    assert (report.diverges.name, report.mistake.name) == (name, mistake)
+    assert (report.first_divergence.name, report.mistake.name) == (name, mistake)
 
 
 def test_the_adapter_takes_what_inputs_there_are(folder, truth):
