@@ -1,10 +1,18 @@
-"""Fixtures of the evaluation's tests: a small model, and pictures, which are videos of one frame and quickly read."""
+"""Fixtures of the tests of evaluation: a small model, and images, which are videos of one frame."""
 
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_blas_thread():
+    """Limit BLAS to one thread: the matrices are small, and two threads often wait for each other."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture
@@ -23,13 +31,18 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The number of calls of what takes long: {"encode_video": ..., "generate": ..., "encode_text": ...}."""
+    """The number of calls of slow methods: {"encode_video": ..., "generate": ..., "encode_text": ...}."""
     counts = dict.fromkeys(("encode_video", "generate", "encode_text"), 0)
-    for name in counts:
 
-        def counted(self, *rest, _name=name, _method=getattr(mvc.VideoCoCa, name), **more):
-            counts[_name] += 1
-            return _method(self, *rest, **more)
+    def count(name):
+        method = getattr(mvc.VideoCoCa, name)
+
+        def counted(self, *arguments, **keywords):
+            counts[name] += 1
+            return method(self, *arguments, **keywords)
 
         monkeypatch.setattr(mvc.VideoCoCa, name, counted)
+
+    for name in counts:
+        count(name)
     return counts

@@ -69,7 +69,7 @@ def read(format, tmp_path, text, split=None):
     return read_manifest(path) if format == "manifest" else read_annotations(format, path, tmp_path, split)
 
 
-def test_every_reader_is_tried():
+def test_every_reader_has_an_example():
     """A class of UCF101 cannot be blank: a line without one is no clip."""
     assert {*FORMATS, "manifest"} == {*FILES, "ucf101"}
 
@@ -89,7 +89,7 @@ def test_a_blank_text_is_left_out_and_named(tmp_path, messages, format, blank):
     assert messages() == [f"{tmp_path / 'file'}: 1 blank text left out: {named}"]
 
 
-def test_the_cases(tmp_path, messages):
+def test_blank_and_empty_captions_of_msrvtt(tmp_path, messages):
     """The same with one blank and with nothing."""
     (tmp_path / "clips").mkdir()
     entries = {}
@@ -106,7 +106,7 @@ def test_the_cases(tmp_path, messages):
     )
 
 
-def test_many_are_one_line(tmp_path, messages):
+def test_many_blank_texts_are_one_message(tmp_path, messages):
     """Of 200,000 captions 7 are blank: one message, which names the first three, and all others stay."""
     sentences = [
         {"video_id": "v", "caption": " " if n % 30_000 == 5 else f"caption {n}"} for n in range(200_000)
@@ -143,7 +143,7 @@ def test_only_the_blank_texts_of_the_split_are_reported(tmp_path, messages):
     assert len(read("kinetics", tmp_path, text, "train")) == 1 and "line 2, of 'xyz'" in messages()[0]
 
 
-def test_the_command_goes_on(tmp_path, capsys):
+def test_the_command_continues_without_blank_texts(tmp_path, capsys):
     from minivideococa.demo import CLIPS
 
     (tmp_path / "m.jsonl").write_text(
@@ -235,7 +235,7 @@ WRONG = {
         ),
     ],
 )
-def test_what_is_wrong_is_named_in_one_line(tmp_path, format, text, named):
+def test_errors_are_one_line_that_names_the_item(tmp_path, format, text, named):
     with pytest.raises(ValueError) as caught:
         read(format, tmp_path, text)
     message = str(caught.value)
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, format, text, named):
     ) in message
 
 
-def test_a_number_of_400_digits_that_only_names_a_clip(tmp_path):
+def test_a_video_id_of_400_digits_is_a_missing_clip(tmp_path):
     """Nothing overflows: it is a name that no clip has."""
     found = read("msrvtt-qa", tmp_path, '[{"video_id": %s, "question": "who?", "answer": "a"}]' % ("9" * 400))
     assert found[0].video.name == f"video{'9' * 400}.mp4"
