@@ -8,27 +8,46 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from race import Racer
 
 CHECKPOINT = "checkpoint"  # within the folder that a model's files are made in
 
 
-def make(folder: str, model: str) -> Callable[[], None]:
-    """FOLDER/checkpoint of `model`, "L-14" or "B-32". For a child process: it needs memory for two models."""
-    import open_clip
+def cached_checkpoint(folder: Path, model: str) -> Path:
+    """Return the checkpoint of `model`, "L-14" or "B-32", in `folder`; write it there if it is missing."""
+    checkpoint = folder / model / CHECKPOINT
+    if not checkpoint.exists():
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        with Racer("models.make", str(checkpoint), model, threads=1) as make:
+            make()
+    return checkpoint
+
+
+def make(checkpoint: str, model: str) -> Callable[[], None]:
+    """Return a function that writes the checkpoint, with memory for two models."""
     from common import random_weights
 
-    from minivideococa.checkpoint.config import parse_config
     from minivideococa.checkpoint.folder import write_checkpoint
+    from minivideococa.checkpoint.released import named_config
     from minivideococa.checkpoint.table import parameter_shapes
     from minivideococa.media.tokenizer import clip_tokenizer_json
 
-    config = parse_config({"model_cfg": open_clip.get_model_config(f"coca_ViT-{model}")})
+    config = named_config(f"coca_ViT-{model}")
     weights = random_weights(parameter_shapes(config), seed=0)
 
     def run() -> None:
-        write_checkpoint(Path(folder) / CHECKPOINT, config, weights, clip_tokenizer_json())
+        write_checkpoint(Path(checkpoint), config, weights, clip_tokenizer_json())
 
     return run
+
+
+def tune() -> None:
+    """Tune the memory allocator, as the command line does. Versions before 0.2 do so by themselves."""
+    try:
+        from minivideococa.model.kernels import keep_freed_memory
+    except ImportError:
+        return
+    keep_freed_memory()
 
 
 def threads() -> int:
@@ -44,9 +63,10 @@ def model_config(folder: str | Path):
 
 
 def load_minivideococa(folder: str):
-    """Ours."""
+    """Return our model, in a process that is tuned as the command line's."""
     import minivideococa
 
+    tune()
     return minivideococa.load(Path(folder) / CHECKPOINT)
 
 

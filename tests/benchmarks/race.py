@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 QUIET = 0.05  # the share of the machine that others may take during a turn
 ATTEMPTS = 3  # at a quiet turn; then the quietest counts
 PATIENCE = 20  # seconds to wait for quiet before a turn
@@ -27,16 +28,19 @@ PATIENCE = 20  # seconds to wait for quiet before a turn
 Turn = dict[str, Any]  # `seconds`, `cpu` seconds, and a competitor's own figures
 
 
-def environment(threads: int) -> dict[str, str]:
-    """For child processes: as many threads for every library, and OpenBLAS left to pick its kernel."""
+def environment(threads: int, root: Path = ROOT) -> dict[str, str]:
+    """Return the environment of child processes, which import the package in `root`.
+
+    Every library gets `threads` threads, and OpenBLAS is free to choose its kernel.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
     }
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    tests = HERE.parent  # tests/oracle for its `common` and `reference`
-    return kept | counts | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests / "oracle")])}
+    oracle = HERE.parent / "oracle"  # for its modules `common` and `reference`
+    return kept | counts | {"PYTHONPATH": os.pathsep.join([str(root), str(oracle)])}
 
 
 class Racer:
@@ -46,7 +50,7 @@ class Racer:
     RuntimeError if the process fails.
     """
 
-    def __init__(self, function: str, *arguments: Any, threads: int) -> None:
+    def __init__(self, function: str, *arguments: Any, threads: int, root: Path = ROOT) -> None:
         say(f"preparing {function}")
         self.function = function
         self.process = subprocess.Popen(
@@ -54,7 +58,7 @@ class Racer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(threads),
+            env=environment(threads, root),
         )
         try:
             self._answer()
@@ -85,11 +89,11 @@ class Racer:
         return json.loads(line)
 
 
-def whole_process(*arguments: str, threads: int) -> Turn:
+def whole_process(*arguments: str, threads: int, root: Path = ROOT) -> Turn:
     """A turn that is a Python process from its start to its end. Raises RuntimeError if it fails."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.run(
-        [sys.executable, *arguments], env=environment(threads), capture_output=True, text=True
+        [sys.executable, *arguments], env=environment(threads, root), capture_output=True, text=True
     )
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:

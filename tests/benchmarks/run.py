@@ -27,7 +27,6 @@ import memory
 import models
 import startup
 from machine import conditions
-from race import Racer
 from report import Section
 
 SECTIONS = ("encoder", "generate", "memory", "startup")
@@ -63,16 +62,8 @@ def sections(args: argparse.Namespace, folder: Path) -> Iterator[Section]:
             continue
         measure = {"encoder": encoder, "generate": generate, "memory": memory}[name].measure
         for model in (args.model,) if args.model else ("L-14", "B-32") if name == "encoder" else ("L-14",):
-            yield measure(prepared(folder / model, model), model, args.rounds, args.threads)
-
-
-def prepared(folder: Path, model: str) -> Path:
-    """The folder, with a checkpoint of the model in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / models.CHECKPOINT).exists():
-        with Racer("models.make", str(folder), model, threads=1) as make:
-            make()
-    return folder
+            models.cached_checkpoint(folder, model)
+            yield measure(folder / model, model, args.rounds, args.threads)
 
 
 if __name__ == "__main__":
