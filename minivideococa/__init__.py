@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .model.videococa import Video, VideoCoCa
     from .tasks import answer, classify, retrieve, score
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "retrieve", "score", "trace"]
 
 _HOMES = {

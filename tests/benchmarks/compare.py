@@ -39,7 +39,7 @@ TASKS = {
     "beam search (6 beams, 3 groups), 20 ids": ("generate", {"beams": 6, "beam_groups": 3, **LENGTHS}),
 }
 IMPORT = "import minivideococa"
-IMPORTS = 4  # times as many rounds for the import, which is short
+IMPORTS = 4  # factor of rounds for the import, which is short
 
 
 def main() -> None:

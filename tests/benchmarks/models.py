@@ -1,4 +1,4 @@
-"""The model that all competitors load: CoCa in a released shape, float32, with random weights from a seed."""
+"""The model of all competitors: CoCa in a released shape, float32, with random weights from a seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from race import Racer
 
-CHECKPOINT = "checkpoint"  # within the folder that a model's files are made in
+CHECKPOINT = "checkpoint"  # in the folder of a model's files
 
 
 def cached_checkpoint(folder: Path, model: str) -> Path:
@@ -51,12 +51,12 @@ def tune() -> None:
 
 
 def threads() -> int:
-    """As many as `race.environment` has set for this process."""
+    """Return the number of threads that `race.environment` has set for this process."""
     return int(os.environ["OMP_NUM_THREADS"])
 
 
 def model_config(folder: str | Path):
-    """The `minivideococa.checkpoint.config.Config` of the checkpoint."""
+    """Return the configuration of the checkpoint."""
     from minivideococa.checkpoint.config import parse_config
 
     return parse_config(json.loads((Path(folder) / CHECKPOINT / "config.json").read_text()))
@@ -71,7 +71,7 @@ def load_minivideococa(folder: str):
 
 
 def load_open_clip(folder: str, model: str):
-    """open_clip's own model, in evaluation mode."""
+    """Return open_clip's model in evaluation mode."""
     import open_clip
     import reference
     import torch
@@ -85,7 +85,7 @@ def load_open_clip(folder: str, model: str):
 
 
 def pixels(folder: str, frames: int) -> np.ndarray:
-    """Random pixels float32 [T, 3, S, S], the same for all."""
+    """Return random pixels float32 [T, 3, S, S], the same for all competitors."""
     from common import random_pixels
 
     return random_pixels(frames, model_config(folder).vision.image_size, seed=0)
