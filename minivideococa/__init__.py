@@ -15,7 +15,8 @@ TYPE_CHECKING = False  # as in typing, whose import takes as long as that of all
 if TYPE_CHECKING:
     from .checkpoint import load
     from .media.video import read_video
-    from .model.videococa import Video, VideoCoCa
+    from .model.config import Video
+    from .model.videococa import VideoCoCa
     from .tasks import answer, classify, retrieve, score
 
 __version__ = "0.2.0"
@@ -24,7 +25,7 @@ __all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "re
 _HOMES = {
     "load": "checkpoint",
     "VideoCoCa": "model.videococa",
-    "Video": "model.videococa",
+    "Video": "model.config",
     "read_video": "media.video",
     "answer": "tasks",
     "classify": "tasks",

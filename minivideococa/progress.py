@@ -1,54 +1,84 @@
-"""How far long work has come: who starts it may ask for a bar, and who does it tells when a part is done.
+"""Progress of long work, reported through arguments: the library calls a function, the caller draws.
 
-with progress(8, "frames"):
-    model.encode_frames(pixels)
+Work of one kind takes `progress: Update | None`, a function called with the number of parts just finished:
+
+    with tqdm(total=8) as bar:
+        model.encode_frames(pixels, progress=bar.update)
+
+Work in several stages takes `progress: Progress`, which is called once per stage and opens a bar for it:
+
+    with progress(len(clips), "videos") as update:
+        for clip in clips:
+            ...
+            update(1)
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from .terminal import tell
 
-_bar: ContextVar[Any] = ContextVar("bar", default=None)
+Update = Callable[[int], object]  # called with the number of parts just finished
+Progress = Callable[[int, str], AbstractContextManager[Update]]  # (total, unit) -> a stage of the work
 
 
 @contextmanager
-def progress(total: int, unit: str) -> Iterator[None]:
-    """Show a bar on standard error, if that is a terminal, while the `with` runs. It is visible at once, at 0."""
+def no_progress(total: int, unit: str) -> Iterator[Update]:
+    """Yield a function that does nothing. The default of functions that take a `Progress`."""
+    yield lambda count: None
+
+
+@contextmanager
+def progress_bar(total: int, unit: str) -> Iterator[Update]:
+    """Yield the update function of a tqdm bar on standard error. Nothing is drawn unless that is a terminal.
+
+    The bar is visible at once, at 0, and is removed at the end.
+    """
     from tqdm import tqdm
 
     with tqdm(total=total, unit=f" {unit}", leave=False, disable=None, **_size()) as bar:
-        token = _bar.set(bar)
-        try:
-            yield
-        finally:
-            _bar.reset(token)
+        yield bar.update
 
 
 def _size() -> dict[str, int]:
-    """Return the size of the bar for a terminal that reports 0 x 0, where tqdm would show nothing; {} lets tqdm measure it."""
+    """Return a size for a terminal that reports 0 columns, where tqdm draws nothing; {} lets tqdm measure."""
     try:
         return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
     except (AttributeError, OSError):  # no stream, or no terminal
         return {}
 
 
+# To be removed when the last caller takes progress as an argument: progress, advance, uncounted, say.
+
+_bar: ContextVar[Any] = ContextVar("bar", default=None)
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[None]:
+    """Draw a bar while the `with` block runs; `advance` updates it."""
+    with progress_bar(total, unit) as update:
+        token = _bar.set(update)
+        try:
+            yield
+        finally:
+            _bar.reset(token)
+
+
 def advance(parts: int = 1) -> None:
-    """So many parts more are done; nobody need have asked."""
-    bar = _bar.get()
-    if bar is not None:
-        bar.update(parts)
+    """Report finished parts to the current bar, if there is one."""
+    if (update := _bar.get()) is not None:
+        update(parts)
 
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """What is told inside the `with` does not count: the bar is for something larger, of which this is a piece."""
+    """Ignore calls of `advance` inside the `with` block."""
     token = _bar.set(None)
     try:
         yield

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from .model import arguments
-from .model.ops import log_softmax, softmax, unit
-from .model.videococa import NOT_FINITE, Source, Video, VideoCoCa
+from .model.config import Source, Video, check_finite
+from .model.ops import log_softmax, normalize, softmax
+from .model.videococa import VideoCoCa
 from .progress import advance
 
 TEMPLATES = ("a video of {}.",)
@@ -47,7 +48,7 @@ def label_latents(
     """
     latents = []
     for texts in label_sentences(labels, templates):
-        latents.append(unit(model.encode_text(texts).mean(axis=0)))
+        latents.append(normalize(model.encode_text(texts).mean(axis=0)))
         advance(len(texts))
     return np.stack(latents)
 
@@ -83,7 +84,7 @@ def classify(
     else:
         scores = score(model, video, [text for texts in sentences for text in texts], **part)
         logits = np.logaddexp.reduce(scores.reshape(len(labels), -1), axis=1)
-    probabilities = softmax(arguments.finite(f"the logits are {NOT_FINITE}", logits))
+    probabilities = softmax(check_finite("the logits are", logits))
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
 

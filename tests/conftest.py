@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from minivideococa.checkpoint import assemble
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest, parameter_shapes
 from minivideococa.media.tokenizer import load_tokenizer
-from minivideococa.model.videococa import VideoCoCa
 from minivideococa.world import VOCABULARY
 
 # The same examples in every run: a test that turns red means that the code has changed.
@@ -69,7 +69,7 @@ def make_model(seed=0, dtype="float64", tokenizer=None, vision=None, text=None, 
     }
     size = model["vision_cfg"]["image_size"]
     config = parse_config({"model_cfg": model, "preprocess_cfg": {"size": size}})
-    return VideoCoCa(config, nest(random_weights(config, seed, dtype)), tokenizer)
+    return assemble(config, nest(random_weights(config, seed, dtype)), tokenizer)
 
 
 @pytest.fixture(scope="session")

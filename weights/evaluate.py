@@ -21,7 +21,7 @@ import numpy as np
 import minivideococa as mvc
 from minivideococa.media.video import sample_indices
 from minivideococa.model.pooling import mean_pool
-from minivideococa.model.videococa import ADAPTERS, Video
+from minivideococa.model.config import ADAPTERS, Video
 from minivideococa.tasks import label_latents
 from minivideococa.world import (
     LABELS,

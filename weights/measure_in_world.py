@@ -23,7 +23,7 @@ import minivideococa as mvc
 from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.media.video import sample_indices
 from minivideococa.model.pooling import mean_pool
-from minivideococa.model.videococa import Video
+from minivideococa.model.config import Video
 from minivideococa.world import CLIP_SETS, draw_clip, in_world, sample_clip
 from minivideococa.world.judgement import STATISTICS, distance
 from minivideococa.world.shapes import write_video

@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from ..media.tokenizer import Tokenizer
+    from ..model.config import Array, Config, Params, Time
     from ..model.videococa import VideoCoCa
 
 HUB = "hf-hub:"
@@ -34,7 +38,6 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
     that are not finite, and for more than fits into memory.
     """
     from ..media.tokenizer import load_tokenizer
-    from ..model.videococa import VideoCoCa
     from .folder import TOKENIZER, WEIGHTS, embedded_checkpoint, read_checkpoint, read_record
     from .released import weights_caveat
     from .table import nest
@@ -60,9 +63,37 @@ def load(source: str | os.PathLike[str] | None = None, dtype: str = "float32") -
             config.tokenizer_clean,
             config.text.vocab_size,
         )
-    model = VideoCoCa(config, nest(tensors), tokenizer)
+    model = assemble(config, nest(tensors), tokenizer)
     record = read_record(folder / WEIGHTS)
     if repository:  # a folder that an older version converted has no record
         record.setdefault("repository", repository.partition("@")[0])
     model.origin, model.caveat = record, weights_caveat(record)
     return model
+
+
+def assemble(config: Config, params: Params, tokenizer: Tokenizer | None = None) -> VideoCoCa:
+    """Return a `VideoCoCa` of these weights that reads files, preprocesses frames, and compares memory with its needs."""
+    from ..media.preprocess import preprocess
+    from ..media.sampling import frame_count
+    from ..media.video import to_frames
+    from ..model.videococa import VideoCoCa
+    from ..resources import require_memory_for
+
+    need = config.bytes_to_encode("attentional", params["logit_scale"].dtype)
+
+    def frames_of(
+        source: Any, num_frames: int = 8, start: Time = None, end: Time = None, *, name: str = "video"
+    ) -> Array:
+        num_frames = frame_count(num_frames)
+        if isinstance(source, str | os.PathLike):  # before the file is read
+            require_memory_for(num_frames, need, f"encoding {num_frames} frames", "frames")
+        return to_frames(source, num_frames, start, end, name=name)
+
+    return VideoCoCa(
+        config,
+        params,
+        tokenizer,
+        to_frames=frames_of,
+        preprocess=preprocess,
+        require_memory_for=require_memory_for,
+    )

@@ -16,9 +16,9 @@ import numpy as np
 
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
-from ..model.arguments import finite
+from ..model.config import Video, check_adapter
 from ..model.ops import softmax
-from ..model.videococa import Video, VideoCoCa, check_adapter
+from ..model.videococa import VideoCoCa
 from ..output import json_text, written_whole
 from ..progress import advance, progress, say, uncounted
 from ..resources import require_memory
@@ -330,7 +330,9 @@ def _why(path: Path, error: Exception) -> str:
 
 def _finite(latents: np.ndarray, what: Any) -> np.ndarray:
     """Return the latents. Raises ValueError if one is not finite, since no metric could follow from it."""
-    return finite(f"the model's latent of {str(what)!r} is not finite: its weights are damaged", latents)
+    if not np.isfinite(latents).all():
+        raise ValueError(f"the model's latent of {str(what)!r} is not finite: its weights are damaged")
+    return latents
 
 
 def _asked(model: VideoCoCa, question: str) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..model import arguments
+from ..model.hooks import replaceable
 from ..resources import require_memory
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LARGE = 2**26  # pixels of a resized frame: beyond, only the part that the crop keeps is resized
 
 
+@replaceable
 def preprocess(frames: np.ndarray, config: PreprocessConfig) -> np.ndarray:
     """Resize, centre and normalize frames: uint8 [T, H, W, 3] (0..255) -> float32 [T, 3, S, S].
 

@@ -23,6 +23,7 @@ import numpy as np
 from ..inputs import path_name, regular_file
 from ..resources import require_memory_for
 from .images import is_image, is_jpeg_xl, list_images, read_images, refuse_times
+from .preprocess import as_frames
 from .sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
 
 OLDEST_FFMPEG = 7
@@ -73,6 +74,31 @@ def read_video(
         return _read_with_ffmpeg(path, num_frames, start, end)
     except MemoryError:
         raise ValueError(f"{path}: out of memory; scale it down or ask for fewer frames") from None
+
+
+def to_frames(
+    source: Any,
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    *,
+    name: str = "video",
+) -> np.ndarray:
+    """Return the frames of a video given as a path, an array, or a list of arrays or PIL images: uint8 `[T, H, W, 3]`.
+
+    A path is read by `read_video`, with `num_frames`, `start` and `end`. Frames are returned as they are, whatever
+    `num_frames`; PIL images are converted to upright RGB. `name` names the argument in error messages.
+
+    Raises ValueError for anything else, for frames of different sizes, and for `start` or `end` without a path; and
+    the errors of `read_video`. `preprocess` checks the dtype and the shape of an array.
+    """
+    num_frames = frame_count(num_frames)
+    if isinstance(source, str | os.PathLike):
+        return read_video(source, num_frames, start, end)
+    times = [key for key, value in (("start", start), ("end", end)) if value is not None]
+    if times:
+        raise ValueError(f"{' and '.join(times)} can only be given with a path; slice the frames instead")
+    return as_frames(name, source)
 
 
 def files_of(path: str | os.PathLike[str]) -> list[str]:

@@ -1,43 +1,49 @@
-"""The multimodal text decoder: from what has been read and what has been seen to the next token's logits."""
-
-from __future__ import annotations
+"""The multimodal text decoder: from token features and caption tokens to the logits of the next token."""
 
 import numpy as np
 
-from .hooks import record_texts
-from .ops import Params, activation, layer_norm, linear
-from .transformer import Past, look_at, past_length, residual_block
+from . import transformer
+from .config import Array, DecoderConfig, Params
+from .hooks import block, record_texts, replaceable
+from .ops import layer_norm, linear
+from .transformer import KV, KVCaches, cache_length, residual_block
 
 
-def watch(caption_tokens: np.ndarray, decoder: Params, config) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Caption tokens [B, Q', E] -> each layer's keys and values of them: computed once, however long the text."""
-    return [look_at(caption_tokens, block, config.heads) for block in decoder["cross_attn"]]
+def cross_attention_kv(caption_tokens: Array, decoder: Params, config: DecoderConfig) -> list[KV]:
+    """Return each layer's keys and values of caption tokens [B, Q', E]: computed once, for any number of tokens."""
+    kv = []
+    for i, p in enumerate(decoder["cross_attn"]):
+        with block(f"decoder.block.{i}.cross"):
+            kv.append(transformer.cross_attention_kv(caption_tokens, p, config.heads))
+    return kv
+
+
+@replaceable
+def causal_mask(length: int, before: int) -> Array:
+    """Return the mask of `length` positions after `before` cached ones: bool [length, before + length]."""
+    return np.tri(length, before + length, before, dtype=bool)
 
 
 def decode(
-    features: np.ndarray,
-    seen: list[tuple[np.ndarray, np.ndarray]],
-    decoder: Params,
-    config,
-    past: list[Past] | None = None,
-) -> np.ndarray:
-    """Token features [R, L, E] and `watch` of B videos -> logits [R, L, V]: R / B rows of text a video.
+    features: Array, kv: list[KV], decoder: Params, config: DecoderConfig, caches: KVCaches = None
+) -> Array:
+    """Decode token features [R, L, E] with the `cross_attention_kv` of B videos, R / B texts each -> logits [R, L, V].
 
-    Each layer is a causal self-attention block, then a cross-attention block on the caption tokens, with an MLP
-    each. No positions and no padding mask of its own (arXiv 2205.01917, section 3.2). past: a cache of the
-    self-attention; its positions come before the features'.
+    Each layer is a causal self-attention block, then a cross-attention block to the caption tokens, each with
+    an MLP. There are no positions and no padding mask (arXiv 2205.01917, section 3.2). caches: one a layer,
+    of the self-attention; their positions come before the features'.
     """
-    x, act = features, activation(config.quick_gelu)
-    before = past_length(past) if past else 0
-    causal = np.tri(x.shape[1], before + x.shape[1], before, dtype=bool)
-    for i, (self_block, cross_block) in enumerate(
-        zip(decoder["resblocks"], decoder["cross_attn"], strict=True)
-    ):
-        x = residual_block(x, self_block, config.heads, act, causal, past=past[i] if past else None)
+    x, mask = features, causal_mask(features.shape[1], cache_length(caches))
+    layers = zip(decoder["resblocks"], decoder["cross_attn"], strict=True)
+    for i, (self_block, cross_block) in enumerate(layers):
+        with block(f"decoder.block.{i}.self"):
+            x = residual_block(x, self_block, config, mask, cache=caches[i] if caches else None)
         x = record_texts(f"decoder.block.{i}.self", x)
-        videos = len(seen[i][0])
-        x = x.reshape(videos, -1, x.shape[-1])  # a video's texts ask together
-        x = residual_block(x, cross_block, config.heads, act, context=seen[i]).reshape(features.shape)
+        with block(f"decoder.block.{i}.cross"):
+            by_video = x.reshape(
+                len(kv[i][0]), -1, x.shape[-1]
+            )  # [B, R / B L, E]: the texts of a video share its keys
+            x = residual_block(by_video, cross_block, config, kv=kv[i]).reshape(features.shape)
         x = record_texts(f"decoder.block.{i}.cross", x)
-    to_vocabulary = decoder["text_projection"].T  # [V, E]; open_clip's name
-    return record_texts("logits", linear(layer_norm(x, **decoder["ln_final"]), to_vocabulary))
+    x = layer_norm(x, **decoder["ln_final"])
+    return record_texts("logits", linear(x, decoder["text_projection"].T))  # [V, E], under open_clip's name

@@ -1,350 +1,655 @@
-"""Decoding: from a function that gives the next token's logits to sequences of ids. No network in here.
+"""Autoregressive decoding: greedy decoding, sampling and beam search, with a key-value cache.
 
-Every strategy works on rows of ids, several at once, and on `NextLogits`. Before it chooses, rules change the logits:
-functions that are put in a list. The results are those of open_clip's `generate` (3.3.0, with transformers 4.49.0), its
-odd habits included; `textbook` turns each of them off and stands beside it.
+Every strategy works on rows of ids, several at a time, and on `NextLogits`. Logits processors change the
+logits before a strategy uses them. The strategies stand here in their textbook form. `OPEN_CLIP` lists what
+open_clip's `generate` does differently (up to version 3.3.0, with transformers 4.49.0); it is the default, so
+that the ids are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..progress import advance
-from .arguments import flag, number, whole
+from . import decoder, text
+from .config import (
+    Array,
+    Config,
+    Params,
+    Progress,
+    TextConfig,
+    check_bool,
+    check_finite,
+    check_int,
+    check_number,
+    check_text,
+    shorten,
+)
+from .hooks import record_texts
 from .ops import log_softmax, softmax
+from .transformer import KVCache, cache_length
 
-# (ids int64 [R, L], rows int64 [R]) -> logits [R, V] of the token after each row; row i of the ids is what was row
-# rows[i] in the call before, and one id more: all that a cache needs to know
-NextLogits = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (ids [R, L], logits [R, V]) -> logits [R, V]
-Choice = Callable[[np.ndarray], np.ndarray]  # logits [R, V] -> ids [R]
+if TYPE_CHECKING:
+    from .videococa import VideoCoCa
 
-BEAMS_AT_MOST = 1000  # a search with more takes hours, even of a small model
+# (ids int64 [R, L], rows int64 [R]) -> logits [R, V] of the token after each row. Row i of the ids continues
+# what was row rows[i] in the call before, by one token: this is all that a cache needs.
+NextLogits = Callable[[Array, Array], Array]
+LogitsProcessor = Callable[[Array, Array], Array]  # (ids [R, L], logits [R, V]) -> logits [R, V]
 
-
-def no_end_before(min_length: int, end_id: int) -> Rule:
-    """A rule: no end token while there are fewer than `min_length` ids, the start token included."""
-
-    def rule(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        barred = (np.arange(logits.shape[-1]) == end_id) & (ids.shape[1] < min_length)
-        return np.where(barred, -np.inf, logits)
-
-    return rule
+MAX_BEAMS = 1000  # a search with more takes hours, even with a small model
 
 
-def penalize_repetition(penalty: float) -> Rule:
-    """A rule: the logits of ids that a row has already are divided by the penalty, or multiplied where negative.
+# Options
+
+
+def _option(default: Any, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """Return a field of `DecodingOptions` with its help for the command line."""
+    return field(default=default, metadata={"help": help, "metavar": metavar, **more})
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How a text is generated: the keywords of `VideoCoCa.generate` and the flags of the command line.
+
+    With `top_k`, `top_p` or `temperature` the tokens are sampled, by `seed`; otherwise beam search with
+    `beams` beams, and with one beam greedy decoding. Lengths count ids, the start and end tokens included.
+
+    Raises ValueError, one line that names the field, for a value that makes no sense, and for more than 1000
+    beams.
+    """
+
+    beams: int = _option(6, "beams of the beam search; 1 is greedy decoding", "N")
+    beam_groups: int | None = _option(
+        None,
+        "groups of beams, equal unless there is a diversity penalty (default: open_clip's 3 for 6 beams, else 1)",
+        "N",
+    )
+    min_length: int = _option(5, "fewest tokens before the end token", "N")
+    max_length: int | None = _option(
+        None, "most tokens (default: 30, or the context length if that is less)", "N"
+    )
+    prompt: str = _option("", "text that the generated text continues", "TEXT")
+    top_k: int | None = _option(None, "sample from the N most likely tokens", "N")
+    top_p: float | None = _option(
+        None, "sample from the most likely tokens whose probabilities add up to P (nucleus sampling)", "P"
+    )
+    temperature: float | None = _option(None, "sample with the logits divided by X", "X")
+    seed: int = _option(0, "seed of the sampling", "N")
+    repetition_penalty: float = _option(
+        1.0, "above 1, tokens that are already in the text become less likely", "X"
+    )
+    diversity_penalty: float = _option(
+        0.0, "penalty of a group of beams for a token that earlier groups chose", "X"
+    )
+    length_penalty: float = _option(
+        1.0, "the score of a beam is divided by its length to the power of X", "X"
+    )
+    candidates: int = _option(1, "number of texts to return, the best of one beam search", "N")
+    convention: Literal["open_clip", "textbook"] = _option(
+        "open_clip",
+        "follow open_clip's generate, or the textbook: sums of log-probabilities, one group of beams",
+        choices=("open_clip", "textbook"),
+    )
+    start_id: int | None = _option(None, "first id (default: the tokenizer's start token, or CLIP's, V - 2)")
+    end_id: int | None = _option(
+        None, "id that ends a text (default: the tokenizer's end token, or CLIP's, V - 1)"
+    )
+    cache: bool = _option(True, "keep keys and values from one token to the next")
+
+    @classmethod
+    def create(cls, options: DecodingOptions | None = None, **keywords: Any) -> DecodingOptions:
+        """Return the options with some of them replaced by keywords. `textbook=True` is short for the convention.
+
+        Raises TypeError for an unknown keyword, and ValueError as the class itself.
+        """
+        if options is not None and not isinstance(options, cls):
+            raise ValueError(
+                f"options is {shorten(options)}: give a DecodingOptions, or its fields as keywords"
+            )
+        if "textbook" in keywords:
+            if check_bool("textbook", keywords.pop("textbook")):
+                keywords["convention"] = "textbook"
+        if unknown := keywords.keys() - {option.name for option in fields(cls)}:
+            raise TypeError(f"unknown decoding option {min(unknown)!r}")
+        return replace(options or cls(), **keywords)
+
+    def __post_init__(self) -> None:
+        checks: dict[str, Callable[[str, Any], Any]] = {
+            "beams": lambda name, value: check_int(name, value, 1, MAX_BEAMS),
+            "beam_groups": lambda name, value: check_int(name, value, 1),
+            "min_length": lambda name, value: check_int(name, value, 0),
+            "max_length": check_int,
+            "prompt": check_text,
+            "top_k": lambda name, value: check_int(name, value, 1),
+            "top_p": lambda name, value: check_number(name, value, 0, 1),
+            "temperature": lambda name, value: check_number(name, value, 0, 1e6),
+            "seed": lambda name, value: check_int(name, value, 0),
+            "repetition_penalty": lambda name, value: check_number(name, value, 1e-6, 1e6),
+            "diversity_penalty": lambda name, value: check_number(name, value, 0, 1e6),
+            "length_penalty": lambda name, value: check_number(name, value, -100, 100),
+            "candidates": lambda name, value: check_int(name, value, 1, MAX_BEAMS),
+            "start_id": lambda name, value: check_int(name, value, 0),
+            "end_id": lambda name, value: check_int(name, value, 0),
+            "cache": check_bool,
+        }
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in checks and not (value is None and option.default is None):
+                object.__setattr__(self, option.name, checks[option.name](option.name, value))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise ValueError for values that are wrong in themselves or beside each other."""
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"convention is {shorten(self.convention)}: give {' or '.join(CONVENTIONS)}")
+        if self.top_p == 0:
+            raise ValueError(f"top_p is {self.top_p}: give a number of more than 0, at most 1")
+        if self.temperature is not None and self.temperature < 1e-6:
+            raise ValueError(
+                f"temperature is {self.temperature}: give a number from 1e-06 to 1e+06; for the most likely token "
+                "give beams=1 and no temperature"
+            )
+        if not self.samples and self.beams > 1 and self.beams % self.groups:
+            raise ValueError(
+                f"beam_groups is {self.beam_groups}: give a number that divides the {self.beams} beams; 1 is plain "
+                "beam search"
+            )
+        if self.candidates > self.rows_per_text:
+            raise ValueError(
+                f"candidates is {self.candidates}: this search has {self.rows_per_text} beams; give more beams in one "
+                "group, and no sampling"
+            )
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are sampled."""
+        return (self.top_k, self.top_p, self.temperature) != (None, None, None)
+
+    @property
+    def groups(self) -> int:
+        """The number of groups of beams."""
+        if self.beam_groups is not None:
+            return self.beam_groups
+        return 3 if self.beams == 6 and self.candidates == 1 and self.convention == "open_clip" else 1
+
+    @property
+    def computed_groups(self) -> int:
+        """The number of groups that are computed: one if nothing makes them differ."""
+        return self.groups if self.diversity_penalty else 1
+
+    @property
+    def rows_per_text(self) -> int:
+        """The number of rows of ids that a text takes while it is generated."""
+        if self.samples:
+            return 1
+        return max(1, self.beams // self.groups) * self.computed_groups
+
+
+class Convention(NamedTuple):
+    """What open_clip's `generate` and the textbook do differently, one choice a field."""
+
+    token_scores: Callable[[Array], Array]  # what beam search sums: log-probabilities, or the raw logits
+    temperature_first: bool  # in sampling, the temperature acts before top_k and top_p, or after them
+    padding_ends: bool  # in sampling, the padding id ends a text too
+    end_is_forced: bool  # in sampling, a text that reaches the maximal length gets the end token as its last
+
+
+def raw_logits(logits: Array) -> Array:
+    """Return the logits themselves: open_clip's beam search sums them without a log-softmax."""
+    return logits
+
+
+TEXTBOOK = Convention(log_softmax, temperature_first=True, padding_ends=False, end_is_forced=False)
+OPEN_CLIP = Convention(raw_logits, temperature_first=False, padding_ends=True, end_is_forced=True)
+CONVENTIONS = {"open_clip": OPEN_CLIP, "textbook": TEXTBOOK}
+
+
+# Logits processors
+
+
+def suppress_end(min_length: int, end_id: int) -> LogitsProcessor:
+    """Forbid the end token while there are fewer than `min_length` ids, the start token included."""
+
+    def process(ids: Array, logits: Array) -> Array:
+        suppressed = (np.arange(logits.shape[-1]) == end_id) & (ids.shape[1] < min_length)
+        return np.where(suppressed, -np.inf, logits)
+
+    return process
+
+
+def penalize_repetition(penalty: float) -> LogitsProcessor:
+    """Divide the logits of ids that a row already has by the penalty; multiply those that are negative.
 
     CTRL (arXiv 1909.05858, section 4.1).
     """
 
-    def rule(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    def process(ids: Array, logits: Array) -> Array:
         logits = logits.copy()
         old = np.take_along_axis(logits, ids, axis=1)
         np.put_along_axis(logits, ids, np.where(old < 0, old * penalty, old / penalty), axis=1)
         return logits
 
-    return rule
+    return process
 
 
-def keep_top_k(k: int) -> Rule:
-    """A rule: only the k likeliest tokens (arXiv 1805.04833, section 5.4), and those as likely as the last of them."""
+def top_k(k: int) -> LogitsProcessor:
+    """Keep the k most likely tokens (arXiv 1805.04833, section 5.4), and those that tie with the last of them."""
 
-    def rule(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    def process(ids: Array, logits: Array) -> Array:
         n = min(k, logits.shape[-1])
-        least = np.partition(logits, -n, axis=-1)[:, -n, None]
-        return np.where(logits < least, -np.inf, logits)
+        threshold = np.partition(logits, -n, axis=-1)[:, -n, None]
+        return np.where(logits < threshold, -np.inf, logits)
 
-    return rule
+    return process
 
 
-def keep_top_p(p: float) -> Rule:
-    """A rule: the fewest likeliest tokens whose probabilities come to p (arXiv 1904.09751, section 3.1); at least one."""
+def top_p(p: float) -> LogitsProcessor:
+    """Keep the fewest most likely tokens whose probabilities add up to p, at least one (arXiv 1904.09751, section 3.1)."""
 
-    def rule(ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    def process(ids: Array, logits: Array) -> Array:
         order = np.argsort(logits, axis=-1, kind="stable")  # least likely first
-        less_likely = np.cumsum(softmax(np.take_along_axis(logits, order, axis=-1)), axis=-1)
-        dropped = less_likely <= 1 - p
-        dropped[:, -1] = False
+        ordered = np.take_along_axis(logits, order, axis=-1)
+        removed = np.cumsum(softmax(ordered), axis=-1) <= 1 - p
+        removed[:, -1] = False
         logits = logits.copy()
-        np.put_along_axis(
-            logits, order, np.where(dropped, -np.inf, np.take_along_axis(logits, order, axis=-1)), axis=-1
-        )
+        np.put_along_axis(logits, order, np.where(removed, -np.inf, ordered), axis=-1)
         return logits
 
-    return rule
+    return process
 
 
-def temper(temperature: float) -> Rule:
-    """A rule: below 1, likely tokens become likelier; above 1, less likely ones do."""
-    return lambda ids, logits: logits / temperature
+def temperature(t: float) -> LogitsProcessor:
+    """Divide the logits by t: below 1 the distribution becomes sharper, above 1 flatter."""
+    return lambda ids, logits: logits / t
 
 
-def ruled(rules: Sequence[Rule], ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """The logits after all rules, in their order."""
-    for rule in rules:
-        logits = rule(ids, logits)
+def process_logits(processors: Sequence[LogitsProcessor], ids: Array, logits: Array) -> Array:
+    """Apply logits processors in their order."""
+    for process in processors:
+        logits = process(ids, logits)
     return logits
 
 
-def likeliest(logits: np.ndarray) -> np.ndarray:
-    """The choice of greedy decoding: the token with the highest logit."""
-    return logits.argmax(axis=-1)
+# Greedy decoding and sampling
 
 
-def draw(count: int, seed: int) -> Choice:
-    """The choice of sampling: a token at random, by its probability. Each of `count` rows has a stream of its own."""
-    streams = [np.random.default_rng([seed, row]) for row in range(count)]
-
-    def choice(logits: np.ndarray) -> np.ndarray:
-        below = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
-        return np.array(
-            [
-                np.searchsorted(row, stream.random() * row[-1], side="right")
-                for row, stream in zip(below, streams, strict=True)
-            ]
-        )
-
-    return choice
-
-
-def one_by_one(
+def greedy(
     next_logits: NextLogits,
-    ids: np.ndarray,
-    rules: Sequence[Rule],
-    choose: Choice,
+    ids: Array,
+    processors: Sequence[LogitsProcessor],
+    max_length: int,
+    end_id: int,
+    progress: Progress = None,
+) -> list[Array]:
+    """Append the most likely token to ids [R, L0], again and again, until the end token or `max_length`: R texts."""
+    ended = np.zeros(len(ids), bool)
+    return _append(
+        next_logits, ids, processors, lambda logits: logits.argmax(-1), max_length, [end_id], ended, progress
+    )
+
+
+def sample(
+    next_logits: NextLogits,
+    ids: Array,
+    processors: Sequence[LogitsProcessor],
+    seed: int,
     max_length: int,
     end_ids: Sequence[int],
-    as_open_clip: bool = False,
-) -> list[np.ndarray]:
-    """Greedy decoding and sampling: ids [R, L0] -> R sequences of ids, each until one of `end_ids` or `max_length`.
+    end_is_forced: bool = False,
+    progress: Progress = None,
+) -> list[Array]:
+    """Append a token drawn by its probability to ids [R, L0] until one of `end_ids` or `max_length`: R texts.
 
-    as_open_clip: a prompt that ends with one of `end_ids` is a whole text, and the first of them gets the last place,
-    whatever the logits say.
+    Each row has a random generator of its own, so that a text does not depend on the batch. `end_is_forced`:
+    the first of `end_ids` becomes the last token at `max_length`, and a prompt that ends with one of them is
+    a whole text.
     """
-    rows, length = np.arange(len(ids)), np.full(len(ids), max_length)
-    ended = np.isin(ids[:, -1], end_ids) & as_open_clip
-    length[ended] = ids.shape[1]
+    ended = np.isin(ids[:, -1], end_ids) & end_is_forced
+    last = end_ids[0] if end_is_forced else None
+    choose = sampler(len(ids), seed)
+    return _append(next_logits, ids, processors, choose, max_length, end_ids, ended, progress, last)
+
+
+def sampler(rows: int, seed: int) -> Callable[[Array], Array]:
+    """Return logits [R, V] -> ids [R], drawn by their probabilities, with a random generator for each row."""
+    generators = [np.random.default_rng([seed, row]) for row in range(rows)]
+
+    def choose(logits: Array) -> Array:
+        cumulative = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
+        draws = zip(cumulative, generators, strict=True)
+        return np.array([np.searchsorted(row, rng.random() * row[-1], side="right") for row, rng in draws])
+
+    return choose
+
+
+def _append(
+    next_logits: NextLogits,
+    ids: Array,
+    processors: Sequence[LogitsProcessor],
+    choose: Callable[[Array], Array],
+    max_length: int,
+    end_ids: Sequence[int],
+    ended: Array,
+    progress: Progress,
+    last: int | None = None,
+) -> list[Array]:
+    """Append chosen tokens to ids [R, L0] until every row has ended; `last`: the token at `max_length`, if fixed."""
+    rows, length = np.arange(len(ids)), np.where(ended, ids.shape[1], max_length)
     while ids.shape[1] < max_length and not ended.all():
-        chosen = choose(ruled(rules, ids, next_logits(ids, rows)))
-        if as_open_clip and ids.shape[1] + 1 == max_length:
-            chosen[:] = end_ids[0]
+        chosen = choose(process_logits(processors, ids, next_logits(ids, rows)))
+        if last is not None and ids.shape[1] + 1 == max_length:
+            chosen[:] = last
         ids = np.append(ids, chosen[:, None], axis=1)
         length[~ended & np.isin(chosen, end_ids)] = ids.shape[1]
         ended |= np.isin(chosen, end_ids)
-        advance()
+        if progress:
+            progress(1)
     return [row[:n] for row, n in zip(ids, length, strict=True)]
 
 
-def highest(x: np.ndarray, n: int) -> np.ndarray:
-    """Indices of the n highest of x [M], best first; of equals the first."""
-    candidates = np.flatnonzero(x >= np.partition(x, -n)[-n])  # a sort of all V logits would take longer
-    return candidates[np.argsort(-x[candidates], kind="stable")[:n]]
+# Beam search
+
+
+class Hypothesis(NamedTuple):
+    """A finished text of a beam search."""
+
+    score: float  # the sum of its token scores, by its length
+    ids: Array  # int64 [L], without the end token
 
 
 class Beams:
-    """A group of beams of one video: `size` texts that go on, and at most as many, the best, that have ended."""
+    """The beams of one video, or of one group of them: `size` running texts, and the best `size` finished ones."""
 
     def __init__(self, size: int, length_penalty: float) -> None:
         self.size, self.length_penalty = size, length_penalty
-        self.totals = np.full(size, -1e9, np.float32)  # at first all beams are alike: one shall go on
+        self.totals = np.full(
+            size, -1e9, np.float32
+        )  # all beams begin with the same ids: only the first counts
         self.totals[0] = 0
-        self.ended: list[tuple[float, np.ndarray]] = []  # (score, ids without the end)
+        self.finished: list[Hypothesis] = []
         self.done = False
 
     def score(self, total: float, length: int) -> float:
-        """What texts of different lengths are compared by."""
+        """Return the score by which texts of different lengths are compared."""
         return float(total) / length**self.length_penalty
 
-    def advance(self, ids: np.ndarray, logits: np.ndarray, end_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids [size, L] and logits [size, V] of the beams -> the next ones: the beam each goes on from, and its id.
+    def step(self, ids: Array, token_scores: Array, end_id: int) -> tuple[Array, Array]:
+        """Extend every beam by a token: ids [size, L] and token scores [size, V] -> beam to continue [size], token [size].
 
-        The search is done when the worst of the ended is as good as the best continuation would be if it ended here.
+        The search is done when the worst finished text scores at least as high as the best running one would
+        if it ended here.
         """
-        totals = logits + self.totals[:, None]
-        beam, token = np.divmod(
-            highest(totals.ravel(), 2 * self.size), logits.shape[1]
-        )  # enough, if all can end
+        totals = token_scores + self.totals[:, None]
+        beam, token = np.divmod(best_indices(totals.ravel(), 2 * self.size), token_scores.shape[1])
         length = ids.shape[1] + 1
         for b in beam[: self.size][token[: self.size] == end_id]:
-            self.end(totals[b, end_id], length, ids[b])
+            self.finish(totals[b, end_id], length, ids[b])
         attainable = self.score(totals.max(), length)
-        self.done = len(self.ended) == self.size and min(score for score, _ in self.ended) >= attainable
-        beam, token = beam[token != end_id][: self.size], token[token != end_id][: self.size]
+        self.done = len(self.finished) == self.size and min(self.finished, key=_score).score >= attainable
+        running = (
+            token != end_id
+        )  # at least `size` of the 2 size candidates, since each beam can end only once
+        beam, token = beam[running][: self.size], token[running][: self.size]
         self.totals = totals[beam, token].astype(np.float32)
         return beam, token
 
-    def end(self, total: float, length: int, ids: np.ndarray) -> None:
-        """Keep an ended text if it is among the best."""
-        score, scores = self.score(total, length), [score for score, _ in self.ended]
-        if len(scores) == self.size:
-            if score <= min(scores):
+    def finish(self, total: float, length: int, ids: Array) -> None:
+        """Keep a finished text if it is among the best `size`."""
+        new = Hypothesis(self.score(total, length), ids)
+        if len(self.finished) == self.size:
+            worst = min(self.finished, key=_score)
+            if new.score <= worst.score:
                 return
-            del self.ended[scores.index(min(scores))]
-        self.ended.append((score, ids))
+            self.finished = [text for text in self.finished if text is not worst]
+        self.finished.append(new)
+
+
+def _score(hypothesis: Hypothesis) -> float:
+    return hypothesis.score
 
 
 def beam_search(
     next_logits: NextLogits,
-    ids: np.ndarray,
-    rules: Sequence[Rule],
+    ids: Array,
+    processors: Sequence[LogitsProcessor],
     max_length: int,
     end_id: int,
     pad_id: int,
     beams: int,
+    *,
+    token_scores: Callable[[Array], Array] = log_softmax,
+    length_penalty: float = 1.0,
     groups: int = 1,
     diversity_penalty: float = 0.0,
-    length_penalty: float = 1.0,
-    textbook: bool = False,
-) -> list[np.ndarray]:
-    """Beam search, in groups if asked: ids [B, L0] -> the best sequence of ids for each of the B videos.
+    candidates: int = 1,
+    progress: Progress = None,
+) -> list[list[Array]]:
+    """Search for the texts with the highest scores: ids [B, L0] -> the best `candidates` texts of each of B videos.
 
-    A text's score is the sum of its logits (`textbook`: of its log-probabilities) over its length, the end counted, to
-    the power of `length_penalty`. A group pays `diversity_penalty` for a token as often as the groups before it took
-    it in this place (arXiv 1610.02424, section 3); without one all groups are the same, and only one is computed.
+    A text's score is the sum of the log-probabilities of its tokens, divided by its length (the end token
+    included) to the power of `length_penalty`. `token_scores` and `groups` make this the search of open_clip:
+    raw logits instead of log-probabilities, and `groups` of `beams` each, which `diversity_penalty` makes
+    differ.
     """
-    if not diversity_penalty:
-        beams, groups = beams // groups, 1
-    size = beams // groups
-    searches = [Beams(size, length_penalty) for _ in range(len(ids) * groups)]
-    ids = np.repeat(ids, beams, axis=0)  # rows: video by video, and in it group by group
+    searches = [Beams(beams, length_penalty) for _ in range(len(ids) * groups)]
+    ids = np.repeat(ids, groups * beams, axis=0)  # rows: video by video, and in each, group by group
     rows = np.arange(len(ids))
     while ids.shape[1] < max_length and not all(search.done for search in searches):
-        logits = next_logits(ids, rows)
-        logits = ruled(rules, ids, log_softmax(logits) if textbook else logits)
-        rows, chosen = np.arange(len(ids)), np.full(len(ids), pad_id)
-        for i, search in enumerate(searches):
-            start = i * size
-            own, others = slice(start, start + size), slice(start - start % beams, start)
-            if not search.done:
-                taken = np.bincount(chosen[others], minlength=logits.shape[1]).astype(logits.dtype)
-                beam, chosen[own] = search.advance(ids[own], logits[own] - diversity_penalty * taken, end_id)
-                rows[own] = start + beam
-        ids = np.append(ids[rows], chosen[:, None], axis=1)
-        advance()
+        scores = process_logits(processors, ids, token_scores(next_logits(ids, rows)))
+        rows, tokens = _step(searches, groups, ids, scores, diversity_penalty, end_id, pad_id)
+        ids = np.append(ids[rows], tokens[:, None], axis=1)
+        if progress:
+            progress(1)
     for i, search in enumerate(searches):
-        for beam in range(size if not search.done else 0):  # the limit has ended them
-            search.end(search.totals[beam], max_length, ids[i * size + beam])
-    best = []
+        for beam in range(0 if search.done else beams):  # cut off by `max_length`
+            search.finish(search.totals[beam], max_length, ids[i * beams + beam])
+    texts = []
     for i in range(0, len(searches), groups):
-        ended = [text for search in searches[i : i + groups] for text in search.ended]
-        _, text = max(reversed(ended), key=lambda pair: pair[0])
-        best.append(text if len(text) == max_length else np.append(text, end_id))
-    return best
+        finished = [text for search in searches[i : i + groups] for text in search.finished]
+        best = sorted(reversed(finished), key=_score, reverse=True)[:candidates]
+        texts.append(
+            [text.ids if len(text.ids) == max_length else np.append(text.ids, end_id) for text in best]
+        )
+    return texts
+
+
+def _step(
+    searches: Sequence[Beams],
+    groups: int,
+    ids: Array,
+    scores: Array,
+    diversity_penalty: float,
+    end_id: int,
+    pad_id: int,
+) -> tuple[Array, Array]:
+    """Extend the beams of every search by a token: ids [R, L] and scores [R, V] -> row to continue [R], token [R].
+
+    A group pays `diversity_penalty` for a token as often as earlier groups of the same video chose it at this
+    position (arXiv 1610.02424, section 3).
+    """
+    rows, tokens = np.arange(len(ids)), np.full(len(ids), pad_id)
+    for i, search in enumerate(searches):
+        first = i * search.size
+        own, earlier = slice(first, first + search.size), slice(first - i % groups * search.size, first)
+        if not search.done:
+            chosen = np.bincount(tokens[earlier], minlength=scores.shape[1]).astype(scores.dtype)
+            beam, tokens[own] = search.step(ids[own], scores[own] - diversity_penalty * chosen, end_id)
+            rows[own] = first + beam
+    return rows, tokens
+
+
+def best_indices(x: Array, n: int) -> Array:
+    """Return the indices of the n highest of x [M], best first; of equal ones the first."""
+    candidates = np.flatnonzero(x >= np.partition(x, -n)[-n])  # sorting all V logits would take longer
+    return candidates[np.argsort(-x[candidates], kind="stable")[:n]]
+
+
+# The model's logits
+
+
+def model_logits(params: Params, config: Config, caption_tokens: Array, cache: bool = True) -> NextLogits:
+    """Return the model's `NextLogits` for caption tokens [B, Q', E] and R / B rows of ids a video.
+
+    With a key-value cache each call computes the new position alone; without, all positions again.
+    """
+    unimodal, multimodal = params["text"], params["text_decoder"]
+    kv = decoder.cross_attention_kv(caption_tokens, multimodal, config.decoder)
+    text_caches: list[KVCache] = [{} for _ in unimodal["transformer"]["resblocks"]]
+    decoder_caches: list[KVCache] = [{} for _ in multimodal["resblocks"]]
+
+    def cached(ids: Array, rows: Array) -> Array:
+        reorder_caches(text_caches + decoder_caches, rows)
+        features = encode_new_tokens(ids, unimodal, config.text, text_caches)
+        return last_logits(decoder.decode(features, kv, multimodal, config.decoder, decoder_caches))
+
+    def uncached(ids: Array, rows: Array) -> Array:
+        _, features = text.encode_text(ids, unimodal, config.text)
+        return last_logits(decoder.decode(features, kv, multimodal, config.decoder))
+
+    def last_logits(logits: Array) -> Array:
+        return check_finite("the logits are", logits[:, -1])
+
+    return cached if cache else uncached
+
+
+def encode_new_tokens(ids: Array, unimodal: Params, config: TextConfig, caches: list[KVCache]) -> Array:
+    """Encode those of ids [B, L] that follow the M positions in the caches -> token features [B, L - M, E].
+
+    The transformer is causal: later positions, and so the class embedding, change no feature before them.
+    """
+    ids, new = record_texts("ids", ids), slice(cache_length(caches), -1)
+    mask = text.attention_mask(ids, config.pad_id, config.correct_cls_mask)[..., new, :-1]
+    return text.transformer(text.embed(ids, unimodal)[:, new], mask, unimodal, config, caches)
+
+
+def reorder_caches(caches: list[KVCache], rows: Array) -> None:
+    """Let row i of each cache [R, ...] continue what was row rows[i]."""
+    for cache in caches:
+        cache.update((name, x[rows]) for name, x in cache.items())
+
+
+# A model's texts
 
 
 def generate(
+    model: VideoCoCa, caption_tokens: Array, options: DecodingOptions, progress: Progress = None
+) -> Any:
+    """Generate ids int64 [L] from caption tokens [Q', E]; a list of B from [B, Q', E].
+
+    If the options ask for several candidates, each text is a list of them, best first.
+
+    Raises ValueError for lengths that leave no room, and for more texts than fit into memory.
+    """
+    config, vocabulary = model.config, model.config.text.vocab_size
+    batch = config.check_caption_tokens(caption_tokens, model.dtype)
+    tokenizer_ids = (model.tokenizer.start_id, model.tokenizer.end_id) if model.tokenizer else None
+    start_id, end_id = tokenizer_ids or (vocabulary - 2, vocabulary - 1)  # CLIP's
+    start_id = (
+        start_id if options.start_id is None else check_int("start_id", options.start_id, 0, vocabulary - 1)
+    )
+    end_id = end_id if options.end_id is None else check_int("end_id", options.end_id, 0, vocabulary - 1)
+    prompt_ids = np.array([start_id, *_prompt_ids(model, options.prompt)])
+    options = replace(options, max_length=_max_length(options, len(prompt_ids), config.text.context_length))
+    _require_memory(model, len(batch), len(prompt_ids), options)
+    next_logits = model_logits(model.params, config, batch, options.cache)
+    ids = np.tile(prompt_ids, (len(batch), 1))
+    texts = generate_ids(next_logits, ids, end_id, config.pad_id, options, progress)
+    results = texts if options.candidates > 1 else [candidates[0] for candidates in texts]
+    return results if np.ndim(caption_tokens) == 3 else results[0]
+
+
+def generate_ids(
     next_logits: NextLogits,
-    ids: np.ndarray,
-    *,
-    min_length: int,
-    max_length: int,
+    ids: Array,
     end_id: int,
     pad_id: int,
-    beams: int,
-    beam_groups: int,
-    top_k: int | None,
-    top_p: float | None,
-    temperature: float | None,
-    seed: int,
-    repetition_penalty: float,
-    diversity_penalty: float,
-    length_penalty: float,
-    textbook: bool,
-) -> list[np.ndarray]:
-    """Texts begun as ids [B, L0] -> B texts, by the strategy that the keywords of `VideoCoCa.generate` ask for."""
-    check(
-        beams=beams,
-        beam_groups=beam_groups,
-        top_k=top_k,
-        top_p=top_p,
-        temperature=temperature,
-        seed=seed,
-        repetition_penalty=repetition_penalty,
-        diversity_penalty=diversity_penalty,
-        length_penalty=length_penalty,
-        textbook=textbook,
-    )
-    rules = [no_end_before(min_length, end_id)]
-    if repetition_penalty != 1:
-        rules.append(penalize_repetition(repetition_penalty))
-    if top_k is None and top_p is None and temperature is None:
-        if beams == 1:
-            return one_by_one(next_logits, ids, rules, likeliest, max_length, [end_id])
-        return beam_search(
-            next_logits,
-            ids,
-            rules,
-            max_length,
-            end_id,
-            pad_id,
-            beams,
-            beam_groups,
-            diversity_penalty,
-            length_penalty,
-            textbook,
-        )
-    kept = [keep_top_k(top_k)] * (top_k is not None) + [keep_top_p(top_p)] * (top_p is not None)
-    tempered = [temper(temperature)] * (temperature is not None)
-    choose = draw(len(ids), seed)
-    if textbook:
-        return one_by_one(next_logits, ids, rules + tempered + kept, choose, max_length, [end_id])
-    return one_by_one(
-        next_logits, ids, rules + kept + tempered, choose, max_length, [end_id, pad_id], as_open_clip=True
+    options: DecodingOptions,
+    progress: Progress = None,
+) -> list[list[Array]]:
+    """Continue ids [B, L0] by the strategy that the options choose: the candidates of each of B texts."""
+    convention, max_length = CONVENTIONS[options.convention], options.max_length or 0
+    processors = [suppress_end(options.min_length, end_id)]
+    if options.repetition_penalty != 1:
+        processors.append(penalize_repetition(options.repetition_penalty))
+    if options.samples:
+        processors += _warpers(options, convention)
+        end_ids = [end_id, pad_id] if convention.padding_ends else [end_id]
+        forced = convention.end_is_forced
+        return [
+            [x]
+            for x in sample(next_logits, ids, processors, options.seed, max_length, end_ids, forced, progress)
+        ]
+    if options.beams == 1:
+        return [[x] for x in greedy(next_logits, ids, processors, max_length, end_id, progress)]
+    beams = options.beams // options.groups
+    return beam_search(
+        next_logits,
+        ids,
+        processors,
+        max_length,
+        end_id,
+        pad_id,
+        beams,
+        token_scores=convention.token_scores,
+        length_penalty=options.length_penalty,
+        groups=options.computed_groups,
+        diversity_penalty=options.diversity_penalty,
+        candidates=options.candidates,
+        progress=progress,
     )
 
 
-def check(
-    *,
-    beams: int,
-    beam_groups: int,
-    top_k: int | None,
-    top_p: float | None,
-    temperature: float | None,
-    seed: int,
-    repetition_penalty: float,
-    diversity_penalty: float,
-    length_penalty: float,
-    textbook: bool,
-) -> dict[str, Any]:
-    """Return the values as Python's own numbers. Raises ValueError, one line, for one that makes no sense, or for more
-    than float32 can bear."""
-    beams, beam_groups = whole("beams", beams, 1, BEAMS_AT_MOST), whole("beam_groups", beam_groups, 1)
-    if beams > 1 and beams % beam_groups and (top_k, top_p, temperature) == (None, None, None):
+def _warpers(options: DecodingOptions, convention: Convention) -> list[LogitsProcessor]:
+    """Return the logits processors of sampling, in their order."""
+    scaled = [temperature(options.temperature)] if options.temperature is not None else []
+    kept = [top_k(options.top_k)] if options.top_k is not None else []
+    kept += [top_p(options.top_p)] if options.top_p is not None else []
+    return scaled + kept if convention.temperature_first else kept + scaled
+
+
+def _prompt_ids(model: VideoCoCa, prompt: str) -> Array:
+    """Return the ids of a prompt, without start, end and padding."""
+    if not prompt:
+        return np.array([], np.int64)
+    # one id more than the context is enough to be refused as too long
+    row = model.require_tokenizer().encode([prompt], context_length=model.config.text.context_length + 2)[0]
+    return row[1 : np.argmax(row == model.tokenizer.end_id)]
+
+
+def _max_length(options: DecodingOptions, prompt_length: int, context_length: int) -> int:
+    """Return the maximal length, by default min(30, context_length). Raises ValueError if it leaves no room."""
+    max_length = min(30, context_length) if options.max_length is None else options.max_length
+    if max_length > context_length:
+        raise ValueError(f"max_length is {max_length}: this model's texts have at most {context_length} ids")
+    if not max(options.min_length, prompt_length) < max_length:
+        ids = "id" if prompt_length == 1 else "ids"
         raise ValueError(
-            f"beam_groups is {beam_groups}: give a number that divides the {beams} beams; 1 is plain beam "
-            "search"
+            f"max_length {max_length} must be more than min_length {options.min_length} and the prompt's "
+            f"{prompt_length} {ids}; this model's texts have at most {context_length}"
         )
-    if top_p is not None and number("top_p", top_p, 0, 1) == 0:
-        raise ValueError(f"top_p is {top_p}: give a number of more than 0, at most 1")
-    return {
-        "beams": beams,
-        "beam_groups": beam_groups,
-        "top_k": None if top_k is None else whole("top_k", top_k, 1),
-        "top_p": None if top_p is None else number("top_p", top_p, 0, 1),
-        "temperature": None if temperature is None else number("temperature", temperature, 1e-6, 1e6),
-        "seed": whole("seed", seed, 0),
-        "repetition_penalty": number("repetition_penalty", repetition_penalty, 1e-6, 1e6),
-        "diversity_penalty": number("diversity_penalty", diversity_penalty, 0, 1e6),
-        "length_penalty": number("length_penalty", length_penalty, -100, 100),
-        "textbook": flag("textbook", textbook),
-    }
+    return max_length
 
 
-def rows_per_text(
-    *,
-    beams: int,
-    beam_groups: int,
-    diversity_penalty: float,
-    top_k: int | None,
-    top_p: float | None,
-    temperature: float | None,
-    **others: object,
-) -> int:
-    """Return how many rows of ids a text takes while it is generated; the keywords are those of `check`."""
-    if (top_k, top_p, temperature) != (None, None, None):
-        return 1
-    return beams if diversity_penalty else max(1, beams // beam_groups)
+def _require_memory(model: VideoCoCa, texts: int, prompt_length: int, options: DecodingOptions) -> None:
+    """Raise ValueError if generating this many texts does not fit into memory."""
+    rows = options.rows_per_text
+    bytes_of_one = bytes_per_row(model.config, prompt_length, options, model.dtype.itemsize)
+    what = f"generating {texts} texts" if rows == 1 else f"beam search with {texts} x {rows} beams"
+    unit = "texts" if rows == 1 else "beams in all"
+    model.media["require_memory_for"](texts * rows, lambda rows: rows * bytes_of_one, what, unit)
+
+
+def bytes_per_row(config: Config, prompt_length: int, options: DecodingOptions, itemsize: int) -> int:
+    """Estimate the bytes that generating one row of ids takes. `options.max_length` is given."""
+    max_length, E, V = options.max_length or 0, config.embed_dim, config.text.vocab_size
+    positions = prompt_length if options.cache else max_length  # at most, in one step
+    cached = (
+        3 * (config.text.layers + config.decoder.layers) * max_length * E
+    )  # keys and values, and copies of some
+    keys = max(config.vision.queries, max_length)  # that a position attends to
+    work = positions * (V + 16 * E + 2 * config.decoder.heads * keys)
+    return itemsize * (options.cache * cached + work + 8 * V)  # and the logits, as processors change them

@@ -1,8 +1,11 @@
-"""Every named intermediate of a run, recorded while it runs: what is traced is what ran.
+"""Hooks into the forward pass: named activations to record or patch, and operations to replace.
 
-with minivideococa.trace() as t:
-    model.encode_video(pixels)
-t["vision.block.0"]                      # [T, N, W]
+    with minivideococa.trace() as activations:
+        model.encode_video(pixels)
+    activations["vision.block.0"]  # [T, N, W]
+
+Both are scoped to the context (`contextvars`): other threads are not affected, and the model's own worker
+threads inherit the context of their caller.
 """
 
 from __future__ import annotations
@@ -10,61 +13,159 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 
-TYPE_CHECKING = False  # as in typing, whose import takes as long as that of all else here
-if TYPE_CHECKING:  # so that importing the package does not import NumPy
-    import numpy as np
+TYPE_CHECKING = False  # as in typing, which takes longer to import than this package
+if TYPE_CHECKING:  # importing minivideococa does not import NumPy
+    from typing import Any, TypeVar
 
-Tape = dict[str, "np.ndarray"]  # name -> array, in the order in which they came about
+    from numpy.typing import NDArray
 
-_tape: ContextVar[Tape | None] = ContextVar("tape", default=None)
-_given: ContextVar[Mapping[str, np.ndarray] | None] = ContextVar("given", default=None)
+    Array = NDArray[Any]
+    Operation = TypeVar("Operation", bound=Callable[..., Any])
+
+Activations = dict[str, "Array"]  # name -> array, in the order in which they were computed
+
+
+class _Trace:
+    """What one `trace` records, and what it changes."""
+
+    def __init__(self, patch: Mapping[str, Array] | None, weights: bool, until: str | None) -> None:
+        self.activations: Activations = {}
+        self.patch, self.weights, self.until = patch, weights, until
+
+
+class _Reached(Exception):
+    """The activation that a trace waits for has been recorded."""
+
+
+_trace: ContextVar[_Trace | None] = ContextVar("trace", default=None)
+_block: ContextVar[str] = ContextVar("block", default="")
+
+
+# Activations
 
 
 @contextmanager
-def trace(given: Mapping[str, np.ndarray] | None = None) -> Iterator[Tape]:
-    """Collect the intermediates of everything that the model does inside the `with`: name -> array.
+def trace(
+    patch: Mapping[str, Array] | None = None, *, weights: bool = False, until: str | None = None
+) -> Iterator[Activations]:
+    """Record every named activation that the model computes inside the `with` block.
 
-    A name that is computed again replaces the one before. A trace inside a trace takes over until it ends.
-    given: arrays of the shapes that are traced; after each of these names the model goes on from the array given and
-    not from its own, which is collected all the same. So each block can be run from somebody else's input.
+    Yield a dict from name to array. A name that is computed again replaces the earlier array. A trace inside
+    another takes over until it ends.
+
+    patch : arrays of the recorded shapes. After each of these names the model continues from the given array
+        (activation patching); its own activation is recorded all the same.
+    weights : also record the attention weights, and inside each block q, k, v, the attention's output and the
+    two
+        halves of the MLP. These are large.
+    until : end the `with` block as soon as this activation has been recorded.
     """
-    tape: Tape = {}
-    tokens = _tape.set(tape), _given.set(given)
+    current = _Trace(patch, weights, until)
+    token = _trace.set(current)
     try:
-        yield tape
+        yield current.activations
+    except _Reached:
+        pass
     finally:
-        _tape.reset(tokens[0])
-        _given.reset(tokens[1])
+        _trace.reset(token)
 
 
-def record(name: str, x: np.ndarray) -> np.ndarray:
-    """Note an intermediate under its name if a trace is on; return what to go on from: x itself, unless one is given."""
-    tape = _tape.get()
-    if tape is None:
+def record(name: str, x: Array) -> Array:
+    """Record an activation if a trace is active. Return the array to continue from: x, or the one patched in."""
+    current = _trace.get()
+    if current is None:
         return x
-    tape[name] = x.copy()  # what comes after may work in place
-    return (_given.get() or {}).get(name, x)
+    current.activations[name] = x.copy()  # later operations may work in place
+    if name == current.until:
+        raise _Reached
+    return x if current.patch is None else current.patch.get(name, x)
 
 
-def record_texts(name: str, x: np.ndarray) -> np.ndarray:
-    """`record` for [B, ...]: a batch of one is noted, and given, without its batch axis."""
+def record_texts(name: str, x: Array) -> Array:
+    """Record an activation of a batch of texts [B, ...]; a batch of one loses its batch axis in the trace."""
     return record(name, x[0] if len(x) == 1 else x).reshape(x.shape)
 
 
-def given() -> bool:
-    """Whether the trace that is on gives arrays to go on from, if only none this time: then nothing is cut in pieces."""
-    return _given.get() is not None
+def record_inside(name: str, x: Array) -> Array:
+    """Record an activation inside the current `block` as "BLOCK.name", if the trace asks for these (`weights`)."""
+    current = _trace.get()
+    if current is None or not current.weights:
+        return x
+    prefix = _block.get()
+    return (record_texts if prefix.startswith(("text", "decoder")) else record)(f"{prefix}.{name}", x)
 
 
-def apart(function: Callable) -> Callable:
-    """x -> (function(x), what it recorded): a piece of a batch, on whatever thread, leaves the tape to its caller."""
-    on = _tape.get() is not None
+@contextmanager
+def block(name: str) -> Iterator[None]:
+    """Name the block that `record_inside` records for inside the `with` block."""
+    token = _block.set(name)
+    try:
+        yield
+    finally:
+        _block.reset(token)
 
-    def run(x):
-        if not on:
+
+def patched() -> bool:
+    """Return whether the active trace patches activations or ends early; the frames are then not split."""
+    current = _trace.get()
+    return current is not None and (current.patch is not None or current.until is not None)
+
+
+def traced(function: Callable[[Array], Array]) -> Callable[[Array], tuple[Array, Activations]]:
+    """Return x -> (function(x), what it recorded), for a part of a batch whose activations the caller puts together."""
+    outer = _trace.get()
+
+    def run(x: Array) -> tuple[Array, Activations]:
+        if outer is None:
             return function(x), {}
-        with trace() as tape:
-            return function(x), tape
+        with trace(weights=outer.weights) as activations:
+            return function(x), activations
 
     return run
+
+
+# Operations
+
+REPLACEABLE: dict[
+    str, Callable[..., Any]
+] = {}  # "module.function" -> the function, as marked where it is defined
+_replacements: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar("replacements", default={})
+
+
+def replaceable(function: Operation) -> Operation:
+    """Mark an operation as one that `replace_operations` can replace, under the name "module.function"."""
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    REPLACEABLE[name] = function
+
+    @wraps(function)
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        return _replacements.get().get(name, function)(*args, **kwargs)
+
+    return operation  # type: ignore[return-value]
+
+
+@contextmanager
+def replace_operations(replacements: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Replace operations of the forward pass inside the `with` block.
+
+    replacements : name -> function that takes the operation and returns the one to run in its place, for
+    example
+        {"ops.layer_norm": lambda layer_norm: partial(layer_norm, eps=1e-6)}. A nested call receives the outer
+        replacement.
+
+    Raises ValueError for a name that is not marked as `replaceable`.
+    """
+    if unknown := replacements.keys() - REPLACEABLE.keys():
+        raise ValueError(
+            f"no replaceable operation {min(unknown)}: there are {', '.join(sorted(REPLACEABLE))}"
+        )
+    current = dict(_replacements.get())
+    for name, make in replacements.items():
+        current[name] = make(current.get(name, REPLACEABLE[name]))
+    token = _replacements.set(current)
+    try:
+        yield
+    finally:
+        _replacements.reset(token)

@@ -1,66 +1,72 @@
-"""VideoCoCa's step: all frames' tokens in one long row, and CoCa's own attentional poolers applied to it.
+"""VideoCoCa's step: flatten the tokens of all frames and apply CoCa's own attentional poolers to the sequence.
 
-The poolers were trained on the N tokens of one image. Attention does not mind how many keys there are, so they
-take the T x N tokens of a video as they are (arXiv 2212.04979, section 3): no new weights, and no order of frames.
+The poolers were trained on the N tokens of one image. Attention takes any number of keys, so they take the T
+N tokens of a video as they are (arXiv 2212.04979, section 3): no new weights, and no order of frames.
 """
 
-from __future__ import annotations
-
-import numpy as np
-
-from .hooks import record
-from .ops import Params, attention, keys_and_values, layer_norm, unit
+from .config import Array, Params, VisionConfig
+from .hooks import block, record, replaceable
+from .kernels import threads_of_frames
+from .ops import attention, keys_and_values, layer_norm, normalize
 
 
-def flatten(tokens: np.ndarray) -> np.ndarray:
-    """[T, N, W] -> [T N, W]."""
+def flatten(tokens: Array) -> Array:
+    """Join the tokens of all frames to one sequence: [T, N, W] -> [T N, W]."""
     return tokens.reshape(-1, tokens.shape[-1])
 
 
-def attend(context: np.ndarray, pooler: Params, heads: int) -> np.ndarray:
-    """Learned queries look at the context [..., M, W] -> [..., Q, E] (arXiv 2205.01917, section 3.2)."""
-    queries = layer_norm(pooler["query"], **pooler["ln_q"])
+def attentional_pooler(context: Array, pooler: Params, heads: int) -> Array:
+    """Cross-attend from the learned queries to the context [..., M, W] -> [..., Q, E] (arXiv 2205.01917, section 3.2)."""
+    queries = layer_norm(pooler["query"], **pooler["ln_q"])  # [Q, E]
     context = layer_norm(context, **pooler["ln_k"])
     return attention(queries, *keys_and_values(context, pooler["attn"], heads), pooler["attn"], heads)
 
 
-def split_queries(normed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the queries saw [..., Q, E] -> [..., E] and [..., Q - 1, E]: query 0 compares, the others caption."""
-    return normed[..., 0, :], normed[..., 1:, :]
+@replaceable
+def split_queries(pooled: Array) -> tuple[Array, Array]:
+    """Split pooled queries [..., Q, E]: query 0 is contrastive [..., E], the others are generative [..., Q - 1, E]."""
+    return pooled[..., 0, :], pooled[..., 1:, :]
 
 
-def attentional_pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [..., M, W] -> a latent [..., E], not yet of unit length, and the caption tokens [..., Q', E].
+def pool_tokens(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Array, Array]:
+    """Pool tokens [..., M, W] to a latent [..., E], not yet of unit length, and caption tokens [..., Q', E].
 
-    Three forms, by `config.attentional_pool`:
-    True: the released weights'. One pooler; `ln_post` after it; query 0 makes the latent, so Q' = Q - 1.
-    "parallel", "cascade": the paper's. `ln_post` before; Q' = Q; a second pooler with one query makes the latent,
-    from the frame tokens (parallel) or from the caption tokens (cascade).
+    Three forms, by `config.attentional_pool`: True: the released weights'. One pooler, then `ln_post`; query
+    0 gives the latent, so Q' = Q - 1. "parallel", "cascade": the paper's. `ln_post` first; Q' = Q; a second
+    pooler with a single query gives the latent, from the frame tokens (parallel) or from the caption tokens
+    (cascade).
     """
     heads, ln_post = config.pooler_heads, visual["ln_post"]
-    if config.attentional_pool is True:
-        attended = record("pool.attended", attend(tokens, visual["attn_pool"], heads))
-        latent, caption_tokens = split_queries(layer_norm(attended, **ln_post))
-    else:
+    if config.attentional_pool is not True:
         tokens = layer_norm(tokens, **ln_post)
-        caption_tokens = record("pool.attended", attend(tokens, visual["attn_pool"], heads))
-        source = tokens if config.attentional_pool == "parallel" else caption_tokens
-        latent = attend(source, visual["attn_pool_contrastive"], heads)[..., 0, :]
-    return latent @ visual["proj"], caption_tokens
+    with block("pool"):
+        pooled = record(
+            "pool.attended", attentional_pooler(tokens, visual["attn_pool"], heads)
+        )  # [..., Q, E]
+    if config.attentional_pool is True:
+        latent, caption_tokens = split_queries(layer_norm(pooled, **ln_post))
+        return latent @ visual["proj"], caption_tokens
+    context = tokens if config.attentional_pool == "parallel" else pooled
+    with block("pool.contrastive"):
+        latent = attentional_pooler(context, visual["attn_pool_contrastive"], heads)[..., 0, :]
+    return latent @ visual["proj"], pooled
 
 
-def pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
-    """Frame tokens [T, N, W] -> the video's latent [E], of unit length, and its caption tokens [Q', E]."""
-    latent, caption_tokens = attentional_pool(record("pool.flat", flatten(tokens)), visual, config)
+@threads_of_frames
+def pool(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Array, Array]:
+    """Pool frame tokens [T, N, W] to the video's latent [E], of unit length, and its caption tokens [Q', E]."""
+    latent, caption_tokens = pool_tokens(record("pool.flat", flatten(tokens)), visual, config)
     caption_tokens = record("pool.tokens", caption_tokens)
-    return record("pool.latent", unit(latent)), caption_tokens
+    return record("pool.latent", normalize(latent)), caption_tokens
 
 
-def mean_pool(tokens: np.ndarray, visual: Params, config) -> tuple[np.ndarray, np.ndarray]:
-    """The same as `pool`, but of each frame by itself, and then averaged: the latents before they get unit length.
+@threads_of_frames
+def mean_pool(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Array, Array]:
+    """Pool each frame separately, then average over the frames: the results are those of `pool`.
 
-    The mean pooling that VideoCoCa compares itself with (arXiv 2212.04979, section 3).
+    The mean pooling that VideoCoCa compares with (arXiv 2212.04979, section 3). Latents are averaged before
+    they are normalized.
     """
-    latents, caption_tokens = attentional_pool(tokens, visual, config)  # [T, E] and [T, Q', E]
+    latents, caption_tokens = pool_tokens(tokens, visual, config)  # [T, E] and [T, Q', E]
     caption_tokens = record("pool.tokens", caption_tokens.mean(axis=0))
-    return record("pool.latent", unit(latents.mean(axis=0))), caption_tokens
+    return record("pool.latent", normalize(latents.mean(axis=0))), caption_tokens

@@ -1,66 +1,63 @@
-"""The block that all stacks are built from: attention, then an MLP, each on a normed input and added to it."""
-
-from __future__ import annotations
+"""The block of all stacks: pre-norm attention, then a pre-norm MLP, each added to the residual stream."""
 
 import numpy as np
 
-from .ops import Activation, Params, attention, in_pieces, keys_and_values, layer_norm, linear
+from .config import Array, Params, StackConfig
+from .hooks import record_inside, replaceable
+from .ops import Mask, attention, gelu, keys_and_values, layer_norm, linear, quick_gelu
 
-Past = dict[str, np.ndarray]  # a self-attention block's cache: "keys" and "values" of past positions
+KV = tuple[Array, Array]  # keys and values, each [..., H, M, D]
+KVCache = dict[
+    str, Array
+]  # "keys" and "values" of a self-attention block's earlier positions; {} at the start
+KVCaches = list[KVCache] | None  # of a stack, one a block; None: nothing is cached
 
 
-def mlp(x: np.ndarray, p: Params, activation: Activation) -> np.ndarray:
-    """[..., E] -> [..., E] by way of a wider layer (4E unless configured)."""
-    return linear(in_pieces(activation, linear(x, **p["c_fc"])), **p["c_proj"])
+def mlp(x: Array, p: Params, quick: bool) -> Array:
+    """Apply two linear layers with GELU in between, or with QuickGELU: [..., E] -> [..., 4E] -> [..., E]."""
+    activation = quick_gelu if quick else gelu
+    hidden = record_inside("mlp.hidden", activation(linear(x, **p["c_fc"])))
+    return record_inside("mlp", linear(hidden, **p["c_proj"]))
 
 
+@replaceable
 def residual_block(
-    x: np.ndarray,
+    x: Array,
     p: Params,
-    heads: int,
-    activation: Activation,
-    mask: np.ndarray | None = None,
-    context: tuple[np.ndarray, np.ndarray] | None = None,
-    past: Past | None = None,
-) -> np.ndarray:
-    """x [..., L, E] -> [..., L, E]: self-attention; with a context (of `look_at`), cross-attention to it.
+    config: StackConfig,
+    mask: Mask = None,
+    kv: KV | None = None,
+    cache: KVCache | None = None,
+) -> Array:
+    """Apply attention and an MLP to the residual stream [..., L, E].
 
-    mask: as in `ops.attention`. past: what earlier positions left, and these leave theirs (a key-value cache).
+    Self-attention; or cross-attention, where `kv` holds the keys and values of a context
+    (`cross_attention_kv`). mask: as in `ops.attention`. cache: earlier positions' keys and values; those of x
+    are appended to it.
     """
     normed = layer_norm(x, **p["ln_1"])
-    if context is None:
-        context = remember(past, *keys_and_values(normed, p["attn"], heads))
-    x = x + attention(normed, *context, p["attn"], heads, mask)
-    x += mlp(layer_norm(x, **p["ln_2"]), p["mlp"], activation)
-    return x
+    if kv is None:
+        kv = extend_cache(cache, *keys_and_values(normed, p["attn"], config.heads))
+    x = x + attention(normed, *kv, p["attn"], config.heads, mask)
+    return x + mlp(layer_norm(x, **p["ln_2"]), p["mlp"], config.quick_gelu)
 
 
-def look_at(context: np.ndarray, p: Params, heads: int) -> tuple[np.ndarray, np.ndarray]:
-    """A context [..., M, E], normed by `ln_1_kv`, as the keys and values of a cross-attention block."""
+@replaceable
+def cross_attention_kv(context: Array, p: Params, heads: int) -> KV:
+    """Return a cross-attention block's keys and values of a context [..., M, E], which `ln_1_kv` normalizes."""
     return keys_and_values(layer_norm(context, **p["ln_1_kv"]), p["attn"], heads)
 
 
-def remember(past: Past | None, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The past's keys and values [..., heads, M, E / heads] with the new ones behind; the past then holds these."""
-    if past:
-        keys = np.concatenate([past["keys"], keys], axis=-2)
-        values = np.concatenate([past["values"], values], axis=-2)
-    if past is not None:
-        past.update(keys=keys, values=values)
+def extend_cache(cache: KVCache | None, keys: Array, values: Array) -> KV:
+    """Append keys and values [..., H, L, D] to those in a cache, if there is one; return all [..., H, M, D]."""
+    if cache:
+        keys = np.concatenate([cache["keys"], keys], axis=-2)
+        values = np.concatenate([cache["values"], values], axis=-2)
+    if cache is not None:
+        cache.update(keys=keys, values=values)
     return keys, values
 
 
-def no_past(blocks: list[Params]) -> list[Past]:
-    """An empty cache for a stack."""
-    return [{} for _ in blocks]
-
-
-def past_length(past: list[Past]) -> int:
-    """How many positions a stack's cache holds."""
-    return past[0]["keys"].shape[-2] if past[0] else 0
-
-
-def reorder(past: list[Past], rows: np.ndarray) -> None:
-    """Row i of the cache [B, ...] goes on from what was row rows[i]."""
-    for block in past:
-        block.update((name, x[rows]) for name, x in block.items())
+def cache_length(caches: KVCaches) -> int:
+    """Return the number of positions in the caches of a stack."""
+    return caches[0]["keys"].shape[-2] if caches and caches[0] else 0

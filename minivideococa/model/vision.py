@@ -1,67 +1,77 @@
-"""The frozen image encoder: a vision transformer (arXiv 2010.11929) that sees each frame by itself.
+"""The frozen image encoder: a vision transformer (arXiv 2010.11929), applied to each frame separately.
 
-Pixels [T, 3, S, S] become frame tokens [T, N, W]: one class token and (S // P)^2 patches of P x P pixels.
-Nothing in `encode_frames` knows that the frames are a video; that is VideoCoCa's point.
+Pixels [T, 3, S, S] become frame tokens [T, N, W]: a class token and floor(S / P)^2 patches of P x P pixels.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
-from .hooks import record
-from .kernels import spread
-from .ops import Params, activation, layer_norm, linear
+from .config import Array, Params, Progress, VisionConfig
+from .hooks import block, record, replaceable
+from .kernels import map_frames
+from .ops import layer_norm, linear
 from .transformer import residual_block
 
-PIECE_ROWS = 1100  # tokens at a time: fewer slow the matrix products, more take memory
+BATCH_TOKENS = 1100  # tokens at a time: with fewer, matrix products are slower; more take more memory
 
 
-def patchify(pixels: np.ndarray, patch_size: int) -> np.ndarray:
-    """[T, 3, S, S] -> [T, (S // P)^2, 3 P P]: patches row by row, each flattened as [3, P, P].
+@replaceable
+def patchify(pixels: Array, patch_size: int) -> Array:
+    """Cut images [T, 3, S, S] into patches [T, n n, 3 P P], n = floor(S / P): row by row, each flattened as [3, P, P].
 
     Pixels beyond the last whole patch are dropped.
     """
-    t, channels, s, _ = pixels.shape
-    n, p = s // patch_size, patch_size
-    x = pixels[:, :, : n * p, : n * p].reshape(t, channels, n, p, n, p)
-    return x.transpose(0, 2, 4, 1, 3, 5).reshape(t, n * n, channels * p * p)
+    T, channels, S, _ = pixels.shape
+    n, P = S // patch_size, patch_size
+    x = pixels[:, :, : n * P, : n * P].reshape(T, channels, n, P, n, P)
+    return x.transpose(0, 2, 4, 1, 3, 5).reshape(T, n * n, channels * P * P)
 
 
-def embed(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
-    """Pixels [T, 3, S, S] -> [T, N, W]: a linear map of each patch, the class token in front, positions, a norm."""
-    kernel = visual["conv1"]["weight"]  # [W, 3, P, P]: a convolution of stride P
-    width = len(kernel)
-    patches = linear(patchify(pixels, config.patch_size), kernel.reshape(width, -1))  # [T, N - 1, W]
-    class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, width))
+@replaceable
+def embed_patches(patches: Array, kernel: Array) -> Array:
+    """Project patches [T, n n, 3 P P] by the convolution kernel [W, 3, P, P], whose stride is P -> [T, n n, W]."""
+    return linear(patches, kernel.reshape(len(kernel), -1))
+
+
+@replaceable
+def embed(pixels: Array, visual: Params, config: VisionConfig) -> Array:
+    """Embed pixels [T, 3, S, S] -> [T, N, W]: patches, the class token in front of them, positions, `ln_pre`."""
+    patches = embed_patches(patchify(pixels, config.patch_size), visual["conv1"]["weight"])  # [T, N - 1, W]
+    class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, config.width))
     x = np.concatenate([class_token, patches], axis=1) + visual["positional_embedding"]
     return layer_norm(x, **visual["ln_pre"]) if config.ln_pre else x
 
 
-def blocks(x: np.ndarray, visual: Params, config) -> np.ndarray:
-    """[B, L, W] -> [B, L, W] through all blocks: B sequences, each by itself; no norm after the last block."""
-    act = activation(config.quick_gelu)
-    for i, block in enumerate(visual["transformer"]["resblocks"]):
-        x = record(f"vision.block.{i}", residual_block(x, block, config.heads, act))
+@replaceable
+def transformer(x: Array, visual: Params, config: VisionConfig) -> Array:
+    """Apply all blocks to B independent sequences [B, L, W] -> [B, L, W]. No norm follows the last block."""
+    for i, p in enumerate(visual["transformer"]["resblocks"]):
+        with block(f"vision.block.{i}"):
+            x = residual_block(x, p, config)
+        x = record(f"vision.block.{i}", x)
     return x
 
 
-def encode_frames(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
-    """Pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame by itself.
+def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress: Progress = None) -> Array:
+    """Encode each frame separately: pixels [T, 3, S, S] -> frame tokens [T, N, W].
 
-    VideoCoCa (arXiv 2212.04979), section 3: the encoder whose weights stay as the image-text model left them.
+    The frozen image encoder of VideoCoCa (arXiv 2212.04979, section 3). progress: called with the number of
+    frames done.
     """
 
-    def encode(pixels: np.ndarray) -> np.ndarray:
-        return blocks(record("vision.embed", embed(pixels, visual, config)), visual, config)
+    def encode(pixels: Array) -> Array:
+        return transformer(record("vision.embed", embed(pixels, visual, config)), visual, config)
 
-    return spread(encode, pixels, max(1, PIECE_ROWS // config.tokens))
+    return map_frames(encode, pixels, max(1, BATCH_TOKENS // config.tokens), progress)
 
 
-def encode_jointly(pixels: np.ndarray, visual: Params, config) -> np.ndarray:
-    """Pixels [T, 3, S, S] -> tokens [T, N, W], all frames in one sequence, so that every token sees all others.
+def encode_jointly(pixels: Array, visual: Params, config: VisionConfig, progress: Progress = None) -> Array:
+    """Encode all frames as one sequence, so that every token attends to all others: [T, 3, S, S] -> [T, N, W].
 
-    The joint space-time encoder that VideoCoCa compares itself with (arXiv 2212.04979, section 3). Each frame keeps its class
-    token, and has the positions that an image has. Attention's cost grows with the square of T.
+    The joint space-time encoder that VideoCoCa compares with (arXiv 2212.04979, section 3). Each frame keeps
+    its class token, and its positions are an image's. The cost of attention grows with the square of T.
     """
-    x = record("vision.embed", embed(pixels, visual, config))
-    return blocks(x.reshape(1, -1, x.shape[-1]), visual, config).reshape(x.shape)
+    x = record("vision.embed", embed(pixels, visual, config))  # [T, N, W]
+    tokens = transformer(x.reshape(1, -1, config.width), visual, config).reshape(x.shape)
+    if progress:
+        progress(len(pixels))
+    return tokens

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from ..checkpoint.folder import embedded_checkpoint
-from ..model.videococa import Video
+from ..model.config import Video
 
 STATISTICS = "in_world.npz"  # in the embedded checkpoint's folder, written by weights/measure_in_world.py
 

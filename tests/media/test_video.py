@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
-from minivideococa.media.video import read_video, sample_indices
+from minivideococa.media.video import read_video, sample_indices, to_frames
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frame:UserWarning")
 
@@ -380,3 +380,24 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(ValueError, match="pipe.mp4: not a regular file"):
         read_video(tmp_path / "pipe.mp4")
+
+
+def test_to_frames_of_a_path_an_array_and_lists(tmp_path):
+    images = save_images(tmp_path / "clip", ["1.png", "2.png", "3.png"])
+    np.testing.assert_array_equal(to_frames(tmp_path / "clip", 3), images)
+    np.testing.assert_array_equal(to_frames(str(tmp_path / "clip"), 2), read_video(tmp_path / "clip", 2))
+    assert to_frames(images, 2) is images  # num_frames is for paths
+    np.testing.assert_array_equal(to_frames(list(images)), images)
+    np.testing.assert_array_equal(to_frames([Image.fromarray(image) for image in images]), images)
+
+
+def test_to_frames_rejects_other_values_and_times_without_a_path():
+    frames = np.zeros((2, 4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="^start and end can only be given with a path; slice the frames"):
+        to_frames(frames, start=0, end=1)
+    with pytest.raises(ValueError, match="^video must be a path, frames uint8"):
+        to_frames(3)
+    with pytest.raises(ValueError, match=r"^frames\[1\] is 4 x 5.*give frames of one size"):
+        to_frames([frames[0], np.zeros((5, 4, 3), np.uint8)], name="frames")
+    with pytest.raises(ValueError, match="num_frames is 0"):
+        to_frames(frames, 0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minivideococa.model.videococa import ADAPTERS
+from minivideococa.model.config import ADAPTERS
 
 FORMS = {
     "released": {},

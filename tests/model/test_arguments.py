@@ -154,8 +154,8 @@ NO_WHOLE = [*NO_NUMBERS, 2.5, 2.0, np.float32(2), INF]
 )
 @pytest.mark.parametrize("value", NO_WHOLE, ids=str)
 def test_whole_numbers_of_generate(model, monkeypatch, name, value):
-    monkeypatch.setattr(decoder, "watch", None)  # nothing is computed first
-    if value is None and name in ("top_k", "beam_groups", "start_id", "end_id"):
+    monkeypatch.setattr(decoder, "cross_attention_kv", None)  # nothing is computed first
+    if value is None and name in ("top_k", "beam_groups", "max_length", "start_id", "end_id"):
         return  # its default
     refused(lambda: model.generate(CAPTION, **{name: value}), f"^{name} is ", "whole number")
 
@@ -167,7 +167,7 @@ def test_whole_numbers_of_generate(model, monkeypatch, name, value):
     "value", [*NO_NUMBERS, INF, -INF, 1e300, -1e300, 10**400], ids=lambda value: str(value)[:9]
 )
 def test_numbers_of_generate(model, monkeypatch, name, value):
-    monkeypatch.setattr(decoder, "watch", None)
+    monkeypatch.setattr(decoder, "cross_attention_kv", None)
     if value is None and name in ("top_p", "temperature"):
         return
     refused(lambda: model.generate(CAPTION, **{name: value}), f"^{name} is ", "number")
@@ -262,11 +262,11 @@ def test_a_path_is_read_as_asked(model, monkeypatch, call):
     monkeypatch.setattr(
         type(model),
         "encode_video",
-        lambda self, x, adapter: adapters.append(adapter) or encode_video(self, x, adapter),
+        lambda self, x, adapter, progress: adapters.append(adapter) or encode_video(self, x, adapter),
     )
     call(model, "a.mp4")
     call(model, "a.mp4", num_frames=5, start="0:01", end=2.5, adapter="mean")
-    assert read == [("a.mp4", (8,), {}), ("a.mp4", (5,), {"start": "0:01", "end": 2.5})]
+    assert read == [("a.mp4", (8, None, None), {}), ("a.mp4", (5, "0:01", 2.5), {})]
     assert adapters == ["attentional", "mean"]
 
 
@@ -274,7 +274,7 @@ def test_paths_among_candidates_are_read_as_asked(model, monkeypatch):
     read = []
     monkeypatch.setattr(video, "read_video", lambda path, *args, **how: read.append((args, how)) or FRAMES)
     mvc.retrieve(model, "a star", ["a.mp4", Path("b.mp4")], num_frames=3, start=1, end=2)
-    assert read == [((3,), {"start": 1, "end": 2})] * 2
+    assert read == [((3, 1, 2), {})] * 2
 
 
 @path_calls
@@ -491,7 +491,7 @@ def memory(monkeypatch):
     for module, name in [
         (vision, "encode_frames"),
         (vision, "encode_jointly"),
-        (decoder, "watch"),
+        (decoder, "cross_attention_kv"),
         (video, "read_video"),
     ]:
         monkeypatch.setattr(module, name, None)

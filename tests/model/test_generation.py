@@ -106,7 +106,9 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
         model, rng = speaker(tiny_model, overrides, seed, data, dtype)
         longest, B = model.config.text.context_length, data.draw(st.integers(1, 3))
         tokens = rng.standard_normal((B, 3, model.config.embed_dim)).astype(dtype)
-        cached, anew = model._next_logits(tokens, True), model._next_logits(tokens, False)
+        cached, anew = (
+            generation.model_logits(model.params, model.config, tokens, cache) for cache in (True, False)
+        )
         R = data.draw(st.integers(1, 4))  # rows of a video
         ids = random_ids(model, rng, (B * R, data.draw(st.integers(1, longest))))
         rows = np.arange(B * R)
@@ -147,7 +149,7 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
         model, tokens = tiny_model(seed), np.random.default_rng(seed).standard_normal((3, 8))
         raise_logits(model, {model.config.text.vocab_size - 1: 1.0})
         text = model.generate(tokens).tolist()
-        assert text == model.generate(tokens, beams=6, beam_groups=3, min_length=5, max_length=30).tolist()
+        assert text == model.generate(tokens, beams=6, beam_groups=3, min_length=5, max_length=9).tolist()
         assert text == model.generate(tokens, beams=2, beam_groups=1).tolist()
         differ += text != model.generate(tokens, beams=6, beam_groups=1).tolist()
     assert differ > 0
@@ -158,22 +160,7 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
 # Without one
 
 PAD, START, END = 0, 1, 2
-DEFAULTS = {
-    "min_length": 0,
-    "max_length": 6,
-    "end_id": END,
-    "pad_id": PAD,
-    "beams": 1,
-    "beam_groups": 1,
-    "top_k": None,
-    "top_p": None,
-    "temperature": None,
-    "seed": 0,
-    "repetition_penalty": 1.0,
-    "diversity_penalty": 0.0,
-    "length_penalty": 1.0,
-    "textbook": False,
-}
+DEFAULTS = {"min_length": 0, "max_length": 6, "beams": 1, "beam_groups": 1}
 
 
 def language(V, seed, shift=0.0):
@@ -187,7 +174,7 @@ def always(*logits):
 
 
 def said(logits, begin=(START,), batch=1, asked=None, **how):
-    """What `generation.generate` says in a language; `asked` collects the ids that it wanted logits for."""
+    """The texts that `generation.generate_ids` finds in a language; `asked` collects the ids that it wanted logits for."""
     asked = [] if asked is None else asked
 
     def next_logits(ids, rows):
@@ -197,9 +184,10 @@ def said(logits, begin=(START,), batch=1, asked=None, **how):
         asked.append(ids.copy())
         return np.array([logits(tuple(text)) for text in ids.tolist()])
 
-    texts = generation.generate(next_logits, np.tile(begin, (batch, 1)), **DEFAULTS | how)
-    assert len(texts) == batch
-    return [text.tolist() for text in texts]
+    options = generation.DecodingOptions.create(**DEFAULTS | how)
+    texts = generation.generate_ids(next_logits, np.tile(begin, (batch, 1)), END, PAD, options)
+    assert len(texts) == batch and {len(candidates) for candidates in texts} == {1}
+    return [text.tolist() for [text] in texts]
 
 
 def scored(logits, text, textbook=False, min_length=0, repetition_penalty=1.0):
@@ -491,7 +479,7 @@ def kept(logits, k=None, p=None):
 def test_top_k_and_top_p_keep_what_they_should(seed, k, p, dtype):
     logits = np.random.default_rng(seed).normal(0, 2, (3, 8)).astype(dtype)
     before = logits.copy()
-    for rule, limits in [(generation.keep_top_k(k), {"k": k}), (generation.keep_top_p(p), {"p": p})]:
+    for rule, limits in [(generation.top_k(k), {"k": k}), (generation.top_p(p), {"p": p})]:
         got = rule(np.zeros((3, 1), int), logits)
         assert got.dtype == dtype
         for row, raw in zip(got, before):
@@ -502,11 +490,11 @@ def test_top_k_and_top_p_keep_what_they_should(seed, k, p, dtype):
 
 def test_top_k_and_top_p_where_ids_are_equally_likely():
     equal, none = np.array([[1.0, 2.0, 2.0, 0.0]]), np.zeros((1, 1), int)
-    assert np.isfinite(generation.keep_top_k(1)(none, equal)).tolist() == [[False, True, True, False]]
+    assert np.isfinite(generation.top_k(1)(none, equal)).tolist() == [[False, True, True, False]]
     for p, n in [(0.25, 1), (0.5, 2), (0.75, 3), (0.76, 4), (1.0, 4), (1e-9, 1)]:
-        assert np.isfinite(generation.keep_top_p(p)(none, np.zeros((1, 4)))).sum() == n
+        assert np.isfinite(generation.top_p(p)(none, np.zeros((1, 4)))).sum() == n
     barred = np.array([[0, -np.inf, 5.0]])
-    np.testing.assert_array_equal(generation.keep_top_p(1.0)(none, barred), barred)
+    np.testing.assert_array_equal(generation.top_p(1.0)(none, barred), barred)
 
 
 def fits(counts, probabilities):
@@ -552,7 +540,7 @@ def test_the_order_of_temperature_and_top_p_matters():
 def test_draws_follow_each_other_at_random():
     """Each by softmax, whatever the draw before it was, and the draw of the other row."""
     logits = np.array([[0.0, 1.0, 2.0], [1.0, 0.0, -1.0]])
-    choose = generation.draw(2, seed=4)
+    choose = generation.sampler(2, seed=4)
     ids = np.array([choose(logits) for _ in range(2000)])
     p, q = softmax(logits)
     assert fits(np.bincount(ids[1:, 0] * 3 + ids[:-1, 0], minlength=9), np.outer(p, p).ravel())
@@ -561,7 +549,7 @@ def test_draws_follow_each_other_at_random():
 
 def test_an_id_without_probability_is_never_drawn():
     logits = np.array([[-np.inf, 0.0, -np.inf]])
-    choose = generation.draw(1, seed=0)
+    choose = generation.sampler(1, seed=0)
     assert {int(choose(logits)[0]) for _ in range(200)} == {1}
 
 
@@ -592,7 +580,7 @@ def test_the_highest(x, data):
     """Best first, and of equals the first: a stable sort."""
     n = data.draw(st.integers(1, len(x)))
     ranked = sorted(range(len(x)), key=lambda i: -x[i])
-    assert generation.highest(np.array(x, float), n).tolist() == ranked[:n]
+    assert generation.best_indices(np.array(x, float), n).tolist() == ranked[:n]
 
 
 # Errors

@@ -248,16 +248,17 @@ def test_padding_is_seen_once_or_never(tiny_model, overrides, seed, data):
 @law()
 def test_the_multimodal_decoder_masks_no_padding(tiny_model, overrides, seed, data):
     """Its only mask is the causal one: a changed token feature reaches every later position's logits."""
-    from minivideococa.model.decoder import decode, watch
+    from minivideococa.model.decoder import cross_attention_kv, decode
 
     model, rng = make(tiny_model, overrides, seed)
     c, E, params = model.config, model.config.embed_dim, model.params["text_decoder"]
     L = data.draw(st.integers(2, c.text.context_length))
-    x, seen = rng.standard_normal((1, L, E)), watch(rng.standard_normal((1, 3, E)), params, c.decoder)
-    before = decode(x, seen, params, c.decoder)
+    x = rng.standard_normal((1, L, E))
+    kv = cross_attention_kv(rng.standard_normal((1, 3, E)), params, c.decoder)
+    before = decode(x, kv, params, c.decoder)
     p = data.draw(st.integers(0, L - 1))
     x[0, p] += rng.standard_normal(E)
-    changed = (decode(x, seen, params, c.decoder) != before).any(axis=(0, 2))
+    changed = (decode(x, kv, params, c.decoder) != before).any(axis=(0, 2))
     assert changed.tolist() == [q >= p for q in range(L)]
 
 

@@ -1,14 +1,14 @@
 """The operations against the standard library, high precision and plain loops."""
 
 import math
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivideococa.model import ops
+from minivideococa.model import kernels, ops
+from minivideococa.model.transformer import mlp
 
 DTYPES = [np.float32, np.float64]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -35,51 +35,6 @@ def units(got, want, dtype):
     info = np.finfo(dtype)
     error = np.abs(got.astype(np.float64) - want)
     return error / np.maximum(np.abs(want), float(info.tiny)) / float(info.eps)
-
-
-# erf
-
-
-@dtypes
-def test_erf_is_the_error_function(dtype):
-    x = over_the_range(dtype)
-    got = ops.erf(x)
-    assert got.dtype == dtype
-    assert units(got, exactly(math.erf, x), dtype).max() <= 6
-
-
-@dtypes
-@given(data=st.data())
-def test_erf_of_any_number(dtype, data):
-    x = data.draw(st.floats(width=np.finfo(dtype).bits, allow_nan=False))
-    got = ops.erf(np.array([x], dtype))
-    assert units(got, np.array([math.erf(x)]), dtype).max() <= 6
-
-
-@dtypes
-def test_erf_is_odd(dtype):
-    x = over_the_range(dtype)
-    np.testing.assert_array_equal(ops.erf(-x), -ops.erf(x))
-
-
-@dtypes
-def test_erf_ends_at_one(dtype):
-    eps = np.finfo(dtype).eps
-    ends = ops.erf(np.array([np.inf, -np.inf, 30, -30], dtype))
-    np.testing.assert_allclose(ends, [1, -1, 1, -1], rtol=5 * eps)
-    assert np.abs(ops.erf(over_the_range(dtype))).max() <= 1 + 5 * eps
-
-
-@dtypes
-def test_erf_of_not_a_number_is_none(dtype):
-    assert np.isnan(ops.erf(np.array([np.nan], dtype))).all()
-
-
-@dtypes
-def test_erf_of_tiny_numbers_keeps_their_digits(dtype):
-    root = math.sqrt(np.finfo(dtype).eps)  # below it the next term, x^2 / 3, is no digit
-    x = np.geomspace(float(np.finfo(dtype).tiny) * 8, root, 500).astype(dtype)
-    assert units(ops.erf(x), 2 / math.sqrt(math.pi) * x.astype(np.float64), dtype).max() <= 5
 
 
 # activations
@@ -118,8 +73,9 @@ def test_activations_far_out(name, dtype):
 
 def test_the_configuration_picks_the_activation():
     x = np.linspace(-3, 3, 7)
-    np.testing.assert_array_equal(ops.activation(True)(x), ops.quick_gelu(x))
-    np.testing.assert_array_equal(ops.activation(False)(x), ops.gelu(x))
+    identity = {name: {"weight": np.eye(7), "bias": np.zeros(7)} for name in ("c_fc", "c_proj")}
+    np.testing.assert_array_equal(mlp(x, identity, True), ops.quick_gelu(x))
+    np.testing.assert_array_equal(mlp(x, identity, False), ops.gelu(x))
     assert np.abs(ops.gelu(x) - ops.quick_gelu(x)).max() > 0.01
 
 
@@ -139,122 +95,6 @@ def test_linear_multiplies_from_the_right_transposed(dtype):
     for got, expected in [(ops.linear(x, weight), want), (ops.linear(x, weight, bias), want + bias)]:
         assert got.dtype == dtype and got.shape == (2, 3, 4)
         np.testing.assert_allclose(got, expected, atol=20 * np.finfo(dtype).eps)
-
-
-@contextmanager
-def limits(**sizes):
-    """Other values of the limits in `ops`: FEW, MANY, PART, PIECE."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, size in sizes.items():
-            patch.setattr(ops, name, size)
-        yield
-
-
-def laid_out(x, how):
-    """The same numbers in another order of memory."""
-    if how == "F":
-        return np.asfortranarray(x)
-    if how == "strided":
-        wide = np.zeros((2 * x.shape[0], 3 * x.shape[1]), x.dtype)
-        wide[::2, ::3] = x
-        return wide[::2, ::3]
-    return x[::-1].copy()[::-1] if how == "reversed" else x
-
-
-layouts = st.sampled_from(["C", "F", "strided", "reversed"])
-products = [lambda *p: ops.linear(*p), lambda *p: ops.row_by_row(*p), lambda *p: ops.in_parts(*p)]
-
-
-@dtypes
-@given(
-    n=st.tuples(*[st.integers(1, 12)] * 3),
-    how=st.tuples(layouts, layouts),
-    few=st.integers(0, 6),
-    many=st.integers(0, 12),
-    part=st.integers(1, 13),
-    piece=st.integers(1, 40),
-    seed=st.integers(0, 99),
-)
-def test_all_ways_to_multiply(dtype, n, how, few, many, part, piece, seed):
-    """Of whole numbers, so that sums are exact in any order: all give the product and leave their inputs."""
-    R, n_in, n_out = n
-    rng = np.random.default_rng(seed)
-    rows, weight = (
-        laid_out(rng.integers(-9, 10, shape).astype(dtype), layout)
-        for shape, layout in zip([(R, n_in), (n_out, n_in)], how)
-    )
-    before = rows.copy(), weight.copy()
-    want = [[sum(a * b for a, b in zip(row, out)) for out in weight.tolist()] for row in rows.tolist()]
-    with limits(FEW=few, MANY=many, PART=part, PIECE=piece):
-        results = [multiply(rows, weight) for multiply in products]
-    for got in results:
-        assert got.dtype == dtype
-        np.testing.assert_array_equal(got, want)
-        assert not np.shares_memory(got, rows) and not np.shares_memory(got, weight)
-        got[:] = 0  # may be written to
-    np.testing.assert_array_equal(rows, before[0])
-    np.testing.assert_array_equal(weight, before[1])
-
-
-@pytest.mark.parametrize(
-    "few, many, used",
-    [
-        (0, 0, None),
-        (5, 6, None),
-        (5, 7, "in_parts"),
-        (0, 9, "in_parts"),
-        (6, 9, "row_by_row"),
-        (6, 6, "row_by_row"),
-    ],
-)
-def test_how_linear_multiplies(monkeypatch, few, many, used):
-    """Up to FEW rows row by row, from MANY on at once, between them in parts; leading axes count as rows."""
-    called = []
-    for name in ("row_by_row", "in_parts"):
-        monkeypatch.setattr(ops, name, lambda rows, weight, name=name: called.append(name) or rows @ weight.T)
-    x, weight, bias = np.arange(24.0).reshape(2, 3, 4), np.arange(20.0).reshape(5, 4), np.arange(5.0)
-    with limits(FEW=few, MANY=many):
-        got = ops.linear(x, weight, bias)
-    np.testing.assert_array_equal(got, np.einsum("abi,oi->abo", x, weight) + bias)
-    assert called == [used] * (used is not None)
-    np.testing.assert_array_equal(bias, np.arange(5.0))
-
-
-@dtypes
-@pytest.mark.parametrize("R", [1, ops.FEW, ops.FEW + 1, ops.MANY - 1, ops.MANY])
-@pytest.mark.parametrize("n_in", [ops.PART - 1, ops.PART, 2 * ops.PART + 3])
-def test_linear_around_its_limits(dtype, R, n_in):
-    rng = np.random.default_rng(R + n_in)
-    rows, weight = (rng.integers(-9, 10, shape).astype(dtype) for shape in ((R, n_in), (6, n_in)))
-    np.testing.assert_array_equal(ops.linear(rows, weight), rows.astype(int) @ weight.astype(int).T)
-
-
-@dtypes
-@given(shape=st.lists(st.integers(0, 6), min_size=1, max_size=3), piece=st.integers(1, 40))
-def test_in_pieces(dtype, shape, piece):
-    """Each number once, written over x, in pieces that are short enough."""
-    x, lengths = np.random.default_rng(piece).standard_normal(shape).astype(dtype), []
-    want = np.exp(x) + 1
-
-    def elementwise(part):
-        lengths.append(part.size)
-        return np.exp(part) + 1
-
-    with limits(PIECE=piece):
-        got = ops.in_pieces(elementwise, x)
-    assert got is x and got.dtype == dtype and sum(lengths) == x.size and max(lengths, default=0) <= piece
-    # not bit for bit: the last numbers of a vector may be computed by other instructions
-    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
-
-
-@dtypes
-@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
-def test_activations_in_pieces(dtype, name):
-    x = np.random.default_rng(0).standard_normal((5, 7)).astype(dtype)
-    want = getattr(ops, name)(x)
-    with limits(PIECE=4):
-        got = ops.in_pieces(getattr(ops, name), x)
-    np.testing.assert_allclose(got, want, rtol=4 * np.finfo(dtype).eps)
 
 
 @dtypes
@@ -295,7 +135,7 @@ def test_layer_norm_far_from_zero(dtype):
 @dtypes
 def test_unit_length(dtype):
     x = np.random.default_rng(2).standard_normal((3, 2, 6)).astype(dtype)
-    got = ops.unit(x)
+    got = ops.normalize(x)
     assert got.dtype == dtype
     for index in np.ndindex(3, 2):
         length = math.sqrt(math.fsum(float(v) ** 2 for v in x[index]))
@@ -340,20 +180,6 @@ def test_softmax_leaves_its_input_alone():
     x = np.array([1.0, 2.0, 3.0])
     ops.softmax(x)
     np.testing.assert_array_equal(x, [1, 2, 3])
-
-
-@dtypes
-@pytest.mark.parametrize("how", ["C", "F", "strided", "reversed"])
-def test_softmax_into_an_array(dtype, how):
-    """`out` may be another array, or the input itself, however it lies in memory; either is given back."""
-    x = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
-    x[1, 2] = -np.inf
-    want, out = ops.softmax(x), np.empty_like(x)
-    assert ops.softmax(x, out=out) is out
-    np.testing.assert_array_equal(out, want)
-    x = laid_out(x, how)
-    assert ops.softmax(x, out=x) is x and x.dtype == dtype
-    np.testing.assert_allclose(x, want, rtol=4 * np.finfo(dtype).eps)
 
 
 @dtypes
@@ -510,12 +336,12 @@ def test_the_dtype_stays(dtype):
     results = [
         ops.linear(x, weight, bias),
         ops.layer_norm(x, bias, bias),
-        ops.erf(x),
+        kernels.erf(x),
         ops.gelu(x),
         ops.quick_gelu(x),
         ops.softmax(x),
         ops.log_softmax(x),
-        ops.unit(x),
+        ops.normalize(x),
         attend(x, x, p, 2),
         attend(x, x, separate, 2),
         attend(x, x, p, 2, np.tri(3, dtype=bool)),
