@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one per core")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until the machine is idle")
     parser.add_argument(
-        "--untuned", action="store_true", help="do not call keep_freed_memory() in the working tree"
+        "--untuned",
+        action="store_true",
+        help="do not tune the memory allocator of the working tree's processes",
     )
     parser.add_argument("--cache", type=Path, default=default_cache(), help="for checkpoints (%(default)s)")
     args = parser.parse_args()
@@ -98,7 +100,7 @@ def compare(model: str, checkpoint: Path, sides: dict[str, Path], args: argparse
                     "compare.prepare",
                     str(checkpoint),
                     str(root),
-                    not args.untuned,
+                    root != ROOT or not args.untuned,
                     threads=args.threads,
                     root=root,
                 )

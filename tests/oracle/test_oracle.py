@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 import minivideococa as mvc
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import parameter_shapes
-from minivideococa.model.ops import ERF
+from minivideococa.model.kernels import ERF
 from minivideococa.world import CLIP_SETS, draw_clip, sample_clip
 
 TINY = Path(__file__).parents[2] / "weights" / "tiny"
