@@ -19,14 +19,15 @@ PACKAGE = Path(mvc.__file__).parent
 TESTS = Path(__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-STAGES = [
-    "ops",
-    "transformer",
-    "vision",
-    "pooling",
-    "text",
-    "decoder",
-]  # everything between pixels and logits
+APART = {
+    "kernels",
+    "hooks",
+    "generation",
+    "config",
+    "arguments",
+}  # of model/: they may be longer than the rest
+MODEL = sorted((PACKAGE / "model").glob("*.py"))
+REFERENCE = [path for path in MODEL if path.stem not in APART]
 
 # The rooms of the package, from the bottom to the top: a room imports only rooms below it. The modules of the
 # ground floor know nothing of the package; `data` holds no code.
@@ -116,15 +117,64 @@ def rooms_imported(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_downward(path):
     own = room(path)
-    if own in ("__init__", "__main__", "model"):
+    if own in ("__init__", "__main__"):
         return
     below = set()
     for floor in FLOORS:
         if own in floor:
             break
         below |= floor
-    below = GROUND if own in GROUND else below | GROUND | {"__version__"}
+    if own in GROUND | {"model"}:
+        below = GROUND - {own} if own in GROUND else set()
+    else:
+        below |= GROUND | {"__version__"}
     assert {name for name, where in rooms_imported(path) if where != "types"} <= below
+
+
+@pytest.mark.parametrize("path", MODEL, ids=lambda path: path.name)
+def test_the_model_imports_numpy_alone(path):
+    """No other package, not even for types; `kernels.py` also threadpoolctl; and no other room."""
+    packages = {third_party(name) for name, _ in imports(path)} - {None}
+    assert packages <= {"numpy"} | ({"threadpoolctl"} if path.stem == "kernels" else set())
+    assert not list(rooms_imported(path))
+
+
+def test_the_model_runs_on_numpy_alone():
+    """Run, not only imported: pixels and ids to logits, and a generated text."""
+    loaded = run("""
+import sys
+before = set(sys.modules)
+import numpy as np
+from minivideococa.model.config import Config, DecoderConfig, TextConfig, VisionConfig
+from minivideococa.model.videococa import VideoCoCa
+E, one = 8, {"layers": 1, "heads": 1, "mlp_width": 32, "width": 8, "quick_gelu": False}
+config = Config(
+    embed_dim=E, pad_id=0, tokenizer_clean="lower", source={}, preprocess=None,
+    vision=VisionConfig(image_size=4, patch_size=2, ln_pre=True, attentional_pool=True, queries=4, pooler_heads=1, **one),
+    text=TextConfig(context_length=5, vocab_size=9, pad_id=0, correct_cls_mask=False, **one),
+    decoder=DecoderConfig(context_length=5, **one))
+def w(*shape): return np.full(shape, 0.1)
+norm = {"weight": w(E), "bias": w(E)}
+attn = {"in_proj_weight": w(3 * E, E), "in_proj_bias": w(3 * E), "out_proj": {"weight": w(E, E), "bias": w(E)}}
+mlp = {"c_fc": {"weight": w(32, E), "bias": w(32)}, "c_proj": {"weight": w(E, 32), "bias": w(E)}}
+block = {"ln_1": norm, "ln_2": norm, "attn": attn, "mlp": mlp, "ln_1_kv": norm}
+params = {
+    "logit_scale": np.array(0.1),
+    "visual": {"conv1": {"weight": w(E, 3, 2, 2)}, "class_embedding": w(E), "positional_embedding": w(5, E),
+               "ln_pre": norm, "transformer": {"resblocks": [block]}, "proj": w(E, E), "ln_post": norm,
+               "attn_pool": {"query": w(4, E), "ln_q": norm, "ln_k": norm, "attn": attn}},
+    "text": {"token_embedding": {"weight": w(9, E)}, "cls_emb": w(E), "positional_embedding": w(6, E),
+             "transformer": {"resblocks": [block]}, "ln_final": norm, "text_projection": w(E, E)},
+    "text_decoder": {"resblocks": [block], "cross_attn": [block], "ln_final": norm, "text_projection": w(E, 9)}}
+net = VideoCoCa(config, params)
+video, latents, logits = net(np.ones((2, 3, 4, 4)), np.array([[1, 2, 3]]))
+assert latents.shape == (1, E) and logits.shape == (1, 3, 9)
+net.generate(video.tokens, min_length=2)
+print(*(set(sys.modules) - before))
+""")
+    assert {third_party(name) for name in loaded} - {None} == {"numpy", "threadpoolctl"}
+    own = {name for name in loaded if name.startswith("minivideococa.")}
+    assert own <= {f"minivideococa.model.{path.stem}" for path in MODEL} | {"minivideococa.model"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -207,8 +257,17 @@ def test_lines_are_counted(tmp_path):
     assert code_lines(path) == {6, 9, 10, 11, 13, 14}
 
 
-def test_the_forward_pass_is_short():
-    assert sum(len(code_lines(PACKAGE / "model" / f"{name}.py")) for name in STAGES) < 450
+def test_the_reference_is_short():
+    """The model without its kernels, hooks, decoding and configuration: what a learner reads."""
+    assert sum(len(code_lines(path)) for path in REFERENCE) <= 350
+
+
+@pytest.mark.parametrize("path", MODEL, ids=lambda path: path.name)
+def test_functions_of_the_model_are_short(path):
+    lines, most = code_lines(path), 20 if path in REFERENCE else 30
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert len(lines & set(range(node.lineno, node.end_lineno + 1))) <= most, node.name
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -142,7 +142,7 @@ class Config:
         return check_floats("frame tokens", tokens, ("T", self.vision.tokens, self.vision.width), dtype)
 
     def check_caption_tokens(self, tokens: Any, dtype: Any, batch: int | str = "B") -> Array:
-        """Return caption tokens [Q', E] or [B, Q', E] as [B, Q', E] in this dtype; the batch of the first is 1."""
+        """Return caption tokens [Q', E] or [B, Q', E] as [B, Q', E] in this dtype; the former as a batch."""
         tokens = check_array("caption tokens", tokens)
         shape = ("Q'", self.embed_dim) if tokens.ndim == 2 else (batch, "Q'", self.embed_dim)
         tokens = check_floats("caption tokens", tokens, shape, dtype)

@@ -10,7 +10,7 @@ from .transformer import KV, KVCaches, cache_length, residual_block
 
 
 def cross_attention_kv(caption_tokens: Array, decoder: Params, config: DecoderConfig) -> list[KV]:
-    """Return each layer's keys and values of caption tokens [B, Q', E]: computed once, for any number of tokens."""
+    """Return each layer's keys and values of caption tokens [B, Q', E], computed once for a text."""
     kv = []
     for i, p in enumerate(decoder["cross_attn"]):
         with block(f"decoder.block.{i}.cross"):
@@ -27,7 +27,9 @@ def causal_mask(length: int, before: int) -> Array:
 def decode(
     features: Array, kv: list[KV], decoder: Params, config: DecoderConfig, caches: KVCaches = None
 ) -> Array:
-    """Decode token features [R, L, E] with the `cross_attention_kv` of B videos, R / B texts each -> logits [R, L, V].
+    """Decode token features [R, L, E] -> logits [R, L, V].
+
+    kv: the `cross_attention_kv` of B videos, each of which has R / B texts.
 
     Each layer is a causal self-attention block, then a cross-attention block to the caption tokens, each with
     an MLP. There are no positions and no padding mask (arXiv 2205.01917, section 3.2). caches: one a layer,

@@ -65,7 +65,7 @@ class DecodingOptions:
     beams: int = _option(6, "beams of the beam search; 1 is greedy decoding", "N")
     beam_groups: int | None = _option(
         None,
-        "groups of beams, equal unless there is a diversity penalty (default: open_clip's 3 for 6 beams, else 1)",
+        "groups of beams, alike without a diversity penalty (default: open_clip's 3 for 6 beams, else 1)",
         "N",
     )
     min_length: int = _option(5, "fewest tokens before the end token", "N")
@@ -102,7 +102,7 @@ class DecodingOptions:
 
     @classmethod
     def create(cls, options: DecodingOptions | None = None, **keywords: Any) -> DecodingOptions:
-        """Return the options with some of them replaced by keywords. `textbook=True` is short for the convention.
+        """Return the options, some replaced by keywords. `textbook=True` stands for `convention="textbook"`.
 
         Raises TypeError for an unknown keyword, and ValueError as the class itself.
         """
@@ -110,9 +110,8 @@ class DecodingOptions:
             raise ValueError(
                 f"options is {shorten(options)}: give a DecodingOptions, or its fields as keywords"
             )
-        if "textbook" in keywords:
-            if check_bool("textbook", keywords.pop("textbook")):
-                keywords["convention"] = "textbook"
+        if check_bool("textbook", keywords.pop("textbook", False)):
+            keywords["convention"] = "textbook"
         if unknown := keywords.keys() - {option.name for option in fields(cls)}:
             raise TypeError(f"unknown decoding option {min(unknown)!r}")
         return replace(options or cls(), **keywords)
@@ -150,18 +149,18 @@ class DecodingOptions:
             raise ValueError(f"top_p is {self.top_p}: give a number of more than 0, at most 1")
         if self.temperature is not None and self.temperature < 1e-6:
             raise ValueError(
-                f"temperature is {self.temperature}: give a number from 1e-06 to 1e+06; for the most likely token "
-                "give beams=1 and no temperature"
+                f"temperature is {self.temperature}: give a number from 1e-06 to 1e+06; for the most likely "
+                "token give beams=1 and no temperature"
             )
         if not self.samples and self.beams > 1 and self.beams % self.groups:
             raise ValueError(
-                f"beam_groups is {self.beam_groups}: give a number that divides the {self.beams} beams; 1 is plain "
-                "beam search"
+                f"beam_groups is {self.beam_groups}: give a number that divides the {self.beams} beams; 1 is "
+                "plain beam search"
             )
         if self.candidates > self.rows_per_text:
             raise ValueError(
-                f"candidates is {self.candidates}: this search has {self.rows_per_text} beams; give more beams in one "
-                "group, and no sampling"
+                f"candidates is {self.candidates}: this search has {self.rows_per_text} beams; give more "
+                "beams in one group, and no sampling"
             )
 
     @property
@@ -237,7 +236,7 @@ def penalize_repetition(penalty: float) -> LogitsProcessor:
 
 
 def top_k(k: int) -> LogitsProcessor:
-    """Keep the k most likely tokens (arXiv 1805.04833, section 5.4), and those that tie with the last of them."""
+    """Keep the k most likely tokens (arXiv 1805.04833, section 5.4), and those that tie with the last one."""
 
     def process(ids: Array, logits: Array) -> Array:
         n = min(k, logits.shape[-1])
@@ -248,7 +247,10 @@ def top_k(k: int) -> LogitsProcessor:
 
 
 def top_p(p: float) -> LogitsProcessor:
-    """Keep the fewest most likely tokens whose probabilities add up to p, at least one (arXiv 1904.09751, section 3.1)."""
+    """Keep the fewest most likely tokens whose probabilities add up to p, at least one.
+
+    Nucleus sampling (arXiv 1904.09751, section 3.1).
+    """
 
     def process(ids: Array, logits: Array) -> Array:
         order = np.argsort(logits, axis=-1, kind="stable")  # least likely first
@@ -285,7 +287,7 @@ def greedy(
     end_id: int,
     progress: Progress = None,
 ) -> list[Array]:
-    """Append the most likely token to ids [R, L0], again and again, until the end token or `max_length`: R texts."""
+    """Append the most likely token to rows of ids [R, L0] until the end token or `max_length`: R texts."""
     ended = np.zeros(len(ids), bool)
     return _append(
         next_logits, ids, processors, lambda logits: logits.argmax(-1), max_length, [end_id], ended, progress
@@ -337,7 +339,7 @@ def _append(
     progress: Progress,
     last: int | None = None,
 ) -> list[Array]:
-    """Append chosen tokens to ids [R, L0] until every row has ended; `last`: the token at `max_length`, if fixed."""
+    """Append chosen tokens to ids [R, L0] until all rows have ended. last: a fixed token at `max_length`."""
     rows, length = np.arange(len(ids)), np.where(ended, ids.shape[1], max_length)
     while ids.shape[1] < max_length and not ended.all():
         chosen = choose(process_logits(processors, ids, next_logits(ids, rows)))
@@ -362,7 +364,7 @@ class Hypothesis(NamedTuple):
 
 
 class Beams:
-    """The beams of one video, or of one group of them: `size` running texts, and the best `size` finished ones."""
+    """The beams of one video, or a group of them: `size` running texts and the best `size` finished ones."""
 
     def __init__(self, size: int, length_penalty: float) -> None:
         self.size, self.length_penalty = size, length_penalty
@@ -378,7 +380,7 @@ class Beams:
         return float(total) / length**self.length_penalty
 
     def step(self, ids: Array, token_scores: Array, end_id: int) -> tuple[Array, Array]:
-        """Extend every beam by a token: ids [size, L] and token scores [size, V] -> beam to continue [size], token [size].
+        """Extend all beams by a token: ids [size, L], token scores [size, V] -> beams to continue, tokens.
 
         The search is done when the worst finished text scores at least as high as the best running one would
         if it ended here.
@@ -416,45 +418,45 @@ def beam_search(
     next_logits: NextLogits,
     ids: Array,
     processors: Sequence[LogitsProcessor],
-    max_length: int,
+    options: DecodingOptions,
     end_id: int,
     pad_id: int,
-    beams: int,
-    *,
     token_scores: Callable[[Array], Array] = log_softmax,
-    length_penalty: float = 1.0,
-    groups: int = 1,
-    diversity_penalty: float = 0.0,
-    candidates: int = 1,
     progress: Progress = None,
 ) -> list[list[Array]]:
-    """Search for the texts with the highest scores: ids [B, L0] -> the best `candidates` texts of each of B videos.
+    """Search for the texts with the highest scores: ids [B, L0] -> the best candidates of each of B videos.
 
     A text's score is the sum of the log-probabilities of its tokens, divided by its length (the end token
-    included) to the power of `length_penalty`. `token_scores` and `groups` make this the search of open_clip:
-    raw logits instead of log-probabilities, and `groups` of `beams` each, which `diversity_penalty` makes
-    differ.
+    included) to the power of `options.length_penalty`. open_clip sums other `token_scores`, the raw logits, and
+    searches in groups of beams, which `options.diversity_penalty` makes differ.
     """
-    searches = [Beams(beams, length_penalty) for _ in range(len(ids) * groups)]
+    max_length, groups, beams = (
+        options.max_length or 0,
+        options.computed_groups,
+        options.beams // options.groups,
+    )
+    searches = [Beams(beams, options.length_penalty) for _ in range(len(ids) * groups)]
     ids = np.repeat(ids, groups * beams, axis=0)  # rows: video by video, and in each, group by group
     rows = np.arange(len(ids))
     while ids.shape[1] < max_length and not all(search.done for search in searches):
         scores = process_logits(processors, ids, token_scores(next_logits(ids, rows)))
-        rows, tokens = _step(searches, groups, ids, scores, diversity_penalty, end_id, pad_id)
+        rows, tokens = _step(searches, groups, ids, scores, options.diversity_penalty, end_id, pad_id)
         ids = np.append(ids[rows], tokens[:, None], axis=1)
         if progress:
             progress(1)
     for i, search in enumerate(searches):
         for beam in range(0 if search.done else beams):  # cut off by `max_length`
             search.finish(search.totals[beam], max_length, ids[i * beams + beam])
-    texts = []
-    for i in range(0, len(searches), groups):
-        finished = [text for search in searches[i : i + groups] for text in search.finished]
-        best = sorted(reversed(finished), key=_score, reverse=True)[:candidates]
-        texts.append(
-            [text.ids if len(text.ids) == max_length else np.append(text.ids, end_id) for text in best]
-        )
-    return texts
+    videos = [searches[i : i + groups] for i in range(0, len(searches), groups)]
+    return [_best(video, options.candidates, max_length, end_id) for video in videos]
+
+
+def _best(searches: Sequence[Beams], candidates: int, max_length: int, end_id: int) -> list[Array]:
+    """Return the ids of the best finished texts of a video's groups, with their end tokens."""
+    finished = [text for search in searches for text in search.finished]
+    finished.reverse()  # of equal scores, the text that finished last
+    best = sorted(finished, key=_score, reverse=True)[:candidates]
+    return [text.ids if len(text.ids) == max_length else np.append(text.ids, end_id) for text in best]
 
 
 def _step(
@@ -466,7 +468,7 @@ def _step(
     end_id: int,
     pad_id: int,
 ) -> tuple[Array, Array]:
-    """Extend the beams of every search by a token: ids [R, L] and scores [R, V] -> row to continue [R], token [R].
+    """Extend the beams of every search by a token: ids [R, L], scores [R, V] -> row to continue, token [R].
 
     A group pays `diversity_penalty` for a token as often as earlier groups of the same video chose it at this
     position (arXiv 1610.02424, section 3).
@@ -585,22 +587,8 @@ def generate_ids(
         ]
     if options.beams == 1:
         return [[x] for x in greedy(next_logits, ids, processors, max_length, end_id, progress)]
-    beams = options.beams // options.groups
-    return beam_search(
-        next_logits,
-        ids,
-        processors,
-        max_length,
-        end_id,
-        pad_id,
-        beams,
-        token_scores=convention.token_scores,
-        length_penalty=options.length_penalty,
-        groups=options.computed_groups,
-        diversity_penalty=options.diversity_penalty,
-        candidates=options.candidates,
-        progress=progress,
-    )
+    token_scores = convention.token_scores
+    return beam_search(next_logits, ids, processors, options, end_id, pad_id, token_scores, progress)
 
 
 def _warpers(options: DecodingOptions, convention: Convention) -> list[LogitsProcessor]:
@@ -621,7 +609,7 @@ def _prompt_ids(model: VideoCoCa, prompt: str) -> Array:
 
 
 def _max_length(options: DecodingOptions, prompt_length: int, context_length: int) -> int:
-    """Return the maximal length, by default min(30, context_length). Raises ValueError if it leaves no room."""
+    """Return the maximal length, by default min(30, context_length). Raise ValueError if it is too short."""
     max_length = min(30, context_length) if options.max_length is None else options.max_length
     if max_length > context_length:
         raise ValueError(f"max_length is {max_length}: this model's texts have at most {context_length} ids")

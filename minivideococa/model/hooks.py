@@ -73,7 +73,7 @@ def trace(
 
 
 def record(name: str, x: Array) -> Array:
-    """Record an activation if a trace is active. Return the array to continue from: x, or the one patched in."""
+    """Record an activation if a trace is active. Return the array to continue from: x, or a patched one."""
     current = _trace.get()
     if current is None:
         return x
@@ -89,7 +89,7 @@ def record_texts(name: str, x: Array) -> Array:
 
 
 def record_inside(name: str, x: Array) -> Array:
-    """Record an activation inside the current `block` as "BLOCK.name", if the trace asks for these (`weights`)."""
+    """Record an activation inside the current `block` as "BLOCK.name", if the trace has `weights=True`."""
     current = _trace.get()
     if current is None or not current.weights:
         return x
@@ -114,7 +114,7 @@ def patched() -> bool:
 
 
 def traced(function: Callable[[Array], Array]) -> Callable[[Array], tuple[Array, Activations]]:
-    """Return x -> (function(x), what it recorded), for a part of a batch whose activations the caller puts together."""
+    """Return x -> (function(x), its activations), for a part of a batch; the caller joins the parts."""
     outer = _trace.get()
 
     def run(x: Array) -> tuple[Array, Activations]:
@@ -131,7 +131,7 @@ def traced(function: Callable[[Array], Array]) -> Callable[[Array], tuple[Array,
 REPLACEABLE: dict[
     str, Callable[..., Any]
 ] = {}  # "module.function" -> the function, as marked where it is defined
-_replacements: ContextVar[Mapping[str, Callable[..., Any]]] = ContextVar("replacements", default={})
+_replacements: ContextVar[Mapping[str, Callable[..., Any]] | None] = ContextVar("replacements", default=None)
 
 
 def replaceable(function: Operation) -> Operation:
@@ -141,7 +141,8 @@ def replaceable(function: Operation) -> Operation:
 
     @wraps(function)
     def operation(*args: Any, **kwargs: Any) -> Any:
-        return _replacements.get().get(name, function)(*args, **kwargs)
+        replacements = _replacements.get()
+        return (replacements.get(name, function) if replacements else function)(*args, **kwargs)
 
     return operation  # type: ignore[return-value]
 
@@ -161,7 +162,7 @@ def replace_operations(replacements: Mapping[str, Callable[[Any], Any]]) -> Iter
         raise ValueError(
             f"no replaceable operation {min(unknown)}: there are {', '.join(sorted(REPLACEABLE))}"
         )
-    current = dict(_replacements.get())
+    current = dict(_replacements.get() or {})
     for name, make in replacements.items():
         current[name] = make(current.get(name, REPLACEABLE[name]))
     token = _replacements.set(current)

@@ -37,7 +37,7 @@ PART = 512  # terms that `_in_parts` sums at a time
 
 
 def matmul(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """x [..., n_in] -> x W^T + b [..., n_out], for a weight [n_out, n_in]."""
+    """Return x W^T + b: [..., n_in] -> [..., n_out], for a weight [n_out, n_in]."""
     rows = x.reshape(
         -1, x.shape[-1]
     )  # one product: NumPy would multiply [..., L, n_in] one [L, n_in] at a time
@@ -53,7 +53,7 @@ def matmul(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def _row_by_row(rows: Array, weight: Array) -> Array:
-    """Multiply a few rows [R, n_in] -> [R, n_out]. BLAS would first copy the weight; here each piece is read once."""
+    """Multiply a few rows [R, n_in] -> [R, n_out]. BLAS would copy the weight first; here it is read once."""
     y = np.empty((len(rows), len(weight)), rows.dtype)
     step = max(1, CACHED // weight.shape[1])
     for i in range(0, len(weight), step):
@@ -79,7 +79,7 @@ BLOCK = 2**16  # elements per block: the few arrays of that size that a formula 
 
 
 def blockwise(formula: Callable[..., Array]) -> Callable[..., Array]:
-    """Decorate a formula that treats each row of x [..., n] by itself: evaluate it for a block of rows at a time.
+    """Decorate a formula over the rows of x [..., n] to be evaluated for a block of rows at a time.
 
     On whole arrays the formula's temporaries would travel to main memory and back, one operation after
     another.
@@ -200,7 +200,7 @@ _threads_before = 0  # BLAS's number of threads while it is limited, else 0
 def map_frames(
     function: Callable[[Array], Array], x: Array, batch: int, progress: Callable[[int], object] | None = None
 ) -> Array:
-    """Return `function` of x [T, ...], which treats each of the T frames by itself, in batches of at most `batch`.
+    """Apply a function of independent frames to x [T, ...], in batches of at most `batch` frames.
 
     Recorded activations are concatenated in the same way. A trace that patches activations patches all T at
     once.
@@ -228,7 +228,7 @@ def map_frames(
 
 @contextmanager
 def frame_threads(frames: int) -> Iterator[int]:
-    """Yield the number of threads to use for this many frames. If several, BLAS is limited to one thread meanwhile."""
+    """Yield the number of threads for the frames. If several, BLAS is limited to one thread meanwhile."""
     global _threads_before
     with _locks.setdefault(os.getpid(), Lock()):
         blas = _blas_libraries()
@@ -255,7 +255,7 @@ def frame_threads(frames: int) -> Iterator[int]:
 
 
 def threads_of_frames(pool: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a pooler of frame tokens [T, N, W] to use BLAS as `map_frames` does: the same bits for every caller."""
+    """Decorate a pooler of frame tokens [T, N, W] to use the threads of BLAS as `map_frames` does."""
 
     @wraps(pool)
     def run(tokens: Array, *args: Any, **kwargs: Any) -> Any:
@@ -278,7 +278,7 @@ def _blas_libraries() -> ThreadpoolController:
 
 @cache
 def keep_freed_memory() -> None:
-    """Tell the C library (glibc; others are left alone) to keep up to 256 MB of freed memory for the next arrays.
+    """Tell glibc to keep up to 256 MB of freed memory for the next arrays. Other C libraries are left alone.
 
     Nothing in this package calls it but the command line and the benchmarks, since it changes the whole
     process. Otherwise glibc returns each large array to the system, which clears it and hands it out again

@@ -33,7 +33,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
 @replaceable
 @blockwise
 def gelu(x: Array) -> Array:
-    """Return x times the normal distribution function, x (1 + erf(x / sqrt 2)) / 2 (arXiv 1606.08415, section 2)."""
+    """Return x times the normal distribution function: x (1 + erf(x / sqrt 2)) / 2 (arXiv 1606.08415)."""
     return 0.5 * x * (1 + erf(x * sqrt(0.5)))
 
 
@@ -66,7 +66,7 @@ def normalize(x: Array) -> Array:
 
 @replaceable
 def attention(x: Array, keys: Array, values: Array, p: Params, heads: int, mask: Mask = None) -> Array:
-    """Attend from x [..., L, E] to the keys and values of a context: softmax(Q K^T / sqrt(D)) V -> [..., L, E].
+    """Attend from x [..., L, E] to keys and values of a context: softmax(Q K^T / sqrt D) V -> [..., L, E].
 
     Multi-head attention (arXiv 1706.03762, section 3.2). keys, values: [..., H, M, D], from
     `keys_and_values`. mask: broadcast to [..., H, L, M].
@@ -87,7 +87,7 @@ def keys_and_values(context: Array, p: Params, heads: int) -> tuple[Array, Array
 
 @replaceable
 def in_projection(p: Params, name: str) -> tuple[Array, Array]:
-    """Return weight [E, C] and bias [E] of "q", "k" or "v"; one weight [3E, E] holds all three where C = E."""
+    """Return weight [E, C] and bias [E] of "q", "k" or "v"; one array [3E, E] holds all three where C = E."""
     i, width = "qkv".index(name), len(p["in_proj_bias"]) // 3
     rows = slice(i * width, (i + 1) * width)
     weight = p["in_proj_weight"][rows] if "in_proj_weight" in p else p[f"{name}_proj_weight"]

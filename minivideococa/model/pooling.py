@@ -1,4 +1,4 @@
-"""VideoCoCa's step: flatten the tokens of all frames and apply CoCa's own attentional poolers to the sequence.
+"""VideoCoCa's step: flatten the tokens of all frames, and apply CoCa's own attentional poolers to them.
 
 The poolers were trained on the N tokens of one image. Attention takes any number of keys, so they take the T
 N tokens of a video as they are (arXiv 2212.04979, section 3): no new weights, and no order of frames.
@@ -16,7 +16,7 @@ def flatten(tokens: Array) -> Array:
 
 
 def attentional_pooler(context: Array, pooler: Params, heads: int) -> Array:
-    """Cross-attend from the learned queries to the context [..., M, W] -> [..., Q, E] (arXiv 2205.01917, section 3.2)."""
+    """Cross-attend from learned queries to a context: [..., M, W] -> [..., Q, E] (CoCa, section 3.2)."""
     queries = layer_norm(pooler["query"], **pooler["ln_q"])  # [Q, E]
     context = layer_norm(context, **pooler["ln_k"])
     return attention(queries, *keys_and_values(context, pooler["attn"], heads), pooler["attn"], heads)
@@ -24,7 +24,7 @@ def attentional_pooler(context: Array, pooler: Params, heads: int) -> Array:
 
 @replaceable
 def split_queries(pooled: Array) -> tuple[Array, Array]:
-    """Split pooled queries [..., Q, E]: query 0 is contrastive [..., E], the others are generative [..., Q - 1, E]."""
+    """Split pooled queries [..., Q, E]: query 0 is contrastive [..., E], the rest generative."""
     return pooled[..., 0, :], pooled[..., 1:, :]
 
 
@@ -54,7 +54,7 @@ def pool_tokens(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Ar
 
 @threads_of_frames
 def pool(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Array, Array]:
-    """Pool frame tokens [T, N, W] to the video's latent [E], of unit length, and its caption tokens [Q', E]."""
+    """Pool frame tokens [T, N, W] to the video's latent [E], of unit length, and caption tokens [Q', E]."""
     latent, caption_tokens = pool_tokens(record("pool.flat", flatten(tokens)), visual, config)
     caption_tokens = record("pool.tokens", caption_tokens)
     return record("pool.latent", normalize(latent)), caption_tokens

@@ -23,7 +23,7 @@ def embed(ids: Array, text: Params) -> Array:
 
 @replaceable
 def attention_mask(ids: Array, pad_id: int, correct_cls_mask: bool) -> Array:
-    """Return the causal mask and the padding mask of ids [B, L]: bool [B, 1, L + 1, L + 1], True where to attend.
+    """Return the causal and the padding mask of ids [B, L]: bool [B, 1, L + 1, L + 1], True where to attend.
 
     The padding mask is shifted by one, as the released weights were trained: key j is masked where ids[j - 1]
     is padding. So in a padded text the first padding key stays visible, and the class key is masked, even for
@@ -36,7 +36,7 @@ def attention_mask(ids: Array, pad_id: int, correct_cls_mask: bool) -> Array:
 
 @replaceable
 def transformer(x: Array, mask: Array, text: Params, config: TextConfig, caches: KVCaches = None) -> Array:
-    """Apply all blocks: [B, L, E] -> [B, L, E]. caches: one a block; their positions come before those of x."""
+    """Apply all blocks: [B, L, E] -> [B, L, E]. caches: one a block; their positions precede those of x."""
     for i, p in enumerate(text["transformer"]["resblocks"]):
         with block(f"text.block.{i}"):
             x = residual_block(x, p, config, mask, cache=caches[i] if caches else None)

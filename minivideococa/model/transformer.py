@@ -44,12 +44,12 @@ def residual_block(
 
 @replaceable
 def cross_attention_kv(context: Array, p: Params, heads: int) -> KV:
-    """Return a cross-attention block's keys and values of a context [..., M, E], which `ln_1_kv` normalizes."""
+    """Return a cross-attention block's keys and values of a context [..., M, E], normalized by `ln_1_kv`."""
     return keys_and_values(layer_norm(context, **p["ln_1_kv"]), p["attn"], heads)
 
 
 def extend_cache(cache: KVCache | None, keys: Array, values: Array) -> KV:
-    """Append keys and values [..., H, L, D] to those in a cache, if there is one; return all [..., H, M, D]."""
+    """Append keys and values [..., H, L, D] to a cache, if there is one; return all [..., H, M, D]."""
     if cache:
         keys = np.concatenate([cache["keys"], keys], axis=-2)
         values = np.concatenate([cache["values"], values], axis=-2)

@@ -23,7 +23,7 @@ from .hooks import record
 
 
 def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[Video, Array, Array]:
-    """Run all of VideoCoCa on pixels [T, 3, S, S] and ids [B, L] -> video, text latents [B, E], logits [B, L, V].
+    """Run VideoCoCa on pixels [T, 3, S, S] and ids [B, L] -> video, text latents [B, E], logits [B, L, V].
 
     The latents are compared with each other (contrastive), the logits predict the next token (generative).
     """
@@ -37,7 +37,7 @@ def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[
 def encode_video(
     pixels: Array, visual: Params, config: Config, adapter: str = "attentional", progress: Progress = None
 ) -> Video:
-    """Encode pixels [T, 3, S, S]: the frozen image encoder, then the poolers over the tokens of all frames."""
+    """Encode pixels [T, 3, S, S]: the frozen image encoder, then the poolers over all frames' tokens."""
     encode = vision.encode_jointly if adapter == "joint" else vision.encode_frames
     pool = pooling.mean_pool if adapter == "mean" else pooling.pool
     tokens = encode(pixels, visual, config.vision, progress)  # [T, N, W]
@@ -65,7 +65,7 @@ class VideoCoCa:
         self.dtype = params["logit_scale"].dtype  # of the weights and of all results
 
     def __call__(self, pixels: Array, ids: Array) -> tuple[Video, Array, Array]:
-        """Run `forward` on pixels [T, 3, S, S] and ids [B, L] -> video, text latents [B, E], logits [B, L, V]."""
+        """Run `forward` on pixels [T, 3, S, S] and ids [B, L]: video, text latents, logits [B, L, V]."""
         return forward(self._pixels(pixels), self.config.check_ids(ids), self.params, self.config)
 
     @property
@@ -74,7 +74,7 @@ class VideoCoCa:
         return float(np.exp(self.params["logit_scale"]))
 
     def preprocess(self, frames: Source) -> Array:
-        """Resize, crop and normalize frames uint8 [T, H, W, 3], or a list of them -> pixels float32 [T, 3, S, S]."""
+        """Turn frames uint8 [T, H, W, 3], or a list of frames, into pixels float32 [T, 3, S, S]."""
         frames = record("frames", self.media["to_frames"](frames, name="frames"))
         return self.media["preprocess"](frames, self.config.preprocess)
 
@@ -120,7 +120,7 @@ class VideoCoCa:
         return self.encode_video(self.preprocess(frames), adapter, progress=progress)
 
     def tokenize(self, texts: str | Sequence[str] | Array) -> Array:
-        """Tokenize texts -> ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
+        """Return ids int64 [B, context_length]: start, tokens, end, then `pad_id`; long texts are cut."""
         return self.require_tokenizer().encode(texts)
 
     def require_tokenizer(self) -> Any:
@@ -137,7 +137,7 @@ class VideoCoCa:
         return check_finite("the latent is", latents)
 
     def decode(self, tokens: Array, ids: Array) -> Array:
-        """Predict the token after each of ids [B, L] from caption tokens [Q', E] or [B, Q', E]: logits [B, L, V]."""
+        """Return logits [B, L, V] of the tokens after ids [B, L], from caption tokens [Q', E] or [B, Q', E]."""
         ids, layers = self.config.check_ids(ids), self.params["text_decoder"]
         tokens = self.config.check_caption_tokens(tokens, self.dtype, batch=len(ids))
         kv = decoder.cross_attention_kv(tokens, layers, self.config.decoder)

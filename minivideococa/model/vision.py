@@ -16,9 +16,9 @@ BATCH_TOKENS = 1100  # tokens at a time: with fewer, matrix products are slower;
 
 @replaceable
 def patchify(pixels: Array, patch_size: int) -> Array:
-    """Cut images [T, 3, S, S] into patches [T, n n, 3 P P], n = floor(S / P): row by row, each flattened as [3, P, P].
+    """Cut images [T, 3, S, S] into patches [T, n n, 3 P P], n = floor(S / P).
 
-    Pixels beyond the last whole patch are dropped.
+    The patches go row by row, each flattened as [3, P, P]. Pixels beyond the last whole patch are dropped.
     """
     T, channels, S, _ = pixels.shape
     n, P = S // patch_size, patch_size
@@ -28,13 +28,13 @@ def patchify(pixels: Array, patch_size: int) -> Array:
 
 @replaceable
 def embed_patches(patches: Array, kernel: Array) -> Array:
-    """Project patches [T, n n, 3 P P] by the convolution kernel [W, 3, P, P], whose stride is P -> [T, n n, W]."""
+    """Project patches [T, n n, 3 P P] by the kernel [W, 3, P, P], a convolution of stride P: [T, n n, W]."""
     return linear(patches, kernel.reshape(len(kernel), -1))
 
 
 @replaceable
 def embed(pixels: Array, visual: Params, config: VisionConfig) -> Array:
-    """Embed pixels [T, 3, S, S] -> [T, N, W]: patches, the class token in front of them, positions, `ln_pre`."""
+    """Embed pixels [T, 3, S, S] -> [T, N, W]: the class token, then the patches; positions; `ln_pre`."""
     patches = embed_patches(patchify(pixels, config.patch_size), visual["conv1"]["weight"])  # [T, N - 1, W]
     class_token = np.broadcast_to(visual["class_embedding"], (len(patches), 1, config.width))
     x = np.concatenate([class_token, patches], axis=1) + visual["positional_embedding"]
@@ -65,7 +65,7 @@ def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress:
 
 
 def encode_jointly(pixels: Array, visual: Params, config: VisionConfig, progress: Progress = None) -> Array:
-    """Encode all frames as one sequence, so that every token attends to all others: [T, 3, S, S] -> [T, N, W].
+    """Encode all frames as one sequence, every token attending to all others: [T, 3, S, S] -> [T, N, W].
 
     The joint space-time encoder that VideoCoCa compares with (arXiv 2212.04979, section 3). Each frame keeps
     its class token, and its positions are an image's. The cost of attention grows with the square of T.

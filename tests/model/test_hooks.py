@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
-from minivideococa.model.hooks import record, record_texts
+from minivideococa.model import ops, vision
+from minivideococa.model.hooks import record, record_texts, replace_operations
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 16, 3), np.uint8)
 IDS = np.array([[1, 5, 6, 2, 0]])
@@ -284,3 +285,181 @@ def test_given_pixels_replace_those_of_the_frames(tiny_model):
         model.encode_video(pixels)
     np.testing.assert_array_equal(t["pixels"], model.preprocess(FRAMES))
     np.testing.assert_allclose(t["pool.latent"], want["pool.latent"], rtol=1e-9)
+
+
+# Inside the blocks
+
+
+@pytest.mark.parametrize("form", [True, "parallel", "cascade"])
+@pytest.mark.parametrize("same_width", [False, True])
+def test_attention_weights(tiny_model, form, same_width):
+    """The weights sum to 1, masked keys have none, and weights times values give the attention's output."""
+    width = {"width": 8, "head_width": 4} if same_width or form is not True else {}
+    model = tiny_model(vision={"attentional_pool": form, **width})
+    c = model.config
+    with mvc.trace(weights=True) as t:
+        run(model)
+    T, N, Q = len(FRAMES), c.vision.tokens, c.vision.queries
+    assert t["pool.weights"].shape == (c.vision.pooler_heads, Q, T * N)
+    assert t["vision.block.1.weights"].shape == (T, c.vision.heads, N, N)
+    assert t["text.block.0.weights"].shape == (c.text.heads, 6, 6)
+    assert t["decoder.block.1.self.weights"].shape == (c.decoder.heads, 5, 5)
+    assert t["decoder.block.1.cross.weights"].shape == (c.decoder.heads, 5, Q - (form is True))
+    assert ("pool.contrastive.weights" in t) == (form is not True)
+    if form == "parallel":
+        assert t["pool.contrastive.weights"].shape == (c.vision.pooler_heads, 1, T * N)
+    for name in [name for name in t if name.endswith(".weights")]:
+        np.testing.assert_allclose(t[name].sum(axis=-1), 1, err_msg=name)
+    assert not np.triu(t["decoder.block.0.self.weights"], 1).any()
+    p = model.params["visual"]["attn_pool"]["attn"]["out_proj"]
+    heads = t["pool.weights"] @ t["pool.v"]  # [H, Q, D]
+    want = heads.swapaxes(0, 1).reshape(Q, -1) @ p["weight"].T + p["bias"]
+    np.testing.assert_allclose(t["pool.attention"], want, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(t["pool.attended"], t["pool.attention"])
+
+
+def test_a_block_is_the_sum_of_its_parts(tiny_model):
+    """The residual stream after a block is that before it, the attention's output and the MLP's."""
+    model = tiny_model()
+    with mvc.trace(weights=True) as t:
+        run(model)
+    before = {"vision.block.0": "vision.embed", "text.block.1": "text.block.0"}
+    before |= {
+        "decoder.block.0.cross": "decoder.block.0.self",
+        "decoder.block.1.self": "decoder.block.0.cross",
+    }
+    for name, source in before.items():
+        want = t[source] + t[f"{name}.attention"] + t[f"{name}.mlp"]
+        np.testing.assert_allclose(t[name], want, rtol=1e-9, atol=1e-12, err_msg=name)
+        assert t[f"{name}.mlp.hidden"].shape[-1] == 4 * t[name].shape[-1]
+        q, k = t[f"{name}.q"], t[f"{name}.k"]
+        scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+        if name.startswith(("vision", "decoder.block.0.cross")):
+            powers = np.exp(scores)
+            weights = powers / powers.sum(axis=-1, keepdims=True)
+            np.testing.assert_allclose(t[f"{name}.weights"], weights, rtol=1e-9, err_msg=name)
+
+
+def test_mean_pooling_has_weights_of_each_frame(tiny_model):
+    model = tiny_model()
+    with mvc.trace(weights=True) as t:
+        model.encode_video(model.preprocess(FRAMES), "mean")
+    vision = model.config.vision
+    assert t["pool.weights"].shape == (len(FRAMES), vision.pooler_heads, vision.queries, vision.tokens)
+
+
+def test_weights_are_recorded_on_request_alone(tiny_model):
+    model = tiny_model()
+    with mvc.trace() as plain:
+        run(model)
+    with mvc.trace(weights=True) as all_of_them:
+        run(model)
+    assert not any(name.endswith((".weights", ".q", ".k", ".v", ".attention", ".mlp")) for name in plain)
+    assert [name for name in all_of_them if name in plain] == list(plain)
+    for name, x in plain.items():
+        np.testing.assert_array_equal(all_of_them[name], x)
+
+
+@pytest.mark.parametrize(
+    "name", ["pool.weights", "vision.block.0.q", "text.block.0.mlp", "decoder.block.0.cross.v"]
+)
+def test_inner_activations_can_be_patched(tiny_model, name):
+    model = tiny_model()
+    with mvc.trace(weights=True) as t:
+        run(model)
+    with mvc.trace({name: t[name]}, weights=True) as same:
+        run(model)
+    with mvc.trace({name: np.zeros_like(t[name])}, weights=True) as patched:
+        run(model)
+    np.testing.assert_allclose(same["logits"], t["logits"], rtol=1e-9, atol=1e-12)
+    assert np.abs(patched["logits"] - t["logits"]).max() > 1e-6
+
+
+def test_until_ends_the_block(tiny_model):
+    """Nothing is computed after the activation, and the program continues after the `with` block."""
+    model, reached = tiny_model(), []
+    for name in ("vision.embed", "vision.block.0", "pool.latent"):
+        with mvc.trace(until=name) as t:
+            run(model)
+            reached.append(name)
+        assert list(t)[-1] == name and not reached
+    with mvc.trace(until="logits of another model") as t:
+        run(model)
+    assert "logits" in t
+
+
+def test_an_inner_trace_does_not_end_the_outer_one():
+    with mvc.trace(until="a") as outer:
+        with mvc.trace(until="b") as inner:
+            record("a", np.zeros(1))
+            record("b", np.zeros(1))
+        assert set(inner) == {"a", "b"}
+        record("a", np.ones(1))
+        raise AssertionError("not reached")
+    assert outer["a"] == 1
+
+
+# Replaced operations
+
+
+def test_a_replaced_operation(tiny_model):
+    """The replacement runs wherever the model uses the operation, and only inside the block."""
+    model = tiny_model()
+    before, calls = run(model).latent, []
+
+    def counted(layer_norm):
+        def norm(x, weight, bias, eps=1e-5):
+            calls.append(x.shape)
+            return layer_norm(x, weight, bias, 0.5)
+
+        return norm
+
+    with replace_operations({"ops.layer_norm": counted}):
+        inside = run(model).latent
+    norms = (
+        3 * (1 + 2 * 2) + 3 + 2 * (2 * 2) + 2 + 2 * 5 + 1
+    )  # of frames one at a time, or at once: at least these
+    assert len(calls) >= norms - 3 * 4 and np.abs(inside - before).max() > 1e-3
+    count = len(calls)
+    np.testing.assert_array_equal(run(model).latent, before)
+    assert len(calls) == count
+
+
+def test_replacements_are_scoped_to_the_context(tiny_model):
+    """Another thread that runs at the same time is not affected; the model's own workers are."""
+    model, other = tiny_model(), {}
+    pixels = np.random.default_rng(0).standard_normal((6, 3, 14, 14))
+    want = model.encode_frames(pixels)
+    with replace_operations({"ops.gelu": lambda gelu: lambda x: 0 * x}):
+        thread = threading.Thread(target=lambda: other.update(tokens=model.encode_frames(pixels)))
+        thread.start()
+        mine = model.encode_frames(pixels)
+        thread.join()
+    np.testing.assert_array_equal(other["tokens"], want)
+    assert np.abs(mine - want).max(axis=(1, 2)).min() > 1e-3  # in every frame, whichever worker computed it
+    with replace_operations({"vision.transformer": lambda transformer: lambda x, visual, config: x}):
+        np.testing.assert_array_equal(
+            model.encode_frames(pixels), vision.embed(pixels, model.params["visual"], model.config.vision)
+        )
+
+
+def test_replacements_inside_each_other():
+    double = {"ops.normalize": lambda normalize: lambda x: 2 * normalize(x)}
+    x = np.array([3.0, 4.0])
+    with replace_operations(double), replace_operations(double):
+        np.testing.assert_allclose(ops.normalize(x), 4 * x / 5)
+    np.testing.assert_allclose(ops.normalize(x), x / 5)
+
+
+def test_an_unknown_operation_is_an_error():
+    for name in ("gelu", "ops.gelu_", "vision.linear", ""):
+        with pytest.raises(ValueError, match=r"no replaceable operation .*ops\.gelu"):
+            with replace_operations({name: lambda f: f}):
+                pass
+
+
+def test_an_error_ends_a_replacement():
+    x = np.array([3.0, 4.0])
+    with pytest.raises(KeyError), replace_operations({"ops.normalize": lambda normalize: lambda x: x}):
+        raise KeyError
+    np.testing.assert_allclose(ops.normalize(x), x / 5)
