@@ -1,31 +1,32 @@
-"""minivideococa: VideoCoCa in NumPy, to read, to check other implementations against, and to run on a CPU.
+"""minivideococa: VideoCoCa in NumPy, to read, to verify other implementations against, and to run on a CPU.
 
     import minivideococa as mvc
+
     model = mvc.load()
     print(model.caption("video.mp4"))
 
-Importing it is light: a name's module is imported when the name is first used.
+The import is cheap: the module of a name is imported when the name is first used.
 """
 
 from importlib import import_module
 
-from .model.hooks import trace  # at once: the function shall hide the module of the same name
-
-TYPE_CHECKING = False  # as in typing, whose import takes as long as that of all else here
+TYPE_CHECKING = False  # as in typing, whose import would take as long as the rest
 if TYPE_CHECKING:
     from .checkpoint import load
     from .media.video import read_video
     from .model.config import Video
+    from .model.hooks import trace
     from .model.videococa import VideoCoCa
     from .tasks import answer, classify, retrieve, score
 
 __version__ = "0.2.0"
 __all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "retrieve", "score", "trace"]
 
-_HOMES = {
+_MODULES = {
     "load": "checkpoint",
-    "VideoCoCa": "model.videococa",
+    "trace": "model.hooks",
     "Video": "model.config",
+    "VideoCoCa": "model.videococa",
     "read_video": "media.video",
     "answer": "tasks",
     "classify": "tasks",
@@ -34,10 +35,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
-"""Files that a user names: read whole, or refused with one line that says which file, what is wrong, and what to do.
+"""Checked reading of the files that a user names.
 
-Only regular files are opened. A FIFO or a device may never end.
+Errors are one line: which file, what is wrong, and a hint what to give instead. Only regular files are
+opened, because reading a FIFO or a device may never end.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,32 +17,42 @@ from .resources import require_memory
 
 
 def path_name(path: Any, hint: str, name: str = "path") -> str:
-    """Return a path as a str. `name` names the argument. Raises ValueError if no file can have it: another type, empty, NUL, not encodable."""
+    """Return a path as a str. `name` is the argument's name in the message.
+
+    Raises ValueError for what no file system accepts: another type, an empty string, NUL, characters that
+    cannot be encoded.
+    """
     try:
         path = os.fspath(path)
-        possible = isinstance(path, str) and bool(path) and "\0" not in path and bool(os.fsencode(path))
+        valid = isinstance(path, str) and bool(path) and "\0" not in path and bool(os.fsencode(path))
     except (TypeError, UnicodeEncodeError):
-        possible = False
-    if not possible:
+        valid = False
+    if not valid:
         raise ValueError(f"{name} is {reprlib.repr(path)}, not the name of a file or folder; {hint}")
-    return path
+    return str(path)
+
+
+def require_exists(path: str, kind: str, hint: str) -> None:
+    """Raise FileNotFoundError or PermissionError unless `path` exists. The message calls it `kind`."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        raise PermissionError(f"{path}: permission denied; check the permissions of its folder") from None
+    except OSError as error:  # including a name that is too long and a link to itself
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise FileNotFoundError(
+            f"{path}: {f'no such {kind}' if missing else error.strerror}; {hint}"
+        ) from None
 
 
 def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
-    """Return `path` if it is a regular file that can be read. `hint` tells the user what to give instead.
+    """Return `path` as a Path if it is a readable regular file. `hint` tells the user what to give instead.
 
-    Raises FileNotFoundError, PermissionError, IsADirectoryError, or ValueError for a FIFO, a device or an impossible name.
+    Raises FileNotFoundError, PermissionError, IsADirectoryError, or ValueError for a FIFO, a device or an
+    invalid name.
     """
     name = path_name(path, hint)
-    try:
-        Path(name).stat()
-    except PermissionError:
-        raise PermissionError(f"{name}: permission denied; check the permissions of its folder") from None
-    except OSError as error:  # also a name that is too long, or a link to itself
-        reason = (
-            "no such file" if isinstance(error, FileNotFoundError | NotADirectoryError) else error.strerror
-        )
-        raise FileNotFoundError(f"{name}: {reason}; {hint}") from None
+    require_exists(name, "file", hint)
     if os.path.isdir(name):
         raise IsADirectoryError(f"{name}: is a folder; {hint}")
     if not os.path.isfile(name):
@@ -51,9 +63,9 @@ def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
 
 
 def read_text(path: str | os.PathLike[str], hint: str) -> str:
-    """Return the text of a UTF-8 file, with or without a byte order mark.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
-    Raises as `regular_file`, and ValueError if it is not UTF-8 or does not fit into memory.
+    Raises as `regular_file`, and ValueError if the file is not UTF-8 or does not fit into memory.
     """
     file = regular_file(path, hint)
     require_memory(4 * file.stat().st_size, f"{path}: reading this file", hint)
@@ -64,15 +76,15 @@ def read_text(path: str | os.PathLike[str], hint: str) -> str:
 
 
 def read_json(path: str | os.PathLike[str], hint: str) -> Any:
-    """Return the value in a JSON file. NaN and Infinity, which JSON does not have, are refused.
+    """Return the value in a JSON file. NaN and Infinity, which Python's parser accepts, are refused.
 
-    Raises as `read_text`, and ValueError if it is not JSON.
+    Raises as `read_text`, and ValueError if the file is not JSON.
     """
     return parse_json(read_text(path, hint), str(path), hint)
 
 
-def parse_json(text: str, where: str, hint: str) -> Any:
-    """Return the value of a JSON text; `where` names it in the message. Raises ValueError."""
+def parse_json(text: str, source: str, hint: str) -> Any:
+    """Return the value of a JSON text, which messages call `source`. Raises ValueError if it is not JSON."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
@@ -80,6 +92,12 @@ def parse_json(text: str, where: str, hint: str) -> Any:
     try:
         return json.loads(text, parse_constant=refuse)
     except RecursionError:
-        raise ValueError(f"{where}: not JSON: nested too deeply; {hint}") from None
+        raise ValueError(f"{source}: not JSON: nested too deeply; {hint}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}; {hint}") from None
+        raise ValueError(f"{source}: not JSON: {error}; {hint}") from None
+
+
+def join_names(names: Sequence[str], limit: int = 8) -> str:
+    """Return the first names, and the number of the others, on one line. Unprintable names are escaped."""
+    rest = f", ... and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + rest

@@ -1,4 +1,9 @@
-"""Outputs that are whole or not there: made beside their place, and moved into it at the end."""
+"""Atomic output: a file or folder is written beside its destination and moved there when it is complete.
+
+Unfinished work is a file or folder `.partial-XXXXXXXX.work` beside a lock file `.partial-XXXXXXXX`. The
+process that writes it holds a lock on the lock file, which the system releases when the process ends. Whoever
+writes in the same folder later removes unfinished work without a lock.
+"""
 
 from __future__ import annotations
 
@@ -13,168 +18,177 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
+LOCK_FILE = re.compile(r"\.partial-[a-z0-9_]{8}")  # the names that tempfile.mkstemp gives
+UNFINISHED = re.compile(rf"{LOCK_FILE.pattern}(\.work)?")
+ABANDONED_AFTER = 24 * 3600  # seconds, where files cannot be locked
 
-def place_for(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()) -> Path:
-    """Return where a file of this name goes, links followed. Call it before the work that will fill the file.
 
-    Raises FileNotFoundError if its folder is not there, ValueError if something is there that is no regular file, or is one of
-    the files, or in one of the folders, that the work reads.
+def resolve_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()) -> Path:
+    """Return the destination of an output file, with links resolved. Call it before the work starts.
+
+    Raises FileNotFoundError if the folder does not exist, and ValueError if the destination is something
+    other than a regular file, is one of `inputs`, or lies in a folder that is one of `inputs`.
     """
-    place = Path(path).resolve()
-    if not place.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {place.parent}: make it first")
-    if place.exists() and not place.is_file():
-        raise ValueError(f"{path}: is there already and no regular file: give another name")
-    for read in filter(os.path.exists, inputs):
-        if Path(read).resolve() in (place, *(place.parents if os.path.isdir(read) else ())):
-            raise ValueError(f"{path}: would replace what is read: give another name")
-    return place
+    destination = Path(path).resolve()
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {destination.parent}: make it first")
+    if destination.exists() and not destination.is_file():
+        raise ValueError(f"{path}: exists and is not a regular file: give another name")
+    for source in filter(os.path.exists, inputs):
+        if Path(source).resolve() in (destination, *(destination.parents if os.path.isdir(source) else ())):
+            raise ValueError(f"{path}: would overwrite an input: give another name")
+    return destination
 
 
 def json_text(data: Any) -> str:
-    """A line of JSON. Letters stay letters, unless one is half of a pair or a byte of a file's name, which UTF-8 does not have."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False)  # a ValueError: JSON has no NaN
+    """Return JSON on one line, as text that UTF-8 can encode. Raises ValueError for NaN and infinity.
+
+    Non-ASCII letters are kept, unless a string has surrogates (half a pair, or a byte of an undecodable file
+    name).
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     return text if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text) else json.dumps(data)
 
 
-# A lock file, as tempfile.mkstemp names it, and beside it the unfinished file or folder.
-LEFTOVER = re.compile(r"\.partial-[a-z0-9_]{8}(\.work)?")
-
-
 @contextmanager
-def written_whole(place: Path) -> Iterator[Path]:
-    """Yield a path beside `place` to make a file or a folder at, which is moved to `place` at the end.
+def atomic_write(destination: Path) -> Iterator[Path]:
+    """Yield a path for a new file or folder, and move it to `destination` when the `with` block ends.
 
-    If the work fails, nothing of it remains. Raises OSError if nothing can be written there.
+    If the block raises, what it made is removed and `destination` is unchanged. Raises OSError if nothing can
+    be written beside `destination`.
     """
-    with _unfinished(place.parent) as partial, _named(partial, place):
+    with _unfinished(destination.parent) as partial, _errors_name(partial, destination):
         yield partial
-        os.replace(partial, place)
+        os.replace(partial, destination)
 
 
 @contextmanager
-def folder_written_whole(
-    folder: str | os.PathLike[str],
-    same: Callable[[Path, Path], bool] | None = None,
+def atomic_folder(
+    folder: str | os.PathLike[str], is_same: Callable[[Path, Path], bool] | None = None
 ) -> Iterator[Path]:
-    """Yield an empty folder to fill. It takes the place of `folder` at the end; missing folders above `folder` are made.
+    """Yield an empty folder to fill, and move it to `folder` when the `with` block ends. Make its parents.
 
-    An empty `folder` stays and is filled at the end, since it may be a mount point or somebody's working directory.
-    Raises ValueError if `folder` holds something, now or at the end, and OSError if it cannot be made. With `same`,
-    a folder that another process has written meanwhile is kept if `same(theirs, ours)` is true.
+    An existing empty `folder` is not replaced but filled at the end: it may be a mount point or a working
+    directory. Raises ValueError if `folder` is not empty, at the start or at the end, and OSError if it
+    cannot be written. With `is_same`, a folder that another process has put there in the meantime is accepted
+    if `is_same(theirs, ours)`.
     """
-    folder, place = Path(folder), Path(folder).resolve()
-    if not same:
-        refuse_occupied(folder)
-    inside = place.is_dir()
-    if not inside:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    with _unfinished(place if inside else place.parent) as partial, _named(partial, folder):
+    folder, destination = Path(folder), Path(folder).resolve()
+    if not is_same:
+        require_empty(folder)
+    fill = destination.is_dir()
+    if not fill:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(destination if fill else destination.parent) as partial, _errors_name(partial, folder):
         partial.mkdir()
         yield partial
-        lock = _lock(place) if inside else None  # two processes must not move their files by turns
         try:
-            refuse_occupied(folder)
-            for made in list(partial.iterdir()) if inside else []:
-                os.replace(made, place / made.name)
-            if not inside:
-                os.replace(partial, place)
+            _move_folder(partial, destination, fill)
         except (ValueError, OSError):
-            if not (same and place.is_dir() and same(place, partial)):
-                refuse_occupied(folder)
+            if not (is_same and destination.is_dir() and is_same(destination, partial)):
+                require_empty(folder)
                 raise
-        finally:
-            _unlock(lock)
 
 
-def refuse_occupied(folder: Path) -> None:
-    """Raise ValueError unless a folder can be put at `folder`: nothing is there, or an empty folder.
+def _move_folder(partial: Path, destination: Path, fill: bool) -> None:
+    """Move a folder, or with `fill` its entries. Raises ValueError if `destination` is not empty."""
+    lock = _lock(destination) if fill else None  # otherwise two processes could mix their files
+    try:
+        require_empty(destination)
+        if fill:
+            for entry in list(partial.iterdir()):
+                os.replace(entry, destination / entry.name)
+        else:
+            os.replace(partial, destination)
+    finally:
+        _unlock(lock)
 
-    The unfinished work of another process, or of a killed one, does not count.
-    """
+
+def require_empty(folder: Path) -> None:
+    """Raise ValueError unless `folder` does not exist or is empty. Unfinished work does not count."""
     if folder.is_file():
-        raise ValueError(f"{folder}: is there already and is a file: give another place, or remove it first")
-    if folder.exists() and not (folder.is_dir() and all(map(LEFTOVER.fullmatch, os.listdir(folder)))):
-        raise ValueError(f"{folder}: is there already and not empty: give another place, or remove it first")
+        raise ValueError(f"{folder}: exists and is a file: give another name, or remove it first")
+    if folder.exists() and not (folder.is_dir() and all(map(UNFINISHED.fullmatch, os.listdir(folder)))):
+        raise ValueError(f"{folder}: exists and is not empty: give another name, or remove it first")
 
 
-def writable(folder: Path) -> bool:
-    """Whether something can be written in `folder`, or in the nearest folder above it that is there."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+def is_writable(folder: Path) -> bool:
+    """Return whether files can be made in `folder`, or if it does not exist, in its nearest parent."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[Path]:
-    """A path in `folder` for unfinished work, which is removed at the end, as is work that killed processes left.
-
-    A process holds a lock on a file beside its work; the system releases it when the process ends, however it ends.
-    """
+    """Yield a path in `folder` for unfinished work, removed at the end. Remove abandoned work first."""
     try:
         for name in os.listdir(folder):
-            if LEFTOVER.fullmatch(name) and not name.endswith(".work"):
+            if LOCK_FILE.fullmatch(name):
                 _remove_abandoned(folder / name)
-        while True:
-            descriptor, name = mkstemp(prefix=".partial-", dir=folder)
-            os.close(descriptor)
-            lock = _lock(name)
-            if os.path.exists(name):  # else another process took it for abandoned before it was locked
-                break
-            _unlock(lock)
+        lock_file, lock = _make_lock_file(folder)
     except OSError as error:
-        raise type(error)(
-            f"{folder}: nothing can be written there: {error.strerror}; give another place"
-        ) from None
+        raise type(error)(f"{folder}: cannot be written: {error.strerror}; give another place") from None
     try:
-        yield Path(name + ".work")
+        yield Path(f"{lock_file}.work")
     finally:
-        _remove(name)
+        _remove(lock_file)
         _unlock(lock)
+
+
+def _make_lock_file(folder: Path) -> tuple[Path, int | None]:
+    """Make a lock file and lock it. Return its path and the lock."""
+    while True:
+        descriptor, name = mkstemp(prefix=".partial-", dir=folder)
+        os.close(descriptor)
+        lock = _lock(name)
+        if os.path.exists(name):
+            return Path(name), lock
+        _unlock(lock)  # another process has removed it, before it was locked, as abandoned
 
 
 @contextmanager
-def _named(partial: Path, place: Path) -> Iterator[None]:
-    """Name `place` instead of the temporary `partial` in the message of an OSError."""
+def _errors_name(partial: Path, destination: Path) -> Iterator[None]:
+    """Replace the temporary path by `destination` in the message of an OSError."""
     try:
         yield
     except OSError as error:
-        temporary, name = str(partial), str(place)
-        named = str(error) if error.errno is None else os.fsdecode(error.filename or temporary)
-        if temporary not in named:  # about another file
+        temporary, name = str(partial), str(destination)
+        message = str(error) if error.errno is None else os.fsdecode(error.filename or temporary)
+        if temporary not in message:  # an error of another file
             raise
-        if error.errno is None:  # a message of this package
-            raise OSError(named.replace(temporary, name)) from None
+        if error.errno is None:  # an error of this package
+            raise OSError(message.replace(temporary, name)) from None
         raise OSError(f"{name}: cannot be written: {error.strerror}") from None
 
 
-def _remove_abandoned(marker: Path) -> None:
-    """Remove unfinished work if no process holds its lock; where files cannot be locked, if it is older than a day."""
+def _remove_abandoned(lock_file: Path) -> None:
+    """Remove unfinished work without a lock; where files cannot be locked, work that is a day old."""
     try:
-        lock = _lock(marker, wait=False)
-        if lock is not None or time.time() - marker.stat().st_mtime > 24 * 3600:
-            _remove(str(marker))
+        lock = _lock(lock_file, wait=False)
+        if lock is not None or time.time() - lock_file.stat().st_mtime > ABANDONED_AFTER:
+            _remove(lock_file)
         _unlock(lock)
-    except OSError:  # held, or gone, or somebody else's
+    except OSError:  # locked, already removed, or not ours to remove
         pass
 
 
-def _remove(marker: str) -> None:
-    """Remove unfinished work, then the lock file beside it."""
-    work = Path(marker + ".work")
+def _remove(lock_file: Path) -> None:
+    """Remove unfinished work, then its lock file."""
+    work = Path(f"{lock_file}.work")
     if work.is_dir() and not work.is_symlink():
         shutil.rmtree(work, ignore_errors=True)
     else:
         work.unlink(missing_ok=True)
-    Path(marker).unlink(missing_ok=True)
+    lock_file.unlink(missing_ok=True)
 
 
 def _lock(path: str | Path, wait: bool = True) -> int | None:
-    """Lock a file or a folder and return the descriptor that holds the lock; None where it cannot be locked.
+    """Lock a file or folder. Return the descriptor that holds the lock, None where it cannot be locked.
 
-    Raises BlockingIOError, without `wait`, if another process holds it.
+    Raises BlockingIOError if another process holds the lock and `wait` is False.
     """
     try:
-        import fcntl  # Windows has none
+        import fcntl  # not on Windows
 
         descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     except (ImportError, OSError):

@@ -1,13 +1,14 @@
-"""Compare the memory that a request needs with what is available, before it runs."""
+"""Available memory, and checks that a request fits into it before the work starts."""
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Versions 2 and 1: folder, limit, bytes in use, and the page cache among these that is given back on demand
+# Control groups, versions 2 and 1: the folder, and the names of the limit, the usage, and the page cache in
+# this usage, which is reclaimed on demand.
 CONTROL_GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -15,59 +16,77 @@ CONTROL_GROUPS = (
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that this process can still use; None where the system does not say.
+    """Return the memory in bytes that this process can still allocate; None if the system does not report it.
 
-    The least of what the system has available and what is left by the limits of the process's control group (a
-    container) and of its address space (`ulimit -v`).
+    The smallest of three: the memory available on the machine, what the limit of the control group (a
+    container) leaves, and what the limit of the address space (`ulimit -v`) leaves.
     """
-    found = []
+    machine = _machine_memory()
+    return None if machine is None else min([machine, *_control_group_memory(), *_address_space()])
+
+
+def _machine_memory() -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(1024 * int(line.split()[1]))
+                return 1024 * int(line.split()[1])
     except (OSError, ValueError):
-        try:
-            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        except (AttributeError, OSError, ValueError):
-            return None
-    for group, limit, used, cache in CONTROL_GROUPS:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _control_group_memory() -> Iterator[int]:
+    for group, limit, usage, cache in CONTROL_GROUPS:
         try:
             statistics = dict(line.split() for line in Path(group, "memory.stat").read_text().splitlines())
-            in_use = int(Path(group, used).read_text()) - int(statistics[cache])
-            found.append(max(0, int(Path(group, limit).read_text()) - in_use))
+            used = int(Path(group, usage).read_text()) - int(statistics[cache])
+            yield max(0, int(Path(group, limit).read_text()) - used)
         except (KeyError, OSError, ValueError):  # no such control group, or no limit ("max")
             continue
+
+
+def _address_space() -> Iterator[int]:
     try:
         import resource  # POSIX only
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         if limit != resource.RLIM_INFINITY:
             mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            found.append(max(0, limit - mapped))
+            yield max(0, limit - mapped)
     except (ImportError, OSError, ValueError):
         pass
-    return min(found, default=None)
 
 
-def require_memory(need: int, what: str, hint: str) -> None:
-    """Raise ValueError, one line, if `need` bytes are more than are available. `hint` says what would fit."""
+def require_memory(required: int, task: str, hint: str) -> None:
+    """Raise ValueError, one line, unless `required` bytes are available.
+
+    `task` is the subject of the message; `hint` says what to do instead.
+    """
     available = available_memory()
-    if available is not None and need > available:
+    if available is not None and required > available:
         raise ValueError(
-            f"{what} needs {bytes_text(need)} of memory, and {bytes_text(available)} are available; {hint}"
+            f"{task} needs {format_bytes(required)} of memory, and {format_bytes(available)} are available; "
+            f"{hint}"
         )
 
 
-def require_memory_for(count: int, need: Callable[[int], int], what: str, unit: str) -> None:
-    """Raise ValueError if need(count) bytes are not available, and say how many `unit` would fit. `need` must grow."""
+def require_memory_for(count: int, required: Callable[[int], int], task: str, unit: str) -> None:
+    """Raise ValueError, one line, unless `required(count)` bytes are available. It says how many would fit.
+
+    `required` is an increasing function from a number of items to bytes; `unit` is the name of the items, in
+    the plural.
+    """
     available = available_memory()
-    if available is not None and need(count) > available:
-        fits = bisect_right(range(1, count), available, key=need)
-        require_memory(need(count), what, f"{fits} {unit} would fit")
+    if available is not None and required(count) > available:
+        fitting = bisect_right(range(1, count), available, key=required)
+        require_memory(required(count), task, f"{fitting} {unit} would fit")
 
 
-def bytes_text(count: int) -> str:
-    """Return a number of bytes for people: "1.5 GB", "20 MB"."""
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in the largest fitting unit: "1.5 GB", "20 MB", "900 bytes"."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
         if count >= size:
             return f"{count // size} {unit}" if count >= 10 * size else f"{count / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Files that a user names: what is opened, what is refused, and how that is said."""
+"""Reading of files that a user names, and the errors for what is refused."""
 
 import os
 
@@ -6,17 +6,17 @@ import pytest
 
 from minivideococa import resources
 from minivideococa.inputs import parse_json, read_json, read_text, regular_file
-from minivideococa.resources import available_memory, bytes_text, require_memory
+from minivideococa.resources import available_memory, format_bytes, require_memory
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 5, None, b"a"])
-def test_an_impossible_name_is_refused(name):
+def test_invalid_names(name):
     with pytest.raises(ValueError, match="^path is .*, not the name of a file or folder; give one"):
         regular_file(name, "give one")
 
 
 @pytest.mark.parametrize("name", ["missing", "there/file", "x" * 5000])
-def test_a_missing_file_is_named(tmp_path, name):
+def test_missing_files(tmp_path, name):
     (tmp_path / "there").write_text("a file, not a folder")
     with pytest.raises(FileNotFoundError, match="; give one"):
         regular_file(tmp_path / name, "give one")
@@ -31,7 +31,7 @@ def test_folders_fifos_and_devices_are_refused(tmp_path):
             regular_file(path, "give one")
 
 
-def test_a_file_without_permission_is_said_to_be_one(tmp_path, monkeypatch):
+def test_permission_denied(tmp_path, monkeypatch):
     (tmp_path / "secret").write_text("x")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
     with pytest.raises(PermissionError, match="secret: permission denied"):
@@ -47,13 +47,13 @@ def test_text_and_json(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": NaN}', "[Infinity]"])
-def test_what_is_no_json_is_named(text):
+def test_malformed_json(text):
     with pytest.raises(ValueError, match="^f: not JSON: .*; give one$") as error:
         parse_json(text, "f", "give one")
     assert "\n" not in str(error.value)
 
 
-def test_memory_is_compared_with_what_is_there(monkeypatch):
+def test_require_memory(monkeypatch):
     assert available_memory() > 10**7
     monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
     require_memory(10**9, "this", "less")
@@ -61,10 +61,10 @@ def test_memory_is_compared_with_what_is_there(monkeypatch):
         require_memory(4_500_000_000, "this", "less")
     monkeypatch.setattr(resources, "available_memory", lambda: None)  # the system does not say
     require_memory(10**18, "this", "less")
-    assert bytes_text(20 * 10**6) == "20 MB" and bytes_text(900) == "900 bytes"
+    assert format_bytes(20 * 10**6) == "20 MB" and format_bytes(900) == "900 bytes"
 
 
-def test_a_container_has_less(tmp_path, monkeypatch):
+def test_memory_limit_of_a_container(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("300000000\n")
     (tmp_path / "memory.current").write_text("250000000\n")
     (tmp_path / "memory.stat").write_text("anon 50000000\ninactive_file 200000000\n")

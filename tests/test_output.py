@@ -1,4 +1,4 @@
-"""What is written is whole or not there, and only where a file may be."""
+"""Output is written completely or not at all, and only where a file may be written."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minivideococa.output import folder_written_whole, json_text, place_for, refuse_occupied, written_whole
+from minivideococa.output import atomic_folder, atomic_write, json_text, require_empty, resolve_output
 
 
 def names(folder: Path) -> set[str]:
@@ -16,11 +16,11 @@ def names(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_file_takes_its_place_at_the_end(tmp_path: Path, before: str | None) -> None:
+def test_file_is_moved_at_the_end(tmp_path: Path, before: str | None) -> None:
     place = tmp_path / "a.txt"
     if before:
         place.write_text(before)
-    with written_whole(place) as partial:
+    with atomic_write(place) as partial:
         partial.write_text("new")
         assert partial.parent == tmp_path and (place.read_text() if before else not place.exists())
     assert place.read_text() == "new" and names(tmp_path) == {"a.txt"}
@@ -28,10 +28,10 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path, before: str | None) -
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
-def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: type, kind: str) -> None:
+def test_failure_changes_nothing(tmp_path: Path, error: type, kind: str) -> None:
     place = tmp_path / "a.txt"
     place.write_text("old")
-    with pytest.raises(error), written_whole(place) as partial:
+    with pytest.raises(error), atomic_write(place) as partial:
         if kind == "file":
             partial.write_text("half")
         if kind == "folder":
@@ -41,17 +41,17 @@ def test_what_fails_leaves_all_as_it_was(tmp_path: Path, error: type, kind: str)
     assert place.read_text() == "old" and names(tmp_path) == {"a.txt"}
 
 
-def test_a_folder_takes_its_place(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "made") as partial:
+def test_folder_is_moved_at_the_end(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "made") as partial:
         partial.mkdir()
         (partial / "inside").touch()
     assert names(tmp_path) == {"made"} and names(tmp_path / "made") == {"inside"}
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+def test_parents_are_made(tmp_path: Path) -> None:
     (tmp_path / "a" / "empty").mkdir(parents=True)
     for place in (tmp_path / "a" / "b" / "made", tmp_path / "a" / "empty"):
-        with folder_written_whole(place) as partial:
+        with atomic_folder(place) as partial:
             (partial / "inside").touch()
             assert partial.parent == (place if place.name == "empty" else place.parent)
             assert not (place / "inside").exists()
@@ -59,36 +59,36 @@ def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
         assert names(place) == {"inside"}
 
 
-def test_an_occupied_folder_is_refused_before_and_after(tmp_path: Path) -> None:
+def test_folder_must_be_empty_before_and_after(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     for free in ("empty", "nothing"):
-        refuse_occupied(tmp_path / free)
-    for wrong, told in (tmp_path, "not empty"), (tmp_path / "file", "is a file"):
-        with pytest.raises(ValueError, match=f"{told}: give another place"), folder_written_whole(wrong):
+        require_empty(tmp_path / free)
+    for wrong, expected in (tmp_path, "not empty"), (tmp_path / "file", "is a file"):
+        with pytest.raises(ValueError, match=f"{expected}: give another name"), atomic_folder(wrong):
             raise AssertionError("never reached")
-    with pytest.raises(ValueError, match="not empty"), folder_written_whole(tmp_path / "empty"):
+    with pytest.raises(ValueError, match="not empty"), atomic_folder(tmp_path / "empty"):
         (tmp_path / "empty" / "theirs").touch()
     assert names(tmp_path) == {"file", "empty"} and names(tmp_path / "empty") == {"theirs"}
 
 
-def test_an_empty_folder_is_filled_not_replaced(tmp_path: Path) -> None:
-    """Somebody may stand in it, or it may be a mount point."""
+def test_empty_folder_is_filled_not_replaced(tmp_path: Path) -> None:
+    """It may be a working directory or a mount point."""
     before = tmp_path.stat().st_ino
-    with folder_written_whole(tmp_path) as partial:
+    with atomic_folder(tmp_path) as partial:
         (partial / "inside").touch()
         (partial / "deeper").mkdir()
     assert tmp_path.stat().st_ino == before and names(tmp_path) == {"inside", "deeper"}
 
 
-def test_what_fails_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), folder_written_whole(tmp_path) as partial:
+def test_failure_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path) as partial:
         (partial / "inside").touch()
         raise KeyboardInterrupt
     assert names(tmp_path) == set()
 
 
-def test_what_is_read_is_not_written(tmp_path: Path) -> None:
+def test_inputs_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").touch()
     (tmp_path / "in").touch()
@@ -96,19 +96,19 @@ def test_what_is_read_is_not_written(tmp_path: Path) -> None:
     inputs = [tmp_path / "in", tmp_path / "images", tmp_path / "missing", "a\0b", tmp_path / "loop"]
     (tmp_path / "loop").symlink_to("loop")
     for wrong in ("in", "link", "images/0.png", "images/1.png"):
-        with pytest.raises(ValueError, match=f"{wrong}: would replace what is read"):
-            place_for(tmp_path / wrong, inputs)
-    assert place_for(tmp_path / "out", inputs) == tmp_path / "out"
+        with pytest.raises(ValueError, match=f"{wrong}: would overwrite an input"):
+            resolve_output(tmp_path / wrong, inputs)
+    assert resolve_output(tmp_path / "out", inputs) == tmp_path / "out"
 
 
 @given(st.text() | st.lists(st.text()))
-def test_json_is_read_again_and_is_text(data: object) -> None:
+def test_json_round_trip(data: object) -> None:
     assert json.loads(json_text(data)) == data and "\n" not in json_text(data)
     json_text(data).encode()
     assert json_text("é") == '"é"'
 
 
-def test_json_of_what_utf8_has_not() -> None:
+def test_json_of_surrogates() -> None:
     for text in "\ud83d", "\udce9", "é\udce9":
         assert json.loads(json_text(text).encode()) == text
 
@@ -116,18 +116,18 @@ def test_json_of_what_utf8_has_not() -> None:
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with written_whole(place_for(tmp_path / "link")) as partial:
+    with atomic_write(resolve_output(tmp_path / "link")) as partial:
         partial.write_text("new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
 
 
-def test_no_place(tmp_path: Path) -> None:
+def test_destinations_that_cannot_be_written(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
     for wrong in ("pipe", ".", "/dev/null"):
-        with pytest.raises(ValueError, match="no regular file"):
-            place_for(tmp_path / wrong)
+        with pytest.raises(ValueError, match="not a regular file"):
+            resolve_output(tmp_path / wrong)
     for wrong in ("missing/file", "file/inside"):
         with pytest.raises(FileNotFoundError, match="there is no folder"):
-            place_for(tmp_path / wrong)
-    assert place_for(tmp_path / "file") == place_for(tmp_path / "." / "file")
+            resolve_output(tmp_path / wrong)
+    assert resolve_output(tmp_path / "file") == resolve_output(tmp_path / "." / "file")

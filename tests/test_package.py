@@ -94,7 +94,7 @@ def test_a_plain_import_is_light():
     )
     assert not {third_party(name) for name in loaded} - {None}
     own = {name for name in loaded if name.startswith("minivideococa")}
-    assert own == {"minivideococa", "minivideococa.model", "minivideococa.model.hooks"}
+    assert own == {"minivideococa"}
 
 
 def room(path):

@@ -1,351 +1,431 @@
-"""The configuration of a CoCa, in open_clip's layout, read field by field.
+"""The configuration of a CoCa in open_clip's layout, and its conversion to a `Config`.
 
-A `config.json` is `{"model_cfg": {...}, "preprocess_cfg": {...}}`; a bare model_cfg (open_clip's own
-model_configs/*.json, `embed_dim` at the top) is taken too. Absent fields have the defaults of open_clip 3.3.0
-(its CLIPVisionCfg, CLIPTextCfg, MultimodalCfg and PreprocessCfg). A field that open_clip's CoCa reads but
-never uses is accepted; one that asks for what is not built here is refused by its name, and so is an unknown
-one.
+A `config.json` is `{"model_cfg": {...}, "preprocess_cfg": {...}}`. A bare model_cfg (open_clip's own
+model_configs/*.json, with `embed_dim` at the top level) is accepted too. The tables below list every field
+with its default and its valid values. Defaults are those of open_clip 3.3.0 (CLIPVisionCfg, CLIPTextCfg,
+MultimodalCfg and PreprocessCfg). Fields that open_clip's CoCa accepts and never uses are accepted; unknown
+fields, and values that ask for something this package does not implement, are errors that name the field.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from ..inputs import join_names
 from ..model.config import Config, DecoderConfig, PreprocessConfig, TextConfig, VisionConfig
 
+Section = dict[str, Any]
 
-def parse_config(source: dict[str, Any], where: str = "config") -> Config:
-    """The configuration in `source`, a parsed config.json or model_cfg; `where` is its name in messages.
 
-    Raises ValueError: one line with every field that is missing, wrong, unknown or not built here.
+# Fields -----------------------------------------------------------------------------------------------------
+
+
+class Field(NamedTuple):
+    """A field of the configuration: its default, its valid values, and the message for others."""
+
+    default: Any
+    is_valid: Callable[[Any], bool]
+    problem: str
+    malformed: bool = True  # False where an invalid value is well-formed, but not supported
+
+
+# Far above any real model. Sizes computed from them stay small enough to compare with those of the weights.
+MAX_SIZE, MAX_LAYERS, MAX_RATIO, MAX_PIXEL = 2**24, 2**10, 2**10, 1e6
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
+
+
+def integer(default: int | None = None, minimum: int = 1, maximum: int = MAX_SIZE) -> Field:
+    """Return a field for an integer within bounds. Without a default it is required."""
+    return Field(
+        default,
+        lambda value: type(value) is int and minimum <= value <= maximum,
+        f"expected an integer from {minimum} to {maximum}",
+    )
+
+
+def ratio(default: float) -> Field:
+    """Return a field for a positive number."""
+    return Field(
+        default,
+        lambda value: _is_number(value) and 0 < value <= MAX_RATIO,
+        f"expected a number above 0, at most {MAX_RATIO}",
+    )
+
+
+def pixels(default: int) -> Field:
+    """Return a field for the side of a square in pixels: n or [n, n]."""
+    return Field(
+        default,
+        lambda value: type(_side(value)) is int and 0 < _side(value) <= MAX_SIZE,
+        f"expected a number of pixels from 1 to {MAX_SIZE}, or two equal ones: only squares are supported",
+    )
+
+
+def channels(default: tuple[float, ...], minimum: float) -> Field:
+    """Return a field for one number, or one per colour channel."""
+    return Field(
+        default,
+        lambda value: (
+            len(_channels(value, default)) == 3
+            and all(_is_number(c) and minimum <= c <= MAX_PIXEL for c in _channels(value, default))
+        ),
+        f"expected a number from {minimum:g} to {MAX_PIXEL:g} for each of three channels",
+    )
+
+
+def boolean(default: bool = False) -> Field:
+    """Return a field for a boolean."""
+    return Field(default, lambda value: isinstance(value, bool), "expected true or false")
+
+
+def string(default: str | None = None) -> Field:
+    """Return a field for a string or null."""
+    return Field(default, lambda value: value is None or isinstance(value, str), "expected a string")
+
+
+def section(default: Section | None = None) -> Field:
+    """Return a field for a section {...}. Without a default it is required."""
+    return Field(default, lambda value: isinstance(value, dict), "expected a section {...}")
+
+
+def optional_section() -> Field:
+    """Return a field for a section {...} or null."""
+    return Field(None, lambda value: value is None or isinstance(value, dict), "expected a section {...}")
+
+
+def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
+    """Return a field for one of the supported values, by default the first. 1 is not the same as true.
+
+    `unsupported` describes other values in the message. With an unsupported `default` the field is required.
+    """
+    return Field(
+        values[0] if default is ... else default,
+        lambda value: any(type(value) is type(v) and value == v for v in values),
+        f"{unsupported} is not supported",
+        malformed=False,
+    )
+
+
+def ignored() -> Field:
+    """Return a field without effect on inference, for any value."""
+    return Field(None, lambda value: True, "")
+
+
+# The tables -------------------------------------------------------------------------------------------------
+
+FILE = {
+    "model_cfg": section(),
+    "preprocess_cfg": section({}),
+}
+MODEL = {
+    "embed_dim": integer(),
+    "quick_gelu": boolean(),
+    "pad_id": integer(0, minimum=0),
+    "vision_cfg": section(),
+    "text_cfg": section(),
+    "multimodal_cfg": section(),
+    "init_logit_bias": supported(None, unsupported="a logit bias"),
+    "custom_text": ignored(),
+    "init_logit_scale": ignored(),
+    "nonscalar_logit_scale": ignored(),
+    "cast_dtype": ignored(),
+}
+BLOCK = {  # fields of both towers
+    "ls_init_value": supported(None, unsupported="layer scale"),
+    "act_kwargs": supported(None, {}, unsupported="an activation with arguments"),
+    "norm_kwargs": supported(None, {}, unsupported="a norm with arguments"),
+    "block_type": supported(None, "default", unsupported="a custom block"),
+    "qk_norm": supported(False, unsupported="a norm of queries and keys"),
+    "scaled_cosine_attn": supported(False, unsupported="cosine attention"),
+    "scale_heads": supported(False, unsupported="a scale for each head"),
+    "scale_attn_inner": supported(False, unsupported="a norm inside attention"),
+    "scale_attn": supported(False, unsupported="a norm after attention"),
+    "scale_fc": supported(False, unsupported="a norm inside the MLP"),
+}
+VISION = {
+    "image_size": pixels(224),
+    "patch_size": pixels(16),
+    "width": integer(768),
+    "layers": integer(12, maximum=MAX_LAYERS),
+    "head_width": integer(64),
+    "mlp_ratio": ratio(4.0),
+    "no_ln_pre": boolean(),
+    "attentional_pool": supported(
+        True, "parallel", "cascade", unsupported="a vision tower without an attentional pooler", default=False
+    ),
+    "attn_pooler_queries": integer(256),
+    "attn_pooler_heads": integer(8),
+    "pool_type": supported("tok", unsupported="any pooling but tok"),
+    "pos_embed_type": supported("learnable", "sin_cos_2d", unsupported="this positional embedding"),
+    "timm_model_name": supported(None, "", unsupported="a timm tower"),
+    **BLOCK,
+    "patch_dropout": ignored(),  # training only
+    "final_ln_after_pool": ignored(),  # overridden by the attentional pooler
+    "output_tokens": ignored(),
+    "timm_model_pretrained": ignored(),
+    "timm_pool": ignored(),
+    "timm_proj": ignored(),
+    "timm_proj_bias": ignored(),
+    "timm_drop": ignored(),
+    "timm_drop_path": ignored(),
+}
+TEXT = {
+    "context_length": integer(77),
+    "vocab_size": integer(49408),
+    "width": integer(512),
+    "layers": integer(12, maximum=MAX_LAYERS),
+    "heads": integer(8),
+    "mlp_ratio": ratio(4.0),
+    "pad_id": integer(0, minimum=0),
+    "correct_cls_mask": boolean(),
+    "embed_cls": supported(True, unsupported="a text tower without a class token", default=False),
+    "no_causal_mask": supported(False, unsupported="a text tower without a causal mask"),
+    "proj_type": supported("linear", unsupported="any projection but linear"),
+    "proj_bias": supported(False, unsupported="a projection with a bias"),
+    "hf_model_name": supported(None, "", unsupported="a Hugging Face tower"),
+    "hf_tokenizer_name": string(),
+    "tokenizer_mode": supported(None, "", unsupported="a special mode of the tokenizer"),
+    "tokenizer_kwargs": optional_section(),
+    **BLOCK,
+    "pool_type": ignored(),  # overridden by embed_cls
+    "eos_id": ignored(),
+    "final_ln_after_pool": ignored(),
+    "output_tokens": ignored(),
+    "hf_model_pretrained": ignored(),
+    "hf_proj_type": ignored(),
+    "hf_pooler_type": ignored(),
+}
+TOKENIZER = {
+    "clean": supported(None, "lower", "whitespace", unsupported="this text cleaning"),
+}
+DECODER = {
+    # open_clip reads every field of a text configuration here, and builds the decoder from the five below
+    **dict.fromkeys(TEXT, ignored()),
+    "dim_head": ignored(),
+    "n_queries": ignored(),
+    "attn_pooler_heads": ignored(),
+    "context_length": integer(77),
+    "width": integer(512),
+    "layers": integer(12, maximum=MAX_LAYERS),
+    "heads": integer(8),
+    "ls_init_value": BLOCK["ls_init_value"],
+}
+PREPROCESS = {
+    "size": pixels(224),
+    "mode": supported("RGB", unsupported="any mode but RGB"),
+    "mean": channels(MEAN, minimum=-MAX_PIXEL),
+    "std": channels(STD, minimum=1 / MAX_PIXEL),
+    "interpolation": supported("bicubic", "bilinear", "random", unsupported="this interpolation"),
+    "resize_mode": supported("shortest", "longest", "squash", unsupported="this resize mode"),
+    "fill_color": integer(0, minimum=0, maximum=255),
+}
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+class _Sections(NamedTuple):
+    """The sections of a configuration, each with all of its fields."""
+
+    model: Section
+    vision: Section
+    text: Section
+    tokenizer: Section
+    decoder: Section
+    preprocess: Section
+
+
+def parse_config(source: Section, name: str = "config") -> Config:
+    """Return the configuration in `source`, a parsed config.json or model_cfg. Messages call it `name`.
+
+    Raises ValueError: one line with every field that is missing, invalid, unknown or unsupported.
     """
     if not isinstance(source, dict) or not {"model_cfg", "embed_dim"} & source.keys():
-        raise ValueError(f"{where}: not a configuration of open_clip: no model_cfg or embed_dim in it")
+        raise ValueError(f"{name}: not a configuration of open_clip: it has no model_cfg and no embed_dim")
     if "model_cfg" not in source:
         source = {"model_cfg": source}
     source = source | {"preprocess_cfg": source.get("preprocess_cfg", {})}
     reader = _Reader()
-    top = reader.read("", source, FILE)
-    model = reader.read("", top["model_cfg"], MODEL)
-    vision = reader.read("vision_cfg.", model["vision_cfg"], VISION)
-    text = reader.read("text_cfg.", model["text_cfg"], TEXT)
-    tokenizer = reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"] or {}, TOKENIZER)
-    decoder = reader.read("multimodal_cfg.", model["multimodal_cfg"], DECODER)
-    # open_clip takes a null in preprocess_cfg for an absent field
-    given = {name: value for name, value in top["preprocess_cfg"].items() if value is not None}
-    preprocess = reader.read("preprocess_cfg.", given, PREPROCESS)
+    sections = _read_sections(source, reader)
     if not reader.malformed:
-        reader.problems += _contradictions(model, vision, text, decoder)
+        reader.problems += _contradictions(sections)
     if reader.problems:
-        raise ValueError(f"{where}: " + "; ".join(reader.problems))
-
-    size, gelu = _side(vision["image_size"]), model["quick_gelu"]
+        raise ValueError(f"{name}: " + "; ".join(reader.problems))
+    model, text = sections.model, sections.text
+    clean = "whitespace" if text["hf_tokenizer_name"] else "lower"
     return Config(
         embed_dim=model["embed_dim"],
-        vision=VisionConfig(
-            image_size=size,
-            patch_size=_side(vision["patch_size"]),
-            width=vision["width"],
-            layers=vision["layers"],
-            heads=vision["width"] // vision["head_width"],
-            mlp_width=int(vision["width"] * vision["mlp_ratio"]),
-            ln_pre=not vision["no_ln_pre"],
-            attentional_pool=vision["attentional_pool"],
-            queries=vision["attn_pooler_queries"],
-            pooler_heads=vision["attn_pooler_heads"],
-            quick_gelu=gelu,
-        ),
-        text=TextConfig(
-            context_length=text["context_length"],
-            vocab_size=text["vocab_size"],
-            width=text["width"],
-            layers=text["layers"],
-            heads=text["heads"],
-            mlp_width=int(text["width"] * text["mlp_ratio"]),
-            pad_id=text["pad_id"],
-            correct_cls_mask=text["correct_cls_mask"],
-            quick_gelu=gelu,
-        ),
-        decoder=DecoderConfig(
-            context_length=decoder["context_length"],
-            width=decoder["width"],
-            layers=decoder["layers"],
-            heads=decoder["heads"],
-            mlp_width=4 * decoder["width"],
-            quick_gelu=gelu,
-        ),
-        preprocess=PreprocessConfig(
-            size=size,
-            mean=_channels(preprocess["mean"], MEAN),
-            std=_channels(preprocess["std"], STD),
-            # open_clip's "random" is for training and means bicubic at inference
-            interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
-            resize_mode=preprocess["resize_mode"],
-            fill_color=preprocess["fill_color"],
-        ),
+        vision=_vision_config(sections),
+        text=_text_config(sections),
+        decoder=_decoder_config(sections),
+        preprocess=_preprocess_config(sections),
         pad_id=model["pad_id"],
         source=source,
-        tokenizer_clean=tokenizer["clean"] or ("whitespace" if text["hf_tokenizer_name"] else "lower"),
+        tokenizer_clean=sections.tokenizer["clean"] or clean,
     )
-
-
-# What each section may hold: name -> the rule by which its value is read -----------------------------------
-
-
-class Rule(NamedTuple):
-    """How a field is read: its default, which values fit, and what is said of the others."""
-
-    default: Any
-    fits: Callable[[Any], bool]
-    otherwise: str  # what is said of a value that does not fit
-    of_form: bool = True  # whether such a value is malformed, and cannot be compared with others
-
-
-# Far beyond any model, so that what is multiplied out below stays small before it is compared with the weights.
-MOST, MOST_LAYERS, MOST_RATIO, MOST_PIXEL = 2**24, 2**10, 2**10, 1e6
-
-
-def whole(default: int | None, least: int = 1, most: int = MOST) -> Rule:
-    """A whole number within bounds."""
-    return Rule(
-        default,
-        lambda value: type(value) is int and least <= value <= most,
-        f"not a whole number from {least} to {most}",
-    )
-
-
-def square(default: int) -> Rule:
-    """A side in pixels: n, or [n, n]."""
-    return Rule(
-        default,
-        lambda value: type(_side(value)) is int and 0 < _side(value) <= MOST,
-        f"not a whole number of pixels from 1 to {MOST} (or twice the same: other than squares is not "
-        "built here)",
-    )
-
-
-def channels(default: tuple[float, ...], fits: Callable[[float], bool], otherwise: str) -> Rule:
-    """A number for each colour channel, or one for all."""
-    return Rule(
-        default,
-        lambda value: (
-            all(_is_number(c) and fits(c) for c in _channels(value, default))
-            and len(_channels(value, default)) == 3
-        ),
-        otherwise,
-    )
-
-
-def only(default: Any, values: tuple[Any, ...], otherwise: str) -> Rule:
-    """`values` are built here, `otherwise` is what any other asks for. Types must be equal: 1 is not true."""
-    return Rule(
-        default,
-        lambda value: any(type(value) is type(v) and value == v for v in values),
-        f"{otherwise} is not built here",
-        of_form=False,
-    )
-
-
-def unused(*names: str) -> dict[str, Rule]:
-    """Fields that have no effect on inference: any value will do."""
-    return dict.fromkeys(names, Rule(None, lambda value: True, ""))
-
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
-SWITCH = Rule(False, lambda value: isinstance(value, bool), "neither true nor false")
-RATIO = Rule(
-    4.0,
-    lambda value: _is_number(value) and 0 < value <= MOST_RATIO,
-    f"not a number above 0, up to {MOST_RATIO}",
-)
-SECTION = Rule({}, lambda value: isinstance(value, dict), "not a section {...}")
-REQUIRED_SECTION = SECTION._replace(default=None)
-
-FILE = {"model_cfg": REQUIRED_SECTION, "preprocess_cfg": SECTION}
-MODEL = {
-    "embed_dim": whole(None),
-    "quick_gelu": SWITCH,
-    "pad_id": whole(0, least=0),
-    "vision_cfg": REQUIRED_SECTION,
-    "text_cfg": REQUIRED_SECTION,
-    "multimodal_cfg": REQUIRED_SECTION,
-    "init_logit_bias": only(None, (None,), "a logit bias"),
-    **unused("custom_text", "init_logit_scale", "nonscalar_logit_scale", "cast_dtype"),
-}
-PLAIN_BLOCKS = {
-    "ls_init_value": only(None, (None,), "layer scale"),
-    "act_kwargs": only(None, (None, {}), "an activation with arguments"),
-    "norm_kwargs": only(None, (None, {}), "a norm with arguments"),
-    "block_type": only(None, (None, "default"), "a custom block"),
-    "qk_norm": only(False, (False,), "a norm of queries and keys"),
-    "scaled_cosine_attn": only(False, (False,), "cosine attention"),
-    "scale_heads": only(False, (False,), "a scale for each head"),
-    "scale_attn_inner": only(False, (False,), "a norm inside attention"),
-    "scale_attn": only(False, (False,), "a norm after attention"),
-    "scale_fc": only(False, (False,), "a norm inside the MLP"),
-}
-VISION = {
-    "image_size": square(224),
-    "patch_size": square(16),
-    "width": whole(768),
-    "layers": whole(12, most=MOST_LAYERS),
-    "head_width": whole(64),
-    "mlp_ratio": RATIO,
-    "no_ln_pre": SWITCH,
-    "attentional_pool": only(False, (True, "parallel", "cascade"), "a vision tower without this pooling"),
-    "attn_pooler_queries": whole(256),
-    "attn_pooler_heads": whole(8),
-    "pool_type": only("tok", ("tok",), "any pooling but tok"),
-    "pos_embed_type": only("learnable", ("learnable", "sin_cos_2d"), "this positional embedding"),
-    "timm_model_name": only(None, (None, ""), "a timm tower"),
-    **PLAIN_BLOCKS,
-    # patch dropout is for training; the pooler overrides final_ln_after_pool; the rest is timm's
-    **unused(
-        "patch_dropout",
-        "final_ln_after_pool",
-        "output_tokens",
-        "timm_model_pretrained",
-        "timm_pool",
-        "timm_proj",
-        "timm_proj_bias",
-        "timm_drop",
-        "timm_drop_path",
-    ),
-}
-TEXT = {
-    "context_length": whole(77),
-    "vocab_size": whole(49408),
-    "width": whole(512),
-    "layers": whole(12, most=MOST_LAYERS),
-    "heads": whole(8),
-    "mlp_ratio": RATIO,
-    "pad_id": whole(0, least=0),
-    "correct_cls_mask": SWITCH,
-    "embed_cls": only(False, (True,), "a text tower without a class token"),
-    "no_causal_mask": only(False, (False,), "a text tower without a causal mask"),
-    "proj_type": only("linear", ("linear",), "any projection but linear"),
-    "proj_bias": only(False, (False,), "a projection with a bias"),
-    "hf_model_name": only(None, (None, ""), "a Hugging Face tower"),
-    "hf_tokenizer_name": Rule(None, lambda value: value is None or isinstance(value, str), "not a name"),
-    "tokenizer_mode": only(None, (None, ""), "a special mode of the tokenizer"),
-    "tokenizer_kwargs": Rule(None, lambda value: value is None or isinstance(value, dict), SECTION.otherwise),
-    **PLAIN_BLOCKS,
-    # embed_cls overrides the pooling; the rest is Hugging Face's
-    **unused(
-        "pool_type",
-        "eos_id",
-        "final_ln_after_pool",
-        "output_tokens",
-        "hf_model_pretrained",
-        "hf_proj_type",
-        "hf_pooler_type",
-    ),
-}
-TOKENIZER = {"clean": only(None, (None, "lower", "whitespace"), "this cleaning of texts")}
-DECODER = {
-    # open_clip reads a whole text configuration here, and builds the decoder from the five fields below
-    **unused(*TEXT, "dim_head", "n_queries", "attn_pooler_heads"),
-    "context_length": whole(77),
-    "width": whole(512),
-    "layers": whole(12, most=MOST_LAYERS),
-    "heads": whole(8),
-    "ls_init_value": PLAIN_BLOCKS["ls_init_value"],
-}
-PREPROCESS = {
-    "size": square(224),
-    "mode": only("RGB", ("RGB",), "any mode but RGB"),
-    "mean": channels(
-        MEAN,
-        lambda c: abs(c) <= MOST_PIXEL,
-        f"not a number from {-MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels",
-    ),
-    "std": channels(
-        STD,
-        lambda c: 1 / MOST_PIXEL <= c <= MOST_PIXEL,
-        f"not a number from {1 / MOST_PIXEL:g} to {MOST_PIXEL:g} for each of three channels",
-    ),
-    "interpolation": only("bicubic", ("bicubic", "bilinear", "random"), "this interpolation"),
-    "resize_mode": only("shortest", ("shortest", "longest", "squash"), "this way to resize"),
-    "fill_color": whole(0, least=0, most=255),
-}
 
 
 class _Reader:
-    """Reads sections by the rules above and keeps every problem, so that all are told at once."""
+    """Reads sections by their tables and collects all problems, so that one message can list them."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self.malformed = False
+        self.malformed = False  # whether a value cannot be compared with others
 
-    def read(self, prefix: str, section: dict[str, Any] | None, rules: dict[str, Rule]) -> dict[str, Any]:
-        if section is None:  # missing, and told
-            return {name: rule.default for name, rule in rules.items()}
-        if unknown := [prefix + name for name in section if name not in rules]:
-            self.problems.append(f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown")
+    def read(self, prefix: str, values: Section | None, fields: dict[str, Field]) -> Section:
+        """Return every field of a section. `values` is None for a missing one, which is reported already."""
+        if values is None:
+            return {name: field.default for name, field in fields.items()}
+        if unknown := [prefix + name for name in values if name not in fields]:
+            self.problems.append(f"{join_names(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown")
         return {
-            name: self.value(prefix + name, section.get(name, rule.default), rule)
-            for name, rule in rules.items()
+            name: self.read_value(prefix + name, values.get(name, field.default), field)
+            for name, field in fields.items()
         }
 
-    def value(self, name: str, value: Any, rule: Rule) -> Any:
-        if rule.fits(value):
+    def read_value(self, name: str, value: Any, field: Field) -> Any:
+        """Return a field's value, or its default if the value is invalid."""
+        if field.is_valid(value):
             return value
-        text = json.dumps(value, default=repr)
-        text = text if len(text) < 60 else text[:56] + " ..."
-        told = "missing" if value is None else f"{text}: {rule.otherwise}"
-        self.problems.append(f"{name} is {told}")
-        self.malformed |= rule.of_form
-        return rule.default
+        shown = json.dumps(value, default=repr)
+        shown = shown if len(shown) < 60 else shown[:56] + " ..."
+        self.problems.append(f"{name} is missing" if value is None else f"{name} is {shown}: {field.problem}")
+        self.malformed |= field.malformed
+        return field.default
 
 
-def _contradictions(model: dict, vision: dict, text: dict, decoder: dict) -> list[str]:
-    """What is wrong between fields that are each well formed."""
-    E, size, patch = model["embed_dim"], _side(vision["image_size"]), _side(vision["patch_size"])
-    heads = vision["width"] // vision["head_width"]
-    paper_pooler = isinstance(vision["attentional_pool"], str)
+def _read_sections(source: Section, reader: _Reader) -> _Sections:
+    top = reader.read("", source, FILE)
+    model = reader.read("", top["model_cfg"], MODEL)
+    text = reader.read("text_cfg.", model["text_cfg"], TEXT)
+    # in open_clip a null in preprocess_cfg stands for the default
+    preprocess = {name: value for name, value in top["preprocess_cfg"].items() if value is not None}
+    return _Sections(
+        model=model,
+        vision=reader.read("vision_cfg.", model["vision_cfg"], VISION),
+        text=text,
+        tokenizer=reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"] or {}, TOKENIZER),
+        decoder=reader.read("multimodal_cfg.", model["multimodal_cfg"], DECODER),
+        preprocess=reader.read("preprocess_cfg.", preprocess, PREPROCESS),
+    )
 
-    def divides(name: str, heads: int, of: str, width: int) -> tuple[bool, str]:
-        return not heads or width % heads > 0, f"{name}: {heads} heads do not divide {of} {width}"
 
-    return [
-        problem
-        for wrong, problem in (
-            (text["width"] != E, f"text_cfg.width {text['width']} is not embed_dim {E}"),
-            (decoder["width"] != E, f"multimodal_cfg.width {decoder['width']} is not embed_dim {E}"),
-            (
-                paper_pooler and vision["width"] != E,  # for ln_post stands before the poolers
-                f"vision_cfg.width {vision['width']} is not embed_dim {E}, as attentional_pool "
-                f"{vision['attentional_pool']} needs",
-            ),
-            divides("vision_cfg.head_width", heads, "vision_cfg.width", vision["width"]),
-            divides("vision_cfg.attn_pooler_heads", vision["attn_pooler_heads"], "embed_dim", E),
-            divides("text_cfg.heads", text["heads"], "text_cfg.width", text["width"]),
-            divides("multimodal_cfg.heads", decoder["heads"], "multimodal_cfg.width", decoder["width"]),
-            (patch > size, f"vision_cfg.patch_size {patch} is larger than vision_cfg.image_size {size}"),
-            (
-                not paper_pooler and vision["attn_pooler_queries"] < 2,
-                "vision_cfg.attn_pooler_queries 1 leaves no caption tokens: query 0 is the latent",
-            ),
-            (int(vision["width"] * vision["mlp_ratio"]) < 1, "vision_cfg.mlp_ratio leaves no MLP"),
-            (int(text["width"] * text["mlp_ratio"]) < 1, "text_cfg.mlp_ratio leaves no MLP"),
-            (
-                decoder["context_length"] < text["context_length"],
-                f"multimodal_cfg.context_length "
-                f"{decoder['context_length']} is less than text_cfg.context_length {text['context_length']}",
-            ),
-            (
-                max(model["pad_id"], text["pad_id"]) >= text["vocab_size"],
-                f"pad_id {model['pad_id']} or text_cfg.pad_id {text['pad_id']} is not in the vocabulary",
-            ),
+def _vision_config(sections: _Sections) -> VisionConfig:
+    vision = sections.vision
+    return VisionConfig(
+        image_size=_side(vision["image_size"]),
+        patch_size=_side(vision["patch_size"]),
+        width=vision["width"],
+        layers=vision["layers"],
+        heads=vision["width"] // vision["head_width"],
+        mlp_width=int(vision["width"] * vision["mlp_ratio"]),
+        ln_pre=not vision["no_ln_pre"],
+        attentional_pool=vision["attentional_pool"],
+        queries=vision["attn_pooler_queries"],
+        pooler_heads=vision["attn_pooler_heads"],
+        quick_gelu=sections.model["quick_gelu"],
+    )
+
+
+def _text_config(sections: _Sections) -> TextConfig:
+    text = sections.text
+    return TextConfig(
+        context_length=text["context_length"],
+        vocab_size=text["vocab_size"],
+        width=text["width"],
+        layers=text["layers"],
+        heads=text["heads"],
+        mlp_width=int(text["width"] * text["mlp_ratio"]),
+        pad_id=text["pad_id"],
+        correct_cls_mask=text["correct_cls_mask"],
+        quick_gelu=sections.model["quick_gelu"],
+    )
+
+
+def _decoder_config(sections: _Sections) -> DecoderConfig:
+    decoder = sections.decoder
+    return DecoderConfig(
+        context_length=decoder["context_length"],
+        width=decoder["width"],
+        layers=decoder["layers"],
+        heads=decoder["heads"],
+        mlp_width=4 * decoder["width"],
+        quick_gelu=sections.model["quick_gelu"],
+    )
+
+
+def _preprocess_config(sections: _Sections) -> PreprocessConfig:
+    preprocess = sections.preprocess
+    return PreprocessConfig(
+        size=_side(sections.vision["image_size"]),
+        mean=_channels(preprocess["mean"], MEAN),
+        std=_channels(preprocess["std"], STD),
+        # "random" chooses between the two in training; open_clip's inference then uses bicubic
+        interpolation="bilinear" if preprocess["interpolation"] == "bilinear" else "bicubic",
+        resize_mode=preprocess["resize_mode"],
+        fill_color=preprocess["fill_color"],
+    )
+
+
+# Checks across fields ---------------------------------------------------------------------------------------
+
+
+def _contradictions(sections: _Sections) -> Iterator[str]:
+    """Yield contradictions between fields that are valid on their own."""
+    model, vision, text, _, decoder, _ = sections
+    yield from _wrong_widths(sections)
+    yield from _wrong_heads(sections)
+    size, patch = _side(vision["image_size"]), _side(vision["patch_size"])
+    if patch > size:
+        yield f"vision_cfg.patch_size {patch} is larger than vision_cfg.image_size {size}"
+    if vision["attentional_pool"] is True and vision["attn_pooler_queries"] < 2:
+        yield "vision_cfg.attn_pooler_queries 1 leaves no caption tokens: query 0 is the contrastive one"
+    if decoder["context_length"] < text["context_length"]:
+        yield (
+            f"multimodal_cfg.context_length {decoder['context_length']} is less than "
+            f"text_cfg.context_length {text['context_length']}"
         )
-        if wrong
-    ]
+    for name, pad_id in (("pad_id", model["pad_id"]), ("text_cfg.pad_id", text["pad_id"])):
+        if pad_id >= text["vocab_size"]:
+            yield f"{name} {pad_id} is not in the vocabulary of {text['vocab_size']}"
 
 
-def some(names: Sequence[str], limit: int = 8) -> str:
-    """Return the first names, and how many more there are, on one line."""
-    more = f", ... and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + more
+def _wrong_widths(sections: _Sections) -> Iterator[str]:
+    model, vision, text, _, decoder, _ = sections
+    E = model["embed_dim"]
+    if text["width"] != E:
+        yield f"text_cfg.width {text['width']} is not embed_dim {E}"
+    if decoder["width"] != E:
+        yield f"multimodal_cfg.width {decoder['width']} is not embed_dim {E}"
+    form = vision["attentional_pool"]
+    if isinstance(form, str) and vision["width"] != E:  # ln_post comes before the poolers
+        yield f"vision_cfg.width {vision['width']} is not embed_dim {E}, as attentional_pool {form} requires"
+    for name, tower in (("vision_cfg", vision), ("text_cfg", text)):
+        if int(tower["width"] * tower["mlp_ratio"]) < 1:
+            yield f"{name}.mlp_ratio {tower['mlp_ratio']:g} gives an MLP of width 0"
+
+
+def _wrong_heads(sections: _Sections) -> Iterator[str]:
+    model, vision, text, _, decoder, _ = sections
+    for name, heads, width_name, width in (
+        (
+            "vision_cfg.head_width",
+            vision["width"] // vision["head_width"],
+            "vision_cfg.width",
+            vision["width"],
+        ),
+        ("vision_cfg.attn_pooler_heads", vision["attn_pooler_heads"], "embed_dim", model["embed_dim"]),
+        ("text_cfg.heads", text["heads"], "text_cfg.width", text["width"]),
+        ("multimodal_cfg.heads", decoder["heads"], "multimodal_cfg.width", decoder["width"]),
+    ):
+        if not heads or width % heads:
+            yield f"{name}: {heads} heads do not divide {width_name} {width}"
+
+
+# Values -----------------------------------------------------------------------------------------------------
 
 
 def _is_number(value: Any) -> bool:
@@ -353,12 +433,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _side(value: Any) -> Any:
-    """n of n or [n, n]; anything else is left as it is."""
+    """Return n for n or [n, n], and any other value unchanged."""
     return value[0] if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1] else value
 
 
 def _channels(value: Any, default: tuple[float, ...]) -> tuple[Any, ...]:
-    """One number for each channel, or one for all three: there 0 stands for the default, as in open_clip."""
+    """Return one number per channel. As in open_clip, a number is for all three, and 0 is the default."""
     if isinstance(value, list | tuple):
         return tuple(value)
     return default if _is_number(value) and value == 0 else (value,) * 3

@@ -1,26 +1,28 @@
-"""open_clip's CoCa checkpoints -> a checkpoint folder.
+"""Conversion of open_clip's CoCa weights to a checkpoint folder.
 
-The source is what a hub repository holds, another checkpoint folder, or a file of weights: also a training checkpoint,
-its weights under `state_dict` and its names prefixed if the run was distributed. See `sources` for the files, and
-`released` for weights without a configuration.
+The source is a downloaded repository, another checkpoint folder, or a file of weights, such as a training
+checkpoint. See `sources` for the files, and `released` for weights without a configuration.
 """
+
+from __future__ import annotations
 
 import os
 import re
+import warnings
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from ..inputs import path_name, read_text
-from ..model.config import Config
-from ..output import refuse_occupied, writable
-from ..progress import advance, progress, say
+from ..inputs import path_name, read_text, require_exists
+from ..model.config import Array, Config
+from ..output import is_writable, require_empty
+from ..progress import Progress, no_progress
 from ..resources import require_memory
-from .folder import TOKENIZER, StoredTensor, read_config, read_record, refuse_unsound, write_checkpoint
-from .released import fitting_config, named_config, names
+from .folder import TOKENIZER, StoredTensor, check_values, read_config, read_origin, write_checkpoint
+from .released import config_names, fitting_config, named_config
 from .sources import CONFIG_NAMES, config_name, read_weights, sha256, shard_files, weights_name
-from .table import check
+from .table import check_tensors
 
 CLIP_VOCABULARY = 49408
 
@@ -30,139 +32,153 @@ def convert(
     dest: str | os.PathLike[str],
     dtype: str | None = None,
     config: str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Make the checkpoint folder `dest` from `source`, a folder or a file of weights, and return its path.
+    """Convert `source`, a folder or a file of weights, to the checkpoint folder `dest`, and return its path.
 
-    `config` is the configuration: its file, or the name of one of open_clip's that come with the package,
-    "coca_ViT-B-32" or "coca_ViT-L-14". By default it is the one in the folder; if there is none, that of the two
-    whose every shape agrees with the weights. `dtype` is "float16" or "float32"; None keeps every tensor's own, but
-    bfloat16, unknown to NumPy, becomes float32. `dest` gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise
-    the source's tokenizer.json if there is one. Messages on standard error say what was chosen.
+    `config` is a configuration file, or the name of a configuration that comes with the package:
+    "coca_ViT-B-32" or "coca_ViT-L-14". By default it is the configuration in the source folder; if there is
+    none, the one of these two that has the shapes of all tensors, with a warning that names it. `dtype` is
+    "float16" or "float32"; None keeps the dtype of each tensor, except that bfloat16 becomes float32. `dest`
+    gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise the tokenizer.json of the source, if there is
+    one. `progress` counts tensors.
 
-    Raises FileNotFoundError for a file that is not there; PermissionError for one that cannot be read, or if `dest`
-    cannot be written; ValueError if `dest` is not empty, the configuration asks for what is not built here, the
-    weights do not fit it or are damaged, or a number is not in `dtype`.
+    Raises FileNotFoundError for a missing file; PermissionError for one that cannot be read, or if `dest`
+    cannot be written; ValueError if `dest` is not empty, the configuration is not supported, the weights do
+    not fit it or are damaged, or a value is out of the range of `dtype`.
     """
-    if not (dtype is None or isinstance(dtype, str) and dtype in ("float16", "float32")):
+    if not (dtype is None or (isinstance(dtype, str) and dtype in ("float16", "float32"))):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
-    source = Path(path_name(source, "give a folder, or a file of weights", "source"))
-    dest = Path(path_name(dest, "give a folder to make", "dest"))
-    refuse_occupied(dest)
-    if not writable(dest if dest.is_dir() else dest.parent):
-        raise PermissionError(f"{dest}: nothing can be written there; give another place")
-    try:
-        source.stat()
-    except PermissionError:
-        raise PermissionError(f"{source}: permission denied; check the permissions of its folder") from None
-    except OSError as error:  # also a name that is too long, or a link to itself
-        absent = isinstance(error, FileNotFoundError | NotADirectoryError)
-        reason = "there is no such file or folder" if absent else error.strerror
-        raise FileNotFoundError(f"{source}: {reason}") from None
+    source = _existing(source)
+    dest = _free(dest)
     files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
     weights = source / weights_name(files, str(source)) if source.is_dir() else source
-
-    beside = config_name(files)
-    if config is not None:
-        parsed = _config(config)
-    elif beside:
-        parsed = read_config(source / beside)
-    stored = read_weights(weights)
-    if config is None and not beside:
-        try:
-            name, parsed = fitting_config(stored)
-        except ValueError as error:
-            if source.is_dir():
-                raise FileNotFoundError(
-                    f"{source}: none of {', '.join(CONFIG_NAMES)} is there; {error}"
-                ) from None
-            raise ValueError(f"{weights}: its configuration is not known; {error}") from None
-        say(
-            f"{weights}: no configuration is beside it; every shape agrees with open_clip's {name}, "
-            "which is taken"
-        )
-    check(stored, parsed, str(weights))
+    parsed, stored = _config_and_weights(source, config_name(files), weights, config)
+    check_tensors(stored, parsed, str(weights))
     tokenizer = _tokenizer(parsed, source)
-    size = sum(prod(tensor.shape) * _itemsize(tensor, dtype) for tensor in stored.values())
-    require_memory(
-        size,
-        f"{weights}: converting it",
-        "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs",
-    )
-    record = _record(weights)
-    with progress(len(stored), "tensors"):
-        tensors = {}
+    _require_memory(stored, dtype, weights)
+    origin = _origin(weights)
+    tensors = {}
+    with progress(len(stored), "tensors") as update:
         for name, tensor in stored.items():
             tensors[name] = _cast(name, tensor, dtype, str(weights))
-            advance()
-    return write_checkpoint(dest, parsed, tensors, tokenizer, record)
+            update(1)
+    return write_checkpoint(dest, parsed, tensors, tokenizer, origin)
 
 
-def _config(config: str | os.PathLike[str]) -> Config:
-    """The configuration of a name or in a file."""
-    if parsed := named_config(os.fspath(config)):
-        return parsed
+def _existing(source: str | os.PathLike[str]) -> Path:
+    hint = "give a folder, or a file of weights"
+    name = path_name(source, hint, "source")
+    require_exists(name, "file or folder", hint)
+    return Path(name)
+
+
+def _free(dest: str | os.PathLike[str]) -> Path:
+    path = Path(path_name(dest, "give a folder to make", "dest"))
+    require_empty(path)
+    if not is_writable(path if path.is_dir() else path.parent):
+        raise PermissionError(f"{path}: cannot be written; give another place")
+    return path
+
+
+def _config_and_weights(
+    source: Path, found: str | None, weights: Path, config: str | os.PathLike[str] | None
+) -> tuple[Config, dict[str, StoredTensor]]:
+    """Return the configuration and the tensors, not yet read.
+
+    `found` is the name of the configuration in the source folder, and `config` the one that the caller gave.
+    """
+    if config is not None:
+        return _find_config(config), read_weights(weights)
+    if found:
+        return read_config(source / found), read_weights(weights)
+    stored = read_weights(weights)
+    try:
+        name, fitting = fitting_config(stored)
+    except ValueError as error:
+        if source.is_dir():
+            raise FileNotFoundError(f"{source}: it has none of {', '.join(CONFIG_NAMES)}; {error}") from None
+        raise ValueError(f"{weights}: it has no configuration; {error}") from None
+    warnings.warn(
+        f"{weights}: no configuration beside it; using open_clip's {name}, which has the same shapes",
+        stacklevel=3,
+    )
+    return fitting, stored
+
+
+def _find_config(config: str | os.PathLike[str]) -> Config:
+    """Return the configuration of this name or in this file."""
+    if named := named_config(os.fspath(config)):
+        return named
     if not os.path.exists(config):
         raise FileNotFoundError(
-            f"{config}: no such file, nor a configuration's name: give a file or " + " or ".join(names())
+            f"{config}: neither a file nor the name of a configuration: give a file or "
+            + " or ".join(config_names())
         )
     return read_config(Path(config))
 
 
-def _itemsize(tensor: StoredTensor, dtype: str | None) -> int:
-    """Return the bytes that an element of a tensor takes after conversion to `dtype`; NumPy has no bfloat16."""
-    return np.dtype(dtype or ("float32" if tensor.dtype == "bfloat16" else tensor.dtype)).itemsize
-
-
-def _cast(name: str, tensor: StoredTensor, dtype: str | None, where: str) -> np.ndarray:
-    array = tensor.read()
-    refuse_unsound(name, array, where)
-    with np.errstate(over="ignore"):  # told below, by name
-        cast = array.astype(dtype or array.dtype, copy=False)
-    if not np.isfinite(cast).all():
-        raise ValueError(f"{where}: {name} holds numbers too large for {dtype}")
-    if array.any() and not cast.any():
-        raise ValueError(
-            f"{where}: {name} holds nothing but numbers too small for {dtype}: use --dtype float32"
-        )
-    return cast
-
-
 def _tokenizer(config: Config, source: Path) -> str | None:
-    if config.text.vocab_size == CLIP_VOCABULARY:
-        from ..media.tokenizer import clip_tokenizer_json
+    """Return the tokenizer.json of the checkpoint; None if there is none."""
+    from ..media.tokenizer import clip_tokenizer_json, load_tokenizer
 
+    if config.text.vocab_size == CLIP_VOCABULARY:
         return clip_tokenizer_json()
     path = source / TOKENIZER
     if not path.exists():
         return None
-    from ..media.tokenizer import load_tokenizer
-
-    load_tokenizer(
-        path, config.text.context_length, config.text.pad_id, config.tokenizer_clean, config.text.vocab_size
-    )
+    text = config.text
+    load_tokenizer(path, text.context_length, text.pad_id, config.tokenizer_clean, text.vocab_size)
     return read_text(path, "give the tokenizer of the checkpoint")
 
 
-def _record(weights: Path) -> dict[str, str]:
-    """Where the weights come from, see `read_record`. A checkpoint that was converted once keeps its first record.
+def _require_memory(stored: dict[str, StoredTensor], dtype: str | None, weights: Path) -> None:
+    """Raise ValueError unless the converted tensors fit into memory."""
+
+    def itemsize(tensor: StoredTensor) -> int:
+        stored_dtype = "float32" if tensor.dtype == "bfloat16" else tensor.dtype
+        return np.dtype(dtype or stored_dtype).itemsize
+
+    require_memory(
+        sum(prod(tensor.shape) * itemsize(tensor) for tensor in stored.values()),
+        f"{weights}: converting it",
+        "close other programs" if dtype == "float16" else "use --dtype float16, or close other programs",
+    )
+
+
+def _cast(name: str, tensor: StoredTensor, dtype: str | None, file: str) -> Array:
+    """Read a tensor and convert it to `dtype`. `file` is the file's name in messages."""
+    array = tensor.read()
+    check_values(name, array, file)
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype or array.dtype, copy=False)
+    if not np.isfinite(cast).all():
+        raise ValueError(f"{file}: {name} has values that overflow {dtype}: use --dtype float32")
+    if array.any() and not cast.any():
+        raise ValueError(f"{file}: {name} would underflow to zero in {dtype}: use --dtype float32")
+    return cast
+
+
+def _origin(weights: Path) -> dict[str, str]:
+    """Return where the weights come from, see `read_origin`. A checkpoint folder keeps its first origin.
 
     Raises ValueError for a file in huggingface_hub's cache that was damaged in transfer.
     """
-    if weights.suffix == ".safetensors" and "sha256" in (record := read_record(weights)):
-        return record
+    if weights.suffix == ".safetensors" and "sha256" in (origin := read_origin(weights)):
+        return origin
     files = shard_files(weights)
-    sums = {file: sha256([file]) for file in files}
-    for file, found in sums.items():
-        # huggingface_hub names the file behind the link by the SHA-256 that the hub announced
+    hashes = {file: sha256([file]) for file in files}
+    for file, actual in hashes.items():
+        # in huggingface_hub's cache a file is a link to one that is named by the SHA-256 the hub announced
         blob = file.resolve()
-        if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != found:
+        if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != actual:
             raise ValueError(
-                f"{file}: its SHA-256 is not what the hub announced: remove {blob} and fetch it anew"
+                f"{file}: its SHA-256 is not what the hub announced: remove {blob} and download it again"
             )
-    record = {"weights": weights.name, "sha256": sums[files[0]] if len(files) == 1 else sha256(files)}
-    # the cache of huggingface_hub: models--OWNER--NAME/snapshots/COMMIT/FILE
-    if found := re.search(
-        r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", weights.absolute().parent.as_posix()
-    ):
-        record |= {"repository": f"{found[1]}/{found[2]}", "revision": found[3]}
-    return record
+    origin = {"weights": weights.name, "sha256": hashes[files[0]] if len(files) == 1 else sha256(files)}
+    # huggingface_hub's cache: models--OWNER--NAME/snapshots/COMMIT/FILE
+    pattern = r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$"
+    if match := re.search(pattern, weights.absolute().parent.as_posix()):
+        origin |= {"repository": f"{match[1]}/{match[2]}", "revision": match[3]}
+    return origin

@@ -1,56 +1,61 @@
-"""A checkpoint from the Hugging Face hub: fetched and converted once, offline from then on.
+"""Checkpoints from the Hugging Face hub: downloaded and converted once, available offline from then on.
 
-Only the configuration, the weights and, where the vocabulary is not CLIP's, the tokenizer are fetched, into
-huggingface_hub's own cache. The converted checkpoint is in the cache of this package.
+Only the configuration, the weights and, unless the vocabulary is CLIP's, the tokenizer are downloaded, to the
+cache of huggingface_hub. The converted checkpoint is in the cache of this package.
 """
 
-import json
+from __future__ import annotations
+
 import os
 import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..output import refuse_occupied, writable
-from ..progress import say
+from ..output import is_writable, require_empty
+from ..progress import Progress, no_progress
 from .convert import CLIP_VOCABULARY, convert
 from .folder import CONFIG, TOKENIZER, WEIGHTS, open_safetensors, read_config
 from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, is_weights, shard_files, weights_name
 
-TIMEOUT = 10  # seconds for the hub to say which files a repository has
+TIMEOUT = 10  # seconds until the hub must have listed a repository's files
+ATTEMPTS = 3  # to download a file whose connection breaks
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are: $MINIVIDEOCOCA_CACHE, or minivideococa in the user's cache folder."""
+    """Return the folder of converted checkpoints: $MINIVIDEOCOCA_CACHE, or one in the user's cache folder."""
     if folder := os.environ.get("MINIVIDEOCOCA_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minivideococa"
 
 
-def fetch(repo_id: str) -> Path:
-    """Return the checkpoint folder of "OWNER/NAME" or "OWNER/NAME@REVISION". A second call makes no request.
+def fetch(repo_id: str, *, progress: Progress = no_progress) -> Path:
+    """Return the checkpoint folder of "OWNER/NAME" or "OWNER/NAME@REVISION". A second call needs no network.
 
-    Raises ValueError: no such repository, revision or files in it, no access, no connection, nothing that
-    `convert` takes, or a damaged folder in the cache. Raises OSError if the cache cannot be read or written.
+    `progress` counts the tensors that are converted. Raises ValueError if there is no such repository,
+    revision or file, access is denied, there is no connection, `convert` refuses the files, or the folder in
+    the cache is damaged; OSError if the cache cannot be read or written.
     """
     if not (match := re.fullmatch(r"([\w.-]+/[\w.-]+)(@([\w./-]+))?", repo_id)):
         raise ValueError(f"hf-hub:{repo_id}: give hf-hub:OWNER/NAME or hf-hub:OWNER/NAME@REVISION")
     name, at, revision = match.groups(default="")
-    folder = cache_folder() / (name.replace("/", "--") + at.replace("/", "%2F"))  # "%" is in no name
-    if not _complete(folder):
+    folder = cache_folder() / (name.replace("/", "--") + at.replace("/", "%2F"))  # no name contains "%"
+    if not _is_complete(folder):
         _require_writable(folder.parent)
         source = _download(name, revision or None)
         _require_writable(folder.parent, make=True)
         try:
-            convert(source, folder)
+            convert(source, folder, progress=progress)
         except (ValueError, OSError):
-            if not _complete(folder):  # otherwise another process was faster
+            if not _is_complete(folder):  # otherwise another process was faster
                 raise
     return folder
 
 
-def _complete(folder: Path) -> bool:
-    """Whether the converted checkpoint is there. Raises ValueError for a folder that is none, and is not empty."""
+def _is_complete(folder: Path) -> bool:
+    """Return whether the converted checkpoint exists. Raises ValueError if something else is in its place."""
     try:
-        refuse_occupied(folder)
+        require_empty(folder)
         return False
     except ValueError:
         pass
@@ -59,14 +64,14 @@ def _complete(folder: Path) -> bool:
         open_safetensors(folder / WEIGHTS)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
-            f"{folder}: incomplete or damaged in the cache ({error}); remove it, and it is made anew"
+            f"{folder}: incomplete or damaged in the cache ({error}); remove it, and it is made again"
         ) from None
     return True
 
 
 def _require_writable(cache: Path, make: bool = False) -> None:
-    """Raise PermissionError if checkpoints cannot be written there; with `make`, make the folder."""
-    possible = writable(cache)
+    """Raise PermissionError unless checkpoints can be written to the cache; with `make`, make its folder."""
+    possible = is_writable(cache)
     try:
         if make:
             cache.mkdir(parents=True, exist_ok=True)
@@ -79,79 +84,76 @@ def _require_writable(cache: Path, make: bool = False) -> None:
         )
 
 
-def _download(name: str, revision: str | None) -> Path:
-    """Return the folder in huggingface_hub's cache that holds a repository's configuration and weights."""
-    from huggingface_hub import utils as errors
+# Errors -----------------------------------------------------------------------------------------------------
 
+
+def _download(name: str, revision: str | None) -> Path:
+    """Return the folder in huggingface_hub's cache that holds a repository's configuration and weights.
+
+    Raises ValueError, one line that begins with the repository.
+    """
     try:
         return _fetch_files(name, revision)
-    except errors.GatedRepoError:
-        problem = "its owner must grant access: ask for it on the repository's page, then `hf auth login`"
-    except errors.RepositoryNotFoundError:
-        problem = "there is no such repository, or it is private: then `hf auth login` first"
-    except errors.RevisionNotFoundError:
-        problem = f"the repository has no revision {revision}"
-    except json.JSONDecodeError:
-        problem = (
-            "the answer is not the hub's, but perhaps a proxy's or a log-in page of the network: "
+    except (
+        Exception
+    ) as error:  # when a connection breaks, the HTTP library's errors pass through huggingface_hub
+        reason = " ".join(_reason(error, revision).split())
+    raise ValueError(f"hf-hub:{name}: {reason}")
+
+
+def _reason(error: Exception, revision: str | None) -> str:
+    """Return why a repository could not be downloaded."""
+    if _is(error, "GatedRepoError"):
+        return "its owner must grant access: ask for it on the repository's page, then run `hf auth login`"
+    if _is(error, "RepositoryNotFoundError"):
+        return "there is no such repository, or it is private: then run `hf auth login` first"
+    if _is(error, "RevisionNotFoundError"):
+        return f"the repository has no revision {revision}"
+    if _is(error, "JSONDecodeError"):
+        return (
+            "the answer does not come from the hub, but perhaps from a proxy or a log-in page: "
             "check the connection and HF_ENDPOINT"
         )
-    except ValueError as error:  # no name of a repository, or no checkpoint of open_clip
-        problem = str(error)
-    except Exception as error:  # a connection that breaks off is an error of whichever HTTP library is below
-        problem = f"it cannot be fetched: {error or type(error).__name__}"
-        if _is(error, "OfflineModeIsEnabled"):
-            problem = "the hub cannot be reached, and its files are not in the cache: HF_HUB_OFFLINE is set"
-        elif _is(error, "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError"):
-            problem = (
-                f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
-            )
-        elif isinstance(error, OSError) and error.filename:
-            problem = f"it cannot be kept in the cache of huggingface_hub, which HF_HOME moves: {error}"
-    raise ValueError(f"hf-hub:{name}: " + " ".join(problem.split()))
+    if _is(error, "OfflineModeIsEnabled"):
+        return "the hub cannot be reached, and its files are not in the cache: HF_HUB_OFFLINE is set"
+    if _is(error, "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError"):
+        return f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
+    if isinstance(error, ValueError):  # not a repository's name, or not a checkpoint of open_clip
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"it cannot be stored in the cache of huggingface_hub, which HF_HOME moves: {error}"
+    return f"it cannot be downloaded: {error or type(error).__name__}"
 
 
 def _is(error: BaseException, *names: str) -> bool:
-    """Whether an error's class, or a base of it, has one of these names.
+    """Return whether an error's class or one of its base classes has one of these names.
 
-    By name, since the HTTP library below huggingface_hub, and the errors' module in it, differ between its versions.
+    By name, because versions of huggingface_hub differ in their HTTP library and in the module of their own
+    errors.
     """
     return not {cls.__name__ for cls in type(error).__mro__}.isdisjoint(names)
 
 
-def _fetch_files(name: str, revision: str | None) -> Path:
-    """Fetch what is needed of a repository, all of it from one commit. Raises what huggingface_hub raises."""
-    from huggingface_hub import utils as errors
+# Downloads --------------------------------------------------------------------------------------------------
 
+
+def _fetch_files(name: str, revision: str | None) -> Path:
+    """Download the needed files of a repository, all from one commit. Raises what huggingface_hub raises."""
     cached = _cached(name, revision)
     try:
         files, commit = _listing(name, revision)
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise
-    except Exception:  # no connection, which is no harm if everything is there
-        weights = [path for path in cached.iterdir() if is_weights(path.name)] if cached else []
-        if not weights:
+    except Exception as error:
+        if cached is None or _is(error, "RepositoryNotFoundError", "RevisionNotFoundError"):
             raise
-        if missing := [shard for path in weights for shard in shard_files(path) if not shard.exists()]:
-            raise ValueError(
-                f"{missing[0].name} was not fetched before, and the hub cannot be reached now"
-            ) from None
-        return cached
-
-    config = config_name(files)
-    if not any(map(is_weights, files)):
-        weights_too = (
-            "shards without their index are" if any(map(SHARD.search, files)) else "no file of weights is"
-        )
-        config_too = "" if config else f"none of {', '.join(CONFIG_NAMES)} is in the repository, and "
-        raise ValueError(f"{config_too}{weights_too} in the repository (.safetensors, .bin or .pt)")
-    if config:
+        return _complete_snapshot(cached, error)
+    _require_weights(files)
+    if config := config_name(files):
         path = _get(name, config, revision)
-        revision = path.parent.name  # all files from one commit, whatever is pushed meanwhile
+        revision = path.parent.name  # the commit, in case of pushes between the downloads
         if read_config(path).text.vocab_size != CLIP_VOCABULARY and TOKENIZER in files:
             _get(name, TOKENIZER, revision)
-    there = cached.with_name(commit) if cached and commit else None
-    before = [file for file in files if is_weights(file) and there and (there / file).is_file()]
+    snapshot = cached.with_name(commit) if cached and commit else None
+    before = [file for file in files if is_weights(file) and snapshot and (snapshot / file).is_file()]
     weights = _get(name, weights_name(before or files, f"hf-hub:{name}"), revision)
     for shard in shard_files(weights):
         if shard != weights:
@@ -159,60 +161,83 @@ def _fetch_files(name: str, revision: str | None) -> Path:
     return weights.parent
 
 
+def _complete_snapshot(cached: Path, error: Exception) -> Path:
+    """Return a snapshot if it has all weights, which makes a missing connection harmless; otherwise raise."""
+    weights = [path for path in cached.iterdir() if is_weights(path.name)]
+    if not weights:
+        raise error
+    if missing := [shard for path in weights for shard in shard_files(path) if not shard.exists()]:
+        raise ValueError(f"{missing[0].name} is not in the cache, and the hub cannot be reached")
+    return cached
+
+
+def _require_weights(files: Sequence[str]) -> None:
+    """Raise ValueError unless weights are among a repository's files."""
+    if any(map(is_weights, files)):
+        return
+    shards = any(map(SHARD.search, files))
+    weights = "shards without their index are" if shards else "no file of weights is"
+    config = "" if config_name(files) else f"none of {', '.join(CONFIG_NAMES)} is in the repository, and "
+    raise ValueError(f"{config}{weights} in the repository (.safetensors, .bin or .pt)")
+
+
 def _cached(name: str, revision: str | None) -> Path | None:
-    """Return the repository's snapshot folder in huggingface_hub's cache; None if there is none."""
+    """Return the repository's snapshot in huggingface_hub's cache, None if there is none."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub import utils as errors
 
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except errors.LocalEntryNotFoundError as error:
-        incomplete = getattr(error, "snapshot_path", None)  # files that are not needed here may be missing
+    except Exception as error:
+        if not _is(error, "LocalEntryNotFoundError"):
+            raise
+        incomplete = getattr(error, "snapshot_path", None)  # what is missing may not be needed
         return Path(incomplete) if incomplete else None
 
 
 def _listing(name: str, revision: str | None) -> tuple[list[str], str | None]:
-    """Return the names of a repository's files, and its commit. Without a connection it fails at once.
+    """Return the names of a repository's files, and its commit. Without a connection this fails at once.
 
-    For a mirror that cannot list files, try the usual names and return those that exist, with None.
+    On a mirror that cannot list files, look for the usual names, and return None for the commit.
     """
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub import utils as errors
-
-    def exists(file: str) -> bool:
-        try:
-            get_hf_file_metadata(hf_hub_url(name, file, revision=revision))
-        except errors.EntryNotFoundError:
-            return False
-        return True
+    from huggingface_hub import HfApi
 
     try:
         info = HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
         return [file.rfilename for file in info.siblings or ()], info.sha
-    except errors.HfHubHTTPError as error:
-        if (
-            _is(error, "RepositoryNotFoundError", "RevisionNotFoundError")
-            or error.response.status_code != 404
-        ):
+    except Exception as error:
+        refused = _is(error, "RepositoryNotFoundError", "RevisionNotFoundError")
+        if refused or getattr(getattr(error, "response", None), "status_code", None) != 404:
             raise
     suffixes = (".safetensors", ".safetensors.index.json", ".bin")
     weights = [stem + suffix for stem in WEIGHT_STEMS for suffix in suffixes]
-    return [file for file in (*CONFIG_NAMES, *weights, TOKENIZER) if exists(file)], None
+    return [file for file in (*CONFIG_NAMES, *weights, TOKENIZER) if _exists(name, file, revision)], None
+
+
+def _exists(name: str, file: str, revision: str | None) -> bool:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision))
+    except Exception as error:
+        if not _is(error, "EntryNotFoundError"):
+            raise
+        return False
+    return True
 
 
 def _get(name: str, file: str, revision: str | None) -> Path:
-    """Fetch a file. Retry twice if the connection breaks; what was fetched before is kept.
+    """Download a file. If the connection breaks, continue with what has arrived.
 
-    After a timeout huggingface_hub itself has retried.
+    There is no further attempt after a timeout: huggingface_hub itself has made several.
     """
     from huggingface_hub import hf_hub_download
 
-    for tries_left in (2, 1, 0):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return Path(hf_hub_download(name, file, revision=revision))
         except Exception as error:
-            broken_off = _is(error, "ReadError", "RemoteProtocolError", "ChunkedEncodingError")
-            if not tries_left or not broken_off:
+            broken = _is(error, "ReadError", "RemoteProtocolError", "ChunkedEncodingError")
+            if not broken or attempt == ATTEMPTS:
                 raise
-            say(f"hf-hub:{name}: {file}: the connection broke ({error}); retrying")
-    raise AssertionError("never reached")
+            warnings.warn(f"hf-hub:{name}: {file}: the connection broke ({error}); retrying", stacklevel=2)
+    raise AssertionError("unreachable")

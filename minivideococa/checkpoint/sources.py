@@ -1,8 +1,8 @@
-"""What a folder or a repository of weights holds: which file is which, and the weights in it.
+"""The files of a downloaded repository or folder: configuration and weights, and the tensors in them.
 
 open_clip_config.json                       the configuration; or config.json, or none
 open_clip_model.safetensors                 the weights; or open_clip_pytorch_model.bin, epoch_9.pt, ...
-model.safetensors.index.json                or their index, where they are cut into several files ("shards")
+model.safetensors.index.json                or the index of weights that are split into several files (shards)
 tokenizer.json                              unless the vocabulary is CLIP's
 """
 
@@ -10,57 +10,65 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..inputs import read_json, regular_file
-from ..model.arguments import shown
-from ..progress import say
+from ..model.config import shorten
 from .folder import CONFIG, StoredTensor, open_safetensors
 from .unpickler import read_pickle
 
-CONFIG_NAMES = ("open_clip_config.json", CONFIG)  # in this order
-WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model")  # in this order, then any other
+CONFIG_NAMES = ("open_clip_config.json", CONFIG)  # in order of preference
+WEIGHT_STEMS = (
+    "open_clip_model",
+    "open_clip_pytorch_model",
+    "model",
+)  # in order of preference, before any other
 WEIGHT_SUFFIX = re.compile(r"\.(safetensors|bin|pt|pth|ckpt)(\.index\.json)?$")
-SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$")  # the only shard is the whole
+SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$")  # one of several: a single shard holds everything
 
-# Causal masks that older versions of open_clip kept among the weights; here they are computed.
+# Causal masks that older versions of open_clip stored with the weights; here they are computed.
 MASKS = {"text.attn_mask", "text_decoder.attn_mask"}
 
 
+# Names of files ---------------------------------------------------------------------------------------------
+
+
 def config_name(files: Iterable[str]) -> str | None:
-    """Return the file of the configuration, None if there is none."""
-    found = set(files)
-    return next((name for name in CONFIG_NAMES if name in found), None)
+    """Return the name of the configuration among these names, None if there is none."""
+    names = set(files)
+    return next((name for name in CONFIG_NAMES if name in names), None)
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of this name holds weights, or the index of their shards; a shard alone does not."""
+    """Return whether a file of this name holds all weights, or is the index of their shards."""
     return bool(WEIGHT_SUFFIX.search(name)) and not SHARD.search(name) and "/" not in name
 
 
-def weights_name(files: Iterable[str], where: str) -> str:
-    """Return the file of the weights, or of their index. Where there are several, a message says which is taken.
+def weights_name(files: Iterable[str], place: str) -> str:
+    """Return the name of the weights, or of their index, among these names. Warn if several are candidates.
 
-    The names of open_clip come first, then safetensors before pickles, then the last in natural order ("epoch_10.pt").
-    Raises FileNotFoundError if there is none; `where` names the folder or repository.
+    open_clip's names are preferred, then safetensors to pickles, then the last in natural order
+    ("epoch_10.pt"). `place` names the folder or repository in messages. Raises FileNotFoundError if there are
+    no weights.
     """
     files = list(files)
-    found = [name for name in files if is_weights(name)]
-    if not found and any(map(SHARD.search, files)):
+    candidates = [name for name in files if is_weights(name)]
+    if not candidates and any(map(SHARD.search, files)):
         raise FileNotFoundError(
-            f"{where}: shards without their index (model.safetensors.index.json): fetch it too"
+            f"{place}: shards without their index (model.safetensors.index.json): download it too"
         )
-    if not found:
+    if not candidates:
         raise FileNotFoundError(
-            f"{where}: none of open_clip_model.safetensors, open_clip_pytorch_model.bin, "
-            "model.safetensors is there, nor another file of weights (.safetensors, .bin, .pt)"
+            f"{place}: no weights: neither open_clip_model.safetensors, open_clip_pytorch_model.bin, "
+            "model.safetensors nor another file that ends in .safetensors, .bin or .pt"
         )
-    chosen = max(found, key=_preference)
-    if len(found) > 1:
-        others = ", ".join(sorted(name for name in found if name != chosen))
-        say(f"{where}: the weights are taken from {chosen}, not from {others}")
+    chosen = max(candidates, key=_preference)
+    if len(candidates) > 1:
+        others = ", ".join(sorted(name for name in candidates if name != chosen))
+        warnings.warn(f"{place}: using the weights in {chosen}, not those in {others}", stacklevel=3)
     return chosen
 
 
@@ -71,75 +79,74 @@ def _preference(name: str) -> tuple[Any, ...]:
     return known, ".safetensors" in name, natural
 
 
-def shard_files(weights: Path) -> list[Path]:
-    """Return the file of the weights itself, or of an index the files that it names, in order.
+# Content ----------------------------------------------------------------------------------------------------
 
-    Raises ValueError for what is no index of files beside it.
+
+def shard_files(weights: Path) -> list[Path]:
+    """Return the files that hold the weights: those named by an index, in order, or `weights` itself.
+
+    Raises ValueError if an index is malformed or names something other than a file beside it.
     """
     if not weights.name.endswith(".json"):
         return [weights]
-    shards = sorted(set(_weight_map(weights).values()))
-    return [weights.parent / shard for shard in shards]
+    return [weights.parent / shard for shard in sorted(set(_weight_map(weights).values()))]
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor, by an index: {"weight_map": {tensor: file, ...}}."""
+    """Return the file of each tensor from an index: {"weight_map": {tensor: file, ...}}."""
     hint = "give the weights themselves or the index of their shards"
-    found = read_json(index, hint)
-    weight_map = found.get("weight_map") if isinstance(found, dict) else None
+    content = read_json(index, hint)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index}: no index of weights: it has no weight_map; {hint}")
+        raise ValueError(f"{index}: not an index of weights: it has no weight_map; {hint}")
     for file in weight_map.values():
         if not isinstance(file, str) or Path(file).name != file or "\0" in file:
-            raise ValueError(f"{index}: weight_map names {file!r:.60}, which is no file beside it; {hint}")
+            raise ValueError(f"{index}: weight_map names {file!r:.60}, which is not a file beside it; {hint}")
     return weight_map
 
 
 def read_weights(path: Path) -> dict[str, StoredTensor]:
-    """Return the state dict in a file of weights or in the shards of an index, by open_clip's names and not yet read.
+    """Return the state dict in a file of weights or in the shards of an index. Tensors are not read yet.
 
-    Raises FileNotFoundError for a file that is not there, and ValueError for what is no state dict.
+    Prefixes of distributed training and torch.compile are removed from the names, and masks of older versions
+    dropped. Raises FileNotFoundError for a missing file, and ValueError for a file that is not a state dict.
     """
     if path.name.endswith(".json"):
         shards = {file.name: _state_dict(file) for file in shard_files(path)}
         weight_map = _weight_map(path)
         if missing := [name for name, file in weight_map.items() if name not in shards[file]]:
             raise ValueError(
-                f"{path}: {missing[0]!r:.80} is not in {weight_map[missing[0]]}: fetch the shards anew"
+                f"{path}: {missing[0]!r:.80} is not in {weight_map[missing[0]]}: download the shards again"
             )
-        found = {name: shards[file][name] for name, file in weight_map.items()}
+        tensors = {name: shards[file][name] for name, file in weight_map.items()}
     else:
-        found = _state_dict(path)
-    # a distributed run prefixes every name with "module.", torch.compile with "_orig_mod."
-    plain = {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in found.items()}
+        tensors = _state_dict(path)
+    plain = {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in plain.items() if name not in MASKS}
 
 
 def _state_dict(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by their names: of safetensors or of torch.save, whichever it is by its first bytes."""
+    """Return the tensors in one file by name. Its first bytes tell safetensors from files of `torch.save`."""
     with open(regular_file(path, "give the file of the weights"), "rb") as file:
         head = file.read(24)
     if head == b"version https://git-lfs.":
-        raise ValueError(f"{path}: only Git LFS's pointer to the weights: fetch them with `git lfs pull`")
-    if (
-        head[4:9] == b"\0\0\0\0{"
-        or path.suffix == ".safetensors"
-        and not head.startswith((b"PK\x03\x04", b"\x80"))
-    ):
+        raise ValueError(f"{path}: a Git LFS pointer, not the weights: run `git lfs pull`")
+    is_pickle = head.startswith((b"PK\x03\x04", b"\x80"))
+    if head[4:9] == b"\0\0\0\0{" or (path.suffix == ".safetensors" and not is_pickle):
         return open_safetensors(path)
-    found = read_pickle(path)
-    if isinstance(found, dict):
-        found = found.get("state_dict", found)
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"{path}: no state dict is in it")
-    for name, tensor in found.items():
+    content = read_pickle(path)
+    if isinstance(content, dict):  # a training checkpoint has the state dict beside the optimizer's state
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: it holds no state dict")
+    for name, tensor in content.items():
         if not (isinstance(name, str) and isinstance(tensor, StoredTensor)):
-            raise ValueError(f"{path}: not a state dict: its entry {shown(name)} is no tensor")
-    return found
+            raise ValueError(f"{path}: not a state dict: its entry {shorten(name)} is not a tensor")
+    return content
 
 
 def sha256(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of a file, or of several one after the other, in hexadecimal digits."""
+    """Return the SHA-256 of the concatenation of files, in hexadecimal digits."""
     digest = hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:

@@ -1,18 +1,17 @@
-"""The one table of tensor names and shapes: the map of a CoCa's weights, in path order.
+"""The names and shapes of all tensors of a CoCa, in path order, and the tree of parameters.
 
-The names are open_clip's, so that any tensor can be traced to the released weights. Axis letters: W the
-vision width, E the width of all that follows, N the tokens of a frame, Q the pooler's queries, V the
-vocabulary. A linear layer's weight is `[out, in]` and multiplies from the right transposed; a projection's is
-`[in, out]`.
+Names are open_clip's, so that any tensor can be traced to the released weights. Axis letters: W the vision
+width, E the width of everything after it, N the tokens of a frame, Q the pooler's queries, V the vocabulary.
+The weight of a linear layer is stored as `[out, in]`, that of a projection as `[in, out]`.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ..model.config import Config
-from .config import some
+from ..inputs import join_names
+from ..model.config import Array, Config
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -20,47 +19,66 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def parameter_shapes(config: Config) -> Shapes:
-    """Every tensor of the model that `config` describes: name -> shape, in path order."""
-    vision, text, decoder, E = config.vision, config.text, config.decoder, config.embed_dim
-    W, V = vision.width, text.vocab_size
-    shapes: Shapes = {}
+    """Return the shape of every tensor of a model by its name, in path order."""
+    return (
+        _vision_shapes(config)
+        | _pooling_shapes(config)
+        | _text_shapes(config)
+        | _decoder_shapes(config)
+        # the logarithm of the contrastive loss's inverse temperature; open_clip may write it as [1] too
+        | {"logit_scale": ()}
+    )
 
-    # vision: pixels -> frame tokens [T, N, W]
-    shapes["visual.conv1.weight"] = (W, 3, vision.patch_size, vision.patch_size)
-    shapes["visual.class_embedding"] = (W,)
-    shapes["visual.positional_embedding"] = (vision.tokens, W)
+
+def _vision_shapes(config: Config) -> Shapes:
+    """Return the shapes from pixels [T, 3, S, S] to frame tokens [T, N, W]."""
+    vision, W = config.vision, config.vision.width
+    shapes: Shapes = {
+        "visual.conv1.weight": (W, 3, vision.patch_size, vision.patch_size),
+        "visual.class_embedding": (W,),
+        "visual.positional_embedding": (vision.tokens, W),
+    }
     if vision.ln_pre:
         shapes |= _norm("visual.ln_pre", W)
     for i in range(vision.layers):
         shapes |= _block(f"visual.transformer.resblocks.{i}", W, vision.mlp_width)
+    return shapes
 
-    # pooling: frame tokens [T*N, W] -> caption tokens [Q', E] and latent [E]. With "parallel" and "cascade" a
-    # second pooler of one query makes the latent, and ln_post stands before both of them.
-    shapes |= _pooler("visual.attn_pool", vision.queries, E, W)
+
+def _pooling_shapes(config: Config) -> Shapes:
+    """Return the shapes from flattened frame tokens [T*N, W] to caption tokens [Q', E] and latent [E].
+
+    With "parallel" and "cascade" a second pooler, with one query, computes the latent, and `ln_post` precedes
+    both.
+    """
+    vision, W, E = config.vision, config.vision.width, config.embed_dim
+    shapes = _pooler("visual.attn_pool", vision.queries, E, W)
     if isinstance(vision.attentional_pool, str):
         shapes |= _pooler("visual.attn_pool_contrastive", 1, E, W)
-    shapes |= _norm("visual.ln_post", E)
-    shapes["visual.proj"] = (E, E)
+    return shapes | _norm("visual.ln_post", E) | {"visual.proj": (E, E)}
 
-    # text: ids [B, L] -> latent [B, E] and token features [B, L, E]; the class token has the last position
-    shapes["text.token_embedding.weight"] = (V, E)
-    shapes["text.cls_emb"] = (E,)
-    shapes["text.positional_embedding"] = (text.context_length + 1, E)
+
+def _text_shapes(config: Config) -> Shapes:
+    """Return the shapes from ids [B, L] to latent [B, E] and token features [B, L, E]."""
+    text, E = config.text, config.embed_dim
+    shapes: Shapes = {
+        "text.token_embedding.weight": (text.vocab_size, E),
+        "text.cls_emb": (E,),
+        "text.positional_embedding": (text.context_length + 1, E),  # the class token is the last position
+    }
     for i in range(text.layers):
         shapes |= _block(f"text.transformer.resblocks.{i}", E, text.mlp_width)
-    shapes |= _norm("text.ln_final", E)
-    shapes["text.text_projection"] = (E, E)
+    return shapes | _norm("text.ln_final", E) | {"text.text_projection": (E, E)}
 
-    # decoder: token features x caption tokens -> logits [B, L, V]; self- and cross-attention take turns
+
+def _decoder_shapes(config: Config) -> Shapes:
+    """Return the shapes from token features [B, L, E] and caption tokens [B, Q', E] to logits [B, L, V]."""
+    decoder, E, V = config.decoder, config.embed_dim, config.text.vocab_size
+    shapes: Shapes = {}
     for i in range(decoder.layers):
         shapes |= _block(f"text_decoder.resblocks.{i}", E, decoder.mlp_width)
         shapes |= _block(f"text_decoder.cross_attn.{i}", E, decoder.mlp_width, cross=True)
-    shapes |= _norm("text_decoder.ln_final", E)
-    shapes["text_decoder.text_projection"] = (E, V)
-
-    # the logarithm of the contrastive loss's inverse temperature; open_clip may also write it as [1]
-    shapes["logit_scale"] = ()
-    return shapes
+    return shapes | _norm("text_decoder.ln_final", E) | {"text_decoder.text_projection": (E, V)}
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Shapes:
@@ -72,7 +90,7 @@ def _norm(name: str, width: int) -> Shapes:
 
 
 def _attention(name: str, width: int, context_width: int) -> Shapes:
-    """Queries of `width` over a context; torch keeps q, k and v apart where the two widths differ."""
+    """Return the shapes of an attention. PyTorch separates the weights of q, k and v if the widths differ."""
     if context_width == width:
         weights = {f"{name}.in_proj_weight": (3 * width, width)}
     else:
@@ -85,7 +103,7 @@ def _attention(name: str, width: int, context_width: int) -> Shapes:
 
 
 def _block(name: str, width: int, mlp_width: int, cross: bool = False) -> Shapes:
-    """A pre-norm residual block: attention, then an MLP. With `cross` the context has a norm of its own."""
+    """Return the shapes of a pre-norm residual block. In cross-attention the context has its own norm."""
     return (
         _norm(f"{name}.ln_1", width)
         | (_norm(f"{name}.ln_1_kv", width) if cross else {})
@@ -97,7 +115,7 @@ def _block(name: str, width: int, mlp_width: int, cross: bool = False) -> Shapes
 
 
 def _pooler(name: str, queries: int, width: int, context_width: int) -> Shapes:
-    """Learned queries that attend to a context, both normed."""
+    """Return the shapes of an attentional pooler: learned queries cross-attend to a context, both normed."""
     return (
         {f"{name}.query": (queries, width)}
         | _norm(f"{name}.ln_q", width)
@@ -106,20 +124,19 @@ def _pooler(name: str, queries: int, width: int, context_width: int) -> Shapes:
     )
 
 
-def check(tensors: Mapping[str, Any], config: Config, where: str) -> None:
-    """Compares names, shapes and dtypes with the table; `where` is the name of the file.
+def check_tensors(tensors: Mapping[str, Any], config: Config, file: str) -> None:
+    """Check names, shapes and dtypes against the configuration. `file` is the file's name in the message.
 
-    A tensor is anything with `shape` and `dtype`: an array, or a StoredTensor that is still in its file.
-
-    Raises ValueError: one line with all that is missing, unexpected, misshapen or not floating point.
+    A tensor is anything with `shape` and `dtype`: an array, or a StoredTensor. Raises ValueError: one line
+    with all tensors that are missing, unexpected, misshapen or not floating point.
     """
-    problems = misfits(tensors, config)
-    if any(problems.values()):
-        raise ValueError(f"{where}: the tensors do not fit the configuration: {describe(problems)}")
+    mismatches = find_mismatches(tensors, config)
+    if any(mismatches.values()):
+        raise ValueError(f"{file}: the tensors do not fit the configuration: {format_mismatches(mismatches)}")
 
 
-def misfits(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
-    """Return what is missing, unexpected, misshapen or not floating point: four lists, empty where all tensors fit."""
+def find_mismatches(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
+    """Return lists of tensors that are missing, unexpected, misshapen or not floating point."""
     shapes = parameter_shapes(config)
     known = {name: tensors[name] for name in shapes if name in tensors}
     return {
@@ -136,29 +153,30 @@ def misfits(tensors: Mapping[str, Any], config: Config) -> dict[str, list[str]]:
     }
 
 
-def describe(problems: Mapping[str, list[str]]) -> str:
-    """Return the problems that `misfits` found as text, on one line."""
-    return "; ".join(f"{kind}: {some(names)}" for kind, names in problems.items() if names)
+def format_mismatches(mismatches: Mapping[str, list[str]]) -> str:
+    """Return the result of `find_mismatches` as text on one line."""
+    return "; ".join(f"{kind}: {join_names(names)}" for kind, names in mismatches.items() if names)
 
 
-def nest(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The parameter tree that the forward pass reads: names split at the dots, numbered parts as lists.
+def nest(tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the tree of parameters for the forward pass: names split at the dots, numbered parts as lists.
 
-    "text.transformer.resblocks.0.ln_1.bias" -> tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"].
-    `logit_scale` is a scalar array, whichever way it was written.
+    "text.transformer.resblocks.0.ln_1.bias" becomes
+    tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"]. `logit_scale` becomes a scalar array, also if
+    it is stored as [1].
     """
     tree: dict[str, Any] = {}
-    for name, array in flat.items():
+    for name, array in tensors.items():
         *path, last = name.split(".")
         node = tree
         for part in path:
             node = node.setdefault(part, {})
         node[last] = array.reshape(()) if name == "logit_scale" else array
-    return _lists(tree)
+    return {name: _lists(child) for name, child in tree.items()}
 
 
 def _lists(node: Any) -> Any:
-    """Every dict whose keys are 0, 1, ... as a list."""
+    """Replace every dict whose keys are 0, 1, ... by a list."""
     if not isinstance(node, dict):
         return node
     children = {key: _lists(child) for key, child in node.items()}

@@ -1,22 +1,25 @@
-"""PyTorch's weight files without PyTorch, and without running what is in them.
+"""Reading of PyTorch's weight files without PyTorch, and without running code from them.
 
-`torch.save` writes a pickle that builds its objects by calling functions named in it, which may be any
-function at all. Here only the names in an allow-list below are known, each is answered by something of our
-own, and any other is refused. A tensor is not read until it is asked for, so optimizer state costs nothing.
+`torch.save` writes a pickle. A pickle builds objects by calling functions that it names, which may be any
+functions. This module supports an allow-list of names, maps each of them to a harmless substitute, and
+refuses all others. Tensors are read from the file on request only, so that optimizer state costs nothing.
 
-The two formats (as `torch.load` reads them):
+There are two formats, described here as `torch.load` reads them.
+
 zip, since PyTorch 1.6
-    Members, not compressed, under one top folder: `data.pkl`, the pickle; `data/KEY`, the raw numbers of
-    storage KEY; `byteorder`, "little" or "big" (absent in old files: little); and some that are not needed
-    here.
+    Uncompressed members in one top folder: `data.pkl`, the pickle; `data/KEY`, the raw data of storage KEY;
+    `byteorder`, "little" or "big" (absent in old files: little); and others that are not needed.
 legacy
-    Pickles one after another: the magic number, the protocol version 1001, facts on the system, the object,
-    and the list of the storages' keys; then in that order each storage, a 64-bit count before its raw
-    numbers. Always little-endian, whatever the facts say of the system.
-In both, a storage stands in the pickle as a persistent id `("storage", type, key, location, count, ...)`, and
-a tensor as the call `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`: a strided view of
+    A sequence of pickles: the magic number, the protocol version 1001, system information, the object, and
+    the list of the storages' keys. Then each storage in this order: its size as a 64-bit integer, and its raw
+    data. Always little-endian, whatever the system information says.
+
+In both, a storage is a persistent id `("storage", type, key, location, size, ...)` in the pickle, and a
+tensor is the call `torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, ...)`: a strided view of
 the storage.
 """
+
+from __future__ import annotations
 
 import pickle
 import struct
@@ -28,7 +31,8 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from .config import some
+from ..inputs import join_names
+from ..model.config import Array
 from .folder import StoredTensor, widen_bfloat16
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -45,8 +49,8 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
-# What a training checkpoint holds beside its tensors: sizes, devices, dtypes, and the NumPy scalar that a
-# schedule leaves as an optimizer's learning rate. No weight is made of these.
+# What training checkpoints hold besides tensors: sizes, devices, dtypes, and the NumPy scalar that a schedule
+# of the learning rate leaves in the optimizer's state. No weight is built from these.
 UNUSED = {
     "torch.Size",
     "torch.device",
@@ -62,15 +66,15 @@ UNUSED = {
 
 
 class Storage(NamedTuple):
-    """A run of numbers in the file that tensors are views of."""
+    """A flat array in the file, of which tensors are views."""
 
     key: str
     dtype: str
-    count: int
+    length: int
 
 
 class Unused:
-    """Stands for an object that no weight is made of: takes whatever it is given and keeps nothing."""
+    """Substitute for objects that no weight is built from. It accepts any arguments and stores nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         pass
@@ -79,42 +83,44 @@ class Unused:
         pass
 
 
-class _Unpickler(pickle._Unpickler):
-    """Knows the names of the allow-list and no other.
+# The implementation in Python: the one in C allocates as much memory as a forged memo index demands.
+_PythonUnpickler: Any = pickle._Unpickler
 
-    It is Python's own unpickler: the one in C allocates as much memory as a forged memo index tells it to.
-    """
+
+class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
+    """An unpickler that supports the names of the allow-list only."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         super().__init__(file, encoding="utf-8")
         self.path = path
-        self.byteorder = "<"
+        self.big_endian = False
         self.storages: dict[str, Storage] = {}
-        self.positions: dict[str, int] = {}  # where in the file a storage begins: known at the end
+        self.positions: dict[str, int] = {}  # of the storages in the file; filled after the pickle is read
 
     def find_class(self, module: str, name: str) -> Any:
         match module, name:
             case "collections", "OrderedDict":
-                return lambda *_: OrderedDict()  # filled afterwards, by SETITEMS
+                return lambda *_: OrderedDict()  # SETITEMS fills it
             case "torch._utils", "_rebuild_tensor_v2":
-                return lambda storage, offset, size, stride, *_: self.tensor(storage, offset, size, stride)
+                return lambda storage, offset, shape, stride, *_: self.tensor(storage, offset, shape, stride)
             case "torch._utils", "_rebuild_parameter":
                 return lambda tensor, *_: tensor
             case "torch", storage if storage in STORAGES:
                 return STORAGES[storage]
         if f"{module}.{name}" in UNUSED:
             return Unused
-        asked = some([f"{module}.{name}"])
-        raise pickle.UnpicklingError(f"it asks for {asked}, which no state dict needs: refused")
+        raise pickle.UnpicklingError(
+            f"it asks for {join_names([f'{module}.{name}'])}, which no state dict needs: refused"
+        )
 
-    # The keys of a dict are text or numbers. To hash a tuple of tuples may never end, or overflow the stack.
+    # Keys of a dict must be strings or numbers: hashing nested tuples may never end, or overflow the stack.
 
     def load_setitem(self) -> None:
         _refuse_keys(self.stack[-2:-1])
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        _refuse_keys(self.stack[::2])  # all since the last mark
+        _refuse_keys(self.stack[::2])  # the keys since the last mark
         super().load_setitems()
 
     def refuse_container(self) -> NoReturn:
@@ -122,7 +128,7 @@ class _Unpickler(pickle._Unpickler):
             "it holds a set, or a dict of protocol 0, which no state dict needs: refused"
         )
 
-    dispatch = pickle._Unpickler.dispatch | {
+    dispatch = _PythonUnpickler.dispatch | {
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
         pickle.DICT[0]: refuse_container,
@@ -131,50 +137,58 @@ class _Unpickler(pickle._Unpickler):
     }
 
     def persistent_load(self, pid: Any) -> Storage:
-        match pid:  # the legacy format adds a view of the storage, always None since PyTorch 0.4
-            case "storage", str(dtype), str(key), _, int(count), *view if count >= 0 and view in ([], [None]):
-                return self.storages.setdefault(key, Storage(key, dtype, count))
+        match pid:  # the legacy format adds a view of the storage, which is None since PyTorch 0.4
+            case "storage", str(dtype), str(key), _, int(length), *view if length >= 0 and view in (
+                [],
+                [None],
+            ):
+                return self.storages.setdefault(key, Storage(key, dtype, length))
         raise pickle.UnpicklingError("it refers to something other than a plain storage: refused")
 
     def tensor(
-        self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+        self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
     ) -> StoredTensor:
-        if not all(type(n) is int for n in (offset, *size, *stride)):
-            raise pickle.UnpicklingError("a tensor's offset, size or stride is not a whole number")
-        empty = 0 in size
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if min(offset, *size, *stride, 0) < 0 or (last >= storage.count and not empty):
+        """Return a view of a storage. Offset and strides count elements."""
+        if not all(type(n) is int for n in (offset, *shape, *stride)):
+            raise pickle.UnpicklingError("a tensor's offset, shape or stride is not an integer")
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        span = 0 if 0 in shape else last + 1 - offset
+        if min(offset, *shape, *stride, 0) < 0 or (span and last >= storage.length):
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
 
-        def read() -> np.ndarray:
-            is_bfloat16 = storage.dtype == "bfloat16"
-            dtype = np.dtype("u2" if is_bfloat16 else storage.dtype).newbyteorder(self.byteorder)
-            with open(self.path, "rb") as file:
-                file.seek(self.positions[storage.key] + offset * dtype.itemsize)
-                span = 0 if empty else last + 1 - offset
-                raw = np.frombuffer(file.read(span * dtype.itemsize), dtype)
-            if raw.size != span:
-                raise ValueError(f"{self.path}: the file ends before its last tensor: fetch it anew")
-            strides = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride)]
-            view = np.lib.stride_tricks.as_strided(raw, size, strides, writeable=False)
-            return widen_bfloat16(view) if is_bfloat16 else view.astype(storage.dtype, order="C")
+        def read() -> Array:
+            raw = self.read_raw(storage, offset, span)
+            strides = [step * raw.itemsize if n > 1 else 0 for n, step in zip(shape, stride, strict=True)]
+            view = np.lib.stride_tricks.as_strided(raw, shape, strides, writeable=False)
+            if storage.dtype == "bfloat16":
+                return widen_bfloat16(view)
+            return view.astype(storage.dtype, order="C")
 
-        return StoredTensor(tuple(size), storage.dtype, read)
+        return StoredTensor(tuple(shape), storage.dtype, read)
+
+    def read_raw(self, storage: Storage, offset: int, length: int) -> Array:
+        """Read `length` elements of a storage in the file's byte order; bfloat16 as uint16."""
+        dtype = _numpy_dtype(storage.dtype)
+        with open(self.path, "rb") as file:
+            file.seek(self.positions[storage.key] + offset * dtype.itemsize)
+            data = file.read(length * dtype.itemsize)
+        if len(data) != length * dtype.itemsize:
+            raise ValueError(f"{self.path}: the file ends before its last tensor: download it again")
+        return np.frombuffer(data, dtype.newbyteorder(">" if self.big_endian else "<"))
 
 
 def _refuse_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str | int | float):
-            kind = type(key).__name__
             raise pickle.UnpicklingError(
-                f"a dict has a key of type {kind}, which no state dict needs: refused"
+                f"a dict has a key of type {type(key).__name__}, which no state dict needs: refused"
             )
 
 
 def read_pickle(path: Path) -> Any:
-    """The object in a file of `torch.save`, its tensors as StoredTensor. The file must outlive these.
+    """Return the object in a file of `torch.save`, each tensor as a StoredTensor, which reads from the file.
 
-    Raises ValueError: not such a file, damaged, or naming anything that a state dict does not need.
+    Raises ValueError if the file is something else, is damaged, or names something that no state dict needs.
     """
     with open(path, "rb") as file:
         head = file.read(512)
@@ -183,84 +197,92 @@ def read_pickle(path: Path) -> Any:
             if head.startswith(b"PK\x03\x04"):
                 return _read_zip(file, path)
             if head[257:262] == b"ustar":
-                raise pickle.UnpicklingError("it is in the old tar format: save it anew with PyTorch 1.6")
-            if head and not head.startswith(b"\x80"):  # as every pickle begins since protocol 2
+                raise pickle.UnpicklingError("it is in the old tar format: save it again with PyTorch 1.6")
+            if head and not head.startswith(b"\x80"):  # the first byte of a pickle since protocol 2
                 raise pickle.UnpicklingError(f"it is {_kind(head)}: give the file of the weights")
             return _read_legacy(file, path)
         except Exception as error:  # a damaged pickle can raise nearly anything
-            if isinstance(error, EOFError):
-                reason = "it ends too early"
-            elif isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile):
-                reason = " ".join(str(error).split())
-            else:
-                reason = f"it is damaged ({type(error).__name__}: {' '.join(str(error).split())})"
-            raise ValueError(f"{path}: not a readable PyTorch file: {reason}") from None
+            raise ValueError(f"{path}: not a readable PyTorch file: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return on one line why a file cannot be read."""
+    if isinstance(error, EOFError):
+        return "it ends too early"
+    message = " ".join(str(error).split())
+    if isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile):
+        return message
+    return f"it is damaged ({type(error).__name__}: {message})"
+
+
+SIGNATURES = {
+    b"GIF8": "a GIF",
+    b"\x89PNG": "a PNG",
+    b"\xff\xd8": "a JPEG",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"GGUF": "a GGUF file",
+    b"%PDF": "a PDF",
+    b"<": "a web page or XML",
+    b"{": "JSON",
+    b"[": "JSON",
+}
 
 
 def _kind(head: bytes) -> str:
-    """What a file that is no pickle seems to be, by its first bytes."""
+    """Return what a file that is not a pickle appears to be, from its first bytes."""
     if head[4:8] == b"ftyp":
         return "a video or an image"
-    for begin, kind in {
-        b"GIF8": "a GIF",
-        b"\x89PNG": "a PNG",
-        b"\xff\xd8": "a JPEG",
-        b"\x1f\x8b": "a gzip archive",
-        b"\x89HDF": "an HDF5 file",
-        b"GGUF": "a GGUF file",
-        b"%PDF": "a PDF",
-        b"<": "a web page or XML",
-        b"{": "JSON",
-        b"[": "JSON",
-    }.items():
-        if head.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(begin):
-            return kind
-    return "neither a zip archive nor a pickle"
+    head = head.lstrip(b" \t\r\n\xef\xbb\xbf")
+    kinds = (kind for signature, kind in SIGNATURES.items() if head.startswith(signature))
+    return next(kinds, "neither a zip archive nor a pickle")
 
 
 def _read_zip(file: IO[bytes], path: Path) -> Any:
     members = {member.filename.partition("/")[2]: member for member in zipfile.ZipFile(file).infolist()}
 
-    def find(name: str) -> int:
-        """Where in the file the data of a member begin: after its header, its name and an extra field."""
+    def position(name: str) -> int:
+        """Return where the data of a member begins: after its header, its name and an extra field."""
         if name not in members or members[name].compress_type != zipfile.ZIP_STORED:
             raise pickle.UnpicklingError(f"its member {name} is missing or compressed")
         file.seek(members[name].header_offset + 26)
-        return members[name].header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+        return members[name].header_offset + 30 + int(name_length) + int(extra_length)
 
-    file.seek(find("data.pkl"))
+    file.seek(position("data.pkl"))
     unpickler = _Unpickler(file, path)
-    result = unpickler.load()
+    content = unpickler.load()
     if "byteorder" in members:
-        file.seek(find("byteorder"))
-        unpickler.byteorder = ">" if file.read(3) == b"big" else "<"
+        file.seek(position("byteorder"))
+        unpickler.big_endian = file.read(3) == b"big"
     for storage in unpickler.storages.values():
         member = f"data/{storage.key}"
-        unpickler.positions[storage.key] = find(member)
-        if members[member].file_size < storage.count * _itemsize(storage.dtype):
+        unpickler.positions[storage.key] = position(member)
+        if members[member].file_size < storage.length * _numpy_dtype(storage.dtype).itemsize:
             raise pickle.UnpicklingError(f"its member {member} is cut short")
-    return result
+    return content
 
 
 def _read_legacy(file: IO[bytes], path: Path) -> Any:
     if _Unpickler(file, path).load() != MAGIC_NUMBER:
-        raise pickle.UnpicklingError("the magic number is not there")
+        raise pickle.UnpicklingError("it has no magic number of PyTorch")
     _Unpickler(file, path).load()  # the protocol version
-    _Unpickler(file, path).load()  # the facts on the system
+    _Unpickler(file, path).load()  # system information
     unpickler = _Unpickler(file, path)
-    result = unpickler.load()
+    content = unpickler.load()
     keys = _Unpickler(file, path).load()
     if sorted(keys) != sorted(unpickler.storages):
-        raise pickle.UnpicklingError("its list of storages does not fit its tensors")
+        raise pickle.UnpicklingError("its list of storages does not match its tensors")
     position = file.tell()
     for key in keys:
-        storage = unpickler.storages[key]
         unpickler.positions[key] = position + 8
-        position += 8 + storage.count * _itemsize(storage.dtype)
+        storage = unpickler.storages[key]
+        position += 8 + storage.length * _numpy_dtype(storage.dtype).itemsize
     if position > file.seek(0, 2):
         raise pickle.UnpicklingError("it is cut short")
-    return result
+    return content
 
 
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+def _numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the dtype by which stored data is read: bfloat16 as uint16."""
+    return np.dtype("u2" if dtype == "bfloat16" else dtype)

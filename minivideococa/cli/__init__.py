@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__, terminal
 from ..inputs import read_text
-from ..output import json_text, place_for
+from ..output import json_text, resolve_output
 from ..progress import progress, say
 
 if TYPE_CHECKING:
@@ -603,7 +603,7 @@ def run_trace(args: argparse.Namespace) -> None:
     from ..model.hooks import trace
     from ..verify import write_trace
 
-    place_for(args.output, [args.video])  # before the work
+    resolve_output(args.output, [args.video])  # before the work
     files_of(args.video)  # before the weights
     model = load(args.weights, dtype=args.dtype)
     _refuse_unknown(args, model, [args.text or ""])
@@ -662,7 +662,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         args.templates_file or "",
         *(entry.video for entry in entries),
     ]
-    place = place_for(args.output, read) if args.output else None
+    place = resolve_output(args.output, read) if args.output else None
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates, answers = _templates(args), _lines(args.answers_file) if args.answers_file else None
     cache = None if args.no_cache else Path(args.cache or cache_folder() / "videos")

@@ -20,7 +20,7 @@ from ..checkpoint.folder import open_safetensors, save_tensors
 from ..inputs import path_name
 from ..media.video import files_of
 from ..model.videococa import VideoCoCa
-from ..output import written_whole
+from ..output import atomic_write
 
 
 def content(video: str | os.PathLike[str]) -> list[Any]:
@@ -82,7 +82,7 @@ def put(folder: Path | None, facts: Any, arrays: Mapping[str, np.ndarray]) -> No
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(_place(folder, facts)) as partial:
+        with atomic_write(_place(folder, facts)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
         raise OSError(

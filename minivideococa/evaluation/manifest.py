@@ -20,7 +20,7 @@ from typing import Any
 
 from ..inputs import parse_json, path_name, read_text
 from ..media.sampling import seconds
-from ..output import json_text, place_for, written_whole
+from ..output import atomic_write, json_text, resolve_output
 from ..progress import say
 
 HINT = "a manifest has a JSON object a line"
@@ -166,10 +166,10 @@ def report_blanks(path: str | os.PathLike[str], blanks: Sequence[str]) -> None:
 def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
     """Write a manifest, whole or not at all. Videos below its folder are named from there, so that it can be moved with them.
 
-    Raises as `place_for`, ValueError without an entry, and OSError if it cannot be written.
+    Raises as `resolve_output`, ValueError without an entry, and OSError if it cannot be written.
     """
     entries = list(entries)
-    place = place_for(path, [entry.video for entry in entries])
+    place = resolve_output(path, [entry.video for entry in entries])
     if not entries:
         raise ValueError(f"{path}: there is no entry to write")
 
@@ -190,5 +190,5 @@ def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> No
         }
         return json_text({name: value for name, value in fields.items() if value not in (None, ())}) + "\n"
 
-    with written_whole(place) as partial:
+    with atomic_write(place) as partial:
         partial.write_text("".join(map(line, entries)), encoding="utf-8")

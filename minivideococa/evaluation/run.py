@@ -19,7 +19,7 @@ from ..media.video import read_video
 from ..model.config import Video, check_adapter
 from ..model.ops import softmax
 from ..model.videococa import VideoCoCa
-from ..output import json_text, written_whole
+from ..output import atomic_write, json_text
 from ..progress import advance, progress, say, uncounted
 from ..resources import require_memory
 from ..tasks import TEXTS_AT_ONCE, answer, best_first, cosine, label_latents, text_lengths
@@ -457,7 +457,7 @@ def _prediction(entry: Entry, clip: Clip | None) -> dict[str, Any]:
 
 def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> None:
     """Write a JSON object for each entry, a line each, whole or not at all. Raises OSError if it cannot be written."""
-    with written_whole(place) as partial:
+    with atomic_write(place) as partial:
         partial.write_text("".join(json_text(line) + "\n" for line in predictions), encoding="utf-8")
 
 

@@ -56,7 +56,7 @@ class VideoCoCa:
     needs words and there is no tokenizer.
     """
 
-    origin: dict[str, str] | None = None  # of the weights, as `checkpoint.folder.read_record` returns it
+    origin: dict[str, str] | None = None  # of the weights, as `checkpoint.folder.read_origin` returns it
     caveat: str | None = None  # what to know about the weights before latents are compared
 
     def __init__(self, config: Config, params: Params, tokenizer: Any = None, **media: Any) -> None:

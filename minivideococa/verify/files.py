@@ -16,7 +16,7 @@ from ..checkpoint.folder import StoredTensor, open_safetensors, save_tensors
 from ..inputs import parse_json, regular_file
 from ..model.config import Config
 from ..model.videococa import VideoCoCa
-from ..output import place_for, written_whole
+from ..output import atomic_write, resolve_output
 from .blame import compare
 from .path import names_of
 from .precision import EPSILON
@@ -26,10 +26,10 @@ from .rows import Report
 def write_trace(path: str | os.PathLike[str], tape: Mapping[str, np.ndarray], model: VideoCoCa) -> None:
     """Write what `minivideococa.model.hooks` collected, with the model's configuration and our version in the metadata.
 
-    Raises as `place_for`, and OSError if it cannot be written.
+    Raises as `resolve_output`, and OSError if it cannot be written.
     """
     metadata = {"config": json.dumps(model.config.source), "version": __version__, "made_by": "minivideococa"}
-    with written_whole(place_for(path)) as partial:
+    with atomic_write(resolve_output(path)) as partial:
         save_tensors(partial, tape, metadata)
 
 

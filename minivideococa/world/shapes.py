@@ -11,7 +11,7 @@ import numpy as np
 from ..evaluation.manifest import Entry, write_manifest
 from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
 from ..model.arguments import whole
-from ..output import folder_written_whole
+from ..output import atomic_folder
 from ..progress import advance
 from ..resources import require_memory
 from .captions import caption_of, question_of
@@ -59,7 +59,7 @@ def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0
     frames = whole("frames", frames, 2)  # one frame cannot show two objects after each other
     require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
     kinds = list(CLIP_SETS)
-    with folder_written_whole(folder) as made:
+    with atomic_folder(folder) as made:
         entries = []
         for i in range(count):
             rng = np.random.default_rng([seed, i])

@@ -1,4 +1,4 @@
-"""The configuration: open_clip's layout and defaults, and a refusal by name of all that is not built."""
+"""The configuration: open_clip's layout and defaults, and errors that name what is not supported."""
 
 import copy
 import json
@@ -137,7 +137,7 @@ def test_defaults() -> None:
     assert config.decoder == DecoderConfig(77, 512, 12, 8, 2048, False)
 
 
-def test_source_is_left_as_it_was() -> None:
+def test_source_is_not_modified() -> None:
     source = copy.deepcopy(L14)
     parse_config(source)
     assert source == L14
@@ -180,7 +180,7 @@ def test_source_is_left_as_it_was() -> None:
         ("preprocess_cfg.fill_color", 255, lambda c: c.preprocess.fill_color == 255),
     ],
 )
-def test_field_is_read(path: str, value: object, read) -> None:
+def test_fields(path: str, value: object, read) -> None:
     assert read(parse_config(changed(path, value)))
 
 
@@ -224,7 +224,7 @@ def test_poolers_of_the_paper(form: str) -> None:
         ("multimodal_cfg.act_kwargs", {"approximate": "tanh"}),
     ],
 )
-def test_what_has_no_effect_is_accepted(path: str, value: object) -> None:
+def test_ignored_fields_are_accepted(path: str, value: object) -> None:
     assert same_model(parse_config(changed(path, value)), parse_config(L14))
 
 
@@ -320,7 +320,7 @@ def test_what_has_no_effect_is_accepted(path: str, value: object) -> None:
         ("preprocess_cfg.fill_color", -1),
     ],
 )
-def test_refused_by_name(path: str, value: object) -> None:
+def test_invalid_fields_are_named(path: str, value: object) -> None:
     assert path in refusal(changed(path, value))
 
 
@@ -331,7 +331,7 @@ def test_refused_by_name(path: str, value: object) -> None:
         ({"strip_sep_token": True}, "text_cfg.tokenizer_kwargs.strip_sep_token"),
     ],
 )
-def test_tokenizer_arguments_refused(kwargs: dict, name: str) -> None:
+def test_unsupported_tokenizer_arguments(kwargs: dict, name: str) -> None:
     assert name in refusal(changed("text_cfg.tokenizer_kwargs", kwargs))
 
 
@@ -340,7 +340,7 @@ def test_not_a_configuration(source: object) -> None:
     assert "not a configuration of open_clip" in refusal(source)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_in_one_message() -> None:
     source = {
         "model_cfg": {
             "embed_dim": 512,
@@ -388,7 +388,7 @@ JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(FIELDS), JSON)
-def test_any_value_is_read_or_refused_by_name(path: str, value: object) -> None:
+def test_any_value_is_read_or_named(path: str, value: object) -> None:
     try:
         config = parse_config(changed(path, value))
     except ValueError as error:

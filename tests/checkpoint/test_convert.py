@@ -1,8 +1,10 @@
-"""open_clip's files -> a checkpoint folder: the same numbers, or one clear line and nothing written."""
+"""Conversion of open_clip's files: the same values, or one line and nothing written."""
 
 import json
 import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,7 @@ def test_hub_folder(hub_folder: Path, tmp_path: Path) -> None:
     assert tensors.keys() == WEIGHTS.keys()
 
 
+@pytest.mark.filterwarnings("ignore:.*using the weights in")
 def test_safetensors_come_before_the_pickle(hub_folder: Path, tmp_path: Path) -> None:
     other = {name: np.asarray(array + 1) for name, array in WEIGHTS.items()}
     save_file(other, hub_folder / "open_clip_model.safetensors")
@@ -65,14 +68,14 @@ def test_safetensors_come_before_the_pickle(hub_folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("file", ["coca_legacy.bin", "coca.safetensors", "epoch_3.pt"])
-def test_bare_file_with_its_configuration(file: str, tmp_path: Path) -> None:
+def test_weights_file_with_a_configuration(file: str, tmp_path: Path) -> None:
     dest = convert(GOLDEN / file, tmp_path / "out", config=CONFIG)
     assert equal(dest, WEIGHTS)
     assert json.loads((dest / "config.json").read_text()) == {"model_cfg": SOURCE, "preprocess_cfg": {}}
     assert "--config" in refusal(GOLDEN / file, tmp_path / "another")
 
 
-def test_a_checkpoint_folder_is_a_source_too(hub_folder: Path, tmp_path: Path) -> None:
+def test_checkpoint_folder_as_source(hub_folder: Path, tmp_path: Path) -> None:
     first = convert(hub_folder, tmp_path / "first")
     word_level(first / "tokenizer.json", ["its"])
     text = (first / "tokenizer.json").read_text()
@@ -82,8 +85,20 @@ def test_a_checkpoint_folder_is_a_source_too(hub_folder: Path, tmp_path: Path) -
     assert (second / "config.json").read_text() == (first / "config.json").read_text()
 
 
+def test_progress_counts_tensors(hub_folder: Path, tmp_path: Path) -> None:
+    stages, counts = [], []
+
+    @contextmanager
+    def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
+        stages.append((total, unit))
+        yield counts.append
+
+    convert(hub_folder, tmp_path / "out", progress=progress)
+    assert stages == [(len(WEIGHTS), "tensors")] and counts == [1] * len(WEIGHTS)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_prefixes_are_taken_off(prefix: str, tmp_path: Path) -> None:
+def test_prefixes_are_removed(prefix: str, tmp_path: Path) -> None:
     save_file({prefix + name: array for name, array in WEIGHTS.items()}, tmp_path / "w.safetensors")
     assert equal(convert(tmp_path / "w.safetensors", tmp_path / "out", config=CONFIG), WEIGHTS)
 
@@ -104,28 +119,28 @@ def test_dtypes(stored: str, dtype: str | None, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype, number, told",
+    "dtype, number, expected",
     [
         ("float16", 65504, ""),
-        ("float16", 65520, "too large for float16"),
-        ("float16", -9e5, "too large for float16"),
+        ("float16", 65520, "overflow float16"),
+        ("float16", -9e5, "overflow float16"),
         (None, 9e5, ""),
         (None, np.nan, "not finite"),
-        (None, 1e30, "up to 1e+30, and no weight is beyond 1e+06"),
-        ("float16", 1e-9, "too small for float16"),
+        (None, 1e30, "up to 1e+30, and no weight exceeds 1e+06"),
+        ("float16", 1e-9, "underflow to zero in float16"),
         ("float32", np.inf, "not finite"),
         ("float16", np.nan, "not finite"),
     ],
 )
-def test_numbers_without_a_place_are_refused_by_name(dtype, number: float, told: str, tmp_path: Path) -> None:
+def test_values_out_of_range_are_refused(dtype, number: float, expected: str, tmp_path: Path) -> None:
     tensors = WEIGHTS | {"text.ln_final.bias": np.array([0, number], "f4")}
     save_file(tensors, tmp_path / "w.safetensors")
     arguments = (tmp_path / "w.safetensors", tmp_path / "out", dtype, CONFIG)
-    if not told:
+    if not expected:
         convert(*arguments)
     else:
         message = refusal(*arguments)
-        assert "text.ln_final.bias" in message and told in message
+        assert "text.ln_final.bias" in message and expected in message
         assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
@@ -166,7 +181,8 @@ def test_load(hub_folder: Path, clip_sized: Path, tmp_path: Path) -> None:
         load(hub_folder)
 
 
-def test_what_does_not_fit_is_listed_at_once(hub_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*using the weights in")
+def test_all_mismatches_are_in_one_message(hub_folder: Path, tmp_path: Path) -> None:
     less = dict(WEIGHTS)
     del less["visual.proj"], less["text.cls_emb"]
     save_file(
@@ -174,41 +190,42 @@ def test_what_does_not_fit_is_listed_at_once(hub_folder: Path, tmp_path: Path) -
         hub_folder / "open_clip_model.safetensors",
     )
     message = refusal(hub_folder, tmp_path / "out")
-    for told in (
+    for expected in (
         "open_clip_model.safetensors",
         "missing: visual.proj, text.cls_emb",
         "unexpected: logit_bias",
         "misshapen: text.ln_final.weight [3], not [2]",
     ):
-        assert told in message
+        assert expected in message
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_there_is_not_overwritten(hub_folder: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(hub_folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "out"
     dest.mkdir()
     (dest / "mine").touch()
-    assert "is there already and not empty" in refusal(hub_folder, dest)
+    assert "exists and is not empty" in refusal(hub_folder, dest)
     assert [path.name for path in dest.iterdir()] == ["mine"]
 
 
-def test_a_place_that_cannot_be_made_is_told_before_the_weights_are_read(
+def test_destination_is_checked_before_the_weights_are_read(
     hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("minivideococa.checkpoint.convert.read_weights", None)
     (tmp_path / "file").touch()
-    assert refusal(hub_folder, tmp_path / "file").startswith(
-        f"{tmp_path / 'file'}: is there already and is a file: "
-    )
+    assert refusal(hub_folder, tmp_path / "file").startswith(f"{tmp_path / 'file'}: exists and is a file: ")
     for place in (tmp_path / "file" / "out", tmp_path / "file" / "a" / "out"):
-        told = refusal(hub_folder, place, kind=PermissionError)
-        assert told == f"{place}: nothing can be written there; give another place"
+        message = refusal(hub_folder, place, kind=PermissionError)
+        assert message == f"{place}: cannot be written; give another place"
 
 
-def test_a_source_that_is_a_link_to_itself(tmp_path: Path) -> None:
+def test_source_is_a_link_to_itself(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    told = refusal(tmp_path / "loop", tmp_path / "out", kind=FileNotFoundError)
-    assert told == f"{tmp_path / 'loop'}: Too many levels of symbolic links"
+    message = refusal(tmp_path / "loop", tmp_path / "out", kind=FileNotFoundError)
+    assert (
+        message
+        == f"{tmp_path / 'loop'}: Too many levels of symbolic links; give a folder, or a file of weights"
+    )
 
 
 def test_interrupted(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,44 +242,48 @@ def test_wrong_sources(hub_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no such file or folder" in refusal(tmp_path / "absent", out, kind=FileNotFoundError)
     assert "float16 or float32" in refusal(hub_folder, out, "bfloat16")
-    assert "no such file" in refusal(
+    assert "neither a file nor the name" in refusal(
         GOLDEN / "coca.safetensors", out, config=tmp_path / "no.json", kind=FileNotFoundError
     )
     (tmp_path / "empty").mkdir()
-    assert "none of open_clip_model.safetensors, " in refusal(tmp_path / "empty", out, kind=FileNotFoundError)
+    assert "no weights: neither open_clip_model.safetensors, " in refusal(
+        tmp_path / "empty", out, kind=FileNotFoundError
+    )
     (hub_folder / "open_clip_config.json").write_text("{")
     assert "open_clip_config.json: not JSON" in refusal(hub_folder, out)
     (hub_folder / "open_clip_config.json").unlink()
-    assert "none of open_clip_config.json, config.json" in refusal(hub_folder, out, kind=FileNotFoundError)
+    assert "it has none of open_clip_config.json, config.json" in refusal(
+        hub_folder, out, kind=FileNotFoundError
+    )
     assert not out.exists()
 
 
 @pytest.mark.parametrize(
-    "data, told",
+    "data, expected",
     [
         (b"version https://git-lfs.example/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
         (b"plain text", "not a readable PyTorch file"),
         (b"", "not a readable PyTorch file"),
     ],
 )
-def test_files_that_are_no_weights(data: bytes, told: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(data: bytes, expected: str, tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(data)
     message = refusal(tmp_path / "w.bin", tmp_path / "out", config=CONFIG)
-    assert told in message and str(tmp_path / "w.bin") in message
+    assert expected in message and str(tmp_path / "w.bin") in message
 
 
 @pytest.mark.parametrize(
-    "pickled, told",
+    "pickled, expected",
     [
-        (b"N", "no state dict is in it"),
-        (b"}", "no state dict is in it"),
-        (b"}X\1\0\0\0aI1\ns", "'a' is no tensor"),
-        (b"}X\x0a\0\0\0state_dict]s", "no state dict is in it"),
+        (b"N", "holds no state dict"),
+        (b"}", "holds no state dict"),
+        (b"}X\1\0\0\0aI1\ns", "'a' is not a tensor"),
+        (b"}X\x0a\0\0\0state_dict]s", "holds no state dict"),
         (b"cos\nsystem\n", "asks for os.system"),
     ],
 )
-def test_pickles_that_are_no_state_dict(pickled: bytes, told: str, tmp_path: Path) -> None:
+def test_other_pickles_are_refused(pickled: bytes, expected: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         archive.writestr("w/data.pkl", b"\x80\x02" + pickled + b".")
-    assert told in refusal(tmp_path / "w.pt", tmp_path / "out", config=CONFIG)
+    assert expected in refusal(tmp_path / "w.pt", tmp_path / "out", config=CONFIG)
     assert not (tmp_path / "out").exists()

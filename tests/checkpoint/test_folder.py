@@ -1,4 +1,4 @@
-"""A checkpoint folder: written as a whole, read back exactly, and one clear line where it is not one."""
+"""Writing and reading a checkpoint folder, and the errors for other folders."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_weights_are_a_safetensors_file(tmp_path: Path) -> None:
     assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
 
 
-def test_everybody_may_read_what_the_umask_allows(tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "new", CONFIG, random_tensors(), "{}")
     modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
     before = os.umask(0)
@@ -109,14 +109,14 @@ def test_bfloat16(tmp_path: Path) -> None:
 
 
 @given(st.floats(width=32, allow_nan=False))
-def test_widening_keeps_the_upper_half_of_a_float32(value: float) -> None:
+def test_bfloat16_is_the_upper_half_of_float32(value: float) -> None:
     whole = np.array([value], np.float32)
     wide = widen_bfloat16((whole.view(np.uint32) >> 16).astype(np.uint16))
     assert wide.view(np.uint32)[0] == whole.view(np.uint32)[0] & 0xFFFF0000
 
 
 @pytest.mark.parametrize("stored, limit", [("float16", 2.2), ("float32", 1.2)])
-def test_no_second_copy_of_the_weights_is_in_memory(tmp_path: Path, stored: str, limit: float) -> None:
+def test_weights_are_in_memory_once(tmp_path: Path, stored: str, limit: float) -> None:
     large = json.loads(json.dumps(SOURCE))
     large["vision_cfg"] |= {"width": 64, "head_width": 64, "layers": 60, "mlp_ratio": 4}
     config = parse_config(large)
@@ -132,7 +132,7 @@ def test_no_second_copy_of_the_weights_is_in_memory(tmp_path: Path, stored: str,
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_nothing_half_written_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type) -> None:
+def test_no_partial_files_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type) -> None:
     def fail(*arguments: object) -> None:
         raise error
 
@@ -142,14 +142,14 @@ def test_nothing_half_written_remains(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "a", CONFIG, random_tensors())
     (tmp_path / "b").write_text("a file")
     (tmp_path / "c").mkdir()  # an empty folder is no obstacle
     for name in "ab":
-        with pytest.raises(ValueError, match="is there already") as message:
+        with pytest.raises(ValueError, match="exists and is") as error:
             write_checkpoint(tmp_path / name, CONFIG, {})
-        assert str(tmp_path / name) in str(message.value)
+        assert str(tmp_path / name) in str(error.value)
     write_checkpoint(tmp_path / "c", CONFIG, random_tensors())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
     read_checkpoint(tmp_path / "a"), read_checkpoint(tmp_path / "c")
@@ -169,7 +169,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     assert "a file, not a checkpoint folder" in complaint(tmp_path / "file")
     folder = tmp_path / "folder"
     folder.mkdir()
-    assert "config.json is not there" in complaint(folder)
+    assert "config.json is missing" in complaint(folder)
     (folder / "open_clip_config.json").write_text("{}")
     assert "minivideococa convert" in complaint(folder)
     for text in (b"", b"{", b"\xff\xfe", b"not json"):
@@ -186,7 +186,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(safetensors_bytes({"a": ("F32", (1,), b"\0" * 4)}))
     assert "missing: visual.conv1.weight" in complaint(folder)
     (folder / "model.safetensors").unlink()
-    assert "model.safetensors is not there" in complaint(folder)
+    assert "model.safetensors is missing" in complaint(folder)
 
 
 def test_wrong_dtype(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_embedded_checkpoint_is_found(tmp_path: Path, place: str) -> None:
     installed = Path(sys.modules["minivideococa"].__file__).parent
     for folder in ("checkpoint", "model"):
         shutil.copytree(installed / folder, package / folder)
-    for module in ("output.py", "inputs.py", "resources.py"):
+    for module in ("inputs.py", "output.py", "progress.py", "resources.py", "terminal.py"):
         shutil.copy(installed / module, package)
     (package / "__init__.py").touch()
     above = {"wheel": package, "checkout": tmp_path, "nowhere": tmp_path / "elsewhere"}[place]
@@ -211,7 +211,7 @@ def test_embedded_checkpoint_is_found(tmp_path: Path, place: str) -> None:
     code = "from minivideococa.checkpoint.folder import embedded_checkpoint; print(embedded_checkpoint())"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     if place == "nowhere":
-        assert "the embedded checkpoint is not there" in run.stderr
+        assert "the embedded checkpoint is missing" in run.stderr
     else:
         assert Path(run.stdout.strip()) == tiny
 

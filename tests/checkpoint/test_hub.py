@@ -1,11 +1,9 @@
-"""Checkpoints from the hub: a loopback server that answers as the hub does, asked once and never again."""
+"""Downloads from the hub, represented by a local server: one download, and no request afterwards."""
 
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,11 +14,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from forked import run
 from safetensors.numpy import load_file
 from test_tokenizer import word_level
 
 from minivideococa.checkpoint import hub
-from minivideococa.checkpoint.folder import read_record
+from minivideococa.checkpoint.folder import read_origin
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
 MODEL_CFG = json.loads((GOLDEN / "coca.json").read_text())
@@ -52,12 +51,12 @@ REPOSITORIES = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub answers: /api/models/OWNER/NAME/revision/REVISION, and HEAD and GET of
+    """The answers of the hub: /api/models/OWNER/NAME/revision/REVISION, and HEAD and GET of
     /OWNER/NAME/resolve/REVISION/FILE, weights being on another host as the hub's are.
 
-    A repository's file is its bytes, or the path of a large one. `server.breaks` counts how often a transfer of
-    weights breaks off half-way; `server.lists` False is a mirror that does not list files; `server.portal` answers
-    everything with a log-in page.
+    A repository's file is its bytes, or the path of a large one. `server.breaks` counts how often a transfer
+    of weights breaks off half-way; `server.lists` False is a mirror that does not list files; `server.portal`
+    answers everything with a log-in page.
     """
 
     protocol_version = "HTTP/1.1"
@@ -97,7 +96,7 @@ class Hub(BaseHTTPRequestHandler):
         if file.endswith((".bin", ".safetensors", ".pt")):
             self.server.storage.stored[self.path] = data
             size = len(data) if isinstance(data, bytes) else data.stat().st_size
-            self.answer(
+            return self.answer(
                 302,
                 commit=commit,
                 headers={
@@ -106,8 +105,8 @@ class Hub(BaseHTTPRequestHandler):
                     "X-Linked-Etag": f'"{digest(data)}"',
                 },
             )
-        else:
-            self.answer(200, data, commit=commit, headers={"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
+        etag = f'"{hashlib.sha1(data).hexdigest()}"'
+        return self.answer(200, data, commit=commit, headers={"ETag": etag})
 
     do_GET = do_HEAD
 
@@ -165,11 +164,25 @@ def server() -> Iterator[ThreadingHTTPServer]:
         one.requests, one.stored, one.resumed, one.breaks, one.lists = [], {}, [], 0, True
         one.portal = False
         one.repositories = dict(REPOSITORIES)
-        threading.Thread(target=one.serve_forever, daemon=True).start()
+        threading.Thread(target=one.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     for one in (server, storage):
         one.shutdown()
         one.server_close()
+
+
+FETCH = """
+import sys
+from minivideococa.checkpoint.hub import fetch
+for spec in sys.argv[1:]:
+    try:
+        print(fetch(spec))
+    except (ValueError, OSError) as error:
+        print("refused:", error)
+"""
+NO_SLEEP = (
+    "import time; time.sleep = lambda seconds: None\n"  # huggingface_hub waits a second before it retries
+)
 
 
 def fetch(
@@ -177,49 +190,29 @@ def fetch(
     tmp_path: Path,
     *specs: str,
     raises: bool = False,
-    code: str = "",
+    code: str = FETCH,
     **environment: str,
 ) -> list[str]:
-    """`hub.fetch` of each spec in a new process, as the address is read at import: folders or messages.
+    """Call `hub.fetch` for each spec in a new process. Return the folders or messages.
 
-    With `raises`, ValueError with all that the process says if one cannot be fetched.
+    With `raises`, raise ValueError with all output if one cannot be fetched.
     """
-    code = (
-        code
-        or """if True:
-        import sys
-        from minivideococa.checkpoint.hub import fetch
-        for spec in sys.argv[1:]:
-            try:
-                print(fetch(spec))
-            except (ValueError, OSError) as error:
-                print("refused:", error)
-    """
-    )
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("HF_") and "PROXY" not in name.upper()
     }
-    run = subprocess.run(
-        [sys.executable, "-c", code, *specs],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(hub.__file__).parents[2],
-        env=clean
-        | {
-            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"),
-        }
-        | environment,
-    )
-    if raises and "refused" in run.stdout:
-        raise ValueError(run.stderr + run.stdout.removeprefix("refused: "))
-    return run.stdout.splitlines()
+    ours = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "MINIVIDEOCOCA_CACHE": str(tmp_path / "cache"),
+    }
+    result = run(code, list(specs), clean | ours | environment)
+    if raises and "refused" in result.stdout:
+        raise ValueError(result.stderr + result.stdout.removeprefix("refused: "))
+    return result.stdout.splitlines()
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -238,7 +231,7 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
     assert (folders[0] / "tokenizer.json").read_bytes() == TOKENIZER
     assert not (folders[2] / "tokenizer.json").exists()
 
-    # only what is needed was asked for: of "both" no pickle and nothing else; all from one commit
+    # only the needed files were requested, all from one commit: of "both" not the pickle
     requests = [request.split()[1] for request in server.requests if "/owner/both/resolve/" in request]
     assert {path.rpartition("/")[2] for path in requests} == {
         "open_clip_config.json",
@@ -249,7 +242,7 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
     downloads = [request for request in server.storage.requests if request.startswith("GET /owner/both/")]
     assert len(downloads) == 1  # both revisions hold the same weights
 
-    # from then on there is no request at all, nor any need of the downloads
+    # afterwards there are no requests, and the downloads are not needed
     server.requests.clear()
     server.storage.requests.clear()
     lines = fetch(server, tmp_path, *specs, HF_HOME=str(tmp_path / "another"))
@@ -271,7 +264,7 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
         "owner/broken",
         "owner/shards",
     ]
-    told = [
+    messages = [
         "hf-hub:owner/absent: there is no such repository, or it is private",
         "hf-hub:owner/gated: its owner must grant access",
         "hf-hub:owner/both: the repository has no revision v9",
@@ -281,19 +274,19 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
         "give hf-hub:OWNER/NAME",
         "give hf-hub:OWNER/NAME",
         "hf-hub:owner/na--me: ",
-        "hf-hub:owner/broken: it cannot be fetched: ",
+        "hf-hub:owner/broken: it cannot be downloaded: ",
         "hf-hub:owner/shards: shards without their index are in",
     ]
     lines = fetch(server, tmp_path, *specs)
     assert len(lines) == len(specs)
-    for line, expected in zip(lines, told):
+    for line, expected in zip(lines, messages):
         assert line.startswith("refused: ") and expected in line
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_broken_download_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.storage.breaks = 2
-    (line,) = fetch(server, tmp_path, "owner/pickle")
+    (line,) = fetch(server, tmp_path, "owner/pickle", code=NO_SLEEP + FETCH)
     assert (
         server.storage.breaks == 0
         and sum(request.startswith("GET") for request in server.storage.requests) == 3
@@ -305,18 +298,16 @@ def test_a_transfer_that_breaks_off_is_resumed(server: ThreadingHTTPServer, tmp_
 
 
 @pytest.mark.parametrize("endpoint", ["http://no-such-host.invalid", "http://127.0.0.1:9"])
-def test_without_a_connection_one_line_at_once(
-    server: ThreadingHTTPServer, tmp_path: Path, endpoint: str
-) -> None:
+def test_no_connection_fails_at_once(server: ThreadingHTTPServer, tmp_path: Path, endpoint: str) -> None:
     started = time.monotonic()
     with pytest.raises(ValueError) as error:
         fetch(server, tmp_path, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", raises=True, HF_ENDPOINT=endpoint)
-    took, told = time.monotonic() - started, str(error.value).splitlines()
-    assert len(told) == 1 and "the hub cannot be reached, and its files are not in the cache: " in told[0]
+    took, lines = time.monotonic() - started, str(error.value).splitlines()
+    assert len(lines) == 1 and "the hub cannot be reached, and its files are not in the cache: " in lines[0]
     assert took < 4  # with the start of the process and its imports; five tries take 24
 
 
-def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_mirror_without_listing(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.lists = False
     specs = ["owner/both", "owner/converted", "owner/absent", "owner/both@v9"]
     *folders, absent, revision = fetch(server, tmp_path, *specs)
@@ -324,7 +315,7 @@ def test_a_mirror_that_lists_no_files(server: ThreadingHTTPServer, tmp_path: Pat
     assert "there is no such repository" in absent and "no revision v9" in revision
 
 
-def test_a_cache_that_cannot_be_written_is_named_before_the_download(server, tmp_path: Path) -> None:
+def test_cache_is_checked_before_the_download(server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be written; set MINIVIDEOCOCA_CACHE.*--cache"):
         fetch(
@@ -340,7 +331,7 @@ def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     )
     assert server.requests == []
 
-    # what huggingface_hub has fetched before, for whomever, is converted without a connection
+    # what is in the cache of huggingface_hub is converted without a connection
     fetch(server, tmp_path, "owner/pickle")
     (line,) = fetch(
         server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1", MINIVIDEOCOCA_CACHE=str(tmp_path / "new")
@@ -359,22 +350,22 @@ def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: P
     }
     server.repositories["owner/parts"] = whole
     fetch(server, tmp_path, "owner/parts")  # the second shard is not there
-    (told,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
+    (message,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
     assert (
-        told
-        == f"refused: hf-hub:owner/parts: {names[1]} was not fetched before, and the hub cannot be reached now"
+        message
+        == f"refused: hf-hub:owner/parts: {names[1]} is not in the cache, and the hub cannot be reached"
     )
 
 
-def test_a_log_in_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_login_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.portal = True
-    (told,) = fetch(server, tmp_path, "owner/both")
-    assert told.startswith("refused: hf-hub:owner/both: the answer is not the hub's")
+    (message,) = fetch(server, tmp_path, "owner/both")
+    assert message.startswith("refused: hf-hub:owner/both: the answer does not come from the hub")
 
 
-def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_each_revision_has_its_own_folder(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     for line, commit in zip(fetch(server, tmp_path, "owner/both@a/b", "owner/both@a--b"), "cd", strict=True):
-        assert read_record(Path(line) / "model.safetensors")["revision"] == commit * 40
+        assert read_origin(Path(line) / "model.safetensors")["revision"] == commit * 40
 
 
 @pytest.mark.parametrize(
@@ -385,20 +376,23 @@ def test_revisions_have_folders_of_their_own(server: ThreadingHTTPServer, tmp_pa
         lambda folder: (folder / "config.json").unlink(),
     ],
 )
-def test_a_damaged_folder_in_the_cache_is_named_before_the_download(
+def test_damaged_cache_is_named_before_the_download(
     damage: Callable[[Path], None], server: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
     folder = Path(fetch(server, tmp_path, "owner/both")[0])
     damage(folder)
     server.requests.clear()
-    (told,) = fetch(server, tmp_path, "owner/both")
-    assert told.startswith(f"refused: {folder}: incomplete or damaged in the cache (") and "remove it" in told
+    (message,) = fetch(server, tmp_path, "owner/both")
+    assert (
+        message.startswith(f"refused: {folder}: incomplete or damaged in the cache (")
+        and "remove it" in message
+    )
     assert server.requests == []
     shutil.rmtree(folder)
     assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
 
 
-def test_an_empty_folder_in_the_cache_is_filled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_empty_folder_in_the_cache_is_filled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     (tmp_path / "cache" / "owner--both").mkdir(parents=True)
     assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
 

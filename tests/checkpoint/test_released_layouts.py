@@ -1,9 +1,11 @@
-"""The released weights as they lie on the hub: each repository's layout, from a server that answers as the hub does.
+"""The layouts of the released weights on the hub, from a server that answers as the hub does.
 
-The layouts are tried with small models in place of open_clip's two. oracle/test_hub_full_size.py has the real shapes.
+The layouts are tried with small models in place of open_clip's two. oracle/test_hub_full_size.py has the real
+shapes.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from http.server import ThreadingHTTPServer
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from test_hub import digest, fetch, server  # noqa: F401 (the fixture)
 from test_unpickler import program, tensor, write_zip
 
@@ -19,8 +21,10 @@ from minivideococa import tasks
 from minivideococa.checkpoint import load, released
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.convert import convert
-from minivideococa.checkpoint.folder import read_record
+from minivideococa.checkpoint.folder import read_origin
 from minivideococa.checkpoint.table import parameter_shapes
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*no configuration beside it")
 
 PACKAGE = Path(released.__file__).parents[2]
 CLIP = PACKAGE / "minivideococa" / "data" / "demo" / "pair.gif"
@@ -57,18 +61,15 @@ README = {"README.md": b"---\nlicense: mit\n---\n"}
 
 
 def random_weights(model_cfg: dict, seed: int = 0, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Weights of the right shapes; large ones repeat a block of random numbers, which is fast."""
+    """Return weights that keep activations near 1. Large ones repeat a block of random numbers."""
     block = np.random.default_rng(seed).standard_normal(999_983).astype(dtype)
-    weights = {
-        name: np.resize(block * dtype_one(dtype, shape), shape)
-        for name, shape in parameter_shapes(parse_config(model_cfg)).items()
-    }
-    return weights | {"logit_scale": np.array(2, dtype)}
 
+    def tensor(shape: tuple[int, ...]) -> np.ndarray:
+        scale = np.dtype(dtype).type(1 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.5)
+        return np.resize(block[: math.prod(shape)] * scale, shape)
 
-def dtype_one(dtype: str, shape: tuple[int, ...]) -> np.floating:
-    """A factor that keeps activations near 1."""
-    return np.dtype(dtype).type(1 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.5)
+    shapes = parameter_shapes(parse_config(model_cfg))
+    return {name: tensor(shape) for name, shape in shapes.items()} | {"logit_scale": np.array(2, dtype)}
 
 
 def torch_file(path: Path, weights: Mapping[str, np.ndarray], wrap: bool = False) -> Path:
@@ -113,7 +114,7 @@ LAION, FINETUNED = (
     "laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
     "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
 )
-LAYOUTS = {  # repository: model, its files, the file of weights that is taken
+LAYOUTS = {  # repository: model, its files, the file of weights that is used
     LAION: ("coca_ViT-B-32", "bin", "open_clip_pytorch_model.bin"),
     "laion/CoCa-ViT-L-14-laion2B-s13B-b90k": ("coca_ViT-L-14", "bin", "open_clip_pytorch_model.bin"),
     FINETUNED: ("coca_ViT-B-32", "flat bin", "open_clip_pytorch_model.bin"),
@@ -153,15 +154,14 @@ def repository(folder: Path, model: str, files: str) -> dict[str, bytes | Path]:
     return stored
 
 
-def test_every_layout_from_the_hub_captions_as_the_local_file(
-    server: ThreadingHTTPServer, tmp_path: Path, presets: Path, capfd: pytest.CaptureFixture
-) -> None:  # noqa: F811
-    expected = {}
+@pytest.mark.filterwarnings("ignore:.*using the weights in open_clip_pytorch_model.safetensors")
+def test_every_layout_from_the_hub_gives_the_model_of_the_local_files(
+    server: ThreadingHTTPServer,  # noqa: F811
+    tmp_path: Path,
+    presets: Path,
+) -> None:
     for i, (name, (model, files, _)) in enumerate(LAYOUTS.items()):
         server.repositories[name] = repository(tmp_path / str(i), model, files)
-        expected[name] = load(convert(tmp_path / str(i), tmp_path / f"local{i}")).caption(
-            CLIP, 2, max_length=8
-        )
     code = f"""if True:
         import sys
         from pathlib import Path
@@ -172,93 +172,106 @@ def test_every_layout_from_the_hub_captions_as_the_local_file(
             print(repr(mvc.load("hf-hub:" + name).caption({str(CLIP)!r}, 2, max_length=8)))
     """
     captions = fetch(server, tmp_path, *LAYOUTS, code=code)
-    assert captions == [repr(expected[name]) for name in LAYOUTS] and len(set(captions)) > 1
+    assert len(captions) == len(LAYOUTS) and len(set(captions)) > 1
 
-    for name, (_, _, weights) in LAYOUTS.items():
-        record = read_record(tmp_path / "cache" / name.replace("/", "--") / "model.safetensors")
-        assert (record["repository"], record["revision"], record["weights"]) == (name, "a" * 40, weights)
+    for i, (name, (_, _, weights)) in enumerate(LAYOUTS.items()):
+        fetched = tmp_path / "cache" / name.replace("/", "--")
+        local = convert(tmp_path / str(i), tmp_path / f"local{i}")
+        for file in ("config.json", "tokenizer.json"):
+            assert (fetched / file).read_bytes() == (local / file).read_bytes()
+        expected, tensors = (load_file(folder / "model.safetensors") for folder in (local, fetched))
+        assert tensors.keys() == expected.keys()
+        assert all(np.array_equal(tensors[key], expected[key]) for key in expected)
+        if name in (LAION, FINETUNED):
+            assert repr(load(local).caption(CLIP, 2, max_length=8)) == captions[i]
+
+        origin = read_origin(fetched / "model.safetensors")
+        assert (origin["repository"], origin["revision"], origin["weights"]) == (name, "a" * 40, weights)
         if not weights.endswith(".json"):
-            assert record["sha256"] == digest(server.repositories[name][weights])
+            assert origin["sha256"] == digest(server.repositories[name][weights])
     assert not [request for request in server.requests if "README" in request]
 
 
 @pytest.mark.parametrize("model", PRESETS)
-def test_the_configuration_whose_shapes_agree_is_taken_and_named(
-    model: str, tmp_path: Path, presets: Path, capsys: pytest.CaptureFixture
+def test_a_configuration_with_the_same_shapes_is_used_with_a_warning(
+    model: str, tmp_path: Path, presets: Path
 ) -> None:
     repository(tmp_path / "hub", model, "bin")
-    source = json.loads((convert(tmp_path / "hub", tmp_path / "out") / "config.json").read_text())
-    assert source["model_cfg"] == PRESETS[model]
-    told = capsys.readouterr().err
-    assert f"every shape agrees with open_clip's {model}" in told and "open_clip_pytorch_model.bin" in told
+    with pytest.warns(
+        UserWarning, match=f"open_clip_pytorch_model.bin: .*; using open_clip's {model}"
+    ) as warned:
+        source = json.loads((convert(tmp_path / "hub", tmp_path / "out") / "config.json").read_text())
+    assert source["model_cfg"] == PRESETS[model] and [warning.filename for warning in warned] == [__file__]
     bare = tmp_path / "hub" / "open_clip_pytorch_model.bin"
     assert json.loads((convert(bare, tmp_path / "b") / "config.json").read_text()) == source
 
 
-def test_weights_that_fit_no_configuration(tmp_path: Path, presets: Path) -> None:
+def test_weights_fit_no_configuration(tmp_path: Path, presets: Path) -> None:
     (tmp_path / "hub").mkdir()
     weights = random_weights(PRESETS["coca_ViT-L-14"]) | {"visual.proj": np.ones((7, 8), "f4")}
     torch_file(tmp_path / "hub" / "w.pt", weights)
     with pytest.raises(FileNotFoundError) as error:
         convert(tmp_path / "hub", tmp_path / "out")
-    for told in (
-        "none of open_clip_config.json, config.json is there",
+    for expected in (
+        "it has none of open_clip_config.json, config.json",
         "coca_ViT-B-32, coca_ViT-L-14",
-        "coca_ViT-L-14 is the nearest",
+        "the closest is coca_ViT-L-14",
         "visual.proj [7, 8], not [8, 8]",
         "--config",
         "coca_base and coca_roberta-ViT-B-32 are not supported",
     ):
-        assert told in str(error.value)
+        assert expected in str(error.value)
     with pytest.raises(ValueError, match="--config"):
         convert(tmp_path / "hub" / "w.pt", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    "config, expected",
     [
         ("coca_base", "no attentional pooler; supported: coca_ViT-B-32, coca_ViT-L-14"),
         ("coca_roberta-ViT-B-32", "its text tower is RoBERTa"),
         ("coca_ViT-L-14", "misshapen"),
         ("coca_ViT-H-14", "give a file or coca_ViT-B-32 or coca_ViT-L-14"),
-        ("a\0b", "configuration's name"),
+        ("a\0b", "the name of a configuration"),
     ],
 )
-def test_a_configuration_by_name(config: str, told: str, tmp_path: Path, presets: Path) -> None:
+def test_configuration_by_name(config: str, expected: str, tmp_path: Path, presets: Path) -> None:
     path = torch_file(tmp_path / "w.bin", random_weights(PRESETS["coca_ViT-B-32"]))
-    with pytest.raises((ValueError, FileNotFoundError), match=told):
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
         convert(path, tmp_path / "out", config=config)
     assert not (tmp_path / "out").exists()
     convert(path, tmp_path / "out", config="coca_ViT-B-32")
 
 
-def test_of_several_files_of_weights_the_choice_is_named(
-    tmp_path: Path, presets: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_choice_among_several_weights_is_a_warning(tmp_path: Path, presets: Path) -> None:
+    def choice(dest: str) -> str:
+        """Return the warning of a conversion.."""
+        with pytest.warns(UserWarning, match="using the weights in") as warned:
+            convert(tmp_path / "run", tmp_path / dest)
+        assert [warning.filename for warning in warned] == [__file__] * 2
+        return str(warned[0].message)
+
     (tmp_path / "run").mkdir()
     for epoch in (9, 10):
         weights = random_weights(PRESETS["coca_ViT-B-32"], seed=epoch)
         torch_file(tmp_path / "run" / f"epoch_{epoch}.pt", weights, wrap=True)
-    convert(tmp_path / "run", tmp_path / "a")
-    assert "the weights are taken from epoch_10.pt, not from epoch_9.pt" in capsys.readouterr().err
+    assert "using the weights in epoch_10.pt, not those in epoch_9.pt" in choice("a")
     safetensors_file(tmp_path / "run" / "some.safetensors", random_weights(PRESETS["coca_ViT-B-32"]))
-    convert(tmp_path / "run", tmp_path / "b")
-    assert "from some.safetensors, not from epoch_10.pt, epoch_9.pt" in capsys.readouterr().err
+    assert "in some.safetensors, not those in epoch_10.pt, epoch_9.pt" in choice("b")
     torch_file(tmp_path / "run" / "open_clip_pytorch_model.bin", random_weights(PRESETS["coca_ViT-B-32"]))
-    convert(tmp_path / "run", tmp_path / "c")
-    assert "from open_clip_pytorch_model.bin, not from" in capsys.readouterr().err
+    assert "in open_clip_pytorch_model.bin, not those in" in choice("c")
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, expected",
     [
         (lambda index: {"weight_map": {}}, "no weight_map"),
         (lambda index: [], "no weight_map"),
         (
             lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "../x.safetensors"}},
-            "no file beside it",
+            "not a file beside it",
         ),
-        (lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "a\0b"}}, "no file beside it"),
+        (lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "a\0b"}}, "not a file beside it"),
         (
             lambda index: {"weight_map": index["weight_map"] | {"visual.proj": "absent.safetensors"}},
             "absent.safetensors",
@@ -269,16 +282,16 @@ def test_of_several_files_of_weights_the_choice_is_named(
         ),
     ],
 )
-def test_an_index_that_is_wrong(change, told: str, tmp_path: Path, presets: Path) -> None:
+def test_malformed_indices(change, expected: str, tmp_path: Path, presets: Path) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", "shards")
     index = tmp_path / "hub" / "model.safetensors.index.json"
     index.write_text(json.dumps(change(json.loads(index.read_text(encoding="utf-8-sig")))))
-    with pytest.raises((ValueError, FileNotFoundError), match=told) as error:
+    with pytest.raises((ValueError, FileNotFoundError), match=expected) as error:
         convert(tmp_path / "hub", tmp_path / "out")
     assert "\n" not in str(error.value) and str(tmp_path / "hub") in str(error.value)
 
 
-def test_a_single_shard_is_the_whole(tmp_path: Path, presets: Path) -> None:
+def test_single_shard(tmp_path: Path, presets: Path) -> None:
     (tmp_path / "hub").mkdir()
     weights = random_weights(PRESETS["coca_ViT-B-32"])
     safetensors_file(tmp_path / "hub" / "model-00001-of-00001.safetensors", weights)
@@ -295,17 +308,15 @@ def test_shards_without_their_index(tmp_path: Path, presets: Path) -> None:
 
 
 @pytest.mark.parametrize("files", ["bin", "pt", "flat bin", "shards"])
-def test_a_folder_as_released_is_to_be_converted_before_it_is_loaded(
-    files: str, tmp_path: Path, presets: Path
-) -> None:
+def test_load_asks_to_convert_a_released_folder(files: str, tmp_path: Path, presets: Path) -> None:
     repository(tmp_path / "hub", "coca_ViT-B-32", files)
     with pytest.raises(
-        FileNotFoundError, match="hub: config.json is not there: run minivideococa convert on it first"
+        FileNotFoundError, match="hub: config.json is missing: run minivideococa convert on it first"
     ):
         load(tmp_path / "hub")
 
 
-# What the weights can do
+# Defects of the weights
 
 
 @pytest.fixture
@@ -319,21 +330,23 @@ def finetuned(tmp_path: Path, presets: Path) -> Iterator[Path]:
 
 def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_path: Path) -> None:
     first = convert(finetuned, tmp_path / "first")
-    second = convert(first, tmp_path / "second", dtype="float16")  # the record goes along
+    second = convert(first, tmp_path / "second", dtype="float16")  # the origin is kept
     for folder in (first, second):
-        assert read_record(folder / "model.safetensors") == {
+        assert read_origin(folder / "model.safetensors") == {
             "repository": FINETUNED,
             "revision": "c" * 40,
             "weights": "open_clip_pytorch_model.bin",
             "sha256": digest(finetuned / "open_clip_pytorch_model.bin"),
         }
         model = load(folder)
-        assert model.origin == read_record(folder / "model.safetensors")
+        assert model.origin == read_origin(folder / "model.safetensors")
         video = model.encode(CLIP, 2)
-        with pytest.warns(UserWarning, match="for captions only: finetuning degraded their latents") as told:
+        with pytest.warns(
+            UserWarning, match="for captions only: finetuning degraded their latents"
+        ) as warned:
             tasks.classify(model, video, ["a", "b"])
             tasks.retrieve(model, "a", [video])
-        assert [warning.filename for warning in told] == [__file__] * 2
+        assert [warning.filename for warning in warned] == [__file__] * 2
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             tasks.classify(model, video, ["a", "b"], by="likelihood")  # does not compare latents
@@ -349,5 +362,5 @@ def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_pat
         ("", False),
     ],
 )
-def test_which_weights_are_warned_of(repository: str, warns: bool) -> None:
+def test_caveats(repository: str, warns: bool) -> None:
     assert (released.weights_caveat({"repository": repository}) is not None) == warns

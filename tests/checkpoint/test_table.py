@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint.config import parse_config
-from minivideococa.checkpoint.table import check, nest, parameter_shapes
+from minivideococa.checkpoint.table import check_tensors, nest, parameter_shapes
 from minivideococa.model.config import Config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
@@ -53,14 +53,14 @@ def test_path_order() -> None:
     assert names[0] == path[0] and names[-1] == path[-1]
 
 
-def test_a_context_of_the_same_width_has_one_projection() -> None:
+def test_equal_widths_have_one_in_projection() -> None:
     shapes = parameter_shapes(config({"width": 2, "head_width": 2}))
     assert shapes["visual.attn_pool.attn.in_proj_weight"] == (6, 2)
     assert not [name for name in shapes if "_proj_weight" in name and "in_proj_weight" not in name]
 
 
 @pytest.mark.parametrize("form", ["parallel", "cascade"])
-def test_the_papers_poolers_have_a_second_one(form: str) -> None:
+def test_poolers_of_the_paper_are_two(form: str) -> None:
     shapes = parameter_shapes(config({"width": 2, "head_width": 2, "attentional_pool": form}))
     first = {name.replace("attn_pool.", ""): shape for name, shape in shapes.items() if ".attn_pool." in name}
     second = {
@@ -77,13 +77,13 @@ def test_without_ln_pre() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_check_accepts_what_fits(dtype: str) -> None:
+def test_fitting_tensors_are_accepted(dtype: str) -> None:
     tensors = arrays(config(), dtype)
-    check(tensors, config(), "file")
-    check(tensors | {"logit_scale": np.zeros(1, dtype)}, config(), "file")
+    check_tensors(tensors, config(), "file")
+    check_tensors(tensors | {"logit_scale": np.zeros(1, dtype)}, config(), "file")
 
 
-def test_check_lists_all_that_is_wrong_at_once() -> None:
+def test_all_mismatches_are_in_one_message() -> None:
     tensors = arrays(config())
     del tensors["visual.proj"], tensors["text.cls_emb"]
     tensors["logit_bias"] = np.zeros(())
@@ -91,7 +91,7 @@ def test_check_lists_all_that_is_wrong_at_once() -> None:
     tensors["logit_scale"] = np.zeros(2, "f4")
     tensors["text.token_embedding.weight"] = np.zeros((5, 2), "i8")
     with pytest.raises(ValueError) as error:
-        check(tensors, config(), "some/file")
+        check_tensors(tensors, config(), "some/file")
     assert str(error.value) == (
         "some/file: the tensors do not fit the configuration: missing: visual.proj, text.cls_emb; "
         "unexpected: logit_bias; misshapen: visual.conv1.weight [3, 3, 2, 3], not [3, 3, 2, 2], "
@@ -99,9 +99,9 @@ def test_check_lists_all_that_is_wrong_at_once() -> None:
     )
 
 
-def test_check_cuts_long_lists() -> None:
+def test_long_lists_are_cut() -> None:
     with pytest.raises(ValueError, match=r"missing: (\S+, ){8}\.\.\. and \d+ more$"):
-        check({}, config(), "file")
+        check_tensors({}, config(), "file")
 
 
 def test_nest() -> None:
@@ -128,7 +128,7 @@ def leaves(node: object, prefix: str = "") -> dict[str, np.ndarray]:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.randoms())
-def test_the_leaves_are_the_flat_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
+def test_nest_keeps_all_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
     layers = config({"layers": vision})
     source = layers.source["model_cfg"]
     source["text_cfg"]["layers"], source["multimodal_cfg"]["layers"] = text, decoder

@@ -43,7 +43,7 @@ def test_a_trace_replaces_no_video(capsys, tmp_path):
     video.write_bytes(Path(PAIR).read_bytes())
     assert cli.main(["trace", str(video), "-o", str(video)]) == 2
     assert (
-        "would replace what is read" in capsys.readouterr().err
+        "would overwrite an input" in capsys.readouterr().err
         and video.read_bytes() == Path(PAIR).read_bytes()
     )
 

@@ -112,7 +112,7 @@ def test_videos_are_named_from_a_folder_that_is_a_link(tmp_path: Path) -> None:
 
 def test_a_manifest_replaces_no_video_and_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "1.mp4").write_text("video")
-    with pytest.raises(ValueError, match="would replace what is read"):
+    with pytest.raises(ValueError, match="would overwrite an input"):
         write_manifest(tmp_path / "1.mp4", [Entry(tmp_path / "1.mp4")])
     with pytest.raises(ValueError, match="no entry"):
         write_manifest(tmp_path / "m.jsonl", [])
