@@ -1,6 +1,7 @@
-"""The benchmarks' own machinery: what they count, the order of a race, and processes that stand still."""
+"""The machinery of the benchmarks: counts of operations, order of turns, stopped processes, comparisons."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -9,8 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+if os.name != "posix":
+    pytest.skip("the benchmarks stop processes by signals", allow_module_level=True)
+
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
+import compare
 import race
 from encoder import flops
 from generate import step_weights
@@ -23,8 +28,8 @@ from minivideococa.checkpoint.table import parameter_shapes
     "patch_size, layers, width, published",
     [(32, 12, 768, 4.409), (16, 12, 768, 17.564), (32, 24, 1024, 15.378), (16, 24, 1024, 61.555)],
 )
-def test_operations_are_those_that_torchvision_gives(patch_size, layers, width, published):
-    """Its vit_b_32, vit_b_16, vit_l_32 and vit_l_16, in 10^9 multiplications, a classifier included."""
+def test_operations_are_those_that_torchvision_publishes(patch_size, layers, width, published):
+    """vit_b_32, vit_b_16, vit_l_32 and vit_l_16, in 10^9 multiplications, including a classifier."""
     config = SimpleNamespace(
         patch_size=patch_size,
         tokens=1 + (224 // patch_size) ** 2,
@@ -36,17 +41,17 @@ def test_operations_are_those_that_torchvision_gives(patch_size, layers, width, 
     assert sum(flops(config, frames=8)) / 16 + classifier == pytest.approx(published * 1e9, abs=0.5e6)
 
 
-def test_a_step_reads_both_text_towers_once(tiny_model):
+def test_a_step_reads_both_text_decoders_once(tiny_model):
     shapes = parameter_shapes(parse_config(tiny_model().config.source))
     E, V = shapes["text_decoder.text_projection"]
     norm, attention, mlp = 2 * E, 4 * (E * E + E), 8 * E * E + 5 * E
     block = 2 * norm + attention + mlp
-    text, decoder = 2 * block, 2 * block + 2 * (block - 2 * E * E)  # in these no keys and values
+    text, decoder = 2 * block, 2 * block + 2 * (block - 2 * E * E)  # without keys and values
     assert sum(w.size for w in step_weights(tiny_model().params)) == text + decoder + norm + E * V
 
 
 def test_rounds_rotate_and_disturbed_turns_are_repeated(monkeypatch):
-    log, busy = [], iter([0, 1, 0, 1, 0, 9, 0, 1, 0, 1])  # others take much of the third turn
+    log, busy = [], iter([0, 1, 0, 1, 0, 9, 0, 1, 0, 1])  # other processes disturb the third turn
 
     def competitor(name):
         return lambda: log.append(name) or {"seconds": 1, "cpu": 1}
@@ -59,14 +64,15 @@ def test_rounds_rotate_and_disturbed_turns_are_repeated(monkeypatch):
     assert all(turn["others"] == 0 for turn in turns["a"] + turns["b"])
 
 
-def test_of_disturbed_turns_the_quietest_counts(monkeypatch):
+def test_the_least_disturbed_turn_counts(monkeypatch):
     busy, seconds = iter([0, 9, 0, 1, 0, 9]), iter([1, 2, 3])
     monkeypatch.setattr(race, "wait_for_quiet", lambda: None)
     monkeypatch.setattr(race, "busy_seconds", lambda: next(busy))
     assert race.quiet_turn(lambda: {"seconds": next(seconds), "cpu": 0})["seconds"] == 2
 
 
-def test_a_racer_answers_and_stands_still():
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="this system has no waitid")
+def test_a_racer_is_stopped_between_turns():
     with race.Racer("operator.itemgetter", "a", threads=1) as racer:
         for _ in range(2):
             assert racer({"a": {"figure": 3}})["figure"] == 3
@@ -76,7 +82,26 @@ def test_a_racer_answers_and_stands_still():
     assert racer.process.returncode == -signal.SIGKILL
 
 
-def test_a_racer_that_fails_says_so(capfd):
+def test_a_failing_racer_raises(capfd):
     with pytest.raises(RuntimeError, match="operator.nothing failed with status 1; see above"):
         race.Racer("operator.nothing", threads=1)
     assert "AttributeError" in capfd.readouterr().err
+
+
+def test_a_comparison_is_of_medians():
+    turns = {
+        "import (here)": [{"seconds": t, "others": 0.0} for t in (1.0, 2.0, 9.0)],
+        "import (there)": [{"seconds": t, "others": 0.1} for t in (4.0, 4.0, 3.0)],
+    }
+    table = compare.table("Import", ["import"], ["here", "there"], turns)
+    assert "| import | 2.000 | 1.000 - 9.000 | 4.000 | 3.000 - 4.000 | 0.50 (0.25 - 3.00) |" in table
+    assert "at most 10% of the machine" in table
+
+
+@pytest.mark.skipif(
+    not shutil.which("git") or not (race.ROOT / ".git").exists(), reason="needs git and a checkout"
+)
+def test_a_commit_is_extracted_and_an_unknown_one_is_an_error(tmp_path):
+    assert (compare.extract("HEAD", tmp_path) / "minivideococa" / "__init__.py").is_file()
+    with pytest.raises(SystemExit, match="compare: git archive no-such-commit: "):
+        compare.extract("no-such-commit", tmp_path)

@@ -91,6 +91,11 @@ def section(default: Section | None = None) -> Field:
     return Field(default, lambda value: isinstance(value, dict), "expected a section {...}")
 
 
+def optional_section() -> Field:
+    """Return a field for a section {...} or null."""
+    return Field(None, lambda value: value is None or isinstance(value, dict), "expected a section {...}")
+
+
 def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
     """Return a field for one of the supported values, by default the first. 1 is not the same as true.
 
@@ -183,7 +188,7 @@ TEXT = {
     "hf_model_name": supported(None, "", unsupported="a Hugging Face tower"),
     "hf_tokenizer_name": string(),
     "tokenizer_mode": supported(None, "", unsupported="a special mode of the tokenizer"),
-    "tokenizer_kwargs": section({}),
+    "tokenizer_kwargs": optional_section(),
     **BLOCK,
     "pool_type": ignored(),  # overridden by embed_cls
     "eos_id": ignored(),
@@ -295,25 +300,17 @@ class _Reader:
 def _read_sections(source: Section, reader: _Reader) -> _Sections:
     top = reader.read("", source, FILE)
     model = reader.read("", top["model_cfg"], MODEL)
-    text = reader.read("text_cfg.", _without_null(model["text_cfg"], "tokenizer_kwargs"), TEXT)
+    text = reader.read("text_cfg.", model["text_cfg"], TEXT)
+    # in open_clip a null in preprocess_cfg stands for the default
+    preprocess = {name: value for name, value in top["preprocess_cfg"].items() if value is not None}
     return _Sections(
         model=model,
         vision=reader.read("vision_cfg.", model["vision_cfg"], VISION),
         text=text,
-        tokenizer=reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"], TOKENIZER),
+        tokenizer=reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"] or {}, TOKENIZER),
         decoder=reader.read("multimodal_cfg.", model["multimodal_cfg"], DECODER),
-        # in open_clip a null in preprocess_cfg stands for the default
-        preprocess=reader.read(
-            "preprocess_cfg.", _without_null(top["preprocess_cfg"], *top["preprocess_cfg"]), PREPROCESS
-        ),
+        preprocess=reader.read("preprocess_cfg.", preprocess, PREPROCESS),
     )
-
-
-def _without_null(values: Section | None, *names: str) -> Section | None:
-    """Return a section without those of the named fields that are null."""
-    if values is None:
-        return None
-    return {name: value for name, value in values.items() if not (name in names and value is None)}
 
 
 def _vision_config(sections: _Sections) -> VisionConfig:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.manifest import Entry, write_manifest
-from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
+from ..media.ffmpeg import ffmpeg_path, no_ffmpeg
+from ..media.video import read_packets
 from ..model.config import check_int
 from ..output import atomic_folder
 from ..progress import Progress, no_progress

@@ -1,10 +1,10 @@
-"""The process behind a `race.Racer`: prepares what is to be timed, then runs it once for every line it reads.
+"""The child process of `race.Racer`: prepares a function, then times one call per line of input.
 
     child.py MODULE.FUNCTION ARGUMENTS
 
-FUNCTION(*ARGUMENTS) prepares, and returns a function that is called with a turn's arguments and timed. It
-returns None, or further figures for the answer. ARGUMENTS, and the arguments of a turn on every line of
-standard input, are JSON lists. Answers are JSON objects, a line each; the first says that all is ready.
+FUNCTION(*ARGUMENTS) returns the function that is called with a turn's arguments and timed. It returns None,
+or further figures for the answer. ARGUMENTS, and the arguments of a turn on each line of standard input, are
+JSON lists. Answers are JSON objects, one per line; the first one says that the process is ready.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 
 def main(function: str, arguments: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints shall not pass for an answer
+    os.dup2(2, 1)  # what a library prints must not be mixed with the answers
 
     def answer(figures: dict) -> None:
         print(json.dumps(figures), file=answers, flush=True)

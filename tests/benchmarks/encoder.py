@@ -1,6 +1,6 @@
-"""The frozen image encoder: pixels [8, 3, S, S] -> frame tokens [8, N, W], by four libraries.
+"""The frozen image encoder, pixels [8, 3, S, S] -> frame tokens [8, N, W], in three libraries.
 
-Beside them the bare matrix products of the encoder, the limit of whoever multiplies matrices with this BLAS.
+The bare matrix products of the encoder are timed too: no program that uses this BLAS can be faster.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from minivideococa.model.config import VisionConfig
 
 FRAMES = 8
-OPSET = 20  # the first with Gelu as one operation; later ones are not faster
+OPSET = 20  # the first with Gelu as a single operation; later ones are not faster
 
 
 def competitors(model: str) -> dict[str, tuple]:
-    """Name -> a function below, and what it takes besides the folder."""
+    """Return name -> (function below, arguments after the folder)."""
     return {
         "minivideococa": ("ours",),
         "torch (open_clip)": ("torch", model),
@@ -35,7 +35,7 @@ def competitors(model: str) -> dict[str, tuple]:
 
 
 def flops(config: VisionConfig, frames: int) -> tuple[int, int]:
-    """Of the linear layers, and of attention's two products; a multiplication and its addition are two."""
+    """Return the operations of the linear layers and of attention's two products; a multiply-add is two."""
     tokens, width = config.tokens, config.width
     block = width * (3 * width + width + 2 * config.mlp_width)  # queries, keys, values; out; up and down
     patches = (tokens - 1) * width * 3 * config.patch_size**2
@@ -74,30 +74,33 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
             f"torch takes {ratio(torch, ours)} times as long as minivideococa, onnxruntime "
             f"{ratio(onnxruntime, ours)} times.",
             f"minivideococa reaches {rate / linear_rate:.0%} of the rate of the bare linear layers, "
-            f"{rate / bare_rate:.0%} of that of all bare matrix products. The linear layers are "
+            f"{rate / bare_rate:.0%} of the rate of all bare matrix products. The linear layers are "
             f"{linear / 1e9:.0f} GFLOP, attention's two products {attention / 1e9:.0f}.",
             f"The frame tokens differ from torch's by {difference(folder, 'ours'):.0e} (minivideococa) and "
-            f"{difference(folder, 'onnxruntime'):.0e} (onnxruntime) of the largest at most.",
+            f"{difference(folder, 'onnxruntime'):.0e} (onnxruntime) at most, relative to the largest.",
         ],
         turns,
     )
 
 
 def difference(folder: Path, name: str) -> float:
-    """Of a competitor's frame tokens from torch's, by the largest. Raises RuntimeError if it is too much."""
+    """Return the largest difference of a competitor's frame tokens from torch's, relative to the largest.
+
+    Raises RuntimeError if it is 1e-4 or more.
+    """
     expected = np.load(folder / "torch.npy")
-    found = float(abs(np.load(folder / f"{name}.npy") - expected).max() / abs(expected).max())
-    if not found < 1e-4:
-        raise RuntimeError(f"the frame tokens of {name} differ from torch's by {found:.1e} of the largest")
-    return found
+    result = float(abs(np.load(folder / f"{name}.npy") - expected).max() / abs(expected).max())
+    if not result < 1e-4:
+        raise RuntimeError(f"the frame tokens of {name} differ from torch's by {result:.1e} of the largest")
+    return result
 
 
-# What the child processes prepare and run; the frame tokens are kept, to be compared -----------------------
+# Run in the child processes; the frame tokens are saved for comparison --------------------------------------
 
 
 def ours(folder: str) -> Callable[[], None]:
     mvc, x = load_minivideococa(folder), pixels(folder, FRAMES)
-    return lambda: keep(folder, "ours", mvc.encode_frames(x))
+    return lambda: save_once(folder, "ours", mvc.encode_frames(x))
 
 
 def torch(folder: str, model: str) -> Callable[[], None]:
@@ -107,13 +110,13 @@ def torch(folder: str, model: str) -> Callable[[], None]:
 
     def run() -> None:
         with torch.inference_mode():
-            keep(folder, "torch", encoder(x).numpy())
+            save_once(folder, "torch", encoder(x).numpy())
 
     return run
 
 
 def torch_encoder(folder: str, model: str):
-    """open_clip's image encoder as a module: what its VisionTransformer does before it pools."""
+    """Return open_clip's image encoder as a module: its VisionTransformer up to the pooler."""
     import torch
 
     class Encoder(torch.nn.Module):
@@ -128,7 +131,7 @@ def torch_encoder(folder: str, model: str):
 
 
 def export(folder: str, model: str) -> Callable[[], None]:
-    """No competitor: makes encoder.onnx of the module above, for onnxruntime in a process without torch."""
+    """Return a function that exports the module above to encoder.onnx, for a process without torch."""
     import torch
 
     path = Path(folder) / "encoder.onnx"
@@ -158,15 +161,15 @@ def onnxruntime(folder: str) -> Callable[[], None]:
         Path(folder) / "encoder.onnx", options, providers=["CPUExecutionProvider"]
     )
     x = {session.get_inputs()[0].name: pixels(folder, FRAMES)}
-    return lambda: keep(folder, "onnxruntime", session.run(None, x)[0])
+    return lambda: save_once(folder, "onnxruntime", session.run(None, x)[0])
 
 
 def bare(folder: str) -> Callable[[], dict[str, float]]:
-    """The encoder's matrix products and nothing else, by the model's own weights, into arrays that are there.
+    """Return a function that computes only the encoder's matrix products, into preallocated arrays.
 
-    `linear` is the time of the linear layers, each one product for all frames: the patches; in each block
-    queries, keys and values as one, out, up, down. Then come attention's two products for each block, frame
-    and head, which are small and so slow by nature.
+    `linear` is the time of the linear layers, each one product for all frames: the patches, and in each block
+    the input projection, the output projection and the two layers of the MLP. Attention's two products per
+    block, frame and head follow; they are small and therefore slow.
     """
     mvc, rng = load_minivideococa(folder), np.random.default_rng(0)
     config, visual = mvc.config.vision, mvc.params["visual"]
@@ -203,7 +206,7 @@ def bare(folder: str) -> Callable[[], dict[str, float]]:
     return run
 
 
-def keep(folder: str, name: str, tokens: np.ndarray) -> None:
+def save_once(folder: str, name: str, tokens: np.ndarray) -> None:
     path = Path(folder) / f"{name}.npy"
-    if not path.exists():  # in the first run, which warms up
+    if not path.exists():  # the first run is the warm-up
         np.save(path, tokens)

@@ -1,6 +1,6 @@
-"""A caption of one image, 20 ids, from the pixels on: ours beside open_clip's `generate`, and its floor.
+"""A caption of one image, 20 ids, from pixels: ours, open_clip's `generate`, and the lower bound.
 
-A cached step reads every weight on a token's way through both text towers: memory sets the floor.
+A step with a key-value cache reads all weights of both text decoders once: memory bandwidth is the bound.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from models import load_minivideococa, load_open_clip, pixels
 from race import Racer, Turn, median, race
 from report import Section, ratio, seconds
 
-LENGTH = 20  # ids, the start among them
+LENGTH = 20  # ids, including the start token
 STEPS = LENGTH - 1
 LENGTHS = {
     "ours": {"min_length": LENGTH - 1, "max_length": LENGTH},
     "open_clip": {"min_seq_len": LENGTH - 1, "seq_len": LENGTH},
 }
 BEAM = {"ours": {"beams": 6, "beam_groups": 3}, "open_clip": {"num_beams": 6, "num_beam_groups": 3}}
-# a penalty of any size has all groups computed, and one as small as this changes no score
+# any penalty makes all groups be computed; this one is too small to change a score
 ALL_ROWS = {"ours": BEAM["ours"] | {"diversity_penalty": 1e-9}}
 GREEDY = {"ours": {"top_k": 1}, "open_clip": {"generation_type": "top_k", "top_k": 1}}
 
@@ -35,7 +35,7 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
     with ExitStack() as stack:
         ours = stack.enter_context(Racer("generate.ours", str(folder), threads=threads))
         theirs = stack.enter_context(Racer("generate.open_clip", str(folder), model, threads=threads))
-        floor = stack.enter_context(Racer("generate.floor", str(folder), threads=threads))
+        bound = stack.enter_context(Racer("generate.lower_bound", str(folder), threads=threads))
         turns = race(
             {
                 "minivideococa, beam 6 in 3 groups": partial(ours, BEAM["ours"]),
@@ -43,14 +43,14 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
                 "open_clip, beam 6 in 3 groups": partial(theirs, BEAM["open_clip"]),
                 "minivideococa, greedy": partial(ours, GREEDY["ours"]),
                 "open_clip, greedy": partial(theirs, GREEDY["open_clip"]),
-                f"the weights of {STEPS} steps, read": partial(floor, "read"),
-                f"the weights of {STEPS} steps, times a vector": partial(floor, "multiply"),
+                f"the weights of {STEPS} steps, read": partial(bound, "read"),
+                f"the weights of {STEPS} steps, times a vector": partial(bound, "multiply"),
             },
             rounds,
         )
     beam, all_rows, beam_theirs, greedy, greedy_theirs, read, multiply = turns.values()
     pairs = {
-        "with beams": (beam, beam_theirs),
+        "with beam search": (beam, beam_theirs),
         "with all rows": (all_rows, beam_theirs),
         "when greedy": (greedy, greedy_theirs),
     }
@@ -61,15 +61,15 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
         milliseconds = f"{1000 * step(mine):.0f}" if "decoding" in mine[0] else ""
         rows.append([name, *seconds(mine), milliseconds, *(faster or [""])])
     gigabytes = read[0]["bytes"] / 1e9
-    times = ", ".join(f"{step(mine) / step(read):.2f} times {how}" for how, (mine, _) in pairs.items())
-    same = ", ".join(f"{how} {agreement(mine, theirs)}" for how, (mine, theirs) in pairs.items())
+    times = ", ".join(f"{step(mine) / step(read):.2f} times {mode}" for mode, (mine, _) in pairs.items())
+    same = ", ".join(f"{mode} {agreement(mine, theirs)}" for mode, (mine, theirs) in pairs.items())
     return Section(
         f"Captions: CoCa ViT-{model}, one image, {LENGTH} ids, the image encoder included",
         ["", "seconds", "min - max", "ms a step", "times faster than open_clip"],
         rows,
         [
-            f"The image encoder and the pooler take {median(greedy, 'encoding'):.2f} s of ours; a step is the "
-            f"rest, divided by the {STEPS} ids it makes.",
+            f"The image encoder and the pooler take {median(greedy, 'encoding'):.2f} s of ours; a step is "
+            f"the rest, divided by the {STEPS} generated ids.",
             f"A step must read {gigabytes:.2f} GB of weights: {1000 * step(read):.0f} ms at the "
             f"{gigabytes / step(read):.0f} GB/s of a plain read, {1000 * step(multiply):.0f} ms as products "
             f"with one vector. A step of ours takes {times} as long as the plain read.",
@@ -96,11 +96,11 @@ def agreement(ours: list[Turn], theirs: list[Turn]) -> str:
 def ours(folder: str) -> Callable[[dict], dict[str, Any]]:
     mvc, image = load_minivideococa(folder), pixels(folder, frames=1)
 
-    def run(how: dict) -> dict[str, Any]:
+    def run(options: dict) -> dict[str, Any]:
         start = time.perf_counter()
         video = mvc.encode_video(image)
         encoded = time.perf_counter()
-        ids = mvc.generate(video.tokens, **LENGTHS["ours"], **how)
+        ids = mvc.generate(video.tokens, **LENGTHS["ours"], **options)
         return {"encoding": encoded - start, "decoding": time.perf_counter() - encoded, "ids": ids.tolist()}
 
     return run
@@ -111,42 +111,42 @@ def open_clip(folder: str, model: str) -> Callable[[dict], dict[str, Any]]:
 
     coca, image = load_open_clip(folder, model), torch.from_numpy(pixels(folder, frames=1))
 
-    def run(how: dict) -> dict[str, Any]:
+    def run(options: dict) -> dict[str, Any]:
         with torch.inference_mode():
-            ids = coca.generate(image, **LENGTHS["open_clip"], **how)
+            ids = coca.generate(image, **LENGTHS["open_clip"], **options)
         return {"ids": ids[0].tolist()}
 
     return run
 
 
-def floor(folder: str) -> Callable[[str], dict[str, float]]:
-    """The weights of all steps: "read" by what reads them fastest, or each multiplied with one vector."""
+def lower_bound(folder: str) -> Callable[[str], dict[str, float]]:
+    """Return a function that reads the weights of all steps, or multiplies each by a vector."""
     weights, threads = step_weights(load_minivideococa(folder).params), models.threads()
     vectors = {n: np.ones(n, np.float32) for n in {w.shape[-1] for w in weights}}
     executor = ThreadPoolExecutor(threads)
 
     def read(first: int) -> None:
         for w in weights[first::threads]:
-            w.max()  # faster than a sum, which has to wait for its additions
+            w.max()  # faster than a sum, whose additions depend on each other
 
     def multiply() -> None:
-        for w in weights:  # spread over threads by BLAS
+        for w in weights:  # BLAS uses all threads
             w @ vectors[w.shape[-1]]
 
-    def run(how: str) -> dict[str, float]:
+    def run(mode: str) -> dict[str, float]:
         start = time.perf_counter()
         for _ in range(STEPS):
-            multiply() if how == "multiply" else list(executor.map(read, range(threads)))
+            multiply() if mode == "multiply" else list(executor.map(read, range(threads)))
         return {"decoding": time.perf_counter() - start, "bytes": sum(w.nbytes for w in weights)}
 
     return run
 
 
 def step_weights(params: dict[str, Any]) -> list[np.ndarray]:
-    """Both text towers and the projection to the vocabulary.
+    """Return the weights that a step reads: both text decoders and the projection to the vocabulary.
 
-    Not the embeddings, of which a step reads a few rows, and not what is computed once for a video: the keys
-    and values of its caption tokens.
+    Without the embeddings, of which a step reads a few rows, and without the keys and values of the caption
+    tokens, which are computed once per video.
     """
     text, decoder = params["text"], params["text_decoder"]
     cross = []
@@ -165,7 +165,7 @@ def step_weights(params: dict[str, Any]) -> list[np.ndarray]:
 
 
 def leaves(tree: Any) -> list[np.ndarray]:
-    """All arrays of a parameter tree."""
+    """Return all arrays of a parameter tree."""
     if isinstance(tree, np.ndarray):
         return [tree]
     branches = tree.values() if isinstance(tree, dict) else tree

@@ -1,6 +1,6 @@
-"""What the figures depend on: the processor, the number of threads, and the versions of the libraries.
+"""The conditions of a measurement: processor, number of threads, versions of the libraries.
 
-Run as a script, in the environment of the competitors, it prints what they would find there.
+Run as a script in the environment of the competitors, it prints the versions there.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ PACKAGES = ("numpy", "threadpoolctl", "torch", "onnxruntime", "open_clip_torch",
 
 
 def conditions(threads: int) -> dict[str, str]:
-    """Name -> what it is, in words."""
-    told = subprocess.check_output([sys.executable, __file__], env=environment(threads))
-    return {"date": str(date.today()), "processor": processor(), "threads": str(threads)} | json.loads(told)
+    """Return the conditions by name."""
+    printed = subprocess.check_output([sys.executable, __file__], env=environment(threads))
+    return {"date": str(date.today()), "processor": processor(), "threads": str(threads)} | json.loads(
+        printed
+    )
 
 
 def processor() -> str:
-    """The processor's name, and its family and model, since the names in virtual machines say little."""
+    """Return the processor's name, family and model; the names in virtual machines say little."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
@@ -37,20 +39,21 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
+    """Return the versions of the packages that matter, by name."""
     from minivideococa import __version__
 
-    found = {"minivideococa": __version__}
+    result = {"minivideococa": __version__}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            result[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found | {"python": platform.python_version()}
+            result[package] = "not installed"
+    return result | {"python": platform.python_version()}
 
 
-def numpys_blas() -> str:
-    """Name, version and kernel of the BLAS that NumPy has loaded, as threadpoolctl sees them."""
-    import numpy  # noqa: F401               # loads it
+def numpy_blas() -> str:
+    """Return name, version and kernel of NumPy's BLAS, as reported by threadpoolctl."""
+    import numpy  # noqa: F401  (loads its BLAS)
     from threadpoolctl import threadpool_info
 
     return ", ".join(
@@ -61,4 +64,4 @@ def numpys_blas() -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(versions() | {"numpy's BLAS": numpys_blas()}))
+    print(json.dumps(versions() | {"numpy's BLAS": numpy_blas()}))

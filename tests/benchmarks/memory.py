@@ -1,4 +1,4 @@
-"""The memory that a process needs to caption 8 and 64 frames, and how the encoder's time grows with them."""
+"""The memory that a process needs to caption 8 and 64 frames, and the growth of the encoder's time."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def measure(folder: Path, model: str, rounds: int, threads: int) -> Section:
     weights, growth = few[0]["weights"], median(many, "encoding") / median(few, "encoding")
     rows = []
     for name, mine in turns.items():
-        most = max(turn["peak"] for turn in mine)
-        rows.append([name, megabytes(most), megabytes(most - weights), *seconds(mine, "encoding")])
+        highest = max(turn["peak"] for turn in mine)
+        rows.append([name, megabytes(highest), megabytes(highest - weights), *seconds(mine, "encoding")])
     return Section(
         f"Memory: CoCa ViT-{model} float32, a caption from frames to text in a process of its own",
         ["", "peak", "beyond the weights", "encoder, seconds", "min - max"],
         rows,
         [
-            f"The weights are {megabytes(weights)}; what a caption does not use of them need not be in memory.",
+            f"The weights are {megabytes(weights)}; those that a caption does not use need not be in memory.",
             f"In the encoder {FRAMES[1]} frames take {growth:.2f} times as long as {FRAMES[0]}.",
         ],
         turns,
@@ -48,7 +48,7 @@ def megabytes(count: int) -> str:
 
 
 def caption(folder: str, frames: int) -> Callable[[], dict[str, float]]:
-    """Figures in bytes: the process's peak, imports and all, and the size of the weights."""
+    """Return a function that captions and returns the process's peak and the weights' size, in bytes."""
     mvc = load_minivideococa(folder)
     weights = sum(w.nbytes for w in leaves(mvc.params))
     video = np.random.default_rng(0).integers(0, 256, (frames, 240, 320, 3), np.uint8)
@@ -67,5 +67,5 @@ def caption(folder: str, frames: int) -> Callable[[], dict[str, float]]:
 
 
 def peak() -> int:
-    """The most bytes of memory that this process has had at a time."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

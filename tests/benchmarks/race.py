@@ -1,8 +1,8 @@
-"""A race: every competitor takes one turn a round, in rotating order, and nothing else runs meanwhile.
+"""Interleaved measurements: every competitor takes one turn per round, in rotating order.
 
-Competitors that must prepare (load a model, compile a graph) live in processes of their own, so that neither
-their threads nor their memory get in each other's way. Between their turns a signal stops them, because the
-threads of torch and onnxruntime go on spinning for a while when their work is done.
+Competitors that need preparation (loading a model, compiling a graph) run in processes of their own, so that
+their threads and memory do not interfere. Between turns a signal stops them, because the threads of torch and
+onnxruntime keep spinning for a while after their work is done.
 """
 
 from __future__ import annotations
@@ -19,34 +19,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-QUIET = 0.05  # the share of the machine that others may take during a turn
-ATTEMPTS = 3  # at a quiet turn; then the quietest counts
-PATIENCE = 20  # seconds to wait for quiet before a turn
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+QUIET = 0.05  # the share of the machine that other processes may take during a turn
+ATTEMPTS = 3  # per turn; if all are disturbed, the least disturbed counts
+PATIENCE = 20  # seconds to wait for an idle machine before a turn
 
-Turn = dict[str, Any]  # `seconds`, `cpu` seconds, and a competitor's own figures
+Turn = dict[str, Any]  # `seconds`, `cpu` seconds, and the competitor's own figures
 
 
-def environment(threads: int) -> dict[str, str]:
-    """For child processes: as many threads for every library, and OpenBLAS left to pick its kernel."""
+def environment(threads: int, root: Path = ROOT) -> dict[str, str]:
+    """Return the environment of child processes, which import the package in `root`.
+
+    Every library gets `threads` threads, and OpenBLAS is free to choose its kernel.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
     }
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    tests = HERE.parent  # tests/oracle for its `common` and `reference`
-    return kept | counts | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests / "oracle")])}
+    oracle = HERE.parent / "oracle"  # for its modules `common` and `reference`
+    return kept | counts | {"PYTHONPATH": os.pathsep.join([str(root), str(oracle)])}
 
 
 class Racer:
-    """A process that has prepared something (see child.py) and stands still between its turns.
+    """A process that has prepared a function (see child.py) and is stopped between its turns.
 
-    `function` is "module.function", `arguments` and those of a turn anything that JSON can hold. Raises
-    RuntimeError if the process fails.
+    `function` is "module.function"; `arguments` and those of a turn are JSON values. Raises RuntimeError if
+    the process fails.
     """
 
-    def __init__(self, function: str, *arguments: Any, threads: int) -> None:
+    def __init__(self, function: str, *arguments: Any, threads: int, root: Path = ROOT) -> None:
         say(f"preparing {function}")
         self.function = function
         self.process = subprocess.Popen(
@@ -54,7 +58,7 @@ class Racer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(threads),
+            env=environment(threads, root),
         )
         try:
             self._answer()
@@ -85,11 +89,11 @@ class Racer:
         return json.loads(line)
 
 
-def whole_process(*arguments: str, threads: int) -> Turn:
-    """A turn that is a Python process from its start to its end. Raises RuntimeError if it fails."""
+def whole_process(*arguments: str, threads: int, root: Path = ROOT) -> Turn:
+    """Take a turn that is a whole Python process. Raises RuntimeError if it fails."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     process = subprocess.run(
-        [sys.executable, *arguments], env=environment(threads), capture_output=True, text=True
+        [sys.executable, *arguments], env=environment(threads, root), capture_output=True, text=True
     )
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
@@ -102,9 +106,9 @@ def race(
     rounds: int,
     warm_up: bool = True,
 ) -> dict[str, list[Turn]]:
-    """Competitors by name -> their turns, one a round; each round begins with the next of them.
+    """Return the turns of each competitor, one per round; each round begins with the next competitor.
 
-    A turn's figures get the share of the machine that `others` had; it is taken again if that was too much.
+    The figure `others` of a turn is the share of the machine that other processes took.
     """
     names = list(competitors)
     for name in names if warm_up else ():
@@ -120,7 +124,7 @@ def race(
 
 
 def quiet_turn(competitor: Callable[[], Turn]) -> Turn:
-    """A turn while others had next to nothing, or the quietest of all attempts."""
+    """Return a turn that other processes hardly disturbed, or the least disturbed of ATTEMPTS."""
     attempts: list[Turn] = []
     while len(attempts) < ATTEMPTS:
         wait_for_quiet()
@@ -131,12 +135,12 @@ def quiet_turn(competitor: Callable[[], Turn]) -> Turn:
         attempts.append(turn)
         if turn["others"] <= QUIET:
             break
-        say(f"disturbed: others had {turn['others']:.0%} of the machine")
+        say(f"disturbed: other processes took {turn['others']:.0%} of the machine")
     return min(attempts, key=lambda turn: turn["others"])
 
 
 def wait_for_quiet() -> None:
-    """Until the machine has been next to idle for half a second, or patience is at its end."""
+    """Wait until the machine has been idle for half a second, for PATIENCE seconds at most."""
     for _ in range(2 * PATIENCE):
         before = busy_seconds()
         time.sleep(0.5)
@@ -145,7 +149,7 @@ def wait_for_quiet() -> None:
 
 
 def busy_seconds() -> float:
-    """What all processes of the machine have used so far, where the system tells (Linux), else 0."""
+    """Return the CPU seconds that all processes have used so far (Linux), else 0."""
     try:
         user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     except OSError:
@@ -154,9 +158,10 @@ def busy_seconds() -> float:
 
 
 def median(turns: list[Turn], figure: str = "seconds") -> float:
+    """Return the median of a figure over turns."""
     return statistics.median(turn[figure] for turn in turns)
 
 
 def say(message: str) -> None:
-    """Progress, on standard error."""
+    """Report progress on standard error."""
     print(message, file=sys.stderr, flush=True)

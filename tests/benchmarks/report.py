@@ -11,7 +11,7 @@ from race import Turn, median
 
 @dataclass
 class Section:
-    """A table, what is to be said below it, and all single turns by competitor."""
+    """A table, the notes below it, and all turns by competitor."""
 
     title: str
     header: list[str]
@@ -40,12 +40,12 @@ class Section:
 
 
 def seconds(turns: list[Turn], figure: str = "seconds") -> list[str]:
-    """Two cells: the median, and the range."""
+    """Return two cells: the median and the range."""
     values = [turn[figure] for turn in turns]
     return [f"{statistics.median(values):.3f}", f"{min(values):.3f} - {max(values):.3f}"]
 
 
 def ratio(turns: list[Turn], ours: list[Turn], figure: str = "seconds") -> str:
-    """How many times as long as ours: of the medians, and the range of the rounds."""
+    """Return the ratio of the medians, turns / ours, and the range of the ratios of single rounds."""
     rounds = [turn[figure] / mine[figure] for turn, mine in zip(turns, ours, strict=True)]
     return f"{median(turns, figure) / median(ours, figure):.2f} ({min(rounds):.2f} - {max(rounds):.2f})"

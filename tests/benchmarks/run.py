@@ -1,4 +1,4 @@
-"""Measures the speed and the memory of minivideococa beside torch and onnxruntime: Markdown tables, and JSON.
+"""Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
     python tests/benchmarks/run.py [encoder|generate|memory|startup|all] [--model L-14|B-32] [--rounds 5]
                                    [--threads N] [--json FILE] [--keep FOLDER]
@@ -27,7 +27,6 @@ import memory
 import models
 import startup
 from machine import conditions
-from race import Racer
 from report import Section
 
 SECTIONS = ("encoder", "generate", "memory", "startup")
@@ -38,11 +37,11 @@ def main() -> int:
     parser.add_argument("section", nargs="?", choices=(*SECTIONS, "all"), default="all")
     parser.add_argument("--model", choices=("L-14", "B-32"), help="default: L-14; encoder: both")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each competitor (default: 5)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one a core")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single turn there, too")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the models there, for another run")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every turn there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the models there for another run")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no stopped process behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the stopped child processes
 
     known = conditions(args.threads)
     print("\n".join(f"- {name}: {value}" for name, value in known.items()), "\n", flush=True)
@@ -63,22 +62,14 @@ def sections(args: argparse.Namespace, folder: Path) -> Iterator[Section]:
             continue
         measure = {"encoder": encoder, "generate": generate, "memory": memory}[name].measure
         for model in (args.model,) if args.model else ("L-14", "B-32") if name == "encoder" else ("L-14",):
-            yield measure(prepared(folder / model, model), model, args.rounds, args.threads)
-
-
-def prepared(folder: Path, model: str) -> Path:
-    """The folder, with a checkpoint of the model in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / models.CHECKPOINT).exists():
-        with Racer("models.make", str(folder), model, threads=1) as make:
-            make()
-    return folder
+            models.cached_checkpoint(folder, model)
+            yield measure(folder / model, model, args.rounds, args.threads)
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except RuntimeError as error:  # a competitor failed, or does not do the same as the others
+    except RuntimeError as error:  # a competitor failed or computes something else
         sys.exit(f"benchmarks: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Whole processes, from their start to their end: a caption with the tiny checkpoint, and imports."""
+"""Whole processes: a caption with the embedded checkpoint, and imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from race import median, race, whole_process
 from report import Section, ratio, seconds
 
-IMPORTS = 4  # times as many rounds for imports, which are short
+IMPORTS = 4  # factor of rounds for imports, which are short
 
 
 def measure(rounds: int, threads: int) -> Section:

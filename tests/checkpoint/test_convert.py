@@ -3,6 +3,8 @@
 import json
 import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,18 @@ def test_checkpoint_folder_as_source(hub_folder: Path, tmp_path: Path) -> None:
     assert equal(second, {name: array.astype("f2") for name, array in WEIGHTS.items()})
     assert (second / "tokenizer.json").read_text() == text
     assert (second / "config.json").read_text() == (first / "config.json").read_text()
+
+
+def test_progress_counts_tensors(hub_folder: Path, tmp_path: Path) -> None:
+    stages, counts = [], []
+
+    @contextmanager
+    def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
+        stages.append((total, unit))
+        yield counts.append
+
+    convert(hub_folder, tmp_path / "out", progress=progress)
+    assert stages == [(len(WEIGHTS), "tensors")] and counts == [1] * len(WEIGHTS)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])

@@ -1,4 +1,4 @@
-"""For the oracle and for tests that run without torch: random weights and pixels, and a measure of error."""
+"""Random weights, random pixels and a measure of error, for the oracle and for tests without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
-    """Every tensor of a CoCa, float32, by name: the same numbers from the same seed everywhere and always.
+    """Return every tensor of a CoCa, float32, by name. A seed gives the same numbers on every machine.
 
     RandomState's stream is frozen across versions of NumPy, and uniform numbers need no mathematical library.
     """
@@ -33,16 +33,17 @@ def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Arrays:
 
 
 def random_pixels(frames: int, size: int, seed: int) -> np.ndarray:
-    """Pixels float32 [T, 3, S, S], about as large as normalized ones are."""
+    """Return pixels float32 [T, 3, S, S] in the range of normalized ones."""
     return (4 * np.random.RandomState(seed).random_sample((frames, 3, size, size)) - 2).astype(np.float32)
 
 
 def cast(weights: Arrays, dtype: str) -> Arrays:
+    """Return the weights in another dtype."""
     return {name: array.astype(dtype, copy=False) for name, array in weights.items()}
 
 
 def checksum(weights: Arrays) -> int:
-    """CRC-32 of all tensors, by sorted name."""
+    """Return the CRC-32 of all tensors, in the order of their names."""
     crc = 0
     for name in sorted(weights):
         crc = zlib.crc32(np.ascontiguousarray(weights[name]), crc)
@@ -50,11 +51,14 @@ def checksum(weights: Arrays) -> int:
 
 
 def errors(trace: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Each tensor's largest difference, relative to its largest magnitude. Names and shapes must be equal."""
+    """Return each tensor's largest difference relative to its largest magnitude.
+
+    Raises AssertionError if names or shapes differ.
+    """
     assert trace.keys() == expected.keys(), f"in one of the traces only: {trace.keys() ^ expected.keys()}"
-    found = {}
+    result = {}
     for name, x in expected.items():
         assert trace[name].shape == x.shape, f"{name} is {trace[name].shape}, not {x.shape}"
-        found[name] = float(abs(trace[name] - x).max() / (abs(x).max() or 1))
-        assert np.isfinite(found[name]), f"{name} holds numbers that are not finite"
-    return found
+        result[name] = float(abs(trace[name] - x).max() / (abs(x).max() or 1))
+        assert np.isfinite(result[name]), f"{name} holds numbers that are not finite"
+    return result

@@ -1,4 +1,4 @@
-"""The project and open_clip side by side, on the same weights and inputs."""
+"""Run the project and open_clip on the same weights and inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minivideococa.checkpoint.table import nest
 def traces(
     model: CoCa, model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray, ids: np.ndarray
 ) -> tuple[Arrays, Arrays]:
-    """Our trace and open_clip's, of pixels [T, 3, S, S] and ids [B, L], with the same arrays for weights."""
+    """Return our trace and open_clip's for pixels [T, 3, S, S] and ids [B, L], on the same weights."""
     theirs = reference.trace(reference.load(model, weights), pixels, ids)
     ours = mvc.VideoCoCa(parse_config(model_cfg), nest(weights))
     with mvc.trace() as trace:
@@ -30,9 +30,10 @@ def traces(
 def measure(
     model_cfg: dict[str, Any], weights: Arrays, pixels: np.ndarray, ids: np.ndarray
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Two figures a tensor, from one run in float32 and one in float64 of weights that are exact in float32:
+    """Return two figures per tensor, by name, for weights that are exact in float32.
 
-    our float64 against open_clip's; and how many times open_clip's error our own is, float32 against float64.
+    The first is the difference of our float64 run from open_clip's. The second is the ratio of our error to
+    open_clip's in float32, both measured against open_clip in float64.
     """
     model = reference.video_coca(model_cfg)
     ours32, theirs32 = traces(model, model_cfg, cast(weights, "float32"), pixels, ids)
@@ -49,7 +50,7 @@ def assert_same_from_frames(
     ids: np.ndarray,
     max_length: int,
 ) -> None:
-    """In float64, from frames uint8 [T, H, W, 3] and ids [1, L]: all intermediates, the greedy caption."""
+    """Compare all intermediates and the greedy caption in float64: frames uint8 [T, H, W, 3], ids [1, L]."""
     pixels = np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
     with mvc.trace() as trace:
         video = ours.encode(frames)

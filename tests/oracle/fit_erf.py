@@ -1,11 +1,11 @@
-"""Makes `ERF` of minivideococa/ops.py: erf(x) / x as a quotient P(u) / Q(u) of polynomials in u = x^2.
+"""Fits the coefficients `ERF` of the package: erf(x) / x as a quotient P(u) / Q(u) of polynomials in u = x^2.
 
     python tests/oracle/fit_erf.py           # needs mpmath; some seconds
 
-The fit has the least largest relative error on [0, limit]; at the limit erf rounds to 1. P - Q erf(x) / x is
-linear in the coefficients, so each round is a least-squares problem. Between rounds it is weighted anew: by
-the last Q, which makes its residual the relative error, and more where that error is large (Lawson's
-weights), until all its peaks are alike.
+The fit minimizes the largest relative error on [0, limit]; at the limit erf rounds to 1. P - Q erf(x) / x is
+linear in the coefficients, so each round is a least-squares problem. Each round has new weights: the last Q,
+which makes the residual the relative error, and Lawson's weights, which grow where that error is large,
+until all peaks are equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Coefficients = tuple[float, ...]
 
 
 def fit(limit: float, degree: int, rounds: int = 12) -> tuple[Coefficients, Coefficients, float]:
-    """P and Q, highest power first and Q ending in 1, and the largest relative error before rounding."""
+    """Return P and Q, highest power first, Q ending in 1, and the largest relative error before rounding."""
     with mp.workdps(60):
         n = 8 * (degree + 1)
         xs = [mp.mpf(limit) * (1 - mp.cos(mp.pi * (i + mp.mpf(0.5)) / n)) / 2 for i in range(n)]

@@ -1,4 +1,4 @@
-"""What tests/golden/generate.json asks of `generate`: small models, their videos, the keywords."""
+"""The calls of `generate` in tests/golden/generate.json: small models, their videos, the keywords."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MODELS, VIDEOS = 54, 4  # VIDEOS of each model
 POOLERS = [True, True, "parallel", "cascade"]
 PAD_IDS = [(0, 0), (0, 0), (3, 0), (0, 3), (3, 7)]  # of generation, and of the mask
 
-# Every pair of a model and a video is asked for these two ...
+# Every pair of a model and a video is run with these two ...
 USUAL: list[dict[str, Any]] = [{"top_k": 1}, {}]
-# ... and each of these is asked of some pairs.
+# ... and each of these with some pairs.
 UNUSUAL: list[dict[str, Any]] = [
     {"beams": 2, "beam_groups": 1},
     {"beams": 4, "beam_groups": 2},
@@ -46,12 +46,12 @@ class Model(NamedTuple):
     model_cfg: dict[str, Any]
     start_id: int
     end_id: int
-    shift: float  # what is added to all logits ...
-    raised: dict[int, float]  # ... and to that of some ids
+    shift: float  # added to all logits ...
+    raised: dict[int, float]  # ... and to the logits of single ids
 
 
 class Run(NamedTuple):
-    """One call of `generate`: which of `models`, which of its videos, and the keywords, by our names."""
+    """One call of `generate`: the index in `models`, the index of the video, and our keywords."""
 
     model: int
     video: int
@@ -60,9 +60,10 @@ class Run(NamedTuple):
 
 @cache
 def models() -> list[Model]:
-    """All models. Half of them are made to end early, a third to say the id that the mask takes for padding.
+    """Return all models.
 
-    A third has logits below zero, where a sum of them falls with each id, as log-probabilities do.
+    Half of them are made to end early, a third to generate the id that the mask takes for padding. A third
+    has negative logits, so that their sum decreases with each id, as with log-probabilities.
     """
     return [_model(seed) for seed in range(MODELS)]
 
@@ -70,11 +71,11 @@ def models() -> list[Model]:
 def _model(seed: int) -> Model:
     rng = np.random.RandomState(seed)
 
-    def one(choices: list) -> Any:
+    def choice(choices: list) -> Any:
         return choices[rng.randint(len(choices))]
 
     pooler, (pad_id, masked_id) = POOLERS[seed % 4], PAD_IDS[seed % 5]
-    width, vocabulary, ends_early = one([16, 24, 32]), rng.randint(20, 301), seed // 2 % 2 == 1
+    width, vocabulary, ends_early = choice([16, 24, 32]), rng.randint(20, 301), seed // 2 % 2 == 1
     both = {"context_length": 6 + seed * 11 % 35, "vocab_size": vocabulary, "width": width}
     model_cfg = {
         "embed_dim": width,
@@ -88,17 +89,17 @@ def _model(seed: int) -> Model:
             "width": 16 if pooler is True else width,
             "attentional_pool": pooler,
             "attn_pooler_queries": rng.randint(3, 9),
-            "attn_pooler_heads": one([1, 2, 4]),
+            "attn_pooler_heads": choice([1, 2, 4]),
         },
         "text_cfg": both
         | {
-            "heads": one([1, 2, 4]),
+            "heads": choice([1, 2, 4]),
             "layers": rng.randint(1, 3),
             "pad_id": masked_id,
             "embed_cls": True,
             "correct_cls_mask": seed % 7 == 0,
         },
-        "multimodal_cfg": both | {"heads": one([1, 2, 4]), "layers": rng.randint(1, 3)},
+        "multimodal_cfg": both | {"heads": choice([1, 2, 4]), "layers": rng.randint(1, 3)},
     }
     start_id, end_id = vocabulary - 2, vocabulary - 1  # CLIP's
     if seed % 6 == 0:
@@ -106,13 +107,13 @@ def _model(seed: int) -> Model:
     raised = {end_id: rng.uniform(2.5, 5.5)} if ends_early else {}
     if seed % 3 == 1:
         raised[masked_id] = rng.uniform(1, 3)
-    return Model(seed, model_cfg, start_id, end_id, one([0.0, 0.0, -7.0]), raised)
+    return Model(seed, model_cfg, start_id, end_id, choice([0.0, 0.0, -7.0]), raised)
 
 
 def shift_logits(weights: dict[str, np.ndarray], model: Model) -> None:
-    """Adds to a model's logits, whatever the text and the video: changes its random weights, in place.
+    """Add a constant to a model's logits, whatever the text and the video. Changes the weights in place.
 
-    The first of the features before the vocabulary becomes 1 for every token, so that its weights are a bias.
+    The first feature before the vocabulary projection becomes 1 for every token; its weights then are a bias.
     """
     weights["text_decoder.ln_final.weight"][0] = 0
     weights["text_decoder.ln_final.bias"][0] = 1
@@ -123,15 +124,15 @@ def shift_logits(weights: dict[str, np.ndarray], model: Model) -> None:
 
 
 def video(model: int, index: int) -> tuple[int, int]:
-    """The number of frames and the seed of a video's pixels (common.random_pixels)."""
+    """Return the number of frames and the seed of a video's pixels (see common.random_pixels)."""
     return (model + 3 * index) % 8 + 1, MODELS + VIDEOS * model + index
 
 
 def runs() -> list[Run]:
-    """All calls. The first video of a model is described at full length, the others up to a shorter one."""
-    known = models()
-    lengths = [model.model_cfg["text_cfg"]["context_length"] for model in known]
-    asked = [
+    """Return all calls. The first video of a model gets the full length, the others a shorter one."""
+    cases = models()
+    lengths = [model.model_cfg["text_cfg"]["context_length"] for model in cases]
+    calls = [
         Run(i, j, how | {"max_length": longest if j == 0 else 6 + (7 * i + 13 * j) % (longest - 5)})
         for i, longest in enumerate(lengths)
         for j in range(VIDEOS)
@@ -140,7 +141,7 @@ def runs() -> list[Run]:
     long = [i for i, longest in enumerate(lengths) if longest > 13]
     for k, how in enumerate(UNUSUAL):
         about_ends = not how.keys().isdisjoint({"min_length", "length_penalty"})
-        fit = [i for i in long if not about_ends or known[i].end_id in known[i].raised]
-        some = [fit[(5 * k + 3 * n) % len(fit)] for n in range(PAIRS_FOR_AN_UNUSUAL)]
-        asked += [Run(i, 0, how | {"max_length": lengths[i]}) for i in some]
-    return asked
+        fit = [i for i in long if not about_ends or cases[i].end_id in cases[i].raised]
+        chosen = [fit[(5 * k + 3 * n) % len(fit)] for n in range(PAIRS_FOR_AN_UNUSUAL)]
+        calls += [Run(i, 0, how | {"max_length": lengths[i]}) for i in chosen]
+    return calls

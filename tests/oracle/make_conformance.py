@@ -1,9 +1,9 @@
-"""Writes tests/conformance/*/: small VideoCoCas from frames to logits, run by open_clip in float64.
+"""Write tests/conformance/*/: small VideoCoCa models from frames to logits, computed by open_clip in float64.
 
     python tests/oracle/make_conformance.py
 
-A folder is a checkpoint (the weights of the golden file of the same name) with truth.safetensors beside it:
-the inputs, and every intermediate under its name in a trace. tests/conformance/README.md says how it is used.
+A folder is a checkpoint (the weights of the golden file of the same name) and truth.safetensors: the inputs
+and every intermediate under its name in a trace. tests/conformance/README.md says how to use it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NAMES = (
 
 
 def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
-    """The configuration, the weights and the truth of a folder."""
+    """Return the configuration, the weights and the expected tensors of a folder."""
     model_cfg, T, ids, _ = CASES[name]
     seed, S = list(CASES).index(name), model_cfg["vision_cfg"]["image_size"]
     config = {"model_cfg": model_cfg, "preprocess_cfg": asdict(PreprocessCfg(size=S))}
@@ -52,7 +52,7 @@ def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
 
 
 def metadata(config: dict[str, Any]) -> dict[str, str]:
-    """What a truth.safetensors says about itself."""
+    """Return the metadata of truth.safetensors."""
     version = torch.__version__.split("+")[0]  # without the build, such as +cpu
     return {
         "config": json.dumps(config),
@@ -61,7 +61,7 @@ def metadata(config: dict[str, Any]) -> dict[str, str]:
 
 
 def dumps(tensors: Arrays, about: dict[str, str]) -> bytes:
-    """A safetensors file, in which the library would shuffle the metadata: the same bytes every time."""
+    """Return a safetensors file with the same bytes every time; the library writes metadata in any order."""
     contiguous = {name: np.asarray(x, order="C") for name, x in tensors.items()}
     data = save(contiguous, about)
     size = int.from_bytes(data[:8], "little")

@@ -1,8 +1,8 @@
-"""Writes tests/golden/generate.json: what open_clip's own `generate` says to the calls of generate_cases.py.
+"""Write tests/golden/generate.json: the ids that open_clip's `generate` returns for generate_cases.py.
 
     python tests/oracle/make_generate_golden.py
 
-The network runs in float64. Its logits are rounded to float32: open_clip's beam search fails on any others.
+The network runs in float64. Its logits are rounded to float32, the only dtype of open_clip's beam search.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def weights_of(model: Model) -> Arrays:
 
 
 def captioner(model_cfg: dict[str, Any], weights: Arrays) -> CoCa:
-    """open_clip's CoCa for videos, with logits in float32 whatever the weights are."""
+    """Return open_clip's CoCa for videos, with logits in float32 whatever the dtype of the weights."""
     model = reference.load(reference.video_coca(model_cfg), weights)
     model.text_decoder.register_forward_hook(lambda module, args, logits: logits.float())
     return model
@@ -44,7 +44,7 @@ def captioner(model_cfg: dict[str, Any], weights: Arrays) -> CoCa:
 
 @torch.no_grad()
 def encode(model: CoCa, pixels: np.ndarray) -> Encoded:
-    """Pixels [T, 3, S, S] -> one video: its latent [1, E] and caption tokens [1, Q', E]."""
+    """Encode pixels [T, 3, S, S] as one video: its latent [1, E] and caption tokens [1, Q', E]."""
     return model._encode_image(torch.from_numpy(pixels).to(model.logit_scale.dtype))
 
 
@@ -63,13 +63,13 @@ def generate(
     length_penalty: float = 1.0,
     prompt: list[int] | None = None,
 ) -> list[np.ndarray]:
-    """open_clip's `generate` under our names of its keywords: ids [L] of each of B encoded videos, unpadded.
+    """Call open_clip's `generate` with our keywords. Returns ids [L] of each of B encoded videos, unpadded.
 
-    open_clip has no keyword for two of them. The processor of a diversity penalty is put behind those that it
-    makes; a length penalty becomes the default of the class that keeps its beams' scores.
+    open_clip has no keyword for two of them. The diversity penalty's logits processor is appended to its own;
+    the length penalty becomes the default of the class that scores its beams.
     """
 
-    def encoded_already(images: torch.Tensor, normalize: bool = True) -> list[torch.Tensor]:
+    def precomputed(images: torch.Tensor, normalize: bool = True) -> list[torch.Tensor]:
         return [x.repeat_interleave(len(images) // len(x), dim=0) for x in encoded]
 
     def with_diversity(processors: list) -> LogitsProcessorList:
@@ -78,7 +78,7 @@ def generate(
         )
 
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(model, "_encode_image", encoded_already))
+        patches.enter_context(mock.patch.object(model, "_encode_image", precomputed))
         patches.enter_context(
             mock.patch.object(
                 coca_model, "BeamSearchScorer", partial(BeamSearchScorer, length_penalty=length_penalty)
@@ -100,51 +100,51 @@ def generate(
             eos_token_id=end_id,
             repetition_penalty=repetition_penalty,
         )
-    last = {end_id} if top_k is None else {end_id, model.pad_id}
-    return [until(row, last, len(prompt or [start_id])) for row in padded.numpy()]
+    ends = {end_id} if top_k is None else {end_id, model.pad_id}
+    return [until(row, ends, len(prompt or [start_id])) for row in padded.numpy()]
 
 
-def until(ids: np.ndarray, last: set[int], begin: int) -> np.ndarray:
-    """The ids up to the first of `last` that was generated: what comes after it is padding."""
-    stops = [i for i, token in enumerate(ids) if i >= begin and token in last]
+def until(ids: np.ndarray, ends: set[int], begin: int) -> np.ndarray:
+    """Return the ids up to the first generated one of `ends`; the rest is padding."""
+    stops = [i for i, token in enumerate(ids) if i >= begin and token in ends]
     return ids[: stops[0] + 1] if stops else ids
 
 
-def margin(model: CoCa, encoded: Encoded, start_id: int, end_id: int, **how) -> float:
-    """The narrowest choice of a run: the least gap between neighbours among the k + 1 best of any top-k.
+def margin(model: CoCa, encoded: Encoded, start_id: int, end_id: int, **options) -> float:
+    """Return the smallest margin of a run: the least gap between neighbours among the k + 1 best of a top-k.
 
-    Greedy decoding takes the best one of V logits; beam search the best 2 g of g V summed ones.
+    Greedy decoding takes the best of V logits, beam search the best 2 g of g V sums.
     """
     gaps, topk = [], torch.topk
 
-    def noting(scores: torch.Tensor, k: int, **keywords) -> Any:
+    def recording(scores: torch.Tensor, k: int, **keywords) -> Any:
         gaps.append(-topk(scores, k + 1)[0].diff().max().item())
         return topk(scores, k, **keywords)
 
-    with mock.patch.object(torch, "topk", noting):
-        generate(model, encoded, start_id, end_id, **how)
+    with mock.patch.object(torch, "topk", recording):
+        generate(model, encoded, start_id, end_id, **options)
     return min(gaps)
 
 
 class Answer(NamedTuple):
-    """What open_clip said to a call about these pixels."""
+    """A call, its pixels, and the ids that open_clip returned."""
 
     run: Run
     pixels: np.ndarray  # [T, 3, S, S]
     ids: np.ndarray  # [L]
 
 
-def answers(dtype: str, asked: list[Run]) -> Iterator[Answer]:
-    """What open_clip says to each of these calls, model by model, computing in this dtype."""
+def answers(dtype: str, calls: list[Run]) -> Iterator[Answer]:
+    """Yield open_clip's answer to each call, model by model, computed in this dtype."""
     for i, model in enumerate(models()):
-        theirs, seen = None, {}
-        for run in asked:
+        theirs, encoded_videos = None, {}
+        for run in calls:
             if run.model == i:
                 theirs = theirs or captioner(model.model_cfg, cast(weights_of(model), dtype))
-                if run.video not in seen:
+                if run.video not in encoded_videos:
                     pixels = pixels_of(run)
-                    seen[run.video] = pixels, encode(theirs, pixels)
-                pixels, encoded = seen[run.video]
+                    encoded_videos[run.video] = pixels, encode(theirs, pixels)
+                pixels, encoded = encoded_videos[run.video]
                 (ids,) = generate(theirs, encoded, model.start_id, model.end_id, **run.how)
                 yield Answer(run, pixels, ids)
 
@@ -154,18 +154,18 @@ def pixels_of(run: Run) -> np.ndarray:
     return random_pixels(frames, models()[run.model].model_cfg["vision_cfg"]["image_size"], seed)
 
 
-def content(found: list[Answer]) -> dict[str, Any]:
-    """What the golden file holds."""
+def content(results: list[Answer]) -> dict[str, Any]:
+    """Return the content of the golden file."""
     return {
         "weights_crc32": [checksum(weights_of(model)) for model in models()],
-        "runs": [run._asdict() | {"ids": ids.tolist()} for run, _, ids in found],
+        "runs": [run._asdict() | {"ids": ids.tolist()} for run, _, ids in results],
     }
 
 
-def check_variety(found: list[Answer]) -> None:
-    """Raises AssertionError where the answers are too much alike to prove anything."""
+def check_variety(results: list[Answer]) -> None:
+    """Raise AssertionError if the answers are too similar to prove anything."""
     by_keywords: dict[str, dict[tuple[int, int], Answer]] = defaultdict(dict)
-    for answer in found:
+    for answer in results:
         keywords = {name: value for name, value in answer.run.how.items() if name != "max_length"}
         by_keywords[json.dumps(keywords)][answer.run.model, answer.run.video] = answer
     greedy, beam = by_keywords.pop('{"top_k": 1}'), by_keywords.pop("{}")
@@ -177,7 +177,7 @@ def check_variety(found: list[Answer]) -> None:
         count = Counter(ending(answer) for answer in usual.values())
         assert endings == {name for name in count if count[name] >= 5}, count
         assert sum(0 in answer.ids[1:-1] for answer in usual.values()) >= 5
-    # the last id apart, which greedy decoding is forced to at the limit
+    # without the last id, which is forced at the limit of greedy decoding
     assert sum(greedy[pair].ids[:-1].tolist() != beam[pair].ids[:-1].tolist() for pair in beam) >= 150
     starts = [{tuple(greedy[i, j].ids[:8]) for j in range(VIDEOS)} for i in range(MODELS)]
     assert sum(len(different) > 1 for different in starts) >= 40  # the video matters
@@ -185,13 +185,13 @@ def check_variety(found: list[Answer]) -> None:
     for keywords, answers in by_keywords.items():
         usual = greedy if "top_k" in keywords else beam
         different = sum(usual[pair].ids.tolist() != answer.ids.tolist() for pair, answer in answers.items())
-        # two beams a group, as by default: without a penalty the number of groups changes nothing
+        # two beams per group, as by default: without a penalty the number of groups makes no difference
         alike = keywords in ('{"beams": 2, "beam_groups": 1}', '{"beams": 4, "beam_groups": 2}')
         assert (different == 0) == alike, f"{keywords}: {different} of {len(answers)} differ from the usual"
 
 
 def ending(answer: Answer) -> str:
-    """The end's place: "soon", "within", the "limit"; or "padding" is there instead, or it "never" comes."""
+    """Return where the text ends: "soon", "within", at the "limit", by "padding", or "never"."""
     longest = answer.run.how["max_length"]
     if answer.ids[-1] != models()[answer.run.model].end_id:
         return "padding" if len(answer.ids) < longest else "never"
@@ -199,9 +199,9 @@ def ending(answer: Answer) -> str:
 
 
 def main() -> None:
-    found = list(answers("float64", runs()))
-    check_variety(found)
-    made = content(found)
+    results = list(answers("float64", runs()))
+    check_variety(results)
+    made = content(results)
     rows = ",\n".join(json.dumps(run) for run in made["runs"])
     GOLDEN.write_text(f'{{"weights_crc32": {made["weights_crc32"]},\n"runs": [\n{rows}\n]}}\n')
 

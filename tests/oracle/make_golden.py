@@ -1,8 +1,8 @@
-"""Writes tests/golden/trace_*.npz: small VideoCoCas with random weights, run by open_clip in float64.
+"""Write tests/golden/trace_*.npz: small VideoCoCa models with random weights, run by open_clip in float64.
 
     python tests/oracle/make_golden.py
 
-A file holds the configuration, the seed of the weights (common.random_weights) and their checksum, the
+A file holds the configuration, the seed of the weights (see common.random_weights) and their checksum, the
 inputs, the greedy caption, and every intermediate under its name in a trace.
 """
 
@@ -27,7 +27,7 @@ def small(
     decoder: dict[str, Any] | None = None,
     **top: Any,
 ) -> dict[str, Any]:
-    """A small model_cfg, and what is different in it."""
+    """Return a small model_cfg with the given fields changed."""
     both = {"context_length": 12, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2}
     return {
         "embed_dim": 16,
@@ -48,7 +48,7 @@ def small(
     } | top
 
 
-# name -> the configuration, T, the ids of the text, and what differs in the greedy caption
+# name -> the configuration, T, the ids of the text, and keywords of the greedy caption that differ
 CASES: dict[str, tuple[dict[str, Any], int, list[int], dict[str, int]]] = {
     "as_released": (small(), 3, TEXT, {}),
     "one_frame": (small(), 1, TEXT, {}),
@@ -83,13 +83,13 @@ CASES: dict[str, tuple[dict[str, Any], int, list[int], dict[str, int]]] = {
 
 
 def make(name: str) -> Arrays:
-    """All that the golden file of a case holds."""
-    model_cfg, frames, ids, differently = CASES[name]
+    """Return the content of the golden file of a case."""
+    model_cfg, frames, ids, options = CASES[name]
     seed = list(CASES).index(name)
     weights = random_weights(reference.shapes(model_cfg), seed)
     model = reference.load(reference.video_coca(model_cfg), cast(weights, "float64"))
     pixels = random_pixels(frames, model_cfg["vision_cfg"]["image_size"], seed)
-    generate = {"start_id": START, "end_id": END, "min_length": 5, "max_length": 12} | differently
+    generate = {"start_id": START, "end_id": END, "min_length": 5, "max_length": 12} | options
     return {
         "config": np.array(json.dumps(model_cfg)),
         "seed": np.array(seed),

@@ -1,4 +1,4 @@
-"""Write tests/golden/preprocess.npz: small random frames, and the pixels that open_clip makes of them."""
+"""Write tests/golden/preprocess.npz: small random frames and the pixels that open_clip computes."""
 
 import json
 from pathlib import Path
@@ -27,14 +27,14 @@ CASES = [  # (T, H, W), size, resize_mode, interpolation, fill_color
 
 
 def open_clip_pixels(frames, size, mean, std, mode, interpolation, fill):
-    """What open_clip feeds its image encoder at inference: uint8 [T, H, W, 3] -> float32 [T, 3, S, S]."""
+    """Preprocess frames with open_clip: uint8 [T, H, W, 3] -> float32 [T, 3, S, S]."""
     transform = image_transform(size, False, mean, std, mode, interpolation, fill)
     pixels = [transform(Image.fromarray(frame)).numpy() for frame in frames]
     return np.array(pixels, np.float32).reshape(-1, 3, size, size)
 
 
 def make() -> dict[str, np.ndarray]:
-    """The arrays of the golden file: `frames_0`, `pixels_0`, ..., and `cases`, the settings as JSON."""
+    """Return the golden file's arrays: `frames_0`, `pixels_0`, ..., and `cases`, the settings as JSON."""
     rng = np.random.default_rng(2)
     arrays, cases = {}, []
     for i, (shape, size, mode, interpolation, fill) in enumerate(CASES):

@@ -82,7 +82,7 @@ P&eacute;rez P&EACUTE;REZ &NTILDE;&ntilde;&nTILDE; STRA&SZLIG;E
 &Jscr;ohn &HilbertSpace; &bogus; &; &#; &#x;
 line one\\nline two\r\\nline three\rline four\u2028five\u2029six
 first &lt;line\\nsecond < line &hellip;\\nthird &amp;hellip; line &EACUTE;
-  leading and trailing\t\ttabs\x0b\x0c and   runs  
+  leading and trailing\t\ttabs\x0b\x0c and   runs \x20
 non\u00a0breaking\u2003em\u2009thin\u3000ideographic\u1680ogham\u205f\u202f
 next\u0085line zero\u200bwidth joiner\u200d non\u200cjoiner word\u2060join
 soft\u00adhyphen \ufeffbom\ufeff \u180e
@@ -160,12 +160,12 @@ IDS = [
 
 
 def open_clip_ids(texts: list[str], context_length: int = 76) -> np.ndarray:
-    """open_clip's own ids, int64 [B, context_length]."""
+    """Return open_clip's ids, int64 [B, context_length]."""
     return open_clip.tokenize(texts, context_length).numpy()
 
 
 def open_clip_text(ids: list[int]) -> str:
-    """What users of open_clip make of generated ids; padding that stands for no end is dropped here."""
+    """Decode generated ids as users of open_clip do; padding in place of an end is dropped here."""
     while ids and ids[-1] == 0 and 49407 not in ids:
         ids = ids[:-1]
     text = open_clip.decode(torch.tensor(ids, dtype=torch.long))
@@ -173,8 +173,8 @@ def open_clip_text(ids: list[int]) -> str:
 
 
 def make() -> dict[str, list]:
-    """The content of the golden file; the padding of the ids is left out."""
-    for text in TEXTS:  # mojibake is not repaired by the package: no text may need it
+    """Return the content of the golden file; the padding of the ids is left out."""
+    for text in TEXTS:  # the package does not repair mojibake, so no text may need it
         assert ftfy.fix_text(text) == ftfy.fix_text(text, fix_encoding=False), text
     encoded = [row[: np.flatnonzero(row)[-1] + 1].tolist() for row in open_clip_ids(TEXTS)]
     return {

@@ -1,4 +1,4 @@
-"""Writes tests/golden/torch: small files made by torch.save itself, and what is in them as safetensors.
+"""Write tests/golden/torch: small files made by torch.save, and their tensors as safetensors.
 
 Run with torch and open_clip installed: python tests/oracle/make_torch_files.py
 """
@@ -43,11 +43,11 @@ CONFIG = {
 
 
 def assorted() -> OrderedDict[str, torch.Tensor]:
-    """Every dtype and every kind of view that a state dict can hold."""
+    """Return tensors of every dtype and every kind of view that a state dict can hold."""
     base = torch.arange(24, dtype=torch.float32) / 8 - 1
     return OrderedDict(
         plain=base.reshape(4, 6),
-        transposed=base.reshape(4, 6).T,  # shares the storage of plain, as do the next
+        transposed=base.reshape(4, 6).T,  # shares the storage of `plain`, as do the next two
         part=base.reshape(4, 6)[1:3, ::2],
         expanded=base[5:6].expand(3, 2),
         scalar=torch.tensor(2.5),
@@ -89,7 +89,7 @@ def main() -> None:
     save_file(model.state_dict(), GOLDEN / "coca.safetensors")
     torch.save(model.state_dict(), GOLDEN / "coca_legacy.bin", _use_new_zipfile_serialization=False)
 
-    # what open_clip's training writes after an epoch of a distributed run, with a smaller optimizer
+    # as open_clip's training writes it after an epoch of a distributed run, with a smaller optimizer
     optimizer = torch.optim.AdamW([model.logit_scale], lr=np.float64(0.05))  # as its schedule leaves it
     model.logit_scale.backward()
     optimizer.step()

@@ -1,7 +1,8 @@
 """VideoCoCa on open_clip: its CoCa under PyTorch with one hook, and every named intermediate of a run.
 
-Nothing of the network is written again here. The hook behind the image encoder lays the tokens of all frames
-in one row, which is all that VideoCoCa (arXiv 2212.04979) adds; other hooks listen to open_clip's modules.
+No part of the network is reimplemented here. A hook after the image encoder flattens the tokens of all
+frames into one sequence, which is all that VideoCoCa (arXiv 2212.04979) adds. Other hooks record the outputs
+of open_clip's modules.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from PIL import Image
 
 
 def video_coca(model_cfg: dict[str, Any]) -> CoCa:
-    """open_clip's CoCa of a `model_cfg`, which takes the T frames of one video for its batch of images."""
+    """Return open_clip's CoCa of a `model_cfg`; its batch of images is the T frames of one video."""
     return flatten_frames(coca(model_cfg))
 
 
 def coca(model_cfg: dict[str, Any]) -> CoCa:
-    """open_clip's CoCa of a `model_cfg`, as it is.
+    """Return open_clip's unchanged CoCa of a `model_cfg`.
 
-    `text_cfg.correct_cls_mask` is an attribute in open_clip. The weights are still to be loaded: some of them
-    are uninitialised memory.
+    `text_cfg.correct_cls_mask` is an attribute in open_clip. Load weights before use: some are uninitialized.
     """
     model_cfg = deepcopy(model_cfg)
     model_cfg.pop("custom_text", None)  # for open_clip's factory, not for its class
@@ -39,43 +39,43 @@ def coca(model_cfg: dict[str, Any]) -> CoCa:
 
 
 def flatten_frames(model: CoCa) -> CoCa:
-    """Behind the image encoder, [T, N, W] becomes one long image [1, T N, W]."""
+    """Flatten the output of the image encoder, [T, N, W], into one long image [1, T N, W]."""
     model.visual.transformer.register_forward_hook(lambda module, args, x: x.reshape(1, -1, x.shape[-1]))
     return model
 
 
 def shapes(model_cfg: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor, as open_clip has them."""
-    with torch.device("meta"):  # no memory behind them
+    """Return the name and shape of every tensor in open_clip."""
+    with torch.device("meta"):  # allocates no memory
         return {name: tuple(tensor.shape) for name, tensor in video_coca(model_cfg).state_dict().items()}
 
 
 def load(model: CoCa, weights: Arrays) -> CoCa:
-    """The model with these weights: the arrays themselves, in their dtype, without a copy."""
+    """Load weights into the model, in their dtype and without a copy, and return it."""
     tensors = {name: torch.from_numpy(x) for name, x in weights.items()}
     model.load_state_dict(tensors, strict=True, assign=True)
     return model
 
 
 def preprocess(frames: np.ndarray, config: dict[str, Any]) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] -> pixels float32 [T, 3, S, S], by the `preprocess_cfg` of a config.json."""
-    size = config["model_cfg"]["vision_cfg"]["image_size"]  # which open_clip's factory puts in
+    """Preprocess frames uint8 [T, H, W, 3] to pixels float32 [T, 3, S, S], as config.json says."""
+    size = config["model_cfg"]["vision_cfg"]["image_size"]  # open_clip's factory adds it
     cfg = PreprocessCfg(**config.get("preprocess_cfg", {}) | {"size": size})
     transform = image_transform_v2(cfg, is_train=False)
     return np.stack([transform(Image.fromarray(frame)).numpy() for frame in frames])
 
 
 def trace(model: CoCa, pixels: np.ndarray, ids: np.ndarray) -> Arrays:
-    """Pixels [T, 3, S, S] and ids [B, L] -> every intermediate by its name, as in `minivideococa.model.hooks`."""
-    tape = intermediates(model, torch.from_numpy(pixels), torch.from_numpy(ids))
-    return {name: x.numpy() for name, x in tape.items()}
+    """Return every intermediate by name, as `mvc.trace` does, for pixels [T, 3, S, S] and ids [B, L]."""
+    activations = intermediates(model, torch.from_numpy(pixels), torch.from_numpy(ids))
+    return {name: x.numpy() for name, x in activations.items()}
 
 
 @torch.no_grad()
 def intermediates(
     model: CoCa, pixels: torch.Tensor | None, ids: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """`trace` in torch, so in bfloat16 too; without pixels or without ids, all that needs none of them."""
+    """Return the trace as torch tensors (so also in bfloat16). Without pixels or ids, what needs neither."""
     visual, text, decoder = model.visual, model.text, model.text_decoder
     modules = {
         "vision.embed": visual.ln_pre,
@@ -87,44 +87,44 @@ def intermediates(
     modules |= {f"decoder.block.{i}.self": block for i, block in enumerate(decoder.resblocks)}
     modules |= {f"decoder.block.{i}.cross": block for i, block in enumerate(decoder.cross_attn)}
 
-    tape: dict[str, torch.Tensor] = {}
+    activations: dict[str, torch.Tensor] = {}
 
-    def note(name: str, x: torch.Tensor) -> None:  # a batch of one loses its axis
+    def record(name: str, x: torch.Tensor) -> None:  # a batch of one loses its axis
         x = x if name.startswith("vision.") or len(x) > 1 else x[0]
-        tape[name] = x.clone(memory_format=torch.contiguous_format)
+        activations[name] = x.clone(memory_format=torch.contiguous_format)
 
-    def listener(name: str) -> Callable:
-        return lambda module, args, output: note(name, output)
+    def recorder(name: str) -> Callable:
+        return lambda module, args, output: record(name, output)
 
-    handles = [module.register_forward_hook(listener(name)) for name, module in modules.items()]
+    handles = [module.register_forward_hook(recorder(name)) for name, module in modules.items()]
     handles.append(
-        text.transformer.register_forward_pre_hook(lambda module, args: note("text.embed", args[0]))
+        text.transformer.register_forward_pre_hook(lambda module, args: record("text.embed", args[0]))
     )
     try:
         if pixels is not None:
             latent, caption_tokens = model._encode_image(pixels.to(model.logit_scale.dtype))
-            note("pool.tokens", caption_tokens)
-            note("pool.latent", latent.reshape(1, -1))  # [1, 1, E] with "parallel" and "cascade"
+            record("pool.tokens", caption_tokens)
+            record("pool.latent", latent.reshape(1, -1))  # [1, 1, E] with "parallel" and "cascade"
         if ids is not None:
-            note("ids", ids)
+            record("ids", ids)
             text_latent, features = model._encode_text(ids)
-            note("text.tokens", features)
-            note("text.latent", text_latent)
+            record("text.tokens", features)
+            record("text.latent", text_latent)
         if pixels is not None and ids is not None:
-            note("logits", decoder(caption_tokens.expand(len(ids), -1, -1), features))
+            record("logits", decoder(caption_tokens.expand(len(ids), -1, -1), features))
     finally:
         for handle in handles:
             handle.remove()
-    return tape
+    return activations
 
 
 def greedy(
     model: CoCa, pixels: np.ndarray, start_id: int, end_id: int, min_length: int, max_length: int
 ) -> np.ndarray:
-    """The likeliest ids [L] by open_clip's `generate`, until the end or `max_length`.
+    """Return the greedy ids [L] by open_clip's `generate`, up to the end token or `max_length`.
 
-    Two habits of its sampling are kept out: that it forces an end at the limit (the limit is one higher, and
-    the last id cut off), and that the padding id, too, ends a text (there is none).
+    Two properties of its sampling are avoided: it forces an end at the limit (so the limit is one higher and
+    the last id is cut off), and the padding id also ends a text (so there is none).
     """
     ids = model.generate(
         torch.from_numpy(pixels).to(model.logit_scale.dtype),

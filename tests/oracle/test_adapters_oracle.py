@@ -1,4 +1,4 @@
-"""The ways to make a video of frames, `encode_video(adapter=...)`, against the same on open_clip's modules."""
+"""The adapters of `encode_video(adapter=...)` against the same on open_clip's modules."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from minivideococa.checkpoint.table import nest
 
 @torch.no_grad()
 def mean(model_cfg, weights, pixels):
-    """Each frame an image of a batch, as open_clip has it; the averages of what it makes of them."""
+    """Encode each frame as an image of a batch, as open_clip does, and average the results."""
     model = reference.load(reference.coca(model_cfg), weights)
     latents, caption_tokens = model._encode_image(torch.from_numpy(pixels), normalize=False)
     return F.normalize(latents.reshape(len(pixels), -1).mean(0), dim=-1), caption_tokens.mean(0)
@@ -23,7 +23,7 @@ def mean(model_cfg, weights, pixels):
 
 @torch.no_grad()
 def joint(model_cfg, weights, pixels):
-    """The tokens of all frames in one row before the transformer."""
+    """Flatten the tokens of all frames before the transformer."""
     model = reference.load(reference.coca(model_cfg), weights)
     model.visual.transformer.register_forward_pre_hook(
         lambda module, args: args[0].reshape(1, -1, args[0].shape[-1])
@@ -34,7 +34,7 @@ def joint(model_cfg, weights, pixels):
 
 @torch.no_grad()
 def attentional(model_cfg, weights, pixels):
-    """The tokens of all frames in one row behind it."""
+    """Flatten the tokens of all frames after the transformer."""
     model = reference.load(reference.video_coca(model_cfg), weights)
     latent, caption_tokens = model._encode_image(torch.from_numpy(pixels))
     return latent.reshape(-1), caption_tokens[0]

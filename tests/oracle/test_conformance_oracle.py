@@ -1,4 +1,4 @@
-"""The conformance kit: it can be made anew, and open_clip's adapter and the project agree with it."""
+"""The conformance kit is reproducible, and open_clip's port and the project agree with it."""
 
 import json
 import sys
@@ -20,11 +20,11 @@ from minivideococa.verify import verify, verify_file
 
 sys.path.insert(0, str(KIT))
 
-import open_clip_coca  # noqa: E402
+import open_clip_coca
 
 INPUTS = ("frames", "pixels", "ids")
-# Half as much again as open_clip is away from the truth at most, relative to a tensor's largest magnitude:
-# in float32 1.1e-6, in float16 5.0e-3, in bfloat16 4.4e-2.
+# 1.5 times the largest error of open_clip itself, relative to a tensor's largest magnitude:
+# 1.1e-6 in float32, 5.0e-3 in float16, 4.4e-2 in bfloat16.
 ALLOWED = {"float64": 1e-12, "float32": 2e-6, "float16": 7.5e-3, "bfloat16": 6.6e-2}
 
 
@@ -38,16 +38,16 @@ def truth(folder):
     return load_file(folder / "truth.safetensors")
 
 
-def test_every_configuration_has_its_folder_and_its_line():
+def test_every_configuration_has_a_folder_and_a_line_in_the_readme():
     assert sorted(path.parent.name for path in KIT.glob("*/truth.safetensors")) == sorted(NAMES)
     assert all(f"`{name}`" in (KIT / "README.md").read_text(encoding="utf-8") for name in NAMES)
 
 
-def test_it_stays_small():
+def test_the_kit_is_below_5_megabytes():
     assert sum(path.stat().st_size for path in KIT.rglob("*") if "__pycache__" not in path.parts) < 5e6
 
 
-def test_made_anew(folder, truth):
+def test_the_kit_is_reproducible(folder, truth):
     config, weights, made = make_conformance.make(folder.name)
     assert json.loads((folder / "config.json").read_text()) == json.loads(json.dumps(config))
     with safe_open(folder / "truth.safetensors", "numpy") as file:
@@ -63,9 +63,9 @@ def test_made_anew(folder, truth):
     assert max(found.values()) < 1e-12, found
 
 
-def test_a_file_has_the_same_bytes_every_time(tmp_path):
+def test_files_have_the_same_bytes_every_time(tmp_path):
     tensors = {"b": np.arange(3), "a": np.ones((2, 2)).T, "c": np.zeros(5, np.uint8)}
-    about = {name: "what" for name in "zebra"}
+    about = dict.fromkeys("zebra", "value")
     data = dumps(tensors, about)
     assert {dumps(tensors, about) for _ in range(20)} == {data}
     (tmp_path / "file").write_bytes(data)
@@ -74,14 +74,15 @@ def test_a_file_has_the_same_bytes_every_time(tmp_path):
         assert all(np.array_equal(file.get_tensor(name), x) for name, x in tensors.items())
 
 
-def test_each_pooler_sees_several_frames():
-    seen = {}
+def test_each_pooler_has_a_case_of_several_frames():
+    frame_counts = {}
     for name in NAMES:
         vision = json.loads((KIT / name / "config.json").read_text())["model_cfg"]["vision_cfg"]
         with safe_open(KIT / name / "truth.safetensors", "numpy") as file:
-            seen.setdefault(vision["attentional_pool"], []).append(file.get_slice("frames").get_shape()[0])
-    assert seen.keys() == {True, "parallel", "cascade"}
-    assert all(max(frames) > 1 for frames in seen.values())
+            count = file.get_slice("frames").get_shape()[0]
+            frame_counts.setdefault(vision["attentional_pool"], []).append(count)
+    assert frame_counts.keys() == {True, "parallel", "cascade"}
+    assert all(max(counts) > 1 for counts in frame_counts.values())
 
 
 def test_the_project_agrees(folder, truth):
@@ -93,7 +94,7 @@ def test_the_project_agrees(folder, truth):
 
 
 @pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
-def test_the_adapter_agrees(folder, truth, dtype):
+def test_the_open_clip_port_agrees(folder, truth, dtype):
     trace = open_clip_coca.trace(folder, truth, dtype)
     assert {x.dtype for name, x in trace.items() if name not in ("frames", "ids")} == {getattr(torch, dtype)}
     found = errors({name: x.double().numpy() for name, x in trace.items()}, truth)
@@ -102,7 +103,7 @@ def test_the_adapter_agrees(folder, truth, dtype):
 
 @pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
 def test_verify_passes_open_clip(folder, truth, dtype, tmp_path):
-    """Through the file, as its user has it: torch writes bfloat16, which NumPy does not have."""
+    """Through a file, as users do: torch writes bfloat16, which NumPy does not have."""
     save_tensors(open_clip_coca.trace(folder, truth, dtype), tmp_path / "open_clip.safetensors")
     report = verify_file(tmp_path / "open_clip.safetensors", folder)
     assert report.dtype == dtype and len(report.rows) >= 16 and report.unknown == []
@@ -134,13 +135,13 @@ def with_another_eps(model):
     ],
 )
 def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
-    """What cannot be changed in open_clip's configuration is changed in its modules."""
+    """The mistakes are made in open_clip's modules, since its configuration cannot express them."""
     folder, built = KIT / "as_released", reference.video_coca
 
     def planted(model_cfg):
         model = built(model_cfg)
         plant(model)
-        if plant is without_ln_k:  # its weights have no place to go
+        if plant is without_ln_k:  # its weights have no module
             model.load_state_dict = lambda tensors, assign: torch.nn.Module.load_state_dict(
                 model, {key: x for key, x in tensors.items() if ".ln_k." not in key}, assign=assign
             )
@@ -149,10 +150,10 @@ def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
     monkeypatch.setattr(reference, "video_coca", planted)
     trace = open_clip_coca.trace(folder, load_file(folder / "truth.safetensors"), "float64")
     report = verify(mvc.load(folder, dtype="float64"), {key: x.numpy() for key, x in trace.items()})
-    assert (report.diverges.name, report.mistake.name) == (name, mistake)
+    assert (report.first_divergence.name, report.mistake.name) == (name, mistake)
 
 
-def test_the_adapter_takes_what_inputs_there_are(folder, truth):
+def test_the_port_accepts_any_subset_of_inputs(folder, truth):
     def names(*inputs):
         trace = open_clip_coca.trace(folder, {name: truth[name] for name in inputs}, "float64")
         found = errors({name: x.numpy() for name, x in trace.items()}, {name: truth[name] for name in trace})
@@ -170,7 +171,7 @@ def test_the_adapter_takes_what_inputs_there_are(folder, truth):
 
 
 @pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
-def test_the_adapters_command_line(tmp_path, monkeypatch, dtype):
+def test_the_command_line_of_the_port(tmp_path, monkeypatch, dtype):
     folder = KIT / "as_released"
     run(monkeypatch, folder, folder / "truth.safetensors", tmp_path / "out.safetensors", "--dtype", dtype)
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
@@ -178,13 +179,13 @@ def test_the_adapters_command_line(tmp_path, monkeypatch, dtype):
     trace = open_clip_coca.trace(folder, load_file(folder / "truth.safetensors"), dtype)
     assert written.keys() == trace.keys()
     assert all(written[name].dtype == x.dtype and torch.equal(written[name], x) for name, x in trace.items())
-    # what it wrote serves as inputs too
+    # its output can serve as input
     run(monkeypatch, folder, tmp_path / "out.safetensors", tmp_path / "again.safetensors", "--dtype", dtype)
     again = load_tensors(tmp_path / "again.safetensors")
     assert all(torch.equal(again[name], x) for name, x in written.items())
 
 
-def test_the_adapters_errors_are_one_line(tmp_path, monkeypatch, capsys):
+def test_errors_of_the_port_are_one_line(tmp_path, monkeypatch, capsys):
     save_file({"x": np.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no such thing")
     good = KIT / "as_released"

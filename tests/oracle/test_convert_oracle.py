@@ -150,7 +150,7 @@ def test_converted_tensors_are_the_same(form: str, file: str, tmp_path: Path) ->
     assert written.keys() == model.state_dict().keys()
     assert all(torch.equal(written[name], value) for name, value in model.state_dict().items())
     model.load_state_dict(written, strict=True)
-    config, tensors = read_checkpoint(dest, "float64")
+    _, tensors = read_checkpoint(dest, "float64")
     assert all(np.array_equal(tensors[name], value.double()) for name, value in model.state_dict().items())
 
 
@@ -161,18 +161,18 @@ def test_other_dtypes(dtype: torch.dtype, file: str, tmp_path: Path) -> None:
     save_file(state, tmp_path / file) if file == "w.safetensors" else torch.save(state, tmp_path / file)
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
     kept = torch.float32 if dtype == torch.bfloat16 else dtype
-    for wanted, right in (None, kept), ("float16", torch.float16):
-        dest = convert(tmp_path / file, tmp_path / str(wanted), wanted, tmp_path / "config.json")
+    for requested, expected in (None, kept), ("float16", torch.float16):
+        dest = convert(tmp_path / file, tmp_path / str(requested), requested, tmp_path / "config.json")
         written = load_file(dest / "model.safetensors")
         assert all(
-            written[name].dtype == right and torch.equal(written[name], value.to(right))
+            written[name].dtype == expected and torch.equal(written[name], value.to(expected))
             for name, value in state.items()
         )
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_training_checkpoint(zipped: bool, tmp_path: Path) -> None:
-    """As open_clip's training writes it: a distributed run's names, optimizer with NumPy scalars, scaler."""
+    """As open_clip's training writes it: names of a distributed run, NumPy scalars, a scaler."""
     model = random_coca(SMALL)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     sum(parameter.sum() for parameter in model.parameters()).backward()
@@ -200,7 +200,7 @@ def test_training_checkpoint(zipped: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_objects_around_the_weights(zipped: bool, tmp_path: Path) -> None:
-    """Parameters, sizes, devices and dtypes are what a state dict may come with."""
+    """A state dict may come with parameters, sizes, devices and dtypes."""
     weight = torch.arange(6.0).reshape(2, 3)
     torch.save(
         {
@@ -250,7 +250,7 @@ def test_torch_reads_the_files_made_by_hand(storage: str, dtype: str, form: str,
     assert np.array_equal(read_pickle(path)["a"].read(), expected)
 
 
-def test_golden_files_are_what_torch_writes_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden_files_are_what_torch_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     committed = make_torch_files.GOLDEN
     monkeypatch.setattr(make_torch_files, "GOLDEN", tmp_path)
     make_torch_files.main()

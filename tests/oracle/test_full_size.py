@@ -1,4 +1,4 @@
-"""The released shapes, coca_ViT-B-32 and coca_ViT-L-14, with random weights, on 8 frames, as in open_clip."""
+"""The released shapes coca_ViT-B-32 and coca_ViT-L-14 with random weights on 8 frames, against open_clip."""
 
 import numpy as np
 import open_clip

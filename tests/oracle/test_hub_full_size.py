@@ -1,6 +1,6 @@
-"""The whole way from the hub to a caption, with the real shapes of coca_ViT-B-32: half a gigabyte in float16.
+"""From the hub to a caption, with the real shapes of coca_ViT-B-32: half a gigabyte in float16.
 
-The repository has no configuration, as the released one, and the transfer breaks off twice. Needs 3 GB of disk.
+As in the released repository there is no configuration. The transfer breaks off twice. Needs 3 GB of disk.
 """
 
 import json
@@ -19,9 +19,7 @@ from test_released_layouts import CLIP, LAION, PACKAGE, README, random_weights, 
 from minivideococa.checkpoint import released  # noqa: E402
 
 
-def test_the_released_b32_from_the_hub_by_the_command_line(
-    server: ThreadingHTTPServer, tmp_path: Path
-) -> None:  # noqa: F811
+def test_the_released_b32_from_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:  # noqa: F811
     model_cfg = json.loads((released.FOLDER / "coca_ViT-B-32.json").read_text())
     file = torch_file(tmp_path / "open_clip_pytorch_model.bin", random_weights(model_cfg, dtype="float16"))
     server.repositories[LAION], server.storage.breaks = {**README, "open_clip_pytorch_model.bin": file}, 2

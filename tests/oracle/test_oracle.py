@@ -1,4 +1,4 @@
-"""The project against open_clip: the golden files made anew, random configurations, the tiny checkpoint."""
+"""The project against open_clip: the golden files, random configurations, the tiny checkpoint."""
 
 import json
 from pathlib import Path
@@ -17,25 +17,25 @@ from safetensors.numpy import load_file
 import minivideococa as mvc
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import parameter_shapes
-from minivideococa.model.ops import ERF
+from minivideococa.model.kernels import ERF
 from minivideococa.world import CLIP_SETS, draw_clip, sample_clip
 
 TINY = Path(__file__).parents[2] / "weights" / "tiny"
 needs_tiny = pytest.mark.skipif(
-    not (TINY / "model.safetensors").is_file(), reason="no weights/tiny yet: weights/train.py makes it"
+    not (TINY / "model.safetensors").is_file(), reason="weights/tiny is missing: run weights/train.py"
 )
 
 
 # The golden files -------------------------------------------------------------------------------------------
 
 
-def test_every_case_has_its_file():
+def test_every_case_has_a_file():
     files = {path.stem.removeprefix("trace_") for path in make_golden.GOLDEN.glob("trace_*.npz")}
     assert files == make_golden.CASES.keys()
 
 
 @pytest.mark.parametrize("name", make_golden.CASES)
-def test_golden_file_made_anew(name):
+def test_golden_files_are_reproducible(name):
     committed, made = dict(np.load(make_golden.GOLDEN / f"trace_{name}.npz")), make_golden.make(name)
     assert committed.keys() == made.keys()
     for key in committed.keys() - {"logit_scale"}:
@@ -50,63 +50,63 @@ def test_golden_file_made_anew(name):
 
 @st.composite
 def runs(draw):
-    """A model_cfg, a number of frames, and ids [B, L]."""
+    """Draw a model_cfg, a number of frames, and ids [B, L]."""
 
-    def some(least, most):
+    def integer(least, most):
         return draw(st.integers(least, most))
 
-    def one(*choices):
+    def choice(*choices):
         return draw(st.sampled_from(choices))
 
-    width, pool = 12, one(True, True, "parallel", "cascade")  # 1, 2, 3 or 4 heads divide the width
-    head_width = one(3, 4, 6, 12)
-    patch, length, vocabulary = some(1, 5), some(1, 9), some(2, 30)
+    width, pool = 12, choice(True, True, "parallel", "cascade")  # 1, 2, 3 or 4 heads divide the width
+    head_width = choice(3, 4, 6, 12)
+    patch, length, vocabulary = integer(1, 5), integer(1, 9), integer(2, 30)
     text = {
-        "context_length": length + some(0, 2),
+        "context_length": length + integer(0, 2),
         "vocab_size": vocabulary,
         "width": width,
-        "heads": some(1, 4),
-        "layers": some(1, 2),
-        "mlp_ratio": one(0.5, 2.7, 4.0),
+        "heads": integer(1, 4),
+        "layers": integer(1, 2),
+        "mlp_ratio": choice(0.5, 2.7, 4.0),
         "embed_cls": True,
-        "pad_id": some(0, vocabulary - 1),
-        "correct_cls_mask": one(False, True),
+        "pad_id": integer(0, vocabulary - 1),
+        "correct_cls_mask": choice(False, True),
     }
     ids = draw(
         st.lists(
             st.lists(st.integers(0, vocabulary - 1), min_size=length, max_size=length), min_size=1, max_size=3
         )
     )
-    if text["correct_cls_mask"]:  # where text that begins with padding is NaN
+    if text["correct_cls_mask"]:  # a text that begins with padding is NaN there
         for row in ids:
             row[0] = (text["pad_id"] + 1) % vocabulary
     return (
         {
             "embed_dim": width,
-            "quick_gelu": one(False, True),
-            "nonscalar_logit_scale": one(False, True),
+            "quick_gelu": choice(False, True),
+            "nonscalar_logit_scale": choice(False, True),
             "vision_cfg": {
-                "image_size": patch * some(1, 4) + some(0, patch - 1),
+                "image_size": patch * integer(1, 4) + integer(0, patch - 1),
                 "patch_size": patch,
-                "width": head_width * some(1, 4) if pool is True else width,
+                "width": head_width * integer(1, 4) if pool is True else width,
                 "head_width": head_width,
-                "layers": some(1, 3),
-                "mlp_ratio": one(1.0, 3.3, 4.0),
-                "no_ln_pre": one(False, True),
+                "layers": integer(1, 3),
+                "mlp_ratio": choice(1.0, 3.3, 4.0),
+                "no_ln_pre": choice(False, True),
                 "attentional_pool": pool,
-                "attn_pooler_queries": some(2, 6),
-                "attn_pooler_heads": some(1, 4),
+                "attn_pooler_queries": integer(2, 6),
+                "attn_pooler_heads": integer(1, 4),
             },
             "text_cfg": text,
             "multimodal_cfg": {
-                "context_length": text["context_length"] + some(0, 2),
+                "context_length": text["context_length"] + integer(0, 2),
                 "vocab_size": vocabulary,
                 "width": width,
-                "heads": some(1, 4),
-                "layers": some(1, 2),
+                "heads": integer(1, 4),
+                "layers": integer(1, 2),
             },
         },
-        some(1, 5),
+        integer(1, 5),
         np.array(ids),
     )
 
@@ -127,7 +127,7 @@ def test_any_configuration(run, seed):
 
 
 def medium(vision: dict, **top) -> dict:
-    """A model_cfg of a middling size."""
+    """Return a model_cfg of medium size."""
     text = {"context_length": 40, "vocab_size": 500, "width": 256, "heads": 4, "layers": 6, "embed_cls": True}
     vision = {
         "image_size": 112,
@@ -169,8 +169,8 @@ def test_float32_is_as_exact_as_torchs(model_cfg, capsys):
     report(capsys, found, ratios)
 
 
-def test_coefficients_of_erf_are_those_that_the_script_makes():
-    pytest.importorskip("mpmath")  # torch brings it
+def test_coefficients_of_erf_are_those_of_the_script():
+    pytest.importorskip("mpmath")  # installed with torch
     from fit_erf import FITS, fit
 
     for dtype, (limit, degree) in FITS.items():
@@ -184,7 +184,7 @@ def test_coefficients_of_erf_are_those_that_the_script_makes():
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The configuration and the weights, as they are in the files."""
+    """The configuration and the weights in the files."""
     return json.loads((TINY / "config.json").read_text()), load_file(TINY / "model.safetensors")
 
 

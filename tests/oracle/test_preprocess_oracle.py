@@ -1,4 +1,4 @@
-"""Preprocessing against open_clip's own image_transform: the committed golden file, and any size and mode."""
+"""Preprocessing against open_clip's image_transform: the golden file, and any size and mode."""
 
 import runpy
 from pathlib import Path
@@ -12,13 +12,13 @@ from minivideococa.media.preprocess import preprocess
 
 oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("make_preprocess_golden.py"))))
 
-# Sizes that round badly, and any others.
+# Sizes where rounding is critical, and any others.
 sides = st.one_of(st.sampled_from([1, 2, 3, 223, 224, 225]), st.integers(1, 400))
 channels = st.floats(0.05, 1).map(lambda x: round(x, 4))
 colors = st.tuples(channels, channels, channels)
 
 
-def test_the_golden_file_is_what_open_clip_gives_today():
+def test_the_golden_file_is_reproducible():
     made, committed = oracle.make(), np.load(oracle.GOLDEN)
     assert made.keys() == set(committed.files)
     for name, array in made.items():
@@ -39,7 +39,7 @@ def test_the_golden_file_is_what_open_clip_gives_today():
 )
 def test_pixels_are_open_clips_bit_for_bit(height, width, size, mode, interpolation, mean, std, fill, seed):
     short, long = sorted((height, width))
-    assume(size * long / short < 8000)  # a longer strip takes too much memory
+    assume(size * long / short < 8000)  # longer strips take too much memory
     assume(mode != "longest" or round(size * short / long) > 0)  # open_clip fails there
     frames = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
     config = SimpleNamespace(

@@ -1,8 +1,8 @@
-"""A released checkpoint, from the hub to a caption, against open_clip. For people with a network:
+"""A released checkpoint, from the hub to a caption, against open_clip. Needs a network:
 
     MINIVIDEOCOCA_RELEASED=laion/CoCa-ViT-B-32-laion2B-s13B-b90k pytest tests/oracle/test_released.py
 
-Both libraries fetch the repository (1 GB for a B/32, 2.6 GB for an L/14) into the cache of huggingface_hub.
+Both libraries download the repository (1 GB for a B/32, 2.6 GB for an L/14) to huggingface_hub's cache.
 In float64 an L/14 takes 11 GB of memory.
 """
 
@@ -22,7 +22,7 @@ REPOSITORY = os.environ.get("MINIVIDEOCOCA_RELEASED")
 SOURCE = f"hf-hub:{REPOSITORY}"
 pytestmark = pytest.mark.skipif(
     not REPOSITORY,
-    reason="needs a network: to fetch a checkpoint and compare, "
+    reason="needs a network: to download a checkpoint and compare, "
     "set MINIVIDEOCOCA_RELEASED=laion/CoCa-ViT-B-32-laion2B-s13B-b90k",
 )
 TEXTS = [
@@ -36,13 +36,13 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    """Frames uint8 [8, 240, 320, 3]: coloured tiles, by chance."""
+    """Frames uint8 [8, 240, 320, 3] of random coloured tiles."""
     tiles = np.random.RandomState(0).randint(0, 256, (8, 6, 8, 3)).astype(np.uint8)
     return tiles.repeat(40, axis=1).repeat(40, axis=2)
 
 
 def open_clips_names() -> tuple[str, str]:
-    """The model and the tag under which open_clip knows the repository, which need not hold a configuration."""
+    """Return the model and the tag of the repository in open_clip."""
     found = {
         open_clip.get_pretrained_cfg(*names).get("hf_hub", "").strip("/"): names
         for names in open_clip.list_pretrained()
@@ -51,7 +51,7 @@ def open_clips_names() -> tuple[str, str]:
 
 
 def load_both(dtype: str):
-    """Our model and open_clip's, which takes videos, and its preprocessing."""
+    """Return our model, open_clip's for videos, and its preprocessing."""
     model, tag = open_clips_names()
     theirs, _, transform = open_clip.create_model_and_transforms(model, pretrained=tag)
     theirs = reference.flatten_frames(theirs.eval().to(getattr(torch, dtype)))

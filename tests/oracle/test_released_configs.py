@@ -1,4 +1,4 @@
-"""The two configurations that come with the package are those of the installed open_clip."""
+"""The two configurations in the package are those of the installed open_clip."""
 
 import json
 
@@ -9,11 +9,11 @@ from minivideococa.checkpoint import released
 
 
 @pytest.mark.parametrize("name", released.names())
-def test_the_same_as_open_clips(name: str) -> None:
+def test_configuration_equals_open_clips(name: str) -> None:
     theirs = open_clip.get_model_config(name)
     assert json.loads((released.FOLDER / f"{name}.json").read_text()) == theirs
 
 
-def test_every_coca_of_open_clip_is_taken_or_named() -> None:
+def test_every_coca_of_open_clip_is_supported_or_named_as_unsupported() -> None:
     cocas = {name for name in open_clip.list_models() if name.lower().startswith("coca")}
     assert cocas == {*released.names(), *released.UNSUPPORTED}

@@ -1,4 +1,4 @@
-"""The tokenizer against open_clip's own: the golden file, every character of Unicode, and hard texts."""
+"""The tokenizer against open_clip's: the golden file, every Unicode character, and difficult texts."""
 
 import functools
 import gzip
@@ -58,12 +58,12 @@ def theirs(clean="lower"):
 
 @pytest.fixture
 def no_mojibake_repair(monkeypatch):
-    """open_clip with the one part of ftfy switched off that the package leaves out."""
+    """Switch off the one part of ftfy in open_clip that the package leaves out."""
     fix_text = ftfy.fix_text
     monkeypatch.setattr(ftfy, "fix_text", lambda text: fix_text(text, fix_encoding=False))
 
 
-def test_the_golden_file_is_what_open_clip_gives_today():
+def test_the_golden_file_is_reproducible():
     assert json.loads(oracle.GOLDEN.read_text()) == oracle.make()
 
 
@@ -86,7 +86,7 @@ def test_ids_are_open_clips(no_mojibake_repair, clean):
 
 @settings(max_examples=1000)
 @given(TEXT)
-def test_mojibake_repair_is_all_that_differs(text):
+def test_only_mojibake_repair_differs(text):
     if ftfy.fix_text(text) == ftfy.fix_text(text, fix_encoding=False):
         np.testing.assert_array_equal(ours().encode(text), theirs()(text).numpy())
 
@@ -97,7 +97,7 @@ def test_every_character_is_cleaned_as_by_open_clip(no_mojibake_repair):
         assert clean_text(text, "lower") == open_clip._clean_lower(text), ascii(text)
 
 
-def test_every_character_parts_words_as_in_open_clip():
+def test_every_character_splits_words_as_in_open_clip():
     pattern, byte_characters = theirs().pat, theirs().byte_encoder
     split = ours().vocabulary.pre_tokenizer.pre_tokenize_str
     for character in CHARACTERS:

@@ -1,4 +1,4 @@
-"""weights/train.py: what it makes, whether it goes on where it stopped, and what its dilution does. Two pictures a batch."""
+"""weights/train.py: its checkpoint, resuming, and dilution, with two pictures per batch."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def run(train, monkeypatch):
     return run
 
 
-def test_it_goes_on_where_it_stopped(run, tmp_path):
+def test_training_resumes_where_it_stopped(run, tmp_path):
     whole = run(tmp_path / "whole", 4)
     run(tmp_path / "parts", 2)
     parts = run(tmp_path / "parts", 4)
@@ -44,7 +44,7 @@ def test_it_goes_on_where_it_stopped(run, tmp_path):
     ]
 
 
-def test_what_it_makes_is_a_checkpoint(train, run, tmp_path):
+def test_the_output_is_a_checkpoint(train, run, tmp_path):
     run(tmp_path, 1)
     model = mvc.load(tmp_path)
     ids = model.tokenize(["a red ring"])[0, :5]
@@ -52,7 +52,7 @@ def test_what_it_makes_is_a_checkpoint(train, run, tmp_path):
     assert isinstance(model.caption(np.zeros((2, 64, 64, 3), np.uint8)), str)
 
 
-def test_a_batch_shows_what_it_says_and_follows_from_its_step(train):
+def test_a_batch_is_captioned_and_determined_by_its_step(train):
     pixels, ids = train.batch(3, 5)
     again, _ = train.batch(3, 5)
     other, _ = train.batch(3, 6)
@@ -61,17 +61,17 @@ def test_a_batch_shows_what_it_says_and_follows_from_its_step(train):
     assert words.startswith("<start_of_text>") and len(objects_named(words)) <= 3
 
 
-def test_dilution_puts_empty_pictures_behind(train):
+def test_dilution_appends_empty_pictures(train):
     torch.manual_seed(0)
-    model, seen = train.new_model(), []
-    model.visual.attn_pool.ln_k.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    model, contexts = train.new_model(), []
+    model.visual.attn_pool.ln_k.register_forward_hook(lambda module, args, out: contexts.append(args[0]))
     pixels = train.batch(1, 0)[0]
     counts = []
     for step in range(12):
         train.dilute(model, 1, step)
         with torch.no_grad():
             model.visual(pixels)
-        counts.append(seen[-1].shape[1] // 65 - 1)
-        assert torch.equal(seen[-1][:, :65], seen[0][:, :65]) and seen[-1].shape[1] % 65 == 0
-        assert torch.equal(seen[-1][0, 65:], seen[-1][1, 65:])  # the same behind every picture
+        counts.append(contexts[-1].shape[1] // 65 - 1)
+        assert torch.equal(contexts[-1][:, :65], contexts[0][:, :65]) and contexts[-1].shape[1] % 65 == 0
+        assert torch.equal(contexts[-1][0, 65:], contexts[-1][1, 65:])  # the same after every picture
     assert min(counts) == 0 and 1 < max(counts) <= train.EMPTY
