@@ -363,7 +363,7 @@ def test_several_callers_at_once_get_the_same_bits(tiny_model, three_blas_thread
 
 
 def test_the_pieces_do_not_depend_on_other_callers(three_blas_threads):
-    """While one caller encodes, another one's frames are not cut for one thread, only because BLAS is limited to it."""
+    """While BLAS is limited by one caller, another one's frames are still split for all threads."""
     lengths, begun = {"first": [], "second": []}, Event()
 
     def function(name):
