@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import arguments
+from ..model.config import describe
 from ..model.hooks import replaceable
 from ..resources import require_memory
 from .rgb import to_rgb
@@ -68,7 +68,7 @@ def as_frames(name: str, values: Any) -> NDArray[np.uint8]:
     if not isinstance(values, list | tuple) or len(values) == 0:
         raise ValueError(
             f"{name} must be a path, frames uint8 [T, H, W, 3], or a list of frames or PIL images of one "
-            f"size, not {arguments.what(values)}"
+            f"size, not {describe(values)}"
         )
     frames = [_as_frame(f"{name}[{i}]", value) for i, value in enumerate(values)]
     for i, frame in enumerate(frames):
@@ -89,7 +89,7 @@ def _as_frame(name: str, value: Any) -> NDArray[np.uint8]:
             raise ValueError(f"{name}: {error}") from None
     if not isinstance(value, np.ndarray):
         raise ValueError(
-            f"{name} is {arguments.what(value)}: a list holds the frames of one video, as arrays or PIL "
+            f"{name} is {describe(value)}: a list holds the frames of one video, as arrays or PIL "
             "images; give one path, or encode several videos one at a time"
         )
     if value.dtype != np.uint8 or value.ndim != 3 or value.shape[2] != 3:

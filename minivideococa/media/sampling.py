@@ -18,7 +18,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.arguments import shown, whole
+from ..model.config import check_int, shorten
 
 RULE = "time 2"  # part of cache keys: change it whenever the sampling rule changes
 MILLISECOND = Fraction(1, 1000)
@@ -123,7 +123,7 @@ def seconds(value: float | str, name: str = "time") -> float:
     Raises ValueError for anything else and for negative or infinite times; `name` names the argument in its
     message.
     """
-    hint = f"{name} is {shown(value)}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
+    hint = f"{name} is {shorten(value)}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
     if isinstance(value, str):
         match = re.fullmatch(
             r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,9}(?:\.[0-9]{0,20})?)", value.strip()
@@ -145,7 +145,7 @@ def seconds(value: float | str, name: str = "time") -> float:
 
 def frame_count(num_frames: int) -> int:
     """Return `num_frames` as an int. Raises ValueError if it is not a whole number of 1 or more."""
-    return whole("num_frames", num_frames, 1, 2**31 - 1)
+    return check_int("num_frames", num_frames, 1, 2**31 - 1)
 
 
 def warn_if_frames_repeat(path: str, indices: NDArray[np.int64]) -> None:

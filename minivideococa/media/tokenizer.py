@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model import arguments
+from ..model.config import check_array, check_int, check_text, check_texts
 
 if TYPE_CHECKING:
     import tokenizers
@@ -178,7 +178,7 @@ class Tokenizer:
         texts = _checked(texts)
         length = self.context_length
         if context_length is not None:
-            length = arguments.whole("context_length", context_length, 1)
+            length = check_int("context_length", context_length, 1)
         ids = np.full((len(texts), length), self.pad_id, np.int64)
         for row, text in zip(ids, texts, strict=True):
             text = _SPECIALS.sub(_escape_special, clean_text(text, self.clean))
@@ -199,7 +199,7 @@ class Tokenizer:
         Bytes that are not valid UTF-8 become U+FFFD. Raises ValueError for a batch of ids, and for ids that
         are not in the vocabulary.
         """
-        row = arguments.array("ids", ids)
+        row = check_array("ids", ids)
         if row.ndim != 1:
             raise ValueError(f"decode takes one row of ids, [length], not {list(row.shape)}")
         if row.size and row.dtype.kind not in "iu":
@@ -308,5 +308,5 @@ def _checked(texts: str | Sequence[str]) -> list[str]:
     """Return the texts as a list. Raises ValueError for anything but a text or a list of texts."""
     texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
     if isinstance(texts, list | tuple):
-        return arguments.texts("texts", texts) if texts else []
-    return [arguments.text("texts", texts)]
+        return check_texts("texts", texts) if texts else []
+    return [check_text("texts", texts)]

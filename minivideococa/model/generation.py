@@ -427,8 +427,8 @@ def beam_search(
     """Search for the texts with the highest scores: ids [B, L0] -> the best candidates of each of B videos.
 
     A text's score is the sum of the log-probabilities of its tokens, divided by its length (the end token
-    included) to the power of `options.length_penalty`. open_clip sums other `token_scores`, the raw logits, and
-    searches in groups of beams, which `options.diversity_penalty` makes differ.
+    included) to the power of `options.length_penalty`. open_clip sums other `token_scores`, the raw logits,
+    and searches in groups of beams, which `options.diversity_penalty` makes differ.
     """
     max_length, groups, beams = (
         options.max_length or 0,
@@ -558,8 +558,8 @@ def generate(
 def prepare(model: VideoCoCa, options: DecodingOptions, texts: int = 1) -> tuple[Array, int, DecodingOptions]:
     """Return the prompt's ids [L], the start id first; the end id; and the options with a maximal length.
 
-    Raises ValueError for ids outside the vocabulary, for lengths that leave no room, and for more texts than fit
-    into memory.
+    Raises ValueError for ids outside the vocabulary, for lengths that leave no room, and for more texts than
+    fit into memory.
     """
     config, vocabulary = model.config, model.config.text.vocab_size
     tokenizer_ids = (model.tokenizer.start_id, model.tokenizer.end_id) if model.tokenizer else None

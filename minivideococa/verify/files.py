@@ -14,7 +14,7 @@ from ..checkpoint.folder import StoredTensor, open_safetensors, save_tensors
 from ..inputs import parse_json, regular_file
 from ..model.config import Array, Config
 from ..model.videococa import VideoCoCa
-from ..output import resolve_output, atomic_write
+from ..output import atomic_write, resolve_output
 from ..progress import Progress, no_progress
 from .compare import compare
 from .names import activation_names

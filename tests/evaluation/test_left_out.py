@@ -462,7 +462,7 @@ IN_PLACE_OF = [
 
 @pytest.fixture(scope="module")
 def irregular(tmp_path_factory):
-    """(name, arguments) -> status, output, messages of the command, from one process that can be killed."""
+    """(name, arguments) -> status, output and messages of the command, from one process."""
     folder = tmp_path_factory.mktemp("irregular")
     os.mkfifo(folder / "fifo")
     write_manifest(folder / "m.jsonl", [Entry(CLIPS / "single.gif", ("a",), ("a",), "a", "a")])

@@ -86,7 +86,9 @@ def test_a_cache_changes_no_id(tiny_model):
         shape = data.draw(st.sampled_from([(), (1,), (3,)]))
         tokens, lengths = rng.standard_normal((*shape, 3, model.config.embed_dim)), keywords(model, data)
         for options in GREEDY_AND_BEAMS + [options | {"seed": seed} for options in SAMPLING]:
-            cached, anew = (model.generate(tokens, cache=cache, **options, **lengths) for cache in (True, False))
+            cached, anew = (
+                model.generate(tokens, cache=cache, **options, **lengths) for cache in (True, False)
+            )
             cached, anew = (texts if shape else [texts] for texts in (cached, anew))
             assert [text.tolist() for text in cached] == [text.tolist() for text in anew], options
             padded.extend(0 in text[:-1] for text in cached)
@@ -154,7 +156,10 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
         differ += text != model.generate(tokens, beams=6, beam_groups=1).tolist()
     assert differ > 0
     for default, options in ({"beams": 6}, {"beam_groups": 6}), ({"beam_groups": 1}, {"beams": 9}):
-        assert model.generate(tokens, **options).tolist() == model.generate(tokens, **default, **options).tolist()
+        assert (
+            model.generate(tokens, **options).tolist()
+            == model.generate(tokens, **default, **options).tolist()
+        )
 
 
 # Without one
@@ -174,7 +179,7 @@ def always(*logits):
 
 
 def decoded(logits, begin=(START,), batch=1, requested=None, **options):
-    """The texts that `generation.generate_ids` finds in a language; `requested` collects the ids that it wanted logits for."""
+    """The texts that `generate_ids` finds in a language; `requested` collects their ids."""
     requested = [] if requested is None else requested
 
     def next_logits(ids, rows):
@@ -325,7 +330,12 @@ def test_open_clips_habits_in_sampling():
     assert decoded(quiet, top_p=0.5) == [[START, PAD]]
     for options in ({"top_k": 2, "textbook": True}, {"beams": 1}):
         assert decoded(wordy, **options) == [[START, 3, 3, 3, 3, 3]]
-    for options in ({"top_p": 0.5, "textbook": True}, {"beams": 1}, {"beams": 2}, {"beams": 2, "textbook": True}):
+    for options in (
+        {"top_p": 0.5, "textbook": True},
+        {"beams": 1},
+        {"beams": 2},
+        {"beams": 2, "textbook": True},
+    ):
         assert decoded(quiet, **options) == [[START, PAD, PAD, PAD, PAD, PAD]]
 
 
@@ -333,7 +343,9 @@ def test_open_clips_habits_in_sampling():
 def test_a_prompt_that_has_ended(last):
     """In open_clip's sampling it is the whole text, and nothing is computed; else it goes on."""
     logits, begin, requested = always(0, 0, -50, 50), (START, 3, last), []
-    assert decoded(logits, begin, batch=2, requested=requested, top_k=1) == [list(begin)] * 2 and not requested
+    assert (
+        decoded(logits, begin, batch=2, requested=requested, top_k=1) == [list(begin)] * 2 and not requested
+    )
     for options in ({"top_k": 1, "textbook": True}, {"beams": 1}, {"beams": 2}):
         assert decoded(logits, begin, **options) == [[*begin, 3, 3, 3]]
 
@@ -370,7 +382,9 @@ def test_min_length(strategy):
 @settings(max_examples=30)
 @given(st.sampled_from(sorted(STRATEGIES)), seeds, st.integers(0, 6))
 def test_min_length_in_any_language(strategy, seed, min_length):
-    for text in decoded(language(5, seed), batch=3, min_length=min_length, max_length=7, **STRATEGIES[strategy]):
+    for text in decoded(
+        language(5, seed), batch=3, min_length=min_length, max_length=7, **STRATEGIES[strategy]
+    ):
         assert END not in text[:min_length] and END not in text[:-1] and len(text) <= 7
 
 
@@ -554,14 +568,17 @@ def test_an_id_without_probability_is_never_drawn():
 
 
 def test_the_seed():
-    """It decides the text. Equal videos get texts of their own, which do not depend on options many there are."""
+    """It decides the text. Equal videos get texts of their own, whatever the size of the batch."""
     for options in ({"temperature": 1.0}, {"top_k": 4}, {"top_p": 0.9, "textbook": True}):
         options = options | {"max_length": 12, "min_length": 11}
         logits = always(-50, 0, 0, 0, 0, 0)
         texts = decoded(logits, batch=8, **options, seed=5)
         assert texts == decoded(logits, batch=8, **options, seed=5)
         assert len({tuple(text) for text in texts}) == 8
-        assert decoded(logits, **options, seed=5) == texts[:1] and decoded(logits, batch=3, **options, seed=5) == texts[:3]
+        assert (
+            decoded(logits, **options, seed=5) == texts[:1]
+            and decoded(logits, batch=3, **options, seed=5) == texts[:3]
+        )
         others = decoded(logits, batch=8, **options, seed=6)
         assert not {tuple(text) for text in others} & {tuple(text) for text in texts}
 
