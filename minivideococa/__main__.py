@@ -11,14 +11,17 @@ def main() -> int:
         import signal
         from importlib import import_module
 
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where Ctrl-C is ignored
-        if ours:  # extension modules turn a KeyboardInterrupt into an ImportError
+        handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where Ctrl-C is ignored
+        if handled:  # extension modules turn a KeyboardInterrupt into an ImportError
             signal.signal(signal.SIGINT, lambda *_: os._exit(130))
         import_module("numpy")
         cli = import_module(".cli", __package__)
-        if ours:
+        kernels = import_module(".model.kernels", __package__)
+        if handled:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return cli.main()
+        kernels.keep_freed_memory()  # the process is this program's own: the one place where it is tuned
+        status: int = cli.main()
+        return status
     except KeyboardInterrupt:
         return 130
 

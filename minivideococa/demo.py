@@ -1,81 +1,111 @@
-"""The demo: caption, classify and retrieve on the bundled clips, and say whether each answer is right."""
+"""The demo: caption, classify and retrieve the bundled clips, and check each answer."""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import load
+from .model.config import Video
+from .model.videococa import VideoCoCa
+from .progress import Progress, no_progress
 from .tasks import classify, retrieve
 from .world import CLIP_SETS, LABELS, objects_named
 
 CLIPS = Path(__file__).parent / "data" / "demo"
 
 
-def run() -> dict[str, Any]:
-    """{"clips": [{"clip", "set", "text", "caption", ...}], "retrieval": [{"text", "found", "cosine", "right"}]}.
+def run(progress: Progress = no_progress) -> dict[str, Any]:
+    """Run the demo.
 
-    Every answer has a bool beside it, its name ending in `right`. Right is a caption that names exactly the coloured
-    shapes that a clip shows, a first label that is the one shape of a clip with one, and a text's first clip that is
-    the one it describes.
+    Returns {"clips": [{"clip", "set", "text", "caption", ...}],
+    "retrieval": [{"text", "found", "cosine", "right"}]}.
+
+    Each answer has a bool beside it whose name ends in `right`. A caption is right if it names exactly the
+    shapes of the clip. The best label, for a clip with one shape, is right if it is that shape. The best
+    match of a text is right if it is the clip that the text describes.
     """
     model = load()
     manifest = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
-    with warnings.catch_warnings():
+    videos = []
+    with warnings.catch_warnings(), progress(len(manifest), "videos") as update:
         warnings.filterwarnings(
             "ignore", ".*frames repeat", UserWarning
         )  # brief.gif stores equal frames once
-        videos = [model.encode(CLIPS / entry["clip"]) for entry in manifest]
-    clips, retrieval = [], []
-    for entry, video in zip(manifest, videos, strict=True):
-        truth = objects_named(entry["text"])
-        caption = model.caption(video)
-        clip = {**entry, "caption": caption, "caption_right": objects_named(caption) == truth}
-        if len(truth) == 1:
-            label, probability = classify(model, video, LABELS)[0]
-            clip |= {"label": label, "probability": probability, "label_right": objects_named(label) == truth}
-        clips.append(clip)
-        index, cosine = retrieve(model, entry["text"], videos)[0]
-        found = manifest[index]["clip"]
-        retrieval.append(
-            {"text": entry["text"], "found": found, "cosine": cosine, "right": found == entry["clip"]}
-        )
-    return {"clips": clips, "retrieval": retrieval}
+        for entry in manifest:
+            videos.append(model.encode(CLIPS / entry["clip"]))
+            update(1)
+    return {
+        "clips": [_describe(model, entry, video) for entry, video in zip(manifest, videos, strict=True)],
+        "retrieval": [_search(model, entry, manifest, videos) for entry in manifest],
+    }
+
+
+def _describe(model: VideoCoCa, entry: dict[str, Any], video: Video) -> dict[str, Any]:
+    """Return an entry of the manifest with the clip's caption and, if it shows one shape, the best label."""
+    truth = objects_named(entry["text"])
+    caption = model.caption(video)
+    clip = {**entry, "caption": caption, "caption_right": objects_named(caption) == truth}
+    if len(truth) == 1:
+        label, probability = classify(model, video, LABELS)[0]
+        clip |= {"label": label, "probability": probability, "label_right": objects_named(label) == truth}
+    return clip
+
+
+def _search(
+    model: VideoCoCa, entry: dict[str, Any], manifest: Sequence[dict[str, Any]], videos: Sequence[Video]
+) -> dict[str, Any]:
+    """Return the best match of an entry's text among all clips."""
+    index, cosine = retrieve(model, entry["text"], list(videos))[0]
+    found = manifest[index]["clip"]
+    return {"text": entry["text"], "found": found, "cosine": cosine, "right": found == entry["clip"]}
 
 
 def report(result: dict[str, Any]) -> str:
-    """What `run` found, for people."""
-
-    def tell(right: bool) -> str:
-        return "right" if right else "WRONG"
-
+    """Return the result of `run` as text."""
     clips, retrieval = result["clips"], result["retrieval"]
-    lines = [
-        "A tiny VideoCoCa, trained on single pictures of coloured shapes, watches short videos for the first time.",
-        f"Of each it sees 8 frames. Nothing in the world below is known to it but {len(LABELS)} coloured shapes.",
-        "",
-        "1. What does the video show? It writes a sentence, word by word; right if it names exactly what is there.",
-        "",
-    ]
-    for clip in clips:
-        lines += [
-            f"   {clip['clip']}: {clip['text']} ({CLIP_SETS[clip['set']]})",
-            f"      caption  {clip['caption']!r}  {tell(clip['caption_right'])}",
-        ]
-    lines += ["", f"2. Which of {len(LABELS)} labels fits best? For the clips with a single shape.", ""]
-    lines += [
-        f"   {clip['clip']}: {clip['label']!r} ({clip['probability']:.0%})  {tell(clip['label_right'])}"
-        for clip in clips
-        if "label" in clip
-    ]
-    lines += ["", f"3. Which of the {len(clips)} videos does a sentence describe?", ""]
-    lines += [
-        f"   {found['text']!r} -> {found['found']} (cosine {found['cosine']:.2f})  {tell(found['right'])}"
-        for found in retrieval
-    ]
     answers = [clip[key] for clip in clips for key in ("caption_right", "label_right") if key in clip]
-    answers += [found["right"] for found in retrieval]
-    lines += ["", f"{sum(answers)} of {len(answers)} answers are right."]
+    answers += [match["right"] for match in retrieval]
+    lines = [
+        "This tiny VideoCoCa was trained on still images of coloured shapes, never on video. It recognizes",
+        f"{len(LABELS)} coloured shapes and nothing else. It samples 8 frames of each clip.",
+        "",
+        "1. Captioning: generate a sentence. It is right if it names exactly the shapes in the clip.",
+        "",
+        *(line for clip in clips for line in _caption_lines(clip)),
+        "",
+        f"2. Classification: choose one of {len(LABELS)} labels, for the clips with a single shape.",
+        "",
+        *(_label_line(clip) for clip in clips if "label" in clip),
+        "",
+        f"3. Retrieval: find the clip that a sentence describes among all {len(clips)}.",
+        "",
+        *map(_match_line, retrieval),
+        "",
+        f"{sum(answers)} of {len(answers)} answers are right.",
+    ]
     return "\n".join(lines)
+
+
+def _caption_lines(clip: dict[str, Any]) -> list[str]:
+    return [
+        f"   {clip['clip']}: {clip['text']} ({CLIP_SETS[clip['set']]})",
+        f"      caption  {clip['caption']!r}  {_verdict(clip['caption_right'])}",
+    ]
+
+
+def _label_line(clip: dict[str, Any]) -> str:
+    label = f"{clip['label']!r} ({clip['probability']:.0%})"
+    return f"   {clip['clip']}: {label}  {_verdict(clip['label_right'])}"
+
+
+def _match_line(match: dict[str, Any]) -> str:
+    found = f"{match['found']} (cosine {match['cosine']:.2f})"
+    return f"   {match['text']!r} -> {found}  {_verdict(match['right'])}"
+
+
+def _verdict(right: bool) -> str:
+    return "right" if right else "WRONG"

@@ -19,10 +19,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
-from typing import Any
-
-from .terminal import tell
 
 Update = Callable[[int], object]  # called with the number of parts just finished
 Progress = Callable[[int, str], AbstractContextManager[Update]]  # (total, unit) -> a stage of the work
@@ -52,43 +48,3 @@ def _size() -> dict[str, int]:
         return {} if os.get_terminal_size(sys.stderr.fileno()).columns else {"ncols": 80, "nrows": 24}
     except (AttributeError, OSError):  # no stream, or no terminal
         return {}
-
-
-# To be removed when the last caller takes progress as an argument: progress, advance, uncounted, say.
-
-_bar: ContextVar[Any] = ContextVar("bar", default=None)
-
-
-@contextmanager
-def progress(total: int, unit: str) -> Iterator[None]:
-    """Draw a bar while the `with` block runs; `advance` updates it."""
-    with progress_bar(total, unit) as update:
-        token = _bar.set(update)
-        try:
-            yield
-        finally:
-            _bar.reset(token)
-
-
-def advance(parts: int = 1) -> None:
-    """Report finished parts to the current bar, if there is one."""
-    if (update := _bar.get()) is not None:
-        update(parts)
-
-
-@contextmanager
-def uncounted() -> Iterator[None]:
-    """Ignore calls of `advance` inside the `with` block."""
-    token = _bar.set(None)
-    try:
-        yield
-    finally:
-        _bar.reset(token)
-
-
-def say(message: str) -> None:
-    """Write "minivideococa: " and a message to standard error, as one line, above the bar if there is one."""
-    from tqdm import tqdm
-
-    with tqdm.external_write_mode(file=sys.stderr):
-        tell(f"minivideococa: {message}")

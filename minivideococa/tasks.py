@@ -1,23 +1,25 @@
-"""What a VideoCoCa does with no training of its own: classify and retrieve by comparing latents, and score texts.
+"""Zero-shot tasks: classification and retrieval by latents, scoring and question answering by the decoder.
 
-VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification and text-to-video retrieval.
+VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification, text-to-video retrieval and question
+answering.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from .model import arguments
-from .model.config import Source, Video, check_finite
+from .model.config import Array, Source, Time, Video, check_finite, check_text, check_texts, describe, shorten
+from .model.generation import DecodingOptions
 from .model.ops import log_softmax, normalize, softmax
 from .model.videococa import VideoCoCa
-from .progress import advance
+from .progress import Update
 
 TEMPLATES = ("a video of {}.",)
-ENSEMBLE = (  # to average over, for labels that are things as well as for those that are actions
+ENSEMBLE = (  # for labels that are things and for labels that are actions
     "a video of {}.",
     "a short clip of {}.",
     "this video shows {}.",
@@ -27,198 +29,263 @@ ENSEMBLE = (  # to average over, for labels that are things as well as for those
     "a home video of {}.",
     "footage of {} from a camera.",
 )
+BATCH_SIZE = 16  # texts; the logits of one take L x V numbers
 
 
-def label_sentences(labels: Sequence[str], templates: Sequence[str] | None = None) -> list[list[str]]:
-    """Each label's sentences, one per template with a `{}`. Raises ValueError where there is nothing to choose from."""
-    labels = arguments.texts("labels", labels, blank=False)
-    templates = list(TEMPLATES) if templates is None else arguments.texts("templates", templates)
-    wrong = [t for t in templates if t.count("{}") != 1]
-    if wrong:
-        raise ValueError(f"a template holds {{}} once, where the label goes: not {wrong[0]!r}")
+def label_sentences(labels: Sequence[str], templates: Sequence[str] | Array | None = None) -> list[list[str]]:
+    """Return the sentences of each label: one for each template, with the label in place of its `{}`.
+
+    The default is `TEMPLATES`. Raises ValueError without a template and for one that does not hold exactly
+    one `{}`.
+    """
+    templates = list(TEMPLATES) if templates is None else check_texts("templates", templates)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f"a template holds {{}} once, where the label goes: not {template!r}")
     return [[template.replace("{}", label) for template in templates] for label in labels]
 
 
 def label_latents(
-    model: VideoCoCa, labels: Sequence[str], templates: Sequence[str] | None = None
-) -> np.ndarray:
-    """Each label's latent [labels, E], of unit length: the mean over its sentences.
+    model: VideoCoCa,
+    labels: Sequence[str] | Array,
+    templates: Sequence[str] | Array | None = None,
+    *,
+    progress: Update | None = None,
+) -> Array:
+    """Return the unit-length latent of each label, averaged over its sentences: `[labels, E]`.
 
-    Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4).
+    Averaging over several templates is CLIP's prompt ensembling (arXiv 2103.00020, section 3.1.4). `progress`
+    is called with the number of sentences just encoded. Raises ValueError without a label, for a blank one,
+    and as `label_sentences`.
     """
-    latents = []
-    for texts in label_sentences(labels, templates):
-        latents.append(normalize(model.encode_text(texts).mean(axis=0)))
-        advance(len(texts))
-    return np.stack(latents)
+    labels = check_texts("labels", labels, blank=False)
+    return np.stack([mean_latent(model, texts, progress) for texts in label_sentences(labels, templates)])
+
+
+def mean_latent(model: VideoCoCa, texts: Sequence[str], progress: Update | None = None) -> Array:
+    """Return the normalized mean of the latents of some texts: `[E]`."""
+    latent = normalize(model.encode_text(texts).mean(axis=0))
+    if progress:
+        progress(len(texts))
+    return latent
 
 
 def classify(
     model: VideoCoCa,
     video: Video | Source,
-    labels: Sequence[str] | np.ndarray,
-    templates: Sequence[str] | np.ndarray | None = None,
+    labels: Sequence[str] | Array,
+    templates: Sequence[str] | Array | None = None,
     by: str = "latent",
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
+    progress: Update | None = None,
 ) -> list[tuple[str, float]]:
-    """Zero-shot classification: [(label, probability)], best first.
+    """Classify a video zero-shot: return (label, probability) for each label, the most probable first.
 
-    by "latent": the video is compared with "a video of LABEL.", or with each label's average over `templates`, as the
-    paper does. by "likelihood": how probable the decoder finds those sentences, added up for each label.
-    The last keywords are those of `VideoCoCa.encode`.
-    Raises ValueError for another `by`, and without a label or template.
+    Parameters ---------- labels, templates : the classes, and sentences in which `{}` stands for the label.
+    Default: "a video of {}." by : "latent" compares the video's latent with that of each label, averaged over
+    the templates, as the paper does.
+        "likelihood" uses the probability that the decoder assigns to the sentences, summed over the
+        templates.
+    num_frames, start, end, adapter : as in `VideoCoCa.encode`.
+    progress : called with the number of texts just encoded or scored.
+
+    Raises ValueError for another `by`, without a label or template, and as `VideoCoCa.encode`.
     """
     if not isinstance(by, str) or by not in ("latent", "likelihood"):
-        raise ValueError(f"by is 'latent' or 'likelihood', not {arguments.shown(by)}")
-    labels = arguments.texts("labels", labels, blank=False)
+        raise ValueError(f"by is 'latent' or 'likelihood', not {shorten(by)}")
+    labels = check_texts("labels", labels, blank=False)
     sentences = label_sentences(labels, templates)
-    part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
     if by == "latent":
-        _warn(model)
-        latents = label_latents(model, labels, templates)
-        logits = model.logit_scale * cosine(latents, model.encode(video, **part).latent)
+        _warn_of_caveat(model)
+        latents = np.stack([mean_latent(model, texts, progress) for texts in sentences])
+    video = model.encode(video, num_frames, adapter, start, end)
+    if by == "latent":
+        logits = model.logit_scale * cosine(latents, video.latent)
     else:
-        scores = score(model, video, [text for texts in sentences for text in texts], **part)
+        scores = score(model, video, [text for texts in sentences for text in texts], progress=progress)
         logits = np.logaddexp.reduce(scores.reshape(len(labels), -1), axis=1)
     probabilities = softmax(check_finite("the logits are", logits))
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
 
-TEXTS_AT_ONCE = 16  # a text's logits take L x V numbers
-
-
 def score(
     model: VideoCoCa,
     video: Video | Source,
-    texts: Sequence[str] | np.ndarray,
+    texts: Sequence[str] | Array,
     prompt: str = "",
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
-) -> np.ndarray:
-    """The natural logarithm of each text's probability, given the video and the prompt that the text goes on from: [B].
+    progress: Update | None = None,
+) -> Array:
+    """Return the log-probability (natural logarithm) of each text given the video and the prompt: `[B]`.
 
-    It is the sum over the text's tokens, and its end, of the log-probability that the decoder gives each after those
-    before it; a text that is longer than the context counts as far as it goes.
-    The last keywords are those of `VideoCoCa.encode`.
-    Raises ValueError without a text, and for a prompt that leaves it no room.
+    It is the sum, over the text's tokens and its end token, of the log-probability that the decoder assigns
+    to each given the tokens before it (teacher forcing). The tokens of the prompt do not count. A text that
+    is longer than the context is cut.
+
+    Parameters
+    ----------
+    prompt : the text that each of `texts` continues.
+    num_frames, start, end, adapter : as in `VideoCoCa.encode`.
+    progress : called with the number of texts just scored.
+
+    Raises ValueError without a text, for a prompt that leaves no room in the context, and as
+    `VideoCoCa.encode`.
     """
-    texts, prompt = arguments.texts("texts", texts), arguments.text("prompt", prompt)
-    ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)
-    begin = (
-        text_lengths(model, model.tokenize(prompt))[0] - 1 if prompt else 1
-    )  # where the text's own tokens begin
-    if begin > model.config.text.context_length - 2:
-        raise ValueError(
-            f"{prompt!r} leaves no room: this model's texts have at most "
-            f"{model.config.text.context_length} tokens"
-        )
-    video = model.encode(video, num_frames, adapter, start, end)
-    lengths = text_lengths(model, ids)
-    scores = np.zeros(len(ids), model.params["logit_scale"].dtype)
-    for i in range(0, len(ids), TEXTS_AT_ONCE):
-        some = slice(i, i + TEXTS_AT_ONCE)
-        given, asked = ids[some, : lengths[some].max() - 1], ids[some, 1 : lengths[some].max()]
-        told = np.take_along_axis(log_softmax(model.decode(video.tokens, given)), asked[..., None], axis=-1)[
-            ..., 0
-        ]
-        advance(len(asked))
-        places = np.arange(1, 1 + asked.shape[1])
-        scores[some] = np.where((begin <= places) & (places < lengths[some, None]), told, 0).sum(axis=1)
+    texts, prompt = check_texts("texts", texts), check_text("prompt", prompt)
+    ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)  # [B, L]
+    begin = prompt_length(model, prompt)
+    longest = model.config.text.context_length
+    if begin > longest - 2:
+        raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most {longest} tokens")
+    tokens = model.encode(video, num_frames, adapter, start, end).tokens
+    scores = np.zeros(len(ids), model.dtype)
+    for rows in batches(len(ids)):
+        lengths = text_lengths(model, ids[rows])  # [B]
+        inputs, targets = ids[rows, : lengths.max() - 1], ids[rows, 1 : lengths.max()]  # [B, L]
+        log_probs = log_softmax(model.decode(tokens, inputs))  # [B, L, V]
+        log_probs = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]  # [B, L]
+        positions = np.arange(1, lengths.max())  # of the targets
+        counted = (begin <= positions) & (positions < lengths[:, None])
+        scores[rows] = np.where(counted, log_probs, 0).sum(axis=1)
+        if progress:
+            progress(len(targets))
     return scores
 
 
-def text_lengths(model: VideoCoCa, ids: np.ndarray) -> np.ndarray:
-    """How many ids each text [B, L] has, start and end included: [B]."""
-    return 2 + (ids[:, 1:] == model.tokenizer.end_id).argmax(axis=1)
+def text_lengths(model: VideoCoCa, ids: Array) -> Array:
+    """Return the number of ids of each text `[B, L]`, start and end included: `[B]`."""
+    end_id = model.require_tokenizer().end_id
+    return np.asarray(2 + (ids[:, 1:] == end_id).argmax(axis=1))
+
+
+def prompt_length(model: VideoCoCa, prompt: str) -> int:
+    """Return the number of ids of a prompt, the start token included."""
+    return int(text_lengths(model, model.tokenize(prompt))[0]) - 1 if prompt else 1
 
 
 def answer(
     model: VideoCoCa,
     video: Video | Source,
     question: str,
-    answers: Sequence[str] | np.ndarray | None = None,
+    answers: Sequence[str] | Array | None = None,
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
-    **how,
+    options: DecodingOptions | None = None,
+    progress: Update | None = None,
+    **keywords: Any,
 ) -> str:
-    """The answer to a question about a video: the likeliest of `answers` after the question, by `score`.
+    """Return the answer to a question about a video.
 
-    Without answers to choose from, what the decoder writes after the question. `how`: the keywords of `generate`, whose
-    `max_length` counts the question too; `min_length` is 1 unless given. A model that was not finetuned for questions
-    has only seen captions: "the colour of the circle is" may suit it better than "what colour is the circle?".
-    The keywords before `how` are those of `VideoCoCa.encode`.
-    Raises ValueError without a question, and for one that leaves no room.
+    With `answers` it is the most probable of them as a continuation of the question, by `score`. Without, it
+    is what the decoder generates after the question. A model that was not finetuned for question answering
+    has only seen captions: "the colour of the circle is" may suit it better than "what colour is the
+    circle?".
+
+    Parameters ---------- num_frames, start, end, adapter : as in `VideoCoCa.encode`. options, keywords : how
+    to generate, as in `VideoCoCa.generate`. `max_length` counts the question too; `min_length`
+        is 1 unless given. The prompt is the question.
+    progress : called with the number of texts just scored, or of tokens just generated.
+
+    Raises ValueError for a blank question, for one that leaves no room in the context, and as
+    `VideoCoCa.encode`.
     """
-    if not arguments.text("question", question).strip():
+    if not check_text("question", question).strip():
         raise ValueError("question is blank: give a question")
-    part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
     if answers is not None:
-        answers = arguments.texts("answers", answers)
-        return answers[int(score(model, video, answers, question, **part).argmax())]
-    video = model.encode(video, **part)
-    asked = text_lengths(model, model.tokenize(question))[0] - 1
-    return model.tokenizer.decode(
-        model.generate(video.tokens, prompt=question, **{"min_length": 1} | how)[asked:]
-    )
+        answers = check_texts("answers", answers)
+        scores = score(
+            model,
+            video,
+            answers,
+            question,
+            num_frames=num_frames,
+            start=start,
+            end=end,
+            adapter=adapter,
+            progress=progress,
+        )
+        return answers[int(scores.argmax())]
+    if options is None:
+        keywords = {"min_length": 1} | keywords
+    options = DecodingOptions.create(options, prompt=question, **keywords)
+    tokens = model.encode(video, num_frames, adapter, start, end).tokens
+    ids = model.generate(tokens, options, progress=progress)
+    return str(model.require_tokenizer().decode(ids[prompt_length(model, question) :]))
 
 
 def retrieve(
     model: VideoCoCa,
     query: str | Video | Source,
-    candidates: Sequence[str | Video | Source] | np.ndarray,
+    candidates: Sequence[str | Video | Source] | Array,
     *,
     num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
+    start: Time = None,
+    end: Time = None,
     adapter: str = "attentional",
+    progress: Update | None = None,
 ) -> list[tuple[int, float]]:
-    """[(index, cosine)], best first: videos for a text, or texts for a video.
+    """Rank videos by a text, or texts by a video: return (index, cosine) for each candidate, the best first.
 
-    A `str` as the query is a text, and the candidates are videos (encoded, frames or paths). Any other query is a
-    video, and the candidates are texts; to ask with a file, give a `pathlib.Path`. The keywords are those of
-    `VideoCoCa.encode`.
+    A `str` as the query is a text, and the candidates are videos (encoded, frames or paths). Any other query
+    is a video, and the candidates are texts. Give a file as the query as a `pathlib.Path`.
+
+    Parameters
+    ----------
+    num_frames, start, end, adapter : as in `VideoCoCa.encode`.
+    progress : called with the number of candidate texts just encoded.
+
+    Raises ValueError without a candidate, for a blank text, and as `VideoCoCa.encode`.
     """
-    part = {"num_frames": num_frames, "start": start, "end": end, "adapter": adapter}
-    _warn(model)
+    _warn_of_caveat(model)
+
+    def latent(video: Any) -> Array:
+        return model.encode(video, num_frames, adapter, start, end).latent
+
     if isinstance(query, str):
-        query = arguments.text("query", query, blank=False)
+        query = check_text("query", query, blank=False)
         if not isinstance(candidates, list | tuple) or not candidates:
-            raise ValueError(
-                f"candidates must be a list of at least one video, not {arguments.what(candidates)}"
-            )
-        text = model.encode_text(query)[0]
-        cosines = cosine(np.stack([model.encode(video, **part).latent for video in candidates]), text)
+            raise ValueError(f"candidates must be a list of at least one video, not {describe(candidates)}")
+        text = model.encode_text(query)[0]  # [E]
+        cosines = cosine(np.stack([latent(video) for video in candidates]), text)
     else:
-        texts = arguments.texts("candidates", candidates, blank=False)
+        texts = check_texts("candidates", candidates, blank=False)
         latents = []
-        for i in range(0, len(texts), TEXTS_AT_ONCE):
-            latents.append(model.encode_text(texts[i : i + TEXTS_AT_ONCE]))
-            advance(len(latents[-1]))
-        cosines = cosine(np.concatenate(latents), model.encode(query, **part).latent)
+        for rows in batches(len(texts)):
+            latents.append(model.encode_text(texts[rows]))
+            if progress:
+                progress(len(latents[-1]))
+        cosines = cosine(np.concatenate(latents), latent(query))
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
 
 
-def _warn(model: VideoCoCa) -> None:
-    """Warn if the model's weights are known to have latents that cannot be compared."""
+def _warn_of_caveat(model: VideoCoCa) -> None:
+    """Warn if the weights are known to have latents that cannot be compared."""
     if model.caveat:
         warnings.warn(model.caveat, stacklevel=3)
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rows [n, E] and one [E], all of unit length -> [n]. Row by row, so that equal rows have equal cosines."""
-    return (a * b).sum(axis=-1)
+def batches(count: int) -> Iterator[slice]:
+    """Yield the slices of `BATCH_SIZE` that cover `count` texts."""
+    for i in range(0, count, BATCH_SIZE):
+        yield slice(i, min(i + BATCH_SIZE, count))
 
 
-def best_first(scores: np.ndarray) -> np.ndarray:
-    """Indices by falling score; equals keep their order."""
+def cosine(a: Array, b: Array) -> Array:
+    """Return the cosines of unit vectors `[n, E]` with one `[E]`: `[n]`, the same for equal rows."""
+    return np.asarray((a * b).sum(axis=-1))
+
+
+def best_first(scores: Array) -> Array:
+    """Return the indices of scores in descending order; equal ones keep their order."""
     return np.argsort(-scores, kind="stable")

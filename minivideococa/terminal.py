@@ -1,11 +1,12 @@
 """Standard output and standard error, whatever they are connected to.
 
-A result is written, or an error says that it was not. A message that cannot be written is dropped and the work goes on.
-Characters that a stream cannot encode are escaped, and so are control characters in names.
+A result is written, or an error says that it was not. A message that cannot be written is dropped and the
+work goes on. Characters that a stream cannot encode are escaped, and so are control characters in names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import unicodedata
@@ -17,27 +18,28 @@ CLOSED = "standard output is closed: redirect it to a file, or to /dev/null"
 def open_streams() -> None:
     """Open the null device in place of each standard stream that is closed.
 
-    Otherwise the next file that is opened would become standard output or standard error. `sys.stdout` stays None,
-    so that `write` can tell.
+    Otherwise the next file to be opened would become standard output or standard error. `sys.stdout` stays
+    None, so that `write` can detect it.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # the lowest one that is free, so this one is opened
+        except OSError:  # the lowest free descriptor, so this is the one that is opened
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (it stays open)
 
 
 def write(text: str) -> None:
-    """Write a result and a line break to standard output, now. A reader that has left, such as `head`, is no error.
+    """Write a result and a line break to standard output, and flush it.
 
-    Raises OSError if standard output is closed or cannot be written to.
+    A reader that has left, such as `head`, is no error. Raises OSError if standard output is closed or cannot
+    be written to.
     """
     if sys.stdout is None:
         raise OSError(CLOSED)
     try:
-        print(encodable(text, sys.stdout), flush=True)
+        _write_line(sys.stdout, text)
     except OSError as error:
         _discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
@@ -48,21 +50,20 @@ def tell(message: str) -> None:
     """Write a message to standard error, as one line; drop it if that is not possible."""
     if sys.stderr is not None:
         try:
-            print(encodable(printable(message), sys.stderr), file=sys.stderr, flush=True)
+            _write_line(sys.stderr, printable(message))
         except OSError:
             _discard(sys.stderr)
 
 
 def printable(text: str) -> str:
-    """Return a text with its line breaks, control characters and undecodable bytes escaped as in Python: one line."""
+    """Return a text as one line: line breaks, control characters and undecodable bytes are escaped."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
-    def escaped(c: str) -> str:
-        keep = (
-            c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"
-        )  # spaces, letter joiners
-        return c if keep else c.encode("unicode_escape").decode()
 
-    return text if text.isprintable() else "".join(map(escaped, text))
+def _escaped(c: str) -> str:
+    """Return a character, escaped unless it is printable, a space, or a joiner of letters."""
+    keep = c.isprintable() or unicodedata.category(c) == "Zs" or c in "\u200c\u200d"
+    return c if keep else c.encode("unicode_escape").decode()
 
 
 def encodable(text: str, stream: TextIO | None) -> str:
@@ -71,9 +72,12 @@ def encodable(text: str, stream: TextIO | None) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def _write_line(stream: TextIO, text: str) -> None:
+    stream.write(encodable(text, stream) + "\n")
+    stream.flush()
+
+
 def _discard(stream: TextIO) -> None:
-    """Send what is left in a stream's buffer to the null device; otherwise the interpreter would fail on it at exit."""
-    try:
+    """Redirect a stream to the null device; else what is left in its buffer is an error at exit."""
+    with contextlib.suppress(OSError):  # a stream in memory has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except OSError:  # a stream in memory
-        pass

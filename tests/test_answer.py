@@ -1,4 +1,4 @@
-"""Answers to questions: the likeliest text after a prompt."""
+"""Answers to questions: the most probable continuation of a prompt."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def video(model):
     return model.encode_video(np.random.default_rng(0).standard_normal((2, 3, 14, 14)))
 
 
-def test_the_score_after_a_prompt_by_the_decoders_own_numbers(model, video):
+def test_the_score_with_a_prompt_against_the_decoders_logits(model, video):
     """log p(red circle, end | start, there is a): one row, no padding, id by id."""
     ids = model.tokenize(["there is a red circle"])[0]
     ids = ids[: list(ids).index(model.tokenizer.end_id) + 1]
@@ -27,7 +27,7 @@ def test_the_score_after_a_prompt_by_the_decoders_own_numbers(model, video):
     np.testing.assert_allclose(mvc.score(model, video, ["red circle"], "there is a"), [want], atol=1e-12)
 
 
-def test_what_a_prompt_takes_off_is_the_same_for_all_texts(model, video):
+def test_a_prompt_shifts_all_scores_by_the_same_amount(model, video):
     texts = ["red circle", "blue star", "star"]
     off = mvc.score(model, video, [f"there is a {text}" for text in texts]) - mvc.score(
         model, video, texts, "there is a"
@@ -37,7 +37,7 @@ def test_what_a_prompt_takes_off_is_the_same_for_all_texts(model, video):
     np.testing.assert_array_equal(mvc.score(model, video, texts, ""), mvc.score(model, video, texts))
 
 
-def test_the_likeliest_answer(model, video):
+def test_the_most_probable_answer(model, video):
     answers = ["red circle", "blue star", "green heart", "a"]
     best = answers[int(mvc.score(model, video, answers, "this is a").argmax())]
     assert mvc.answer(model, video, "this is a", answers) == best
@@ -45,7 +45,7 @@ def test_the_likeliest_answer(model, video):
     assert mvc.answer(model, video, "this is a", [answers[2]]) == answers[2]
 
 
-def test_without_answers_it_writes_on(model, video):
+def test_without_answers_the_question_is_continued(model, video):
     written = mvc.answer(model, video, "there is")
     assert f"there is {written}".strip() == model.caption(video, prompt="there is", min_length=1)
 
@@ -60,12 +60,12 @@ def test_without_answers_it_writes_on(model, video):
         (lambda model, video: mvc.answer(model, video, "a " * 9), "must be more than"),
     ],
 )
-def test_bad_questions(model, video, call, message):
+def test_invalid_questions(model, video, call, message):
     with pytest.raises(ValueError, match=message):
         call(model, video)
 
 
-def test_without_a_tokenizer_there_are_no_words(tiny_model, video):
+def test_answer_needs_a_tokenizer(tiny_model, video):
     with pytest.raises(ValueError, match="no tokenizer"):
         mvc.answer(tiny_model(5), video, "there is", ["red"])
 

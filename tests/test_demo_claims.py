@@ -1,4 +1,4 @@
-"""What the README says of the demo's clips: which sampled frames show which object, and what each pooling makes of them."""
+"""The claims about the demo's clips: which frames show which object, and what each pooling finds."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from minivideococa.demo import CLIPS, run
 from minivideococa.world import LABELS, objects_named, sample_clip
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
-import render_demo  # noqa: E402
+import render_demo
 
 SCENES = {
     kind: sample_clip(kind, np.random.default_rng([render_demo.SEED, i]), render_demo.FRAMES)
@@ -36,7 +36,7 @@ def model():
 
 
 def pixels_of(thing, frames, background):
-    """int [T]: the pixels of each frame that have an object's colour where the empty background has another."""
+    """Count the pixels of each frame that have an object's colour where the background has another: [T]."""
     distance = np.abs(frames - 255.0 * np.array(thing.rgb)).max(axis=-1)
     return ((distance < 20) & (np.abs(frames - 255.0 * background).max(axis=-1) > 40)).sum(axis=(1, 2))
 

@@ -150,12 +150,14 @@ from minivideococa.model.videococa import VideoCoCa
 E, one = 8, {"layers": 1, "heads": 1, "mlp_width": 32, "width": 8, "quick_gelu": False}
 config = Config(
     embed_dim=E, pad_id=0, tokenizer_clean="lower", source={}, preprocess=None,
-    vision=VisionConfig(image_size=4, patch_size=2, ln_pre=True, attentional_pool=True, queries=4, pooler_heads=1, **one),
+    vision=VisionConfig(image_size=4, patch_size=2, ln_pre=True, attentional_pool=True, queries=4,
+                        pooler_heads=1, **one),
     text=TextConfig(context_length=5, vocab_size=9, pad_id=0, correct_cls_mask=False, **one),
     decoder=DecoderConfig(context_length=5, **one))
 def w(*shape): return np.full(shape, 0.1)
 norm = {"weight": w(E), "bias": w(E)}
-attn = {"in_proj_weight": w(3 * E, E), "in_proj_bias": w(3 * E), "out_proj": {"weight": w(E, E), "bias": w(E)}}
+out = {"weight": w(E, E), "bias": w(E)}
+attn = {"in_proj_weight": w(3 * E, E), "in_proj_bias": w(3 * E), "out_proj": out}
 mlp = {"c_fc": {"weight": w(32, E), "bias": w(32)}, "c_proj": {"weight": w(E, 32), "bias": w(E)}}
 block = {"ln_1": norm, "ln_2": norm, "attn": attn, "mlp": mlp, "ln_1_kv": norm}
 params = {
@@ -165,7 +167,8 @@ params = {
                "attn_pool": {"query": w(4, E), "ln_q": norm, "ln_k": norm, "attn": attn}},
     "text": {"token_embedding": {"weight": w(9, E)}, "cls_emb": w(E), "positional_embedding": w(6, E),
              "transformer": {"resblocks": [block]}, "ln_final": norm, "text_projection": w(E, E)},
-    "text_decoder": {"resblocks": [block], "cross_attn": [block], "ln_final": norm, "text_projection": w(E, 9)}}
+    "text_decoder": {"resblocks": [block], "cross_attn": [block], "ln_final": norm,
+                     "text_projection": w(E, 9)}}
 net = VideoCoCa(config, params)
 video, latents, logits = net(np.ones((2, 3, 4, 4)), np.array([[1, 2, 3]]))
 assert latents.shape == (1, E) and logits.shape == (1, 3, 9)
@@ -206,7 +209,7 @@ def test_all_names_resolve():
     for name in mvc.__all__:
         assert callable(getattr(mvc, name)) and name in dir(mvc)
     with pytest.raises(AttributeError, match="no_such_name"):
-        mvc.no_such_name
+        _ = mvc.no_such_name
 
 
 @pytest.mark.parametrize(

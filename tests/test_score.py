@@ -1,4 +1,4 @@
-"""The probabilities of texts: `score` against one token at a time, and classification by it."""
+"""Log-probabilities of texts: `score` against one token at a time, and classification by likelihood."""
 
 from itertools import product
 
@@ -31,7 +31,7 @@ def model(tiny_model, tokenizer):
 
 
 def naive_score(model, video, ids):
-    """log p(id 1 | id 0) + log p(id 2 | ids 0, 1) + ..., each from a text that holds nothing else."""
+    """log p(id 1 | id 0) + log p(id 2 | ids 0, 1) + ..., each decoded separately."""
     total = 0.0
     for n in range(1, len(ids)):
         logits = model.decode(video.tokens, np.array([ids[:n]]))[0, -1].astype(float)
@@ -63,20 +63,20 @@ def test_a_score_is_the_sum_over_tokens(tiny_model, tokenizer, texts, seed, dtyp
 
 @settings(max_examples=30)
 @given(texts_of_words, st.randoms(use_true_random=False))
-def test_the_other_texts_do_not_matter(model, texts, random):
-    """Nor their order, nor how many are scored at once."""
+def test_scores_do_not_depend_on_the_other_texts(model, texts, random):
+    """Nor on their order or the batch size."""
     video, order = a_video(), random.sample(range(len(texts)), len(texts))
     together = mvc.score(model, video, texts)
     reordered = mvc.score(model, video, [texts[i] for i in order])
     np.testing.assert_allclose(reordered, together[order], rtol=1e-12)
     np.testing.assert_allclose(mvc.score(model, video, texts[:1]), together[:1], rtol=1e-12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "TEXTS_AT_ONCE", random.randint(1, 5))
+        patch.setattr(tasks, "BATCH_SIZE", random.randint(1, 5))
         np.testing.assert_allclose(mvc.score(model, video, texts), together, rtol=1e-12)
 
 
-def test_how_far_a_text_is_padded_does_not_matter(tiny_model, model, tokenizer, monkeypatch):
-    """A text in a longer context, and one whose words are the padding's own id."""
+def test_scores_do_not_depend_on_padding(tiny_model, model, tokenizer, monkeypatch):
+    """Texts padded to other lengths, and texts that contain the padding id."""
     texts, video = ["a red circle", "", "a " * 7], a_video()
     got = mvc.score(model, video, texts)
     for length in (3, 5, 20):
@@ -94,8 +94,8 @@ def test_how_far_a_text_is_padded_does_not_matter(tiny_model, model, tokenizer, 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_all_texts_together(tiny_model, seed):
-    """Texts exclude each other: the probabilities of all of them come to 1, less that of all longer ones."""
+def test_probabilities_of_all_texts_sum_to_one(tiny_model, seed):
+    """The probabilities of all texts up to a length sum to 1 minus that of longer ones."""
     V, video = 5, a_video(seed)
     model = tiny_model(seed, text={"vocab_size": V}, decoder={"vocab_size": V})
     model.tokenizer = Numbers(V, 9)
@@ -106,7 +106,7 @@ def test_all_texts_together(tiny_model, seed):
         return np.exp(mvc.score(model, video, short)).sum()
 
     sums = [probability(n) for n in range(5)]
-    assert 0 < sums[0] and sums == sorted(sums) and sums[4] < 1
+    assert sums[0] > 0 and sums == sorted(sums) and sums[4] < 1
     for n in range(3):
         beginnings = [[V - 2, *text] for text in texts if len(text) == n + 1]
         longer = sum(np.exp(naive_score(model, video, beginning)) for beginning in beginnings)
@@ -115,8 +115,8 @@ def test_all_texts_together(tiny_model, seed):
     assert probability(4) == pytest.approx(1, abs=1e-9)
 
 
-def test_all_texts_of_the_worlds_words(model):
-    """Up to two words, less than 1: the other ids have something, longer texts too."""
+def test_probabilities_of_short_texts_sum_to_less_than_one(model):
+    """Texts of up to two words: other ids and longer texts have the rest."""
     texts = [" ".join(words) for n in range(3) for words in product(WORDS, repeat=n)]
     total = np.exp(mvc.score(model, a_video(), texts)).sum()
     assert 0 < total < 1
@@ -127,7 +127,7 @@ def test_a_score_depends_on_the_video(model):
     assert abs(np.subtract(*(mvc.score(model, video, ["a red circle"]) for video in videos))) > 1e-3
 
 
-def test_what_is_likeliest_to_be_said_scores_best(tiny_model):
+def test_the_best_beam_has_the_highest_score(tiny_model):
     """With enough textbook beams and no length penalty, `generate` finds the text with the highest score."""
     V, video = 5, a_video(7)
     model = tiny_model(7, text={"vocab_size": V}, decoder={"vocab_size": V})
@@ -142,8 +142,8 @@ def test_what_is_likeliest_to_be_said_scores_best(tiny_model):
     assert [V - 2, *map(int, best.split()), V - 1] == ids
 
 
-def test_a_text_longer_than_the_context_counts_as_far_as_it_goes(model):
-    """The tokenizer cuts it, and puts the end in the last place."""
+def test_a_text_longer_than_the_context_is_cut(model):
+    """The tokenizer cuts it and puts the end token last."""
     long = "a red circle and a blue square " * 3
     ids = model.tokenize([long])[0].tolist()
     assert len(ids) == 9 and ids[-1] == END
@@ -171,7 +171,7 @@ def naive_likelihood(model, video, labels, templates):
 
 @pytest.mark.parametrize("templates", [None, ["{}"], ["{}", "there is {}", "a video of {}"]], ids=str)
 def test_classify_by_likelihood(model, templates):
-    """A label's probability is that of any of its sentences, among all the labels'."""
+    """A label's probability is the sum over its sentences, normalized over the labels."""
     for seed in range(3):
         video = a_video(seed)
         result = mvc.classify(model, video, LABELS, templates, by="likelihood")
@@ -182,8 +182,8 @@ def test_classify_by_likelihood(model, templates):
         assert {type(p) for _, p in result} == {float}
 
 
-def test_classify_by_likelihood_where_every_probability_is_tiny(tiny_model, tokenizer):
-    """Of a float32 model and sentences that are all but impossible: no underflow."""
+def test_classify_by_likelihood_with_tiny_probabilities(tiny_model, tokenizer):
+    """No underflow for a float32 model and almost impossible sentences."""
     model = tiny_model(1, "float32", tokenizer=tokenizer)
     raise_logits(model, {VOCABULARY.index("red"): 40})
     video = a_video(dtype="float32")
@@ -197,7 +197,7 @@ def test_classify_by_likelihood_where_every_probability_is_tiny(tiny_model, toke
         assert result[label] == pytest.approx(np.exp(float(score - scores[2])), rel=1e-3, abs=1e-30)
 
 
-def test_classify_goes_by_the_latent_unless_told(model):
+def test_classify_by_latent_is_the_default(model):
     video = a_video()
     assert mvc.classify(model, video, LABELS) == mvc.classify(model, video, LABELS, by="latent")
     assert mvc.classify(model, video, LABELS) != mvc.classify(model, video, LABELS, by="likelihood")

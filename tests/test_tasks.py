@@ -45,7 +45,7 @@ def refused(call, *facts):
 
 
 def naive_probabilities(model, video, labels, templates):
-    """The softmax over scaled cosines with each label's mean of unit latents, itself of unit length."""
+    """Softmax over scaled cosines with the normalized mean of each label's unit latents."""
     scores = []
     for label in labels:
         latents = [model.encode_text(t.format(label))[0] for t in templates]
@@ -92,8 +92,8 @@ def test_classify_takes_every_kind_of_video(model, tmp_path):
     assert mvc.classify(model, frames, LABELS) == mvc.classify(model, model.encode(frames), LABELS)
 
 
-def test_labels_may_look_like_templates(model):
-    """A label is put in as it is, whatever it holds."""
+def test_labels_may_contain_braces(model):
+    """A label is inserted literally."""
     labels = ["a {} circle", "a {0} star", "100% {x}"]
     assert {label for label, _ in mvc.classify(model, random_frames(0), labels)} == set(labels)
     assert mvc.classify(model, random_frames(0), ["nothing"], ["{} in {braces}"]) == [("nothing", 1.0)]
@@ -181,7 +181,7 @@ def test_retrieve_takes_every_kind_of_video(model, tmp_path):
         assert mvc.retrieve(model, query, LABELS) == mvc.retrieve(model, model.encode(query), LABELS)
 
 
-def test_a_string_that_is_a_query_is_a_text(model, tmp_path, monkeypatch):
+def test_a_string_query_is_a_text(model, tmp_path, monkeypatch):
     """Even where a file has that name."""
     monkeypatch.chdir(tmp_path)
     write_gif(tmp_path / "circle.gif", 0)
@@ -190,12 +190,12 @@ def test_a_string_that_is_a_query_is_a_text(model, tmp_path, monkeypatch):
     assert cosine == pytest.approx(float(model.encode_text("circle.gif")[0] @ video.latent))
 
 
-def test_retrieve_refuses_to_choose_from_nothing(model):
+def test_retrieve_refuses_no_candidates(model):
     refused(lambda: mvc.retrieve(model, "a red circle", []), "video")
     refused(lambda: mvc.retrieve(model, random_frames(0), []), "text")
 
 
-def test_retrieve_refuses_one_string_for_a_list(model):
+def test_retrieve_refuses_a_string_for_a_list(model):
     refused(lambda: mvc.retrieve(model, "a red circle", "clip.mp4"), "video")
     refused(lambda: mvc.retrieve(model, random_frames(0), "a red circle"), "text")
 
@@ -228,7 +228,7 @@ def test_copies_of_a_video_keep_their_order(tiny_model, tokenizer, copies):
         assert order[first : first + copies] == [*range(order[first] % 3, 3 * copies, 3)]
 
 
-def test_copies_of_a_text_stand_together(model):
+def test_copies_of_a_text_are_adjacent(model):
     video = model.encode(random_frames(0))
     order = [LABELS[i % 4] for i, _ in mvc.retrieve(model, video, LABELS * 5)]
     assert all(len(set(order[first : first + 5])) == 1 for first in range(0, 20, 5))

@@ -1,11 +1,11 @@
-"""Train the embedded tiny CoCa from scratch, on still images of the synthetic world and nothing else.
+"""Train the embedded tiny CoCa from scratch, on still images of the synthetic world only.
 
     pip install -e ".[train]"
     python weights/train.py --out weights/tiny
 
-Training goes on where it stopped if the command is given again: the state is kept in OUT/state.pt, the losses in
-OUT/log.txt. At the end OUT holds a checkpoint folder: config.json, model.safetensors (float16), tokenizer.json.
-The images of step k follow from (seed, k) alone.
+An interrupted training is resumed by the same command: the state is in OUT/state.pt, the losses are in
+OUT/log.txt. At the end OUT is a checkpoint folder: config.json, model.safetensors (float16), tokenizer.json.
+The images of step k depend on (seed, k) only.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ CONFIG = {
 BATCH = 128
 MUON_RATE, ADAM_RATE, WEIGHT_DECAY = 2e-3, 1e-3, 0.05
 STEPS = 4400
-RATE = (0, 100, 2200, STEPS), (0.01, 1, 1, 0)  # the learning rates' factor, linear between these steps
-COUNTS = (0.01, 0.27, 0.40, 0.32)  # how often a picture shows 0, 1, 2 or 3 objects
-# In so many of the pictures each object stands up to twice as far away. At half its radius it covers a quarter of what it
-# did, the share that an object visible in a quarter of a video's frames has of their tokens: so the pooler's attention
-# must be sharp enough to find it.
+RATE = (0, 100, 2200, STEPS), (0.01, 1, 1, 0)  # factor of the learning rates, linear between these steps
+COUNTS = (0.01, 0.27, 0.40, 0.32)  # probabilities of 0, 1, 2 and 3 objects in an image
+# Probability that the objects of an image are up to twice as far away. At half its radius an object covers a
+# quarter of its area, the share of the tokens that belong to an object visible in a quarter of a video's
+# frames: the pooler's attention has to be sharp enough to find it.
 FAR = 0.5
-# With --dilution, from a step on, in so many of the steps the tokens of up to so many empty pictures stand behind each
-# picture's own.
+# With --dilution: the first diluted step, the probability of dilution in a step, and the most empty images
+# whose tokens are appended to those of each image.
 DILUTED_FROM, DILUTED, EMPTY = 3250, 0.6, 6
 CAPTION_WEIGHT = 2.0  # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 3.2)
 
 
 def tokenizer_json() -> str:
-    """A word-level tokenizer of the world's vocabulary, in the format of the `tokenizers` library."""
+    """Return a word-level tokenizer of the synthetic world's vocabulary, in the `tokenizers` format."""
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
@@ -88,7 +88,7 @@ def tokenizer_json() -> str:
 
 
 def new_model() -> CoCa:
-    """open_clip's CoCa with every parameter filled (its own initialisation leaves some of them as they come)."""
+    """Return open_clip's CoCa with every parameter initialized: open_clip leaves some uninitialized."""
     model = CoCa(**CONFIG["model_cfg"])
     for transformer in (model.visual.transformer, model.text_decoder):
         width = transformer.width
@@ -100,17 +100,16 @@ def new_model() -> CoCa:
             torch.nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
             torch.nn.init.normal_(block.mlp.c_proj.weight, std=width**-0.5 * (2 * transformer.layers) ** -0.5)
     torch.nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
-    model.behind = torch.empty(
-        1, 0, model.visual.transformer.width
-    )  # tokens that the pooler sees behind a picture's own
+    # tokens [1, M, W] appended to those of each image before pooling
+    model.appended = torch.empty(1, 0, model.visual.transformer.width)
     model.visual.attn_pool.register_forward_pre_hook(
-        lambda module, args: torch.cat([args[0], model.behind.expand(len(args[0]), -1, -1)], dim=1)
+        lambda module, args: torch.cat([args[0], model.appended.expand(len(args[0]), -1, -1)], dim=1)
     )
     return model
 
 
 def optimizers(model: CoCa) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks and the pooler, AdamW for all else."""
+    """Return Muon for the matrices inside the blocks and the pooler, AdamW for all other parameters."""
     matrices, others, undecayed = [], [], []
     for name, p in model.named_parameters():
         if p.ndim == 2 and name.endswith("weight") and "embedding" not in name:
@@ -127,10 +126,13 @@ def optimizers(model: CoCa) -> list[torch.optim.Optimizer]:
     ]
 
 
-def orthogonalised(
+def orthogonalize(
     update: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> torch.Tensor:
-    """Muon's Newton-Schulz iteration in float32: torch's rounds to bfloat16, which many CPUs only emulate: twenty times slower."""
+    """Run Muon's Newton-Schulz iteration in float32.
+
+    torch's own uses bfloat16, which many CPUs emulate and which is twenty times slower there.
+    """
     a, b, c = coefficients
     x = update.T if len(update) > update.shape[1] else update
     x = x / x.norm().clamp(min=eps)
@@ -140,11 +142,11 @@ def orthogonalised(
     return x.T if len(update) > update.shape[1] else x
 
 
-torch.optim._muon._zeropower_via_newtonschulz = orthogonalised
+torch.optim._muon._zeropower_via_newtonschulz = orthogonalize
 
 
 def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels float32 [B, 3, 64, 64] and ids int64 [B, 20] of one step."""
+    """Return the pixels float32 [B, 3, 64, 64] and ids int64 [B, 20] of one step."""
     rng = np.random.default_rng([seed, step])
     word = {w: i for i, w in enumerate(VOCABULARY)}
     pixels, ids = torch.empty(BATCH, 3, 64, 64), np.zeros((BATCH, 20), np.int64)
@@ -152,34 +154,34 @@ def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         objects = sample_objects(rng, int(rng.choice(4, p=COUNTS)))
         if rng.random() < FAR:
             objects = farther(objects, rng)
-        pixels[i] = standardised(draw(objects, sample_background(rng)))
+        pixels[i] = normalize(draw(objects, sample_background(rng)))
         tokens = ["<start_of_text>", *caption(objects, rng).split(), "<end_of_text>"]
         ids[i, : len(tokens)] = [word[t] for t in tokens]
     return pixels, torch.from_numpy(ids)
 
 
-def standardised(picture: np.ndarray) -> torch.Tensor:
-    """A picture uint8 [64, 64, 3] as pixels float32 [3, 64, 64]."""
+def normalize(image: np.ndarray) -> torch.Tensor:
+    """Normalize an image uint8 [64, 64, 3] to pixels float32 [3, 64, 64]."""
     mean, std = (np.float32(CONFIG["preprocess_cfg"][k]) for k in ("mean", "std"))
-    return torch.from_numpy((picture / np.float32(255) - mean) / std).permute(2, 0, 1)
+    return torch.from_numpy((image / np.float32(255) - mean) / std).permute(2, 0, 1)
 
 
 @torch.no_grad()
 def dilute(model: CoCa, seed: int, step: int) -> None:
-    """Put empty pictures behind those of a training step, or not: one sequence, as VideoCoCa makes one of a video's frames."""
+    """Append the tokens of a random number of empty images, maybe none, to those of each image of a step.
+
+    They form one sequence, as the tokens of a video's frames do in VideoCoCa.
+    """
     rng = np.random.default_rng([seed, step, 1])
     count = int(rng.integers(1, EMPTY + 1)) if rng.random() < DILUTED else 0
-    pictures = [draw((), sample_background(rng)) for _ in range(count)]
+    images = [draw((), sample_background(rng)) for _ in range(count)]
     with sdpa_kernel(SDPBackend.MATH):
-        tokens = [
-            model.visual.transformer(model.visual._embeds(standardised(picture)[None]))
-            for picture in pictures
-        ]
-    model.behind = torch.cat(tokens, dim=1) if count else model.behind[:, :0]
+        tokens = [model.visual.transformer(model.visual._embeds(normalize(image)[None])) for image in images]
+    model.appended = torch.cat(tokens, dim=1) if count else model.appended[:, :0]
 
 
 def losses(model: CoCa, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The contrastive and the captioning loss (nats a token) of a batch."""
+    """Return the contrastive loss and the captioning loss, in nats per token, of a batch."""
     with sdpa_kernel(SDPBackend.MATH):
         out = model(pixels, ids)
     similarity = out["logit_scale"] * out["image_features"] @ out["text_features"].T
@@ -190,75 +192,98 @@ def losses(model: CoCa, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.
 
 
 def save_checkpoint(model: CoCa, out: Path) -> None:
-    """The checkpoint folder: weights in float16, configuration, tokenizer."""
+    """Write a checkpoint folder: weights in float16, configuration, tokenizer."""
     tensors = {name: t.detach().half().contiguous() for name, t in model.state_dict().items()}
     save_file(tensors, out / "model.safetensors")
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     (out / "tokenizer.json").write_text(tokenizer_json() + "\n")
 
 
-def main() -> None:
-    """Train from the start, or from OUT/state.pt."""
+def set_learning_rates(opts: list[torch.optim.Optimizer], base_rates: list[list[float]], step: int) -> None:
+    """Set the learning rates of one step."""
+    for opt, rates in zip(opts, base_rates, strict=True):
+        for group, base in zip(opt.param_groups, rates, strict=True):
+            group["lr"] = base * float(np.interp(step, *RATE))
+
+
+def train_step(
+    model: CoCa, opts: list[torch.optim.Optimizer], pixels: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Update the parameters on one batch and return its two losses."""
+    contrastive, captioning = losses(model, pixels, ids)
+    (contrastive + CAPTION_WEIGHT * captioning).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for opt in opts:
+        opt.step()
+        opt.zero_grad()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, np.log(100))
+    return contrastive, captioning
+
+
+def restore_state(path: Path, model: CoCa, opts: list[torch.optim.Optimizer]) -> int:
+    """Restore model and optimizers from a file, if it exists, and return the next step."""
+    if not path.exists():
+        return 0
+    saved = torch.load(path)
+    model.load_state_dict(saved["model"])
+    for opt, state in zip(opts, saved["optimizers"], strict=True):
+        opt.load_state_dict(state)
+    return saved["step"]
+
+
+def save_state(path: Path, model: CoCa, opts: list[torch.optim.Optimizer], step: int) -> None:
+    """Write the state after `step` steps, as a whole or not at all."""
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in opts], "step": step}
+    torch.save(state, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("weights/tiny"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--until", type=int, default=STEPS, metavar="STEP", help="stop early, and keep what is there"
+        "--until", type=int, default=STEPS, metavar="STEP", help="stop early and write the checkpoint"
     )
     parser.add_argument(
         "--dilution",
         action="store_true",
-        help="let the pooler see more tokens than a picture's: beyond VideoCoCa's condition, for comparison",
+        help="append the tokens of empty images to those of each image: beyond VideoCoCa's condition",
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train from the start, or from OUT/state.pt."""
+    args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     model = new_model()
     opts = optimizers(model)
     base_rates = [[g["lr"] for g in opt.param_groups] for opt in opts]
-    state, start = args.out / "state.pt", 0
-    if state.exists():
-        saved = torch.load(state)
-        model.load_state_dict(saved["model"])
-        for opt, s in zip(opts, saved["optimizers"], strict=True):
-            opt.load_state_dict(s)
-        start = saved["step"]
-    began = time.time()
+    state = args.out / "state.pt"
+    start, begin = restore_state(state, model, opts), time.time()
     with open(args.out / "log.txt", "a") as log:
         for step in range(start, args.until):
-            for opt, rates in zip(opts, base_rates, strict=True):
-                for group, base in zip(opt.param_groups, rates, strict=True):
-                    group["lr"] = base * float(np.interp(step, *RATE))
+            set_learning_rates(opts, base_rates, step)
             if args.dilution and step >= DILUTED_FROM:
                 dilute(model, args.seed, step)
-            contrastive, captioning = losses(model, *batch(args.seed, step))
-            (contrastive + CAPTION_WEIGHT * captioning).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for opt in opts:
-                opt.step()
-                opt.zero_grad()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, np.log(100))
-            if (step + 1) % 50 == 0 or step + 1 == args.until:
+            contrastive, captioning = train_step(model, opts, *batch(args.seed, step))
+            done, last = step + 1, step + 1 == args.until
+            if done % 50 == 0 or last:
                 print(
-                    f"step {step + 1} contrastive {contrastive:.3f} caption {captioning:.3f} "
+                    f"step {done} contrastive {contrastive:.3f} caption {captioning:.3f} "
                     f"scale {model.logit_scale.exp():.1f} "
-                    f"images/s {(step + 1 - start) * BATCH / (time.time() - began):.0f}",
+                    f"images/s {(done - start) * BATCH / (time.time() - begin):.0f}",
                     file=log,
                     flush=True,
                 )
-            if (step + 1) % 250 == 0 or step + 1 == args.until:
-                torch.save(
-                    {
-                        "model": model.state_dict(),
-                        "optimizers": [o.state_dict() for o in opts],
-                        "step": step + 1,
-                    },
-                    state.with_suffix(".new"),
-                )
-                state.with_suffix(".new").replace(state)
+            if done % 250 == 0 or last:
+                save_state(state, model, opts, done)
     save_checkpoint(model, args.out)
 
 

@@ -1,21 +1,24 @@
-"""How good a model is on a data set: a manifest of videos and what is true of them, tasks, and their metrics.
+"""Evaluate a model on a data set: a manifest of videos with their ground truth, tasks and metrics.
 
     from minivideococa.evaluation import evaluate, read_manifest, report
     print(report(evaluate(model, read_manifest("manifest.jsonl"))))
 
-manifest      the file that says what there is to evaluate
-annotations   what data sets publish -> the entries of a manifest
-run           evaluate: the tasks on the videos of a manifest
-metrics       what predictions are worth
-cache         encoded videos and written texts, kept on disk
+manifest      the list of videos and their ground truth: read and write it
+annotations   the annotation files that data sets publish, read as the entries of a manifest
+tasks         classify, retrieve, caption, qa: one module each
+run           evaluate: the loop over videos and tasks
+metrics       recall, average precision, caption metrics, accuracy of answers
+cache         encoded videos and generated texts on disk
 """
 
 from .annotations import FORMATS, read_annotations
 from .manifest import Entry, read_manifest, write_manifest
 from .run import evaluate, report, write_predictions
+from .tasks import TASKS
 
 __all__ = [
     "FORMATS",
+    "TASKS",
     "Entry",
     "evaluate",
     "read_annotations",

@@ -1,4 +1,7 @@
-"""Read the published annotation files of the data sets that VideoCoCa is evaluated on, as the entries of a manifest."""
+"""Read the published annotation files of data sets as the entries of a manifest.
+
+To add a format, write a reader and add it to `FORMATS`.
+"""
 
 from __future__ import annotations
 
@@ -14,91 +17,101 @@ from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
 from ..inputs import read_json, read_text
-from .manifest import Entry, is_blank, report_blanks
+from .manifest import Entry, is_blank, warn_of_blanks
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")  # of two files with one stem the first of these
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")  # the first is preferred if two files have the same stem
 
-
-Item = tuple[str | None, Entry, list[str]]  # its split, what it says, and where it has blank texts
+Item = tuple[str | None, Entry, list[str]]  # split, entry, and where the blank texts are
 
 
 class Format(NamedTuple):
-    """How an annotation file is read: its text, or the value in it if it is JSON -> items, each video named as if the
-    clips' folder were the working directory; and what such a file looks like, for the messages."""
+    """A reader of annotation files.
+
+    `read` takes the text of a file, or its value if `json`, and yields items. Their videos are relative to
+    the folder with the clips. `example` shows the format in error messages.
+    """
 
     read: Callable[[Any], Iterable[Item]]
     json: bool
-    looks: str
+    example: str
 
 
 def read_annotations(
     format: str, path: str | os.PathLike[str], videos: str | os.PathLike[str], split: str | None = None
 ) -> list[Entry]:
-    """Return the entries of a published annotation file, in its order. `format` is one of FORMATS.
+    """Return the entries of a published annotation file, in order. `format` is a name out of `FORMATS`.
 
-    `videos` is the folder with the clips, or with folders of them; a clip is found by its name, whatever its suffix. One that
-    is not there keeps the path that the data set gives it. `split` ("train", "val", "test") takes only these, where the file
-    tells them apart. Blank captions, labels, questions and answers are reported on standard error and left out; their entries
-    stay.
+    `videos` is the folder that holds the clips, or folders of them. A clip is found by its stem, whatever its
+    suffix; one that is missing keeps the path of the data set. `split` ("train", "val", "test") selects a
+    split, if the file has several. Blank captions, labels, questions and answers are left out with a warning;
+    their entries stay.
 
-    Raises OSError if the file cannot be read or the folder is not there, ValueError for another format, if the file is not
-    what the format asks for or does not fit into memory, and if nothing is in it or in the split.
+    Raises OSError if the file cannot be read or the folder does not exist; ValueError for an unknown format,
+    for a file that does not have this format or does not fit into memory, and if it, or the split, has no
+    entries.
     """
     if format not in FORMATS:
         raise ValueError(f"{format!r} is no format of annotations: give one of {', '.join(FORMATS)}")
-    read, is_json, looks = FORMATS[format]
-    hint = f"it should look like {looks}"
-    content = read_json(path, hint) if is_json else read_text(path, hint)
     videos = Path(videos)
+    items = _read_items(FORMATS[format], path, videos)
+    if split is not None:
+        items = _select_split(items, split, path)
+    warn_of_blanks(path, [where for *_, blanks in items for where in blanks])
+    clips = _find_clips(videos)
+
+    def find(video: Path) -> Path:
+        return clips.get(video.stem) or clips.get(video.stem.removeprefix("v_")) or videos / video
+
+    return [replace(entry, video=find(entry.video)) for _, entry, _ in items]
+
+
+def _read_items(format: Format, path: str | os.PathLike[str], videos: Path) -> list[Item]:
+    """Return the items of an annotation file. Raises as `read_annotations`."""
+    hint = f"it should look like {format.example}"
+    content = read_json(path, hint) if format.json else read_text(path, hint)
     if not videos.is_dir():
-        raise FileNotFoundError(f"{videos}: there is no such folder; give the one that the clips are in")
+        raise FileNotFoundError(f"{videos}: there is no such folder; give the one that holds the clips")
     try:
-        items = list(read(content))
+        items = list(format.read(content))
         if not items:
-            raise ValueError("nothing is in it")
+            raise ValueError("it has no entries")
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}; {hint}") from None
-    if split is not None:
-        splits = {name for name, *_ in items if name}
-        items = [item for item in items if item[0] and _plain(item[0]) == _plain(split)]
-        if not items:
-            known = (
-                f"but {', '.join(sorted(splits))}" if splits else "it does not tell splits apart: give none"
-            )
-            raise ValueError(f"{path}: has no split {split!r}, {known}")
-    report_blanks(path, [where for *_, blanks in items for where in blanks])
-    there = _clips(videos)
-    return [
-        replace(
-            entry,
-            video=there.get(entry.video.stem)
-            or there.get(entry.video.stem.removeprefix("v_"))
-            or videos / entry.video,
-        )
-        for _, entry, _ in items
-    ]
+    return items
 
 
-def _plain(split: str) -> str:
-    """MSR-VTT and Kinetics write "validate"; people also write "validation" or "val"."""
+def _select_split(items: list[Item], split: str, path: str | os.PathLike[str]) -> list[Item]:
+    """Return the items of a split. Raises ValueError if there are none."""
+    selected = [item for item in items if item[0] and _canonical(item[0]) == _canonical(split)]
+    if not selected:
+        splits = sorted({name for name, *_ in items if name})
+        known = f"but {', '.join(splits)}" if splits else "it does not distinguish splits: give none"
+        raise ValueError(f"{path}: has no split {split!r}, {known}")
+    return selected
+
+
+def _canonical(split: str) -> str:
+    """Return "val" for "validate", the name in MSR-VTT and Kinetics, and for "validation"."""
     return "val" if split in ("validate", "validation") else split
 
 
-def _clips(folder: Path) -> dict[str, Path]:
-    """stem -> path, of the videos in a folder and in the folders in it."""
-    found = [
+def _find_clips(folder: Path) -> dict[str, Path]:
+    """Return the videos in a folder and its subfolders by their stems."""
+    paths = [
         path
         for pattern in ("*", "*/*")
         for path in folder.glob(pattern)
         if path.suffix.lower() in VIDEO_SUFFIXES
     ]
-    found.sort(key=lambda path: (VIDEO_SUFFIXES.index(path.suffix.lower()), path), reverse=True)
-    return {path.stem: path for path in found}
+    paths.sort(key=lambda path: (VIDEO_SUFFIXES.index(path.suffix.lower()), path), reverse=True)
+    return {path.stem: path for path in paths}
 
 
 def _msrvtt(data: Any) -> Iterator[Item]:
-    """MSR-VTT (Xu et al., CVPR 2016), as its readme describes train_val_videodatainfo.json and test_videodatainfo.json: a
-    video's captions, about twenty, stand among all `sentences`. Its clip is VIDEO_ID.mp4."""
+    """Read MSR-VTT (Xu et al., CVPR 2016): train_val_videodatainfo.json or test_videodatainfo.json.
+
+    The captions of all videos, about twenty each, are in one list, `sentences`. A clip is VIDEO_ID.mp4.
+    """
     captions: dict[str, list[str]] = {}
     blanks: dict[str, list[str]] = {}
     for number, video in enumerate(_field(data, "videos", list), 1):
@@ -120,8 +133,11 @@ def _msrvtt(data: Any) -> Iterator[Item]:
 
 
 def _msrvtt_1ka(text: str) -> Iterator[Item]:
-    """The 1k-A test split of MSR-VTT for retrieval (Yu et al., JSFusion, arXiv 1808.02559), MSRVTT_JSFUSION_test.csv, one
-    sentence a clip; read as github.com/ArrowLuo/CLIP4Clip, dataloader_msrvtt_retrieval.py, does."""
+    """Read the 1k-A test split of MSR-VTT for retrieval (Yu et al., JSFusion, arXiv 1808.02559).
+
+    The file is MSRVTT_JSFUSION_test.csv.     One sentence per clip, as in github.com/ArrowLuo/CLIP4Clip,
+    dataloader_msrvtt_retrieval.py.
+    """
     for line, (video_id, sentence) in _rows(text, ["video_id"], "sentence"):
         blanks: list[str] = []
         is_blank(sentence, f"the sentence of line {line}, about {shortened(video_id)}", blanks)
@@ -129,47 +145,54 @@ def _msrvtt_1ka(text: str) -> Iterator[Item]:
 
 
 def _msrvtt_qa(data: Any) -> Iterator[Item]:
-    """MSRVTT-QA (Xu et al., ACM Multimedia 2017), train_qa.json and so on, an entry a question; as in
-    github.com/xudejing/video-question-answering. The clip of `video_id` 7 is MSR-VTT's video7.mp4."""
+    """Read MSRVTT-QA (Xu et al., ACM Multimedia 2017): train_qa.json, val_qa.json or test_qa.json.
+
+    One entry per question, as in github.com/xudejing/video-question-answering. The clip of `video_id` 7 is
+    MSR-VTT's video7.mp4.
+    """
     if not isinstance(data, list):
-        raise ValueError("it is no list")
+        raise ValueError("it is not a list")
     for number, item in enumerate(data, 1):
         video = f"video{_field(item, 'video_id', int, f'item {number}: ')}"
-        asked = {
-            name: _field(item, name, str, f"item {number}: ", blank=True) for name in ("question", "answer")
-        }
+        question, answer = (
+            _field(item, name, str, f"item {number}: ", blank=True) for name in ("question", "answer")
+        )
         blanks: list[str] = []
-        for name, value in asked.items():
+        for name, value in (("question", question), ("answer", answer)):
             is_blank(value, f"the {name} of item {number}, about {shortened(video)}", blanks)
-        yield None, Entry(Path(f"{video}.mp4"), **{} if blanks else asked), blanks
+        path = Path(f"{video}.mp4")
+        yield None, Entry(path) if blanks else Entry(path, question=question, answer=answer), blanks
 
 
 def _activitynet(data: Any) -> Iterator[Item]:
-    """ActivityNet Captions (Krishna et al., arXiv 1705.00754), train.json and val_1.json. The sentences of a video are joined
-    to the one paragraph that it is to be found by: github.com/ArrowLuo/CLIP4Clip, dataloader_activitynet_retrieval.py.
-    A clip is v_YOUTUBEID.mp4, or has no `v_`."""
+    """Read ActivityNet Captions (Krishna et al., arXiv 1705.00754): train.json or val_1.json.
+
+    The sentences of a video are joined to one paragraph, the query of paragraph-to-video retrieval, as in
+    github.com/ArrowLuo/CLIP4Clip, dataloader_activitynet_retrieval.py. A clip is v_YOUTUBEID.mp4 or
+    YOUTUBEID.mp4.
+    """
     if not isinstance(data, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     for video_id, video in data.items():
         sentences = _field(video, "sentences", list, f"{shortened(video_id)}: ")
         if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
             raise ValueError(f"the sentences of {video_id} are {_short(sentences)}")
         blanks: list[str] = []
-        said = [
+        kept = [
             sentence
             for number, sentence in enumerate(sentences, 1)
             if not is_blank(sentence, f"sentence {number} of {shortened(video_id)}", blanks)
         ]
-        yield (
-            None,
-            Entry(Path(f"{video_id}.mp4"), (" ".join(" ".join(said).split()),) if said else ()),
-            blanks,
-        )
+        paragraph = " ".join(" ".join(kept).split())
+        yield None, Entry(Path(f"{video_id}.mp4"), (paragraph,) if kept else ()), blanks
 
 
 def _kinetics(text: str) -> Iterator[Item]:
-    """Kinetics-400, -600 and -700 (Kay et al., arXiv 1705.06950), train.csv and so on. Clips are named as by
-    github.com/activitynet/ActivityNet, Crawler/Kinetics/download.py: YOUTUBEID_000010_000020.mp4, in a folder a label."""
+    """Read Kinetics-400, -600 or -700 (Kay et al., arXiv 1705.06950): train.csv, validate.csv or test.csv.
+
+    A clip is LABEL/YOUTUBEID_000010_000020.mp4, as in github.com/activitynet/ActivityNet,
+    Crawler/Kinetics/download.py.
+    """
     columns = ["youtube_id", "time_start", "time_end", "split"]
     for line, (youtube_id, start, end, split, label) in _rows(text, columns, "label"):
         for time in (start, end):
@@ -182,58 +205,73 @@ def _kinetics(text: str) -> Iterator[Item]:
 
 
 def _ucf101(text: str) -> Iterator[Item]:
-    """UCF101 (Soomro et al., arXiv 1212.0402), ucfTrainTestlist/trainlist01.txt, testlist01.txt and so on: a clip a line, in
-    training lists with its class's number. The class ApplyEyeMakeup is the label "apply eye makeup"."""
+    """Read UCF101 (Soomro et al., arXiv 1212.0402): trainlist01.txt, testlist01.txt and so on.
+
+    One clip per line, in training lists with the number of its class. The class ApplyEyeMakeup is the label
+    "apply eye makeup".
+    """
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             match = re.fullmatch(r"(\w+)/(\w+\.\w+)( \d+)?", line.strip())
             if not match:
-                raise ValueError(f"line {number}: {_short(line.strip())} is no clip")
+                raise ValueError(f"line {number}: {_short(line.strip())} is not a clip")
             label = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", match[1]).lower()
             yield None, Entry(Path(match[1], match[2]), labels=(label,)), []
 
 
-FORMATS = {
+FORMATS: dict[str, Format] = {
     "msrvtt": Format(
         _msrvtt,
-        True,
-        '{"videos": [{"video_id": "video0", "split": "train"}], '
+        json=True,
+        example='{"videos": [{"video_id": "video0", "split": "train"}], '
         '"sentences": [{"video_id": "video0", "caption": "a man sings"}]}',
     ),
-    "msrvtt-1ka": Format(_msrvtt_1ka, False, "lines of key,vid_key,video_id,sentence, these names first"),
+    "msrvtt-1ka": Format(
+        _msrvtt_1ka,
+        json=False,
+        example="lines of key,vid_key,video_id,sentence, after a header with these names",
+    ),
     "msrvtt-qa": Format(
-        _msrvtt_qa, True, '[{"video_id": 0, "question": "what does a man do?", "answer": "sing"}]'
+        _msrvtt_qa,
+        json=True,
+        example='[{"video_id": 0, "question": "what does a man do?", "answer": "sing"}]',
     ),
     "activitynet": Format(
         _activitynet,
-        True,
-        '{"v_0": {"duration": 9.5, "timestamps": [[0, 9.5]], "sentences": ["A man sings."]}}',
+        json=True,
+        example='{"v_0": {"duration": 9.5, "timestamps": [[0, 9.5]], "sentences": ["A man sings."]}}',
     ),
     "kinetics": Format(
-        _kinetics, False, "lines of label,youtube_id,time_start,time_end,split, these names first"
+        _kinetics,
+        json=False,
+        example="lines of label,youtube_id,time_start,time_end,split, after a header with these names",
     ),
-    "ucf101": Format(_ucf101, False, "lines of Class/v_Class_g01_c01.avi, a number after it or not"),
+    "ucf101": Format(
+        _ucf101,
+        json=False,
+        example="lines of Class/v_Class_g01_c01.avi, with or without a number after it",
+    ),
 }
 
 
 def _field(record: Any, name: str, kind: type, where: str = "", blank: bool = False) -> Any:
-    """Return a field of a JSON object, which has to be there; a text may be blank only if `blank`. Raises ValueError."""
+    """Return a field of a JSON object.
+
+    Raises ValueError if it is missing or of another type, or blank unless `blank`.
+    """
     value = record.get(name) if isinstance(record, dict) else None
-    if (
-        not isinstance(value, kind)
-        or isinstance(value, bool)
-        or isinstance(value, str)
-        and not (blank or value.strip())
-    ):
-        said = {str: "text", int: "number", list: "list"}[kind]
-        raise ValueError(f'{where}"{name}" is missing or no {said} in {_short(record)}')
+    valid = isinstance(value, kind) and not isinstance(value, bool)
+    if not valid or (isinstance(value, str) and not blank and not value.strip()):
+        expected = {str: "text", int: "number", list: "list"}[kind]
+        raise ValueError(f'{where}"{name}" is missing or no {expected} in {_short(record)}')
     return value
 
 
 def _rows(text: str, columns: list[str], text_column: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of each line and its cells in these columns, of a CSV file that begins with their names.
+    """Yield the line number and the cells of each row of a CSV file with a header.
 
-    Only `text_column`, the last cell, may be blank. Raises ValueError with the number of a line that lacks a cell.
+    The cells are those in `columns` and in `text_column`.     Only the last cell, of `text_column`, may be
+    blank. Raises ValueError with the number of a line that lacks a cell.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [*columns, text_column]
@@ -242,12 +280,13 @@ def _rows(text: str, columns: list[str], text_column: str) -> Iterator[tuple[int
         raise ValueError(f"it has no column {', '.join(missing)}")
     for row in reader:
         for name in columns:
-            if row[name] is None or not row[name].strip() and name != text_column:
+            if row[name] is None or (name != text_column and not row[name].strip()):
                 raise ValueError(f"line {reader.line_num}: {name} is missing")
         yield reader.line_num, [row[name].strip() for name in columns]
 
 
 def _short(value: Any) -> str:
+    """Return a JSON value in at most 80 characters."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except RecursionError:

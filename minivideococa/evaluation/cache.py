@@ -1,7 +1,8 @@
-"""What was computed is kept on disk by content, so that a second run is immediate and one that was ended goes on.
+"""A cache on disk for encoded videos and generated texts, addressed by content.
 
-A file's name is the hash of all that its content follows from, so nothing in the folder is ever out of date. A file is
-written whole, and one that is damaged counts as not there. The folder may be removed at any time.
+The name of a file is the hash of its key: everything that the content depends on. No file is ever out of
+date, and the folder may be removed at any time. Files are written as a whole; a damaged file is treated as
+missing.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from .. import __version__
 from ..checkpoint.folder import open_safetensors, save_tensors
 from ..inputs import path_name
 from ..media.video import files_of
+from ..model.config import Array
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write
 
 
-def content(video: str | os.PathLike[str]) -> list[Any]:
-    """Return the hash of a video's file, or the names and hashes of the images in its folder.
+def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
+    """Return the suffix and the SHA-256 of a video's file, or the name and SHA-256 of each image in a folder.
 
-    Of a file's name only its ending counts, which tells Motion JPEG from a JPEG image. Raises OSError or ValueError if
-    there is nothing to read.
+    Nothing but the suffix of a file's name counts; it distinguishes Motion JPEG from a JPEG image. Raises
+    OSError or ValueError if there is nothing to read.
     """
     hashes = []
     for path in files_of(video):
@@ -37,8 +39,8 @@ def content(video: str | os.PathLike[str]) -> list[Any]:
     return hashes
 
 
-def identity(model: VideoCoCa) -> str:
-    """What a model is: its configuration, its weights as they are in memory, their dtype, and its tokenizer."""
+def model_hash(model: VideoCoCa) -> str:
+    """Return the SHA-256 of a model: configuration, weights in memory with their dtype, and tokenizer."""
     digest = hashlib.sha256(json.dumps(model.config.source, sort_keys=True).encode())
     if model.tokenizer:
         digest.update(model.tokenizer.vocabulary.to_str().encode())
@@ -46,7 +48,7 @@ def identity(model: VideoCoCa) -> str:
     def add(node: Any, name: str) -> None:
         if isinstance(node, np.ndarray):
             digest.update(f"{name} {node.dtype} {node.shape}".encode())
-            digest.update(np.ascontiguousarray(node))
+            digest.update(np.ascontiguousarray(node).data)
         else:
             for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
                 add(child, f"{name}.{key}")
@@ -56,33 +58,35 @@ def identity(model: VideoCoCa) -> str:
 
 
 def folder_for(path: str | os.PathLike[str]) -> Path:
-    """Return the folder of a cache, which need not be there. Raises ValueError for an impossible name, and if something else
-    is there."""
+    """Return the folder of a cache; it need not exist.
+
+    Raises ValueError for an impossible name and for a file.
+    """
     folder = Path(path_name(path, "give a folder, or None for no cache", "cache"))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{path}: is no folder: give another place for the cache")
     return folder
 
 
-def get(folder: Path | None, facts: Any) -> dict[str, np.ndarray] | None:
-    """Return the arrays that `put` kept under these facts; None if there are none, they are damaged, or there is no cache."""
-    if folder is None or not (place := _place(folder, facts)).is_file():  # to open a FIFO would never end
+def get(folder: Path | None, key: Any) -> dict[str, Array] | None:
+    """Return the arrays stored under a key; None if they are missing or damaged, or without a folder."""
+    if folder is None or not (path := _file(folder, key)).is_file():  # opening a FIFO would block forever
         return None
     try:
-        arrays = {name: tensor.read().copy() for name, tensor in open_safetensors(place).items()}
-    except Exception:  # a damaged header raises many kinds
+        arrays = {name: tensor.read().copy() for name, tensor in open_safetensors(path).items()}
+    except Exception:  # a damaged header raises errors of many kinds
         return None
-    check = arrays.pop("sha256", None)
-    return arrays if check is not None and check.tobytes() == _sha256(arrays) else None
+    checksum = arrays.pop("sha256", None)
+    return arrays if checksum is not None and checksum.tobytes() == _sha256(arrays) else None
 
 
-def put(folder: Path | None, facts: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep arrays under the facts that they follow from, JSON values. Raises OSError if they cannot be written."""
+def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
+    """Store arrays under a key, which is a JSON value. Raises OSError if they cannot be written."""
     if folder is None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_place(folder, facts)) as partial:
+        with atomic_write(_file(folder, key)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
         raise OSError(
@@ -91,28 +95,27 @@ def put(folder: Path | None, facts: Any, arrays: Mapping[str, np.ndarray]) -> No
         ) from None
 
 
-def kept(folder: Path | None, facts: Any, compute: Callable[[], Any]) -> Any:
-    """What `compute` gives, an array or a text; or what it gave when these facts were the same. Raises as `put`."""
-    if (found := get(folder, facts)) is not None:
-        return found["text"].tobytes().decode() if "text" in found else found["array"]
+def cached(folder: Path | None, key: Any, compute: Callable[[], Any]) -> Any:
+    """Return the array or text stored under a key, or else compute and store it. Raises as `put`."""
+    if (arrays := get(folder, key)) is not None:
+        return arrays["text"].tobytes().decode() if "text" in arrays else arrays["array"]
     value = compute()
-    put(
-        folder,
-        facts,
-        {"text": np.frombuffer(value.encode(), np.uint8)} if isinstance(value, str) else {"array": value},
-    )
+    if isinstance(value, str):
+        put(folder, key, {"text": np.frombuffer(value.encode(), np.uint8)})
+    else:
+        put(folder, key, {"array": value})
     return value
 
 
-def _place(folder: Path, facts: Any) -> Path:
-    text = json.dumps([__version__, facts], sort_keys=True, default=str)
+def _file(folder: Path, key: Any) -> Path:
+    text = json.dumps([__version__, key], sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
 
-def _sha256(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Of names and contents, so that a file whose bytes have changed on the disk is found out."""
+def _sha256(arrays: Mapping[str, Array]) -> bytes:
+    """Return a checksum of names and contents, which detects bytes that have changed on disk."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.digest()

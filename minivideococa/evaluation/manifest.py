@@ -1,17 +1,19 @@
-"""A manifest says what there is to evaluate: a text file with a JSON object a line.
+"""Manifests: text files that list videos and their ground truth, one JSON object per line.
 
     {"video": "clips/1.mp4", "captions": ["a man sings", "somebody sings a song"], "label": "singing"}
     {"video": "clips/1.mp4", "question": "what does the man do?", "answer": "sing"}
     {"video": "talk.mp4", "start": 12.5, "end": "00:01:10", "captions": ["a woman draws a graph"]}
 
-`video` is a path, from the manifest's own folder if it is not absolute. All else may be there or not: `captions`, `label` or,
-where several are right, `labels`, `question` with its `answer`, and `start` and `end`, which choose a part of the video. Other
-names are left alone. Blank captions, labels, questions and answers are reported and left out.
+`video` is a path, relative to the manifest's folder unless it is absolute. All other fields are optional:
+`captions`, `label` or, if several are correct, `labels`, `question` with its `answer`, and `start` and `end`,
+which select a part of the video. Unknown fields are ignored. Blank captions, labels, questions and answers
+are left out with a warning.
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +23,24 @@ from typing import Any
 from ..inputs import parse_json, path_name, read_text
 from ..media.sampling import seconds
 from ..output import atomic_write, json_text, resolve_output
-from ..progress import say
 
-HINT = "a manifest has a JSON object a line"
+HINT = "a manifest has one JSON object per line"
 NO_OBJECT = (
-    'it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files are taken '
-    "with --format"
+    'it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files '
+    "are read with --format"
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a manifest. `video` is a path as it can be opened.
+    """A line of a manifest: a video, or a part of one, with its ground truth.
 
-    `start` and `end` choose a part of the video: seconds, or a string as `seconds` reads it, which becomes seconds.
-    None stands for the video's own start and end.
+    `video` is a path that can be opened.     `start` and `end` select a part of the video, in seconds;
+    strings such as "1:05" are converted as by `media.sampling.seconds`. None is the start or end of the
+    video.
 
-    Raises ValueError for a path that no file can have, a text where a tuple of texts is meant, a blank text, an answer
-    without its question, and an end that does not come after the start.
+    Raises ValueError for an impossible path, a string in place of a tuple of strings, a blank text, an answer
+    without its question, and an end that is not after the start.
     """
 
     video: Path
@@ -50,23 +52,18 @@ class Entry:
     end: float | None = None
 
     def __post_init__(self) -> None:
+        """Check the fields and convert the times to seconds."""
         path_name(self.video, "give the path of a video", '"video"')
         for name in ("captions", "labels"):
             texts = getattr(self, name)
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f'"{name}" is {shortened(texts)}: give a list of texts')
-        for name, texts in (
-            ("caption", self.captions),
-            ("label", self.labels),
-            ("question", [self.question]),
-            ("answer", [self.answer]),
-        ):
-            for text in texts:
-                if text is not None and (not isinstance(text, str) or not text.strip()):
-                    raise ValueError(
-                        f"the {name} {shortened(text)} is {'blank' if isinstance(text, str) else 'no text'}: "
-                        "give a text, or leave it out"
-                    )
+        for caption in self.captions:
+            _check_text("caption", caption)
+        for label in self.labels:
+            _check_text("label", label)
+        _check_text("question", self.question)
+        _check_text("answer", self.answer)
         if self.answer is not None and self.question is None:
             raise ValueError('an "answer" needs its "question"')
         for name in ("start", "end"):
@@ -78,12 +75,19 @@ class Entry:
             )
 
 
+def _check_text(name: str, text: Any) -> None:
+    """Raise ValueError for a blank text, and for anything but a text or None."""
+    if text is not None and (not isinstance(text, str) or not text.strip()):
+        fault = "blank" if isinstance(text, str) else "no text"
+        raise ValueError(f"the {name} {shortened(text)} is {fault}: give a text, or leave it out")
+
+
 def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
-    """Return the entries of a manifest, in its order. The videos need not be there.
+    """Return the entries of a manifest, in order. The videos need not exist.
 
-    Blank texts are reported on standard error and left out; their entries stay.
+    Blank texts are left out with a warning; their entries stay.
 
-    Raises OSError if `path` is not a file that can be read; ValueError, with the number of the line, for one that is no
+    Raises OSError if `path` is not a readable file; ValueError, with the number of the line, for an invalid
     entry, for a file without entries, and for one that does not fit into memory.
     """
     entries: list[Entry] = []
@@ -95,49 +99,35 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
             if not isinstance(fields, dict):
                 raise ValueError(f"{where}: {NO_OBJECT}")
             try:
-                entries.append(_entry(fields, Path(path).parent, f"line {number}", blanks))
+                entries.append(_parse_entry(fields, Path(path).parent, f"line {number}", blanks))
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
     if not entries:
         raise ValueError(f"{path}: no entry is in it; {HINT}")
-    report_blanks(path, blanks)
+    warn_of_blanks(path, blanks)
     return entries
 
 
-def _entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[str]) -> Entry:
-    """Return what one JSON object says. Raises ValueError."""
+def _parse_entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[str]) -> Entry:
+    """Return the entry of one JSON object. Raises ValueError."""
     if "caption" in fields and "captions" not in fields:
         raise ValueError('there is a "caption": a manifest says "captions": ["...", "..."]')
-
-    def text(name: str) -> str | None:
-        value = fields.get(name)
-        if not isinstance(value, str | None):
-            raise ValueError(f'"{name}" is {shortened(value)}: give a text')
-        return None if value is None or is_blank(value, f'{where}: "{name}"', blanks) else value
-
-    def texts(name: str) -> tuple[str, ...]:
-        values = fields.get(name, [])
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise ValueError(f'"{name}" is {shortened(values)}: give a list of texts')
-        return tuple(
-            value.strip()
-            for number, value in enumerate(values, 1)
-            if not is_blank(value, f'{where}: text {number} of "{name}"', blanks)
-        )
-
     video = fields.get("video")
     if video is None:
         raise ValueError('"video" is missing: give the path of a video')
     if not isinstance(video, str) or not video.strip():
         raise ValueError(f'"video" is {shortened(video)}: give the path of a video')
-    label, labels, question, answer = text("label"), texts("labels"), text("question"), text("answer")
+    label, labels = _parse_text(fields, "label", where, blanks), _parse_texts(fields, "labels", where, blanks)
+    question, answer = (_parse_text(fields, name, where, blanks) for name in ("question", "answer"))
     if label and labels:
         raise ValueError('both "label" and "labels" are there: give one of them')
-    if question is None and fields.get("question") is not None:  # it is blank, and its answer goes with it
+    if (
+        question is None and fields.get("question") is not None
+    ):  # a blank question: its answer is left out too
         answer = None
     return Entry(
         folder / video,
-        texts("captions"),
+        _parse_texts(fields, "captions", where, blanks),
         (label.strip(),) if label else labels,
         question,
         answer,
@@ -146,25 +136,48 @@ def _entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[str]) 
     )
 
 
+def _parse_text(fields: dict[str, Any], name: str, where: str, blanks: list[str]) -> str | None:
+    """Return the text of a field; None if it is missing or blank."""
+    value = fields.get(name)
+    if not isinstance(value, str | None):
+        raise ValueError(f'"{name}" is {shortened(value)}: give a text')
+    return None if value is None or is_blank(value, f'{where}: "{name}"', blanks) else value
+
+
+def _parse_texts(fields: dict[str, Any], name: str, where: str, blanks: list[str]) -> tuple[str, ...]:
+    """Return the texts of a field without the blank ones."""
+    values = fields.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f'"{name}" is {shortened(values)}: give a list of texts')
+    return tuple(
+        value.strip()
+        for number, value in enumerate(values, 1)
+        if not is_blank(value, f'{where}: text {number} of "{name}"', blanks)
+    )
+
+
 def is_blank(text: str, where: str, blanks: list[str]) -> bool:
-    """Tell whether a text is blank. If so, `where` is added to `blanks`, for `report_blanks`."""
+    """Tell whether a text is blank. If it is, append `where` to `blanks`, for `warn_of_blanks`."""
     if text.strip():
         return False
     blanks.append(where)
     return True
 
 
-def report_blanks(path: str | os.PathLike[str], blanks: Sequence[str]) -> None:
-    """Say on standard error, in one line, which blank texts of a file are left out; of many, the first three."""
+def warn_of_blanks(path: str | os.PathLike[str], blanks: Sequence[str]) -> None:
+    """Warn of the blank texts of a file that are left out, in one line that names the first three."""
     if blanks:
         more = f"; and {len(blanks) - 3} more" if len(blanks) > 3 else ""
-        say(
-            f"{path}: {len(blanks)} blank text{'s' * (len(blanks) > 1)} left out: {'; '.join(blanks[:3])}{more}"
+        plural = "s" * (len(blanks) > 1)
+        warnings.warn(
+            f"{path}: {len(blanks)} blank text{plural} left out: {'; '.join(blanks[:3])}{more}", stacklevel=3
         )
 
 
 def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> None:
-    """Write a manifest, whole or not at all. Videos below its folder are named from there, so that it can be moved with them.
+    """Write a manifest, as a whole or not at all.
+
+    The paths of videos below its folder are written relative to it, so that the folder can be moved.
 
     Raises as `resolve_output`, ValueError without an entry, and OSError if it cannot be written.
     """
@@ -172,23 +185,25 @@ def write_manifest(path: str | os.PathLike[str], entries: Iterable[Entry]) -> No
     place = resolve_output(path, [entry.video for entry in entries])
     if not entries:
         raise ValueError(f"{path}: there is no entry to write")
-
-    def line(entry: Entry) -> str:
-        video = Path(entry.video)
-        video = video.parent.resolve() / video.name
-        video = video.relative_to(place.parent) if video.is_relative_to(place.parent) else video
-        one = len(entry.labels) == 1
-        fields = {
-            "video": video.as_posix(),
-            "start": entry.start,
-            "end": entry.end,
-            "captions": entry.captions,
-            "label": entry.labels[0] if one else None,
-            "labels": () if one else entry.labels,
-            "question": entry.question,
-            "answer": entry.answer,
-        }
-        return json_text({name: value for name, value in fields.items() if value not in (None, ())}) + "\n"
-
+    lines = [json_text(_fields(entry, place.parent)) + "\n" for entry in entries]
     with atomic_write(place) as partial:
-        partial.write_text("".join(map(line, entries)), encoding="utf-8")
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def _fields(entry: Entry, folder: Path) -> dict[str, Any]:
+    """Return the JSON object of an entry of a manifest in `folder`."""
+    video = Path(entry.video)
+    video = video.parent.resolve() / video.name
+    video = video.relative_to(folder) if video.is_relative_to(folder) else video
+    single = len(entry.labels) == 1
+    fields = {
+        "video": video.as_posix(),
+        "start": entry.start,
+        "end": entry.end,
+        "captions": entry.captions,
+        "label": entry.labels[0] if single else None,
+        "labels": () if single else entry.labels,
+        "question": entry.question,
+        "answer": entry.answer,
+    }
+    return {name: value for name, value in fields.items() if value not in (None, ())}

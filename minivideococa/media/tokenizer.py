@@ -1,8 +1,9 @@
-"""The tokenizer: texts -> token ids, and token ids -> text.
+"""The tokenizer: from texts to token ids and back.
 
-A text is cleaned, cut into tokens by the vocabulary of a `tokenizer.json` (CLIP's byte-level BPE comes with
-the package), put between the start and the end token, and padded. With CLIP's vocabulary the ids are those
-of open_clip's `SimpleTokenizer`, up to the two limits that `clean_text` and `clip_tokenizer_json` name.
+A text is cleaned, split into tokens by the vocabulary of a `tokenizer.json` (CLIP's byte-level BPE is
+included in the package), enclosed by the start and the end token, and padded. With CLIP's vocabulary the ids
+equal those of open_clip's `SimpleTokenizer`, except for the two limitations stated in `clean_text` and
+`clip_tokenizer_json`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html.entities import html5
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..model import arguments
+from ..model.config import check_array, check_int, check_text, check_texts
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,26 +36,25 @@ START, END = "<start_of_text>", "<end_of_text>"
 
 
 def clean_text(text: str, mode: str) -> str:
-    """Clean a text as open_clip does before it tokenizes.
+    """Clean a text as open_clip does before tokenization.
 
-    mode "lower": repair what ftfy repairs (curly quotes, ligatures, full-width forms, control characters,
-    terminal escapes, surrogates, HTML entities; NFC), unescape HTML twice, fold white space, lower the case.
-    mode "whitespace": the same in the text's own case.
-    One of ftfy's repairs is left out: mojibake ("cafÃ©" for "café") stays as it is.
-    Raises ValueError for another mode.
+    Mode "lower" applies ftfy's repairs (curly quotes, ligatures, full-width forms, control characters,
+    terminal escapes, surrogates, HTML entities; NFC), unescapes HTML twice, collapses whitespace and converts
+    to lower case. Mode "whitespace" does the same without lower case. One of ftfy's repairs is not
+    implemented: mojibake ("cafÃ©" for "café") is not repaired. Raises ValueError for another mode.
     """
     if mode not in ("lower", "whitespace"):
         raise ValueError(f'tokenizer: clean must be "lower" or "whitespace", not {mode!r}')
     lines, entities = [], True
     for line in text.split("\n"):
-        entities = entities and "<" not in line  # from a "<" on, ftfy takes the text for HTML and leaves it
+        entities = entities and "<" not in line  # ftfy keeps entities after a "<": it may be HTML
         lines.append(_repair(line, entities))
     text = html.unescape(html.unescape("\n".join(lines)))
     text = " ".join(text.split())
     return text.lower() if mode == "lower" else text
 
 
-# C1 controls are read as Windows-1252, as browsers do. Line breaks and U+3000 are left to the white space.
+# C1 controls are decoded as Windows-1252, as in browsers. Line breaks and U+3000 are collapsed as whitespace.
 _C1 = {c: bytes([c]).decode("cp1252", "ignore") or chr(c) for c in range(0x80, 0xA0)}
 _QUOTES = dict.fromkeys([0x2BC, *range(0x2018, 0x201C)], "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
 _LIGATURES = [0x132, 0x133, 0x149, *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4), *range(0xFB00, 0xFB07)]
@@ -68,14 +69,14 @@ _ENTITY = re.compile("&#?[0-9A-Za-z]{1,24};")
 
 
 def _repair(line: str, entities: bool) -> str:
-    """One line as ftfy's `fix_text` leaves it, mojibake apart: the repairs repeat until nothing changes."""
+    """Apply ftfy's `fix_text` to one line, except for mojibake: repeat the repairs until nothing changes."""
     before = None
     while line != before:
         before = line
         if entities:
             line = _ENTITY.sub(_character, line)
         line = line.translate(_PLAIN)
-        # Two halves of a surrogate pair make one character, a half alone becomes U+FFFD.
+        # A surrogate pair becomes one character, a lone surrogate U+FFFD.
         line = line.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         line = _TERMINAL_ESCAPE.sub("", line).translate(_CONTROLS)
         line = unicodedata.normalize("NFC", line)
@@ -83,7 +84,7 @@ def _repair(line: str, entities: bool) -> str:
 
 
 def _character(entity: re.Match[str]) -> str:
-    """The character of an HTML entity; the entity itself where it means none."""
+    """Return the character of an HTML entity, or the entity itself if it has none."""
     if not entity[0].startswith("&#"):
         return _named_entities().get(entity[0], entity[0])
     char = html.unescape(entity[0])
@@ -92,7 +93,7 @@ def _character(entity: re.Match[str]) -> str:
 
 @functools.cache
 def _named_entities() -> dict[str, str]:
-    """HTML's entities, and those in capitals ("&EACUTE;") that HTML gives no other meaning."""
+    """Return HTML's entities by name, and upper-case variants ("&EACUTE;") that are no entities of HTML."""
     named = {f"&{name}": char for name, char in html5.items() if name.endswith(";")}
     capitals = {name.upper(): char.upper() for name, char in named.items() if name.islower()}
     return named | {name: char for name, char in capitals.items() if html.unescape(name) == name}
@@ -100,22 +101,24 @@ def _named_entities() -> dict[str, str]:
 
 # CLIP's vocabulary ------------------------------------------------------------------------------------------
 
-# What open_clip's pattern matches. Case is ignored, also in "ſ" for "s"; the brackets of "[s]" keep the
-# ligature "ﬆ" from matching "st". U+0345, a mark whose capital is a letter, is in no class and dropped.
+# open_clip's pattern. Case is ignored, so that "ſ" matches "s"; the brackets of "[s]" prevent the ligature
+# "ﬆ" from matching "st". U+0345, a mark whose upper case is a letter, is in no class and is dropped.
 _WORD = r"(?i:<[s]tart_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 
 
 @functools.cache
 def clip_tokenizer_json() -> str:
-    """CLIP's byte-level BPE, 49408 ids, as the text of a `tokenizer.json`. It expects cleaned text.
+    """Return CLIP's byte-level BPE, 49408 ids, as the text of a `tokenizer.json` for cleaned text.
 
-    Vocabulary: the 256 bytes, the same ending a word (`</w>`), one token a merge, start 49406, end 49407.
-    Letters newer than the Unicode of the `tokenizers` library (16) may part otherwise than in open_clip.
-    Source: Radford et al., arXiv 2103.00020; its file of merges is in data/clip.
+    The vocabulary has the 256 bytes, the 256 bytes at the end of a word (`</w>`), one token per merge, the
+    start token 49406 and the end token 49407. Letters added after Unicode 16, the version in the `tokenizers`
+    library, may be split differently than in open_clip. Source: Radford et al., arXiv 2103.00020; the merges
+    are in data/clip.
     """
     compressed = (Path(__file__).parents[1] / "data" / "clip" / "merges.txt.gz").read_bytes()
     merges = gzip.decompress(compressed).decode().splitlines()
-    # Bytes that print stand for themselves, the others for the characters from U+0100 on: they come last.
+    # Printable bytes are represented by themselves, the others by the characters from U+0100 on, which come
+    # last.
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = [chr(c) for c in (*printing, *range(0x100, 0x200 - len(printing)))]
     words = [c + "</w>" for c in alphabet] + [merge.replace(" ", "") for merge in merges]
@@ -136,16 +139,16 @@ def clip_tokenizer_json() -> str:
     )
 
 
-# Texts <-> ids ----------------------------------------------------------------------------------------------
+# Texts to ids and back --------------------------------------------------------------------------------------
 
 
-# open_clip reads a special token only where a word may begin: after a letter, a number, a space or another
-# special token. In "!<end_of_text>" the "<" is part of the punctuation. A space behind it, where words part
-# anyway, keeps the `tokenizers` library from seeing the special token.
+# open_clip recognizes a special token only where a word may begin: after a letter, a number, a space or
+# another special token. In "!<end_of_text>" the "<" is part of the punctuation. A space after it, where words
+# are split anyway, prevents the `tokenizers` library from recognizing the special token.
 _SPECIALS = re.compile(f"(?:{START}|{END})+", re.IGNORECASE)
 
 
-def _unspecial(specials: re.Match[str]) -> str:
+def _escape_special(specials: re.Match[str]) -> str:
     before = specials.string[: specials.start()][-1:]
     if before in " \u0345" or unicodedata.category(before)[0] in "LN":
         return specials[0]
@@ -154,7 +157,10 @@ def _unspecial(specials: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary with what a model needs beside it. `load_tokenizer` makes one."""
+    """A vocabulary with a model's text settings, made by `load_tokenizer`.
+
+    `clean` is the mode of `clean_text`; `pad_id` fills the ids up to `context_length`.
+    """
 
     vocabulary: tokenizers.Tokenizer = field(repr=False)
     context_length: int
@@ -163,65 +169,62 @@ class Tokenizer:
     start_id: int
     end_id: int
 
-    def encode(self, texts: str | Sequence[str], context_length: int | None = None) -> np.ndarray:
-        """B texts (one text is a batch of one) -> ids int64 [B, context_length].
+    def encode(self, texts: str | Sequence[str], context_length: int | None = None) -> NDArray[np.int64]:
+        """Tokenize B texts (a str is a batch of one): ids int64 [B, context_length].
 
-        A row is the start token, the text, the end token, padding. A text too long is cut, and still ends
-        with the end token. Raises ValueError for anything but texts.
+        A row has the start token, the text, the end token and padding. A text that is too long is truncated
+        and still ends with the end token. Raises ValueError for anything but texts.
         """
         texts = _checked(texts)
-        length = (
-            self.context_length
-            if context_length is None
-            else arguments.whole("context_length", context_length, 1)
-        )
+        length = self.context_length
+        if context_length is not None:
+            length = check_int("context_length", context_length, 1)
         ids = np.full((len(texts), length), self.pad_id, np.int64)
-        for row, text in zip(ids, texts):
-            text = _SPECIALS.sub(_unspecial, clean_text(text, self.clean))
-            tokens = self._encode(text).ids
-            tokens = [self.start_id, *tokens, self.end_id]
+        for row, text in zip(ids, texts, strict=True):
+            text = _SPECIALS.sub(_escape_special, clean_text(text, self.clean))
+            tokens = [self.start_id, *self._encode(text).ids, self.end_id]
             if len(tokens) > len(row):
                 tokens[len(row) - 1 :] = [self.end_id]
             row[: len(tokens)] = tokens
         return ids
 
     def _encode(self, text: str) -> tokenizers.Encoding:
-        # for example, there may be no token for unknown words
+        # The vocabulary may lack a token for unknown words, for example.
         with _library_errors(f"the tokenizer cannot read {text!r:.60}"):
             return self.vocabulary.encode(text, add_special_tokens=False)
 
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Ids [length] -> the text up to the first end token or the padding, without start tokens.
+    def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> str:
+        """Return the text of ids [L] up to the first end token or the padding, without start tokens.
 
-        Bytes that make no character become U+FFFD. Raises ValueError for a batch of ids, and for ids that the
-        vocabulary does not have.
+        Bytes that are not valid UTF-8 become U+FFFD. Raises ValueError for a batch of ids, and for ids that
+        are not in the vocabulary.
         """
-        ids = arguments.array("ids", ids)
-        if ids.ndim != 1:
-            raise ValueError(f"decode takes one row of ids, [length], not {list(ids.shape)}")
-        if ids.size and ids.dtype.kind not in "iu":
-            raise ValueError(f"ids are {ids.dtype}: give whole numbers")
-        ids = ids.tolist()
-        for i in ids:
+        row = check_array("ids", ids)
+        if row.ndim != 1:
+            raise ValueError(f"decode takes one row of ids, [length], not {list(row.shape)}")
+        if row.size and row.dtype.kind not in "iu":
+            raise ValueError(f"ids are {row.dtype}: give whole numbers")
+        tokens: list[int] = row.tolist()
+        for i in tokens:
             if not 0 <= i < 2**32 or self.vocabulary.id_to_token(i) is None:
                 raise ValueError(f"ids hold {i}, which the vocabulary does not have")
-        if self.end_id in ids:
-            ids = ids[: ids.index(self.end_id)]
+        if self.end_id in tokens:
+            tokens = tokens[: tokens.index(self.end_id)]
         else:
-            while ids and ids[-1] == self.pad_id:
-                ids.pop()
+            while tokens and tokens[-1] == self.pad_id:
+                tokens.pop()
         with _library_errors("the tokenizer cannot decode these ids"):
-            text = self.vocabulary.decode(ids, skip_special_tokens=False)
-        return text.replace(self.vocabulary.id_to_token(self.start_id), "").strip()
+            text = self.vocabulary.decode(tokens, skip_special_tokens=False)
+        return text.replace(self.vocabulary.id_to_token(self.start_id) or "", "").strip()
 
     def unknown(self, texts: str | Sequence[str]) -> list[str]:
-        """The words of the texts that the vocabulary lacks, each once; [] for one that spells everything."""
+        """Return the words that are not in the vocabulary, each once; [] for a byte-level vocabulary."""
         unknown = getattr(self.vocabulary.model, "unk_token", None)
         words = []
         for text in _checked(texts):
             text = clean_text(text, self.clean)
             encoding = self._encode(text)
-            tokens = zip(encoding.tokens, encoding.offsets)
+            tokens = zip(encoding.tokens, encoding.offsets, strict=True)
             words += [text[start:stop] for token, (start, stop) in tokens if token == unknown]
         return list(dict.fromkeys(words))
 
@@ -235,8 +238,8 @@ def load_tokenizer(
 ) -> Tokenizer:
     """Read a `tokenizer.json` (the `tokenizers` library's format) for a model with `vocab_size` ids.
 
-    Raises FileNotFoundError, or ValueError for a file that is not one, has no start and end token, or whose ids are
-    not those of the model, 0 to `vocab_size` - 1, each with a token.
+    Raises FileNotFoundError, or ValueError for a file in another format, without a start and an end token, or
+    whose ids are not 0 to `vocab_size` - 1, each with a token.
     """
     import tokenizers
 
@@ -263,10 +266,10 @@ def load_tokenizer(
 
 @contextmanager
 def _library_errors(problem: str) -> Iterator[None]:
-    """Turn what the `tokenizers` library raises into a ValueError of one line, `problem` and the library's reason."""
+    """Turn errors of the `tokenizers` library into a ValueError of one line: `problem` and the reason."""
     try:
         yield
-    except BaseException as error:  # a panic in its Rust code is no Exception; its class cannot be imported
+    except BaseException as error:  # a Rust panic is no Exception; its class cannot be imported
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())
@@ -279,36 +282,31 @@ def _check_ids(
     vocab_size: int | None,
     where: str,
 ) -> None:
-    """Raise ValueError unless each id below `vocab_size`, and no other, has one token, as `declared`."""
+    """Raise ValueError unless the ids are 0 to `vocab_size` - 1, each with one token, as `declared`."""
+    hint = "put the checkpoint's own tokenizer.json there"
     ids = vocabulary.get_vocab(with_added_tokens=True)
     if not vocabulary.get_vocab_size(with_added_tokens=False):
-        raise ValueError(f"{where}: its vocabulary is empty; put the checkpoint's own tokenizer.json there")
+        raise ValueError(f"{where}: its vocabulary is empty; {hint}")
     if len(set(ids.values())) < len(ids):
-        raise ValueError(
-            f"{where}: several tokens have the same id; put the checkpoint's own tokenizer.json there"
-        )
+        raise ValueError(f"{where}: several tokens have the same id; {hint}")
     for token, id in ids.items():
         if declared.get(token, id) != id:
-            raise ValueError(
-                f"{where}: {token!r:.60} is declared with the id {declared[token]}, but the vocabulary "
-                f"gives it {id}; put the checkpoint's own tokenizer.json there"
-            )
+            problem = f"is declared with the id {declared[token]}, but the vocabulary gives it {id}"
+            raise ValueError(f"{where}: {token!r:.60} {problem}; {hint}")
         if vocab_size is not None and id >= vocab_size:
-            raise ValueError(
-                f"{where}: {token!r:.60} has the id {id}, and the model has the ids 0 to {vocab_size - 1}; "
-                "put the checkpoint's own tokenizer.json there"
-            )
+            problem = f"has the id {id}, and the model has the ids 0 to {vocab_size - 1}"
+            raise ValueError(f"{where}: {token!r:.60} {problem}; {hint}")
     if vocab_size is not None and len(ids) < vocab_size:
-        missing = sorted(set(range(vocab_size)).difference(ids.values()))
-        raise ValueError(
-            f"{where}: {len(missing)} of the model's {vocab_size} ids have no token, the first is "
-            f"{missing[0]}; put the checkpoint's own tokenizer.json there"
+        first = min(set(range(vocab_size)).difference(ids.values()))
+        problem = (
+            f"{vocab_size - len(ids)} of the model's {vocab_size} ids have no token, the first is {first}"
         )
+        raise ValueError(f"{where}: {problem}; {hint}")
 
 
 def _checked(texts: str | Sequence[str]) -> list[str]:
     """Return the texts as a list. Raises ValueError for anything but a text or a list of texts."""
     texts = texts.tolist() if isinstance(texts, np.ndarray) else texts
     if isinstance(texts, list | tuple):
-        return arguments.texts("texts", texts) if texts else []
-    return [arguments.text("texts", texts)]
+        return check_texts("texts", texts) if texts else []
+    return [check_text("texts", texts)]

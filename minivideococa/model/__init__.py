@@ -1,1 +1,16 @@
-"""The network: pure functions over NumPy arrays, and nothing of files or words."""
+"""The network: pure functions over NumPy arrays. It knows no files and no words, and imports NumPy alone.
+
+In reading order:
+
+config        the dimensions of a model, and checks of arguments
+ops           the formulas: linear, layer_norm, gelu, softmax, attention
+transformer   mlp, residual block, key-value cache
+vision        patchify, frozen image encoder
+pooling       flatten, attentional poolers: VideoCoCa's step
+text          unimodal text decoder
+decoder       multimodal text decoder
+generation    DecodingOptions, greedy decoding, sampling, beam search
+videococa     forward, and VideoCoCa, which ties the stages together
+hooks         trace, patch, replace_operations
+kernels       how NumPy is made fast
+"""

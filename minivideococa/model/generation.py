@@ -427,8 +427,8 @@ def beam_search(
     """Search for the texts with the highest scores: ids [B, L0] -> the best candidates of each of B videos.
 
     A text's score is the sum of the log-probabilities of its tokens, divided by its length (the end token
-    included) to the power of `options.length_penalty`. open_clip sums other `token_scores`, the raw logits, and
-    searches in groups of beams, which `options.diversity_penalty` makes differ.
+    included) to the power of `options.length_penalty`. open_clip sums other `token_scores`, the raw logits,
+    and searches in groups of beams, which `options.diversity_penalty` makes differ.
     """
     max_length, groups, beams = (
         options.max_length or 0,
@@ -546,8 +546,22 @@ def generate(
 
     Raises ValueError for lengths that leave no room, and for more texts than fit into memory.
     """
+    batch = model.config.check_caption_tokens(caption_tokens, model.dtype)
+    prompt_ids, end_id, options = prepare(model, options, len(batch))
+    next_logits = model_logits(model.params, model.config, batch, options.cache)
+    ids = np.tile(prompt_ids, (len(batch), 1))
+    texts = generate_ids(next_logits, ids, end_id, model.config.pad_id, options, progress)
+    results = texts if options.candidates > 1 else [candidates[0] for candidates in texts]
+    return results if np.ndim(caption_tokens) == 3 else results[0]
+
+
+def prepare(model: VideoCoCa, options: DecodingOptions, texts: int = 1) -> tuple[Array, int, DecodingOptions]:
+    """Return the prompt's ids [L], the start id first; the end id; and the options with a maximal length.
+
+    Raises ValueError for ids outside the vocabulary, for lengths that leave no room, and for more texts than
+    fit into memory.
+    """
     config, vocabulary = model.config, model.config.text.vocab_size
-    batch = config.check_caption_tokens(caption_tokens, model.dtype)
     tokenizer_ids = (model.tokenizer.start_id, model.tokenizer.end_id) if model.tokenizer else None
     start_id, end_id = tokenizer_ids or (vocabulary - 2, vocabulary - 1)  # CLIP's
     start_id = (
@@ -556,12 +570,8 @@ def generate(
     end_id = end_id if options.end_id is None else check_int("end_id", options.end_id, 0, vocabulary - 1)
     prompt_ids = np.array([start_id, *_prompt_ids(model, options.prompt)])
     options = replace(options, max_length=_max_length(options, len(prompt_ids), config.text.context_length))
-    _require_memory(model, len(batch), len(prompt_ids), options)
-    next_logits = model_logits(model.params, config, batch, options.cache)
-    ids = np.tile(prompt_ids, (len(batch), 1))
-    texts = generate_ids(next_logits, ids, end_id, config.pad_id, options, progress)
-    results = texts if options.candidates > 1 else [candidates[0] for candidates in texts]
-    return results if np.ndim(caption_tokens) == 3 else results[0]
+    _require_memory(model, texts, len(prompt_ids), options)
+    return prompt_ids, end_id, options
 
 
 def generate_ids(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing minivideococa does not import NumPy
 
     Array = NDArray[Any]
     Operation = TypeVar("Operation", bound=Callable[..., Any])
+    Patch = Callable[[Array], Array]
 
 Activations = dict[str, "Array"]  # name -> array, in the order in which they were computed
 
@@ -30,7 +31,7 @@ Activations = dict[str, "Array"]  # name -> array, in the order in which they we
 class _Trace:
     """What one `trace` records, and what it changes."""
 
-    def __init__(self, patch: Mapping[str, Array] | None, weights: bool, until: str | None) -> None:
+    def __init__(self, patch: Mapping[str, Array | Patch] | None, weights: bool, until: str | None) -> None:
         self.activations: Activations = {}
         self.patch, self.weights, self.until = patch, weights, until
 
@@ -48,15 +49,16 @@ _block: ContextVar[str] = ContextVar("block", default="")
 
 @contextmanager
 def trace(
-    patch: Mapping[str, Array] | None = None, *, weights: bool = False, until: str | None = None
+    patch: Mapping[str, Array | Patch] | None = None, *, weights: bool = False, until: str | None = None
 ) -> Iterator[Activations]:
     """Record every named activation that the model computes inside the `with` block.
 
     Yield a dict from name to array. A name that is computed again replaces the earlier array. A trace inside
     another takes over until it ends.
 
-    patch : arrays of the recorded shapes. After each of these names the model continues from the given array
-        (activation patching); its own activation is recorded all the same.
+    patch : arrays of the recorded shapes, or functions of the activation that return one. After each of these
+        names the model continues from the given array (activation patching); its own activation is recorded
+        all the same.
     weights : also record the attention weights, and inside each block q, k, v, the attention's output and the
     two
         halves of the MLP. These are large.
@@ -80,7 +82,10 @@ def record(name: str, x: Array) -> Array:
     current.activations[name] = x.copy()  # later operations may work in place
     if name == current.until:
         raise _Reached
-    return x if current.patch is None else current.patch.get(name, x)
+    if current.patch is None:
+        return x
+    value = current.patch.get(name, x)
+    return value(x) if callable(value) else value
 
 
 def record_texts(name: str, x: Array) -> Array:

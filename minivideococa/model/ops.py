@@ -16,6 +16,7 @@ from .kernels import blockwise, erf, matmul
 Mask = Array | None  # bool, True where a query attends to a key; None: everywhere
 
 
+@replaceable
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Return x W^T + b: [..., n_in] -> [..., n_out], for a weight [n_out, n_in] as PyTorch stores it."""
     return matmul(x, weight, bias)
@@ -45,6 +46,7 @@ def quick_gelu(x: Array) -> Array:
         return x / (1 + np.exp(-1.702 * x))
 
 
+@replaceable
 @blockwise
 def softmax(x: Array) -> Array:
     """Return exp(x) / sum(exp(x)) over the last axis: [..., n] -> [..., n]; -inf becomes 0."""

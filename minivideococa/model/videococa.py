@@ -137,7 +137,7 @@ class VideoCoCa:
         return check_finite("the latent is", latents)
 
     def decode(self, tokens: Array, ids: Array) -> Array:
-        """Return logits [B, L, V] of the tokens after ids [B, L], from caption tokens [Q', E] or [B, Q', E]."""
+        """Return logits [B, L, V] of the tokens after ids [B, L], for caption tokens [Q', E] or a batch."""
         ids, layers = self.config.check_ids(ids), self.params["text_decoder"]
         tokens = self.config.check_caption_tokens(tokens, self.dtype, batch=len(ids))
         kv = decoder.cross_attention_kv(tokens, layers, self.config.decoder)

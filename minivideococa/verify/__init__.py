@@ -1,16 +1,17 @@
-"""Tells an implementer which tensors are wrong, and what the mistakes look like.
+"""Verify another implementation: which of its tensors are wrong, and which known mistakes explain them.
 
-    from minivideococa.verify import verify, text
+    from minivideococa.verify import text, verify
     print(text(verify(model, {"pixels": ..., "vision.embed": ..., "vision.block.0": ...})))
 
-`minivideococa verify FILE` does the same for a safetensors file that any program wrote. The forward pass imports nothing
-of this; it is run, here, with some of its own functions replaced.
+`minivideococa verify FILE` does the same for a safetensors file, written by any program. See README.md in
+this folder. The reference is the package's own forward pass, run with some of its operations replaced; the
+model imports nothing from here.
 """
 
-from .blame import verify
+from .compare import verify
 from .files import verify_file, write_trace
+from .formatting import as_json, text
 from .mistakes import MISTAKES
-from .report import as_json, text
-from .rows import Fault, Report
+from .report import Fault, Report
 
 __all__ = ["MISTAKES", "Fault", "Report", "as_json", "text", "verify", "verify_file", "write_trace"]

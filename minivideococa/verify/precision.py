@@ -1,55 +1,62 @@
-"""What rounding in a dtype does to the forward pass: found by running it in that dtype, not by a magic number."""
+"""The error that rounding to a dtype causes, measured by running the forward pass with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from zlib import crc32
 
 import numpy as np
 
 from ..checkpoint.folder import widen_bfloat16
+from ..model.config import Array
+from ..model.hooks import replace_operations
 from ..model.videococa import VideoCoCa
-from .substitution import substituted, with_parameters
+from .changes import Operation, map_parameters, rebuilt
 
 # The distance from 1 to the next number, by dtype: finest first
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
-SAMPLES = 3  # so often is the forward pass run to see what rounding does
-FACTOR = 8  # up to so many times as much is called rounding
+SAMPLES = 3  # runs with rounding
+FACTOR = 8  # errors of up to this many times the largest one in these runs count as rounding
 
-# The narrow dtypes are rounded before and after these, which together see nearly every array of the forward pass; what
-# is inside them, long sums above all, implementations keep in float32
-ROUNDED = ("linear", "layer_norm", "softmax", "gelu", "quick_gelu")
+# Narrow dtypes round the inputs and outputs of these: nearly every array of the forward pass.
+# Sums inside them stay in float32, as implementations keep them.
+ROUNDED = ("ops.linear", "ops.layer_norm", "ops.softmax", "ops.gelu", "ops.quick_gelu")
 
 
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """float32 -> the nearest bfloat16, as float32; halfway between two, the even one."""
+def to_bfloat16(x: Array) -> Array:
+    """Round float32 to the nearest bfloat16, ties to even; the result is float32."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return widen_bfloat16(((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16))
 
 
-def to_float16(x: np.ndarray) -> np.ndarray:
-    """float32 -> the nearest float16, as float32."""
-    with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite
+def to_float16(x: Array) -> Array:
+    """Round float32 to the nearest float16; the result is float32, infinite where float16 overflows."""
+    with np.errstate(over="ignore"):
         return x.astype(np.float16).astype(np.float32)
 
 
-NARROW: dict[str, Callable[[np.ndarray], np.ndarray]] = {"float16": to_float16, "bfloat16": to_bfloat16}
+NARROW: dict[str, Callable[[Array], Array]] = {"float16": to_float16, "bfloat16": to_bfloat16}
 
 
 def coarsest(dtypes: Iterable[str]) -> str:
-    """The one of these dtypes that rounds most."""
+    """Return the dtype with the largest epsilon."""
     return max(dtypes, key=EPSILON.__getitem__)
 
 
 def coarser_than(dtype: str) -> list[str]:
-    """The dtypes that round more than this one, finest first."""
+    """Return the dtypes with a larger epsilon, finest first."""
     return [other for other, epsilon in EPSILON.items() if epsilon > EPSILON[dtype]]
 
 
-def is_held(x: np.ndarray, dtype: str) -> bool:
-    """Whether every number of a float64 array is one of this dtype, so that storing it there loses nothing."""
+def rounded_in(dtype: str) -> str:
+    """Return the dtype to run in: float32 instead of float64, whose errors are scaled from it."""
+    return "float32" if dtype == "float64" else dtype
+
+
+def is_exact(x: Array, dtype: str) -> bool:
+    """Return whether a float64 array is stored in this dtype without loss."""
     with np.errstate(all="ignore"):
         narrow = x.astype(np.float32)
         if not np.array_equal(narrow, x, equal_nan=True):
@@ -58,34 +65,49 @@ def is_held(x: np.ndarray, dtype: str) -> bool:
 
 
 def cast(model: VideoCoCa, dtype: str) -> VideoCoCa:
-    """The model with its weights in this dtype: float64, float32, or one of the narrow ones held as float32."""
+    """Return the model with its weights rounded to a dtype. Narrow dtypes are held as float32."""
 
-    def change(name: str, weight: np.ndarray) -> np.ndarray:
+    def convert(name: str, weight: Array) -> Array:
         weight = weight.astype("float64" if dtype == "float64" else "float32", copy=False)
         return NARROW[dtype](weight) if dtype in NARROW else weight
 
-    return VideoCoCa(model.config, with_parameters(model.params, change), model.tokenizer)
+    return rebuilt(model, map_parameters(model.params, convert), model.config)
 
 
-def rounding(dtype: str, sample: int) -> AbstractContextManager:
-    """While it lasts, the forward pass rounds to this dtype after each operation; float32 does so of its own accord.
+def rounding(dtype: str) -> AbstractContextManager[None]:
+    """Round to a narrow dtype before and after each operation; float32 arrays are rounded anyway."""
+    narrow = NARROW.get(dtype)
+    if narrow is None:
+        return replace_operations({})
 
-    What is traced is moved by about another rounding before the next block has it. For it may be rounded on its way into
-    somebody's file; and every `sample` is moved otherwise, which shows how far errors scatter.
+    def make(operation: Operation) -> Operation:
+        return lambda x, *rest, **options: narrow(operation(narrow(x), *rest, **options))
+
+    return replace_operations(dict.fromkeys(ROUNDED, make))
+
+
+def perturbed(
+    names: Iterable[str], patch: Mapping[str, Array], dtype: str, sample: int
+) -> dict[str, Operation]:
+    """Return a patch that rounds every activation and perturbs it by about one more rounding.
+
+    A trace's tensors are rounded on their way into its file. Each `sample` perturbs differently, which shows
+    the spread of the errors. patch: tensors to continue from instead of the computed ones.
     """
-    narrow = NARROW.get(dtype, lambda x: x)
 
-    def rounds(operation: Callable) -> Callable:
-        return lambda x, *rest, **more: narrow(operation(narrow(x), *rest, **more))
-
-    def notes(record: Callable) -> Callable:
-        def recorded(name: str, x: np.ndarray) -> np.ndarray:
+    def make(name: str) -> Operation:
+        def function(x: Array) -> Array:
             if x.dtype.kind != "f":  # frames and ids
-                return record(name, x)
-            x = record(name, narrow(x))
+                return x
+            x = patch[name].astype(np.float32) if name in patch else narrow(x, dtype)
             moves = np.random.default_rng([sample, crc32(name.encode())]).uniform(-0.5, 0.5, x.shape)
             return (x * (1 + EPSILON[dtype] * moves)).astype(np.float32)
 
-        return recorded
+        return function
 
-    return substituted({"record": notes} | ({name: rounds for name in ROUNDED} if dtype in NARROW else {}))
+    return {name: make(name) for name in names}
+
+
+def narrow(x: Array, dtype: str) -> Array:
+    """Round a float32 array to a dtype; the result is float32."""
+    return NARROW[dtype](x) if dtype in NARROW and x.dtype.kind == "f" else x

@@ -1,230 +1,159 @@
-"""What `verify` found: a table and some sentences for people, JSON for programs."""
+"""The result of `verify` as dataclasses, and the measure of how far two arrays differ."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import dataclass, field
 
-from ..terminal import printable
-from .diagnosis import MOST
-from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, OTHER_WEIGHTS
-from .rows import Fault, Report, Row
+import numpy as np
 
-HEAD = ("name", "shape", "max error", "relative", "cosine", "rounding", "verdict")
+from ..model.config import Array
+from .mistakes import Mistake
 
 
-def text(report: Report) -> str:
-    """The table in path order, then what was compared, where it breaks and what it looks like."""
-    lines = [HEAD, *(_cells(row) for row in report.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
-    table = [
-        "  ".join(
-            cell.ljust(width) if i in (0, 1, 6) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*table, "", *sentences(report)])
+@dataclass(frozen=True)
+class Difference:
+    """How far an array is from the reference.
+
+    max_abs: the largest absolute difference of two elements.
+    rel: the largest L2 norm of a row of the difference (rows run along the last axis), relative to the root
+    mean square L2 norm of the reference's rows.
+    cosine: the cosine similarity of the flattened arrays.
+    """
+
+    max_abs: float
+    rel: float
+    cosine: float
 
 
-def sentences(report: Report) -> list[str]:
-    """What was compared, where it breaks, and what it looks like."""
-    said = [
-        f"{len(report.compared)} of {len(report.rows) + len(report.missing)} computed tensors compared"
-        + (f"; missing: {', '.join(report.missing)}." if report.missing else ".")
-    ]
-    if report.unknown:
-        names = [
-            printable(name) + (f" ({report.nearest[name]}?)" if name in report.nearest else "")
-            for name in report.unknown
-        ]
-        said.append(f"Not compared, since no trace has such a name for this model: {', '.join(names)}.")
-    if overflowed := [row.name for row in report.rows if row.status == "not judged"]:
-        said.append(
-            f"Not judged, since our own numbers overflow {report.dtype} on the way there: {', '.join(overflowed)}."
-        )
-    if report.not_finite:
-        name, place = report.not_finite
-        said.append(
-            f"The first number that is not finite (NaN or infinity) is in {name}, at {_place(place)}."
-        )
-    if report.coarser and not report.coarser.faults:
-        said.append(
-            f"It differs by more than {report.dtype} explains, but agrees to {report.coarser.dtype} rounding: was it "
-            f"computed in {_computed_in(report.coarser.dtype)}? Try --dtype {report.coarser.dtype}."
-        )
-    elif report.coarser:
-        said.append(
-            f"Most of it agrees to {report.coarser.dtype} rounding: was it computed in "
-            f"{_computed_in(report.coarser.dtype)}? Try --dtype {report.coarser.dtype}. By that:"
-        )
-        said += _faults(report.coarser)
-    elif report.faults:
-        said += _faults(report)
-    elif report.right:
-        said.append(
-            f"No tensor of {len(report.compared)} differs by more than rounding in {report.dtype} explains."
-        )
-    else:
-        said.append(
-            "No tensor of the network was compared, so this does not show that it is right: write the tensors under "
-            "the names that minivideococa trace writes."
-        )
-    return said
+@dataclass(frozen=True)
+class Row:
+    """A tensor of a trace: its errors, the errors that rounding explains, and the verdict.
+
+    difference: from the reference, computed from the inputs. allowed: the largest `rel` that rounding
+    explains.
+    local_error, local_allowed: the same, from what the model computes from the trace's own tensors before
+    this one.
+    status: "ok"; "wrong", the local error is too large; "inherited", the error comes from an earlier tensor;
+    "not judged", numbers of this size overflow the dtype, so that rounding could explain any error.
+    layout: the tensor's axes, e.g. "[N, T, W]", if they are recognized and are not those of a trace; else "".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    expected_shape: tuple[int, ...]
+    difference: Difference
+    allowed: float
+    local_error: float
+    local_allowed: float
+    status: str
+    layout: str = ""
 
 
-def _faults(report: Report) -> list[str]:
-    """The sentences about the faults, in their order."""
-    said = []
-    for i, fault in enumerate(report.faults):
-        row, again = fault.diverges, i and report.faults[i - 1].diverges is fault.diverges
-        off = f"it is off by {row.by_itself:.1e}, where rounding in {report.dtype} explains {row.allowed_by_itself:.1e}"
-        if row.layout:
-            off = (
-                f"its axes are {row.layout} ({_shape(row.shape)}), not those of {_shape(row.expected_shape)}"
-            )
-        elif row.shape != row.expected_shape:
-            off = f"its shape is {_shape(row.shape)}, not {_shape(row.expected_shape)}"
-        if not i:
-            said.append(f"It breaks at {row.name}: from your own {fault.computed_from}, {off}.")
-        elif again:
-            said.append(f"With that allowed for, {row.name} still is wrong.")
-        else:
-            after = "With that allowed for" if report.faults[i - 1].mistake else "From your own tensors on"
-            said.append(f"{after}, {row.name} is the next: from your own {fault.computed_from}, {off}.")
-        if fault.worst and not again:
-            said.append(
-                f"It is worst at {_place(fault.worst)}: {fault.found:.6g}, where {fault.expected:.6g} belongs."
-            )
-        said.append(
-            _looks_like(fault, last=all(other.diverges is not row for other in report.faults[i + 1 :]))
-        )
-    if sum(fault.mistake is None for fault in report.faults) > 2:
-        said.append(
-            "So much is off that it may be the weights: are they another model's? Then give those that were run with "
-            "--weights."
-        )
-    if not report.all_found:
-        said.append(f"There is more: no more than {MOST} faults are looked for at once.")
-    elif len(report.faults) > 1:
-        known = all(
-            fault.mistake and fault.diverges.shape == fault.diverges.expected_shape for fault in report.faults
-        )
-        rest = (
-            "; with them allowed for, the rest is right"
-            if known and len(report.compared) == len(report.rows)
-            else ""
-        )
-        said.append(f"These are {len(report.faults)} faults{rest}.")
-    return said
+@dataclass(frozen=True)
+class Fault:
+    """One fault of an implementation.
+
+    row: the first tensor that shows it. computed_from: the tensor of the trace that it was recomputed from.
+    mistake: the known mistake that explains it, or None. remaining: the local error of `row` that is left
+    when our forward pass makes this mistake and those before it in the list; None without a mistake. also:
+    the other tensors that the mistake explains or, without one, the other wrong tensors of the same kind.
+    worst: the index of the largest error by axis names ({} if the shape is wrong); found, expected: the two
+    numbers at that index.
+    """
+
+    row: Row
+    computed_from: str
+    mistake: Mistake | None = None
+    remaining: float | None = None
+    also: tuple[str, ...] = ()
+    worst: dict[str, int] = field(default_factory=dict)
+    found: float | None = None
+    expected: float | None = None
 
 
-def _looks_like(fault: Fault, last: bool) -> str:
-    """What a fault looks like, and where else it is. last: whether no other one in the same tensor follows."""
-    row, also = fault.diverges, ", ".join(fault.also)
-    if fault.mistake is OTHER_WEIGHTS:
-        return f"It looks like this: {fault.mistake.words}. Every tensor that has weights of its own is off."
-    if fault.mistake:
-        remaining = (
-            f" Computed this way, ours agrees with yours to {fault.remaining:.1e}."
-            if last and fault.remaining is not None
-            else ""
-        )
-        return f"It looks like this: {fault.mistake.words}.{remaining}" + (
-            f" It explains also {also}." if also else ""
-        )
-    known = len(
-        [mistake for mistake in MISTAKES if mistake not in (AXES_TRANSPOSED, BATCH_AXIS, OTHER_WEIGHTS)]
-    )
-    return (
-        f"It looks like none of the {known} mistakes that are known here, nor like some of them together: compare it "
-        "step by step."
-        + " Or is it another model's? Then give --weights." * (row.shape != row.expected_shape)
-        + (f" So are {also}." if also else "")
-    )
+@dataclass(frozen=True)
+class Report:
+    """The result of `verify`, rows in path order.
+
+    dtype: the precision whose rounding is allowed. unknown: names in the trace that are not compared;
+    nearest: unknown name -> the most similar name of a trace, if there is one. missing: the tensors that the
+    model computes from the inputs and that the trace does not hold. faults: in path order. all_found: False
+    if the search stopped at the largest number of faults. not_finite: (name, index) of the first NaN or
+    infinity where a finite number is expected. coarser: the report by the coarser dtype that the numbers seem
+    to have been computed in, if there is one.
+    """
+
+    dtype: str
+    rows: list[Row]
+    unknown: list[str]
+    nearest: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    all_found: bool = True
+    not_finite: tuple[str, dict[str, int]] | None = None
+    coarser: Report | None = None
+
+    @property
+    def compared(self) -> list[str]:
+        """The computed tensors that were compared and could be judged."""
+        return [row.name for row in self.rows if row.status != "not judged"]
+
+    @property
+    def right(self) -> bool:
+        """Whether there is no fault and a tensor of the network, not pixels alone, was compared."""
+        return not self.faults and any(name != "pixels" for name in self.compared)
+
+    @property
+    def first_divergence(self) -> Row | None:
+        """The first tensor with an error of its own."""
+        return self.faults[0].row if self.faults else None
+
+    @property
+    def computed_from(self) -> str | None:
+        """The tensor of the trace that `first_divergence` was recomputed from."""
+        return self.faults[0].computed_from if self.faults else None
+
+    @property
+    def mistake(self) -> Mistake | None:
+        """The known mistake that explains the first fault."""
+        return self.faults[0].mistake if self.faults else None
+
+    @property
+    def remaining(self) -> float | None:
+        """The error that the first fault's mistake leaves unexplained."""
+        return self.faults[0].remaining if self.faults else None
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """The same for `json.dumps`; a number that is not finite is null."""
-    judged = report.coarser if report.coarser and report.coarser.faults else report
-    return {
-        "first_divergence": report.diverges.name if report.diverges else None,
-        "diagnosis": report.mistake.words if report.mistake else None,
-        "tensors": [
-            {
-                "name": row.name,
-                "shape": list(row.shape),
-                "max_abs": _finite(row.difference.max_abs),
-                "rel": _finite(row.difference.rel),
-                "cosine": _finite(row.difference.cosine),
-                "allowed": _finite(row.allowed),
-                "status": row.status,
-            }
-            for row in report.rows
-        ],
-        "unknown": report.unknown,
-        "nearest": report.nearest,
-        "dtype": report.dtype,
-        "right": report.right,
-        "compared": len(report.compared),
-        "computed": len(report.rows) + len(report.missing),
-        "missing": report.missing,
-        "agrees_to": report.coarser.dtype if report.coarser else None,
-        "not_finite": {"name": report.not_finite[0], "at": report.not_finite[1]}
-        if report.not_finite
-        else None,
-        "faults": [
-            {
-                "name": fault.diverges.name,
-                "computed_from": fault.computed_from,
-                "mistake": fault.mistake.name if fault.mistake else None,
-                "diagnosis": fault.mistake.words if fault.mistake else None,
-                "error": _finite(fault.diverges.by_itself),
-                "allowed": _finite(fault.diverges.allowed_by_itself),
-                "remaining": _finite(fault.remaining),
-                "axes": fault.diverges.layout or None,
-                "worst": fault.worst or None,
-                "found": _finite(fault.found),
-                "expected": _finite(fault.expected),
-                "also": list(fault.also),
-            }
-            for fault in judged.faults
-        ],
-        "all_found": judged.all_found,
-    }
+def difference(x: Array, reference: Array) -> Difference:
+    """Return how far x is from the reference, both [..., n].
+
+    The errors are infinite if the shapes differ or x is not finite where the reference is. Where the
+    reference is zero everywhere, errors are absolute.
+    """
+    if x.shape != reference.shape:
+        return Difference(np.inf, np.inf, np.nan)
+    with np.errstate(all="ignore"):
+        cosine = np.vdot(x, reference) / (np.linalg.norm(x) * np.linalg.norm(reference))
+        max_abs = np.abs(_subtract(x, reference)).max()
+    return Difference(float(max_abs), relative_error(x, reference), float(np.clip(cosine, -1, 1)))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    found = row.difference
-    verdict = row.status
-    if row.layout:
-        verdict += f": the axes are {row.layout}, the shape should be {_shape(row.expected_shape)}"
-    elif row.shape != row.expected_shape:
-        verdict += f": the shape should be {_shape(row.expected_shape)}"
-    elif row.status == "wrong":
-        verdict += f" by itself: {row.by_itself:.1e}, rounding {row.allowed_by_itself:.1e}"
-    return (
-        row.name,
-        _shape(row.shape),
-        f"{found.max_abs:.1e}",
-        f"{found.rel:.1e}",
-        f"{found.cosine:.6f}",
-        f"{row.allowed:.1e}",
-        verdict,
-    )
+def relative_error(x: Array, reference: Array) -> float:
+    """Return `Difference.rel` alone."""
+    if x.shape != reference.shape:
+        return np.inf
+    with np.errstate(all="ignore"):
+        largest = np.linalg.norm(_subtract(x, reference), axis=-1).max()
+        finite = np.where(np.isfinite(reference), reference, 0)
+        typical = np.sqrt(np.mean(np.square(finite).sum(axis=-1)))
+        return float(largest / (typical or 1.0))
 
 
-def _computed_in(dtype: str) -> str:
-    return "float16, or with TensorFloat-32 products," if dtype == "float16" else dtype
-
-
-def _place(place: dict[str, int]) -> str:
-    return ", ".join(f"{axis} {i}" for axis, i in place.items())
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _finite(x: float | None) -> float | None:
-    return x if x is not None and math.isfinite(x) else None
+def _subtract(x: Array, reference: Array) -> Array:
+    """Return x - reference: 0 where both are the same infinity or NaN, infinity where only one is NaN."""
+    d: Array = x - reference
+    if np.isfinite(d).all():
+        return d
+    d = np.where((x == reference) | (np.isnan(x) & np.isnan(reference)), 0, d)
+    d[np.isnan(d)] = np.inf
+    return d

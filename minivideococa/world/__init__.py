@@ -1,13 +1,18 @@
-"""A small synthetic world of coloured shapes, for training and testing without any data set.
+"""A small synthetic world of coloured shapes, for training and testing without a data set.
 
-`scenes` draws still images, `captions` says what is in them, `clips` sets them in motion, and `shapes` writes clips
-to files, with a manifest. `judgement` tells whether a video looks like one of the world. Everything follows from a `numpy.random.Generator`, so a seed is enough to have the same
-pictures, sentences and videos again.
+scenes      still images
+captions    sentences about them, and what a given sentence names
+clips       videos of moving shapes
+shapes      clips as files, with a manifest
+detection   whether a video looks like the synthetic world
+
+All randomness comes from a `numpy.random.Generator`: the same seed gives the same pictures, sentences and
+videos.
 """
 
 from .captions import LABELS, SPECIAL, VOCABULARY, caption, caption_of, objects_named, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
-from .judgement import in_world, is_embedded
+from .detection import in_world, is_embedded
 from .scenes import COLOURS, SHAPES, SIZE, Object, draw, farther, sample_background, sample_objects
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Write clips of the world as files that every player reads, with a manifest of what is true of them."""
+"""Write clips of the synthetic world as video files, with a manifest of their ground truth."""
 
 from __future__ import annotations
 
@@ -7,73 +7,71 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..evaluation.manifest import Entry, write_manifest
-from ..media.video import ffmpeg_path, no_ffmpeg, read_packets
-from ..model.arguments import whole
+from ..media.ffmpeg import ffmpeg_path, no_ffmpeg
+from ..media.video import read_packets
+from ..model.config import check_int
 from ..output import atomic_folder
-from ..progress import advance
+from ..progress import Progress, no_progress
 from ..resources import require_memory
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
 
 MANIFEST = "manifest.jsonl"
 FPS = 8
-ENLARGED = 4  # each pixel becomes 4 x 4, so that halving the colours' resolution blurs none
-TIMEOUT = 60  # seconds that ffmpeg may take for a clip, and one for each frame
-FRAME_BYTES = 1_000_000  # of memory that a frame takes while its clip is written, at most
-CAPTIONS = 5  # of a clip, at most: the plain one, and what chance adds to it
+SCALE = 4  # each pixel becomes 4 x 4, so that chroma subsampling blurs none
+TIMEOUT = 60  # seconds that ffmpeg may take for a clip, plus one per frame
+FRAME_BYTES = 1_000_000  # upper bound of the memory per frame while a clip is written
+CAPTIONS = 5  # per clip, at most: the plain one and random ones
 
-# BT.709 colours, said in the file; one thread and no version's name, so that the same frames give the same bytes
+# BT.709 colours, tagged as such; one thread and no encoder version, so that the same frames give the same
+# bytes
 ENCODING = [
-    "-vf",
-    "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bitexact",
-    "-c:v",
-    "libx264",
-    "-pix_fmt",
-    "yuv420p",
-    "-crf",
-    "10",
-    "-threads",
-    "1",
-    "-fflags",
-    "+bitexact",
-    "-flags:v",
-    "+bitexact",
-    "-movflags",
-    "+faststart",
+    *("-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int+bitexact"),
+    *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "10", "-threads", "1"),
+    *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart"),
 ]
 
 
-def write_shapes(folder: str | os.PathLike[str], count: int = 200, seed: int = 0, frames: int = 16) -> Path:
-    """Write `count` clips, of each of the CLIP_SETS in turn, and `manifest.jsonl`, which is returned.
+def write_shapes(
+    folder: str | os.PathLike[str],
+    count: int = 200,
+    seed: int = 0,
+    frames: int = 16,
+    *,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write `count` clips, of each of the `CLIP_SETS` in turn; return the path of their manifest.
 
-    0000.mp4 and so on: `frames` frames of 256 x 256 pixels, 8 a second, H.264. Their entries have captions, a label where
-    one object is shown, and a question with its answer. A clip and its entry follow from the seed and the clip's number: more
-    clips begin with the same ones, and the same machine makes the same bytes.
+    The clips are 0000.mp4 and so on: `frames` frames of 256 x 256 pixels at 8 frames per second, H.264. Their
+    entries have captions, a label if one object is shown, and a question with its answer. A clip and its
+    entry depend on the seed and the clip's number only: a larger `count` adds clips, and the same machine
+    writes the same bytes. `progress` is called once, with "clips".
 
-    Written as a whole or not at all. Raises ValueError if `folder` holds something or a number is out of range, OSError
-    if a file cannot be written or there is no ffmpeg.
+    The folder is written as a whole or not at all. Raises ValueError if `folder` is not empty or a number is
+    out of range, OSError if a file cannot be written or there is no ffmpeg.
     """
-    count, seed = whole("count", count, 1), whole("seed", seed, 0)
-    frames = whole("frames", frames, 2)  # one frame cannot show two objects after each other
+    count, seed = check_int("count", count, 1), check_int("seed", seed, 0)
+    frames = check_int("frames", frames, 2)  # one frame cannot show one object after another
     require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
     kinds = list(CLIP_SETS)
-    with atomic_folder(folder) as made:
+    with atomic_folder(folder) as partial, progress(count, "clips") as update:
         entries = []
         for i in range(count):
             rng = np.random.default_rng([seed, i])
             clip = sample_clip(kinds[i % len(kinds)], rng, frames)
-            video = made / f"{i:04}.mp4"
+            video = partial / f"{i:04}.mp4"
             write_video(video, draw_clip(clip))
             entries.append(entry_of(video, clip, rng))
-            advance()
-        write_manifest(made / MANIFEST, entries)
+            update(1)
+        write_manifest(partial / MANIFEST, entries)
     return Path(folder) / MANIFEST
 
 
 def entry_of(video: Path, clip: Clip, rng: np.random.Generator) -> Entry:
-    """What a manifest says of a clip. No caption says what is not true all the time, or comes twice."""
+    """Return the manifest's entry of a clip. Its captions are all different, and true in every frame."""
     captions = dict.fromkeys(
         [caption_of(clip.first), *(caption_throughout(clip, rng) for _ in range(CAPTIONS - 1))]
     )
@@ -81,48 +79,40 @@ def entry_of(video: Path, clip: Clip, rng: np.random.Generator) -> Entry:
     return Entry(video, tuple(captions), labels, *question_of(clip.first, rng))
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
-    """Write uint8 frames [T, H, W, 3] to an mp4, four times as large and 8 a second.
+def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Write uint8 frames `[T, H, W, 3]` as an mp4, four times as large, at 8 frames per second.
 
     Raises OSError if ffmpeg fails, does not end, or does not leave a video of T frames.
 
-    Read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips of the world; 13 at most).
+    When read back, the mean of a pixel's 4 x 4 is off by 1.1 of 255 levels on average (200 clips; 13 at
+    most).
     """
-    frames = frames.repeat(ENLARGED, axis=1).repeat(ENLARGED, axis=2)
-    source = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{frames.shape[2]}x{frames.shape[1]}",
-        "-r",
-        str(FPS),
-        "-i",
-        "-",
-    ]
+    frames = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(FPS), "-i", "-"]
     command = [ffmpeg_path(), "-y", "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
-    try:
-        result = subprocess.run(
-            command, input=frames.tobytes(), capture_output=True, timeout=TIMEOUT + len(frames)
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(
-            f"{path}: cannot be written: ffmpeg does not end ({error.timeout:.0f} seconds)"
-        ) from None
-    except OSError as error:
-        raise no_ffmpeg(command[0], error.strerror) from None
-    if result.returncode:
-        complaint = (
-            result.stderr.decode(errors="replace").strip() or f"ffmpeg ends with status {result.returncode}"
-        )
-        raise OSError(f"{path}: cannot be written: " + complaint.split("\n")[0])
-    try:  # a status of 0 alone is no proof: the frames are counted
+    _run_ffmpeg(command, path, frames)
+    try:  # a status of 0 is no proof: count the frames
         written = len(read_packets(str(path))[0])
     except (OSError, ValueError):
         written = 0
     if written != len(frames):
         raise OSError(
-            f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames are "
-            f"there; check the ffmpeg at {command[0]}"
+            f"{path}: cannot be written: ffmpeg ends without an error, but {written} of {len(frames)} frames "
+            f"are there; check the ffmpeg at {command[0]}"
         )
+
+
+def _run_ffmpeg(command: list[str], path: Path, frames: NDArray[np.uint8]) -> None:
+    """Run ffmpeg with the frames on its standard input. Raises OSError if it fails or does not end."""
+    timeout = TIMEOUT + len(frames)
+    try:
+        result = subprocess.run(command, input=frames.tobytes(), capture_output=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{path}: cannot be written: ffmpeg does not end ({timeout} seconds)") from None
+    except OSError as error:
+        raise no_ffmpeg(command[0], error.strerror) from None
+    if result.returncode:
+        message = result.stderr.decode(errors="replace").strip()
+        message = message or f"ffmpeg ends with status {result.returncode}"
+        raise OSError(f"{path}: cannot be written: " + message.split("\n")[0])

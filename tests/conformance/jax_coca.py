@@ -139,7 +139,7 @@ def linear(x: jax.Array, weight: np.ndarray, bias: np.ndarray | None = None, ord
 
 @partial(jax.jit, static_argnames="ddof")
 def standardize(x: jax.Array, eps: float, weight: np.ndarray, bias: np.ndarray, ddof: int = 0) -> jax.Array:
-    """[..., C] -> [..., C] of mean 0 and variance 1, then scaled and moved; the variance's sum is divided by C - ddof."""
+    """[..., C] -> [..., C] of mean 0 and variance 1, scaled and shifted; the variance is over C - ddof."""
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True, ddof=ddof)
     return (x - mean) * jax.lax.rsqrt(variance + eps) * weight + bias
 
@@ -226,7 +226,7 @@ def attention(
 
 def mlp(port: Port, p: Tree, x: jax.Array) -> jax.Array:
     """[..., E] -> [..., E]"""
-    quick = port.has("quick_gelu") or port.quick_gelu and not port.has("no_quick_gelu")
+    quick = port.has("quick_gelu") or (port.quick_gelu and not port.has("no_quick_gelu"))
     x = linear(x, p["c_fc"]["weight"], None if port.has("no_c_fc_bias") else p["c_fc"]["bias"])
     x = gelu(x, "quick" if quick else "tanh" if port.has("tanh_gelu") else "exact")
     return linear(x, p["c_proj"]["weight"], None if port.has("no_c_proj_bias") else p["c_proj"]["bias"])

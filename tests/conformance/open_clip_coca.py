@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 
-import reference  # noqa: E402
+import reference
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 

@@ -1,4 +1,4 @@
-"""Published annotation files become entries: a small file of each format, invented, and what can be wrong with one."""
+"""Published annotation files: a small invented file of each format, and invalid ones."""
 
 import json
 from pathlib import Path
@@ -122,13 +122,13 @@ def refusal(format: str, path: Path, clips: Path, split: str | None = None) -> s
     return str(caught.value)
 
 
-def test_every_format_is_tried():
+def test_every_format_has_an_example():
     assert FILES.keys() == FORMATS.keys()
 
 
 @formats
-def test_what_a_file_says(format, tmp_path, clips):
-    """No clip is there: each has the path that the data set gives it. Windows writes a mark at the beginning."""
+def test_entries_of_a_file(format, tmp_path, clips):
+    """Without clips each entry has the path of the data set. A byte order mark is ignored."""
     name, text, entries = FILES[format]
     expected = [Entry(clips / e.video, e.captions, e.labels, e.question, e.answer) for e in entries]
     assert read_annotations(format, put(tmp_path, name, text), clips) == expected
@@ -158,7 +158,7 @@ def test_clips_are_found_by_their_stems(format, suffix, folder, tmp_path, clips)
         assert read[0].video == clips / entries[0].video and not read[0].video.exists()
 
 
-def test_names_that_vary(tmp_path, clips):
+def test_clip_names_with_and_without_v_(tmp_path, clips):
     name, text, _ = FILES["activitynet"]
     for clip in ("a-B_c.mkv", "v__-9.webm", "v__-9.avi"):
         (clips / clip).touch()
@@ -203,11 +203,11 @@ def test_splits(tmp_path, clips):
         "\ud800",
     ],
 )
-def test_another_file(format, wrong, tmp_path, clips):
+def test_files_of_another_format_are_refused(format, wrong, tmp_path, clips):
     path = put(tmp_path, "wrong", wrong.encode("utf-8", "surrogatepass"))
     message = refusal(format, path, clips)
     assert message.startswith(f"{path}: ") and message.endswith(
-        f"; it should look like {FORMATS[format].looks}"
+        f"; it should look like {FORMATS[format].example}"
     )
 
 
@@ -237,21 +237,21 @@ def test_another_file(format, wrong, tmp_path, clips):
         ("kinetics", lambda text: text.replace("120", "soon"), 'a time of xyz is "soon"'),
         ("kinetics", lambda text: text.replace("120", "inf"), 'a time of xyz is "inf"'),
         ("kinetics", lambda text: text.replace("xyz", " "), "line 3: youtube_id is missing"),
-        ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is no clip'),
+        ("ucf101", lambda text: text.replace("YoYo/", ""), 'line 3: "v_YoYo_g25_c04.avi 2" is not a clip'),
     ],
 )
-def test_a_mistake_is_named(format, change, complaint, tmp_path, clips):
+def test_errors_name_the_line_or_item(format, change, complaint, tmp_path, clips):
     name, text, _ = FILES[format]
     path = put(tmp_path, name, change(text))
     message = refusal(format, path, clips)
-    assert message.startswith(f"{path}: ") and complaint in message and FORMATS[format].looks in message
+    assert message.startswith(f"{path}: ") and complaint in message and FORMATS[format].example in message
 
 
 @formats
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_damage_is_read_or_refused_in_a_line(format, data, tmp_path, clips):
-    """Something of the file replaced by something else: entries, or one line about it."""
+def test_damaged_files_are_read_or_refused_in_one_line(format, data, tmp_path, clips):
+    """A part of the file is replaced by random text."""
     name, text, _ = FILES[format]
     begin = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(begin, min(len(text), begin + 20)))
@@ -262,12 +262,12 @@ def test_any_damage_is_read_or_refused_in_a_line(format, data, tmp_path, clips):
         assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
 
 
-def test_a_quote_that_is_never_closed(tmp_path, clips):
-    """The csv module's own limit of a cell."""
+def test_an_unclosed_quote_is_refused(tmp_path, clips):
+    """The csv module limits the size of a cell."""
     assert "field" in refusal("kinetics", put(tmp_path, "train.csv", KINETICS + '"' + "x" * 200_000), clips)
 
 
-def test_nothing_there(tmp_path, clips):
+def test_missing_files_folders_and_formats(tmp_path, clips):
     assert "no such file" in refusal("msrvtt", tmp_path / "none.json", clips)
     path = put(tmp_path, "info.json", json.dumps(MSRVTT))
     assert "no such folder" in refusal("msrvtt", path, tmp_path / "none")

@@ -1,4 +1,4 @@
-"""The cache of `evaluate`: what encodings follow from, what lies in the way, and two processes at once."""
+"""The cache of `evaluate`: keys, damaged files, folders that cannot be written, and concurrent processes."""
 
 import os
 import subprocess
@@ -17,21 +17,8 @@ TREE = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def model(tiny_model, tokenizer):
-    return tiny_model(2, tokenizer=tokenizer)
-
-
-@pytest.fixture
-def picture(tmp_path):
-    from PIL import Image
-
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    return tmp_path / "a.png"
-
-
-@pytest.fixture
 def encoded(monkeypatch):
-    """What was encoded: the pixels of each call."""
+    """The pixels of each call of encode_video."""
     seen, encode = [], mvc.VideoCoCa.encode_video
 
     def counted(self, pixels, *rest):
@@ -45,14 +32,14 @@ def encoded(monkeypatch):
 # The key
 
 
-def test_encodings_by_another_sampling_rule_are_not_served(model, picture, tmp_path, monkeypatch, encoded):
+def test_the_key_contains_the_sampling_rule(model, pictures, tmp_path, monkeypatch, encoded):
     for rule, count in (("by index", 1), ("by index", 1), ("by time", 2), ("by time", 2), ("by index", 2)):
         monkeypatch.setattr(run, "RULE", rule)
-        evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+        evaluate(model, [Entry(pictures[0], labels=("x",))], cache=tmp_path / "cache")
         assert len(encoded) == count, rule
 
 
-def test_the_rule_is_the_one_that_frames_are_chosen_by():
+def test_the_rule_in_the_key_is_that_of_the_sampling_module():
     from minivideococa.media import sampling
 
     assert run.RULE is sampling.RULE
@@ -62,7 +49,7 @@ def test_the_rule_is_the_one_that_frames_are_chosen_by():
     "part", [{"start": 0.9}, {"end": 0.9}, {"start": 0.9, "end": 1.5}, {"start": 0.9, "end": 1.6}]
 )
 def test_a_part_has_its_own_encoding(model, tmp_path, encoded, part):
-    """Of a GIF: the frames that are encoded are those of the part, and the whole clip's encoding is not served for it."""
+    """The encoded frames of a GIF are those of the part, not those of the whole clip."""
     clip = CLIPS / "brief.gif"
     evaluate(model, [Entry(clip, labels=("x",))], cache=tmp_path / "cache")
     for _ in range(2):
@@ -72,12 +59,12 @@ def test_a_part_has_its_own_encoding(model, tmp_path, encoded, part):
     assert not np.array_equal(encoded[0], encoded[1])
 
 
-# What lies in the way
+# Damaged files
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
-def test_a_fifo_at_the_place_of_a_file_does_not_hang(tmp_path):
-    """In a process of its own, which can be ended."""
+def test_a_fifo_in_place_of_a_file_does_not_block(tmp_path):
+    """In another process, which can be killed."""
     write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", labels=("a red circle",))])
     command = [
         sys.executable,
@@ -110,13 +97,13 @@ def test_a_fifo_at_the_place_of_a_file_does_not_hang(tmp_path):
     assert all(path.is_file() for path in (tmp_path / "cache").iterdir())
 
 
-def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
-    evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+def test_a_folder_in_place_of_a_file_is_an_error(model, pictures, tmp_path):
+    evaluate(model, [Entry(pictures[0], labels=("x",))], cache=tmp_path / "cache")
     for path in list((tmp_path / "cache").iterdir()):
         path.unlink()
         path.mkdir()
     with pytest.raises(OSError, match="^[^\n]*cache cannot be written[^\n]*--cache[^\n]*$"):
-        evaluate(model, [Entry(picture, labels=("x",))], cache=tmp_path / "cache")
+        evaluate(model, [Entry(pictures[0], labels=("x",))], cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +123,8 @@ def test_a_folder_at_the_place_of_a_file_is_named(model, picture, tmp_path):
     ],
     ids=lambda header: header[:20].decode("latin1"),
 )
-def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header):
-    entries, folder = [Entry(picture, labels=("x",))], tmp_path / "cache"
+def test_a_file_with_a_damaged_header_counts_as_missing(model, pictures, tmp_path, encoded, header):
+    entries, folder = [Entry(pictures[0], labels=("x",))], tmp_path / "cache"
     first = evaluate(model, entries, cache=folder)
     for path in folder.iterdir():
         path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
@@ -149,8 +136,8 @@ def test_a_damaged_header_is_not_there(model, picture, tmp_path, encoded, header
     [MemoryError(), OverflowError("too large"), RecursionError(), KeyError("dtype"), TypeError("x")],
     ids=repr,
 )
-def test_whatever_a_damaged_file_raises_it_is_made_anew(model, picture, tmp_path, monkeypatch, error):
-    entries = [Entry(picture, labels=("x",))]
+def test_any_error_of_reading_a_file_counts_as_missing(model, pictures, tmp_path, monkeypatch, error):
+    entries = [Entry(pictures[0], labels=("x",))]
     first = evaluate(model, entries, cache=tmp_path / "cache")
 
     def damaged(path):
@@ -163,8 +150,8 @@ def test_whatever_a_damaged_file_raises_it_is_made_anew(model, picture, tmp_path
 # A cache that cannot be written
 
 
-def test_a_read_only_cache_names_the_ways_out(tmp_path, capsys, monkeypatch):
-    """/proc is read-only even to the administrator."""
+def test_an_error_of_a_read_only_cache_names_the_alternatives(tmp_path, capsys, monkeypatch):
+    """/proc is read-only even for the superuser."""
     if not Path("/proc/self").exists():
         pytest.skip("no /proc")
     write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", labels=("a red circle",))])
@@ -179,8 +166,8 @@ def test_a_read_only_cache_names_the_ways_out(tmp_path, capsys, monkeypatch):
         )
 
 
-def test_a_read_only_cache_that_has_everything_serves_it(model, picture, tmp_path, monkeypatch, encoded):
-    entries = [Entry(picture, ("a red star",), ("x",))]
+def test_a_complete_read_only_cache_can_be_used(model, pictures, tmp_path, monkeypatch, encoded):
+    entries = [Entry(pictures[0], ("a red star",), ("x",))]
     first = evaluate(model, entries, ["classify", "retrieve"], cache=tmp_path / "cache")
 
     def read_only(*_):
@@ -195,11 +182,11 @@ def test_a_read_only_cache_that_has_everything_serves_it(model, picture, tmp_pat
         evaluate(model, entries, ["classify"], num_frames=2, cache=tmp_path / "cache")
 
 
-# Two at once
+# Concurrent processes
 
 
-def test_two_that_write_the_same_file_both_succeed(tmp_path, monkeypatch):
-    """The second one writes all of it while the first is in the midst of it; both have the same process id."""
+def test_two_writers_of_the_same_file_both_succeed(tmp_path, monkeypatch):
+    """The second one writes the whole file while the first is writing; both have the same process id."""
     save, arrays = cache.save_tensors, {"latent": np.arange(4.0)}
 
     def other_first(path, tensors):
@@ -214,12 +201,14 @@ def test_two_that_write_the_same_file_both_succeed(tmp_path, monkeypatch):
 
 
 def test_two_processes_with_one_process_id_fill_one_cache(tmp_path):
-    """As in two containers. They begin at the same time and go over the same entries."""
+    """As in two containers: they start at the same time and evaluate the same entries."""
     write_manifest(
         tmp_path / "m.jsonl", [Entry(path, labels=(path.stem,)) for path in sorted(CLIPS.glob("*.gif"))]
     )
     code = (
-        "import os, sys; os.getpid = lambda: 7\nfrom minivideococa.cli import main\nimport minivideococa.evaluation\n"
+        "import os, sys; os.getpid = lambda: 7\n"
+        "from minivideococa.cli import main\n"
+        "import minivideococa.evaluation\n"
         "print('ready', file=sys.stderr, flush=True); sys.stdin.readline()\n"
         "sys.exit(main(['evaluate', 'm.jsonl', '--cache', 'cache', '--json', '--frames', '2']))"
     )

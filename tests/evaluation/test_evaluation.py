@@ -1,7 +1,8 @@
-"""evaluate: what each task predicts is what the tasks by themselves say; the cache; clips that cannot be read; the command."""
+"""evaluate: predictions against those of `tasks`, new tasks, unreadable clips, the cache, the command."""
 
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,42 +11,17 @@ import pytest
 import minivideococa as mvc
 from minivideococa import cli, tasks
 from minivideococa.demo import CLIPS
-from minivideococa.evaluation import FORMATS, Entry, evaluate, read_manifest, write_manifest
+from minivideococa.evaluation import FORMATS, TASKS, Entry, evaluate, read_manifest, write_manifest
+from minivideococa.evaluation.tasks import Task
 
 LABELS = ["a blue square", "a green star", "a red circle", "an orange heart", "a pink ring", "a cyan cross"]
-NAMES = "abcdef"
-HOW = {"beams": 1, "max_length": 8}
+OPTIONS = {"beams": 1, "max_length": 8}
 
 
 @pytest.fixture
-def model(tiny_model, tokenizer):
-    return tiny_model(2, text={"context_length": 9}, tokenizer=tokenizer)
-
-
-@pytest.fixture
-def clips(tmp_path):
-    """name -> the path of a random picture, which is a video of one frame and quickly read."""
-    from PIL import Image
-
-    paths = {}
-    for seed, name in enumerate(NAMES):
-        paths[name] = tmp_path / f"{name}.png"
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 16, 3), np.uint8)).save(paths[name])
-    return paths
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How often what takes long was called: {"encode_video": ..., "generate": ..., "encode_text": ...}."""
-    counts = dict.fromkeys(("encode_video", "generate", "encode_text"), 0)
-    for name in counts:
-
-        def counted(self, *rest, _name=name, _method=getattr(mvc.VideoCoCa, name), **more):
-            counts[_name] += 1
-            return _method(self, *rest, **more)
-
-        monkeypatch.setattr(mvc.VideoCoCa, name, counted)
-    return counts
+def clips(pictures):
+    """Name -> the path of a picture."""
+    return {path.stem: path for path in pictures}
 
 
 def values(result):
@@ -132,22 +108,22 @@ def test_retrieve(model, clips):
         assert values(result)["retrieve", f"{way} median rank"] == np.median(places)
 
 
-def test_copies_of_a_clip_do_not_find_themselves(model, clips, tmp_path):
+def test_copies_of_a_clip_tie_and_are_errors(model, clips, tmp_path):
     shutil.copy(clips["a"], tmp_path / "copy.png")
     entries = [Entry(clips["a"], ("a red star",)), Entry(tmp_path / "copy.png", ("a blue ring",))]
     found = values(evaluate(model, entries, ["retrieve"]))
     assert found["retrieve", "text-to-video R@1"] == 0 and found["retrieve", "text-to-video median rank"] == 2
 
 
-def test_a_caption_that_two_videos_have_is_right_for_both(model, clips):
-    """Asked for, it still has to find its own video before the other."""
+def test_a_caption_of_two_videos_is_correct_for_both(model, clips):
+    """As a query it still has to retrieve its own video before the other."""
     entries = [Entry(clips["a"], ("a red star",)), Entry(clips["b"], ("a red star",))]
     found = values(evaluate(model, entries, ["retrieve"]))
     assert found["retrieve", "video-to-text R@1"] == 1
     assert found["retrieve", "text-to-video R@1"] == 0.5
 
 
-def test_two_paths_to_a_video_are_one(model, clips, tmp_path, calls):
+def test_two_paths_to_a_file_are_one_video(model, clips, tmp_path, calls):
     (tmp_path / "link.png").symlink_to(clips["a"])
     ways = [clips["a"], tmp_path / "link.png", tmp_path / ".." / tmp_path.name / "a.png"]
     result = evaluate(
@@ -159,15 +135,15 @@ def test_two_paths_to_a_video_are_one(model, clips, tmp_path, calls):
     assert result["metrics"]["retrieve"]["text-to-video R@1"]["items"] == 4
 
 
-def test_what_evaluate_refuses_before_the_work(model, clips, calls):
+def test_invalid_arguments_are_refused_before_any_encoding(model, clips, calls):
     for how, complaint in (({"tasks": "classify"}, "give a list"), ({"num_frames": 0}, "num_frames is 0")):
         with pytest.raises(ValueError, match=complaint):
             evaluate(model, everything(clips), **how)
     assert set(calls.values()) == {0}
 
 
-def test_texts_that_were_encoded_before_an_end_are_kept(model, clips, tmp_path, monkeypatch):
-    """Ended by the last caption; the first ones need not be encoded again."""
+def test_an_interrupted_run_keeps_the_texts_it_has_encoded(model, clips, tmp_path, monkeypatch):
+    """Interrupted at the last batch of captions; the first ones are not encoded again."""
     entries = [Entry(clips["a"], tuple(f"a red star {'and a ring ' * i}" for i in range(40)))]
     whole, encoded, encode = evaluate(model, entries, ["retrieve"]), [], mvc.VideoCoCa.encode_text
 
@@ -186,17 +162,17 @@ def test_texts_that_were_encoded_before_an_end_are_kept(model, clips, tmp_path, 
     assert [len(texts) for texts in encoded] == [16, 16, 8]
 
 
-def test_right_answers_that_cannot_be_chosen_are_told(model, clips, capsys):
+def test_correct_answers_outside_the_choices_are_counted(model, clips):
     entries = [
         Entry(path, (), (), "this is a", answer)
         for path, answer in zip(clips.values(), ("star", "Ring.", "cube"))
     ]
-    evaluate(model, entries, ["qa"], answers=["ring", "heart"])
-    assert "2 right answers are not among those to choose from" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="2 right answers are not among those to choose from"):
+        evaluate(model, entries, ["qa"], answers=["ring", "heart"])
 
 
-def test_what_the_model_says_is_right_if_it_is_the_truth(model, clips):
-    how = HOW | {"min_length": 6}
+def test_the_models_own_captions_and_answers_are_correct(model, clips):
+    how = OPTIONS | {"min_length": 6}
     said = [model.caption(path, **how) for path in clips.values()]
     answers = [mvc.answer(model, path, "there is", beams=1, max_length=9) for path in clips.values()]
     assert all(answers)
@@ -229,7 +205,7 @@ def test_answers_to_choose_from(model, clips):
     assert result["metrics"] == {"qa": {"accuracy": {"value": chosen.count("blue star") / 12, "items": 12}}}
 
 
-def test_lines_about_one_video_are_about_one_video(model, clips, calls):
+def test_entries_about_one_video_are_merged(model, clips, calls):
     a, b = clips["a"], clips["b"]
     lines = [
         Entry(a, ("a red star",), ("x",)),
@@ -239,7 +215,7 @@ def test_lines_about_one_video_are_about_one_video(model, clips, calls):
         Entry(a, (), (), "there is", "a"),
         Entry(a, (), (), "this is", "b"),
     ]
-    result = evaluate(model, lines, **HOW)
+    result = evaluate(model, lines, **OPTIONS)
     assert calls["encode_video"] == 2 and result["videos"] == 2
     assert {task: next(iter(some.values()))["items"] for task, some in result["metrics"].items()} == {
         "classify": 2,
@@ -251,7 +227,7 @@ def test_lines_about_one_video_are_about_one_video(model, clips, calls):
         Entry(a, ("a red star", "a green heart"), ("x",)),
         Entry(b, ("a blue ring", "a pink cross"), ("y",)),
     ]
-    merged = evaluate(model, one, **HOW)
+    merged = evaluate(model, one, **OPTIONS)
     assert {name: value for name, value in values(result).items() if name[0] != "qa"} == values(merged)
     assert [set(line) for line in result["predictions"][1:4]] == [
         {"video", "labels", "text_to_video_ranks", "video_to_text_rank", "caption"},
@@ -260,10 +236,10 @@ def test_lines_about_one_video_are_about_one_video(model, clips, calls):
     ]
 
 
-def test_which_tasks(model, clips, calls):
+def test_default_and_selected_tasks(model, clips, calls):
     labelled, captioned = Entry(clips["a"], (), ("x",)), Entry(clips["b"], ("a red star",))
     assert list(evaluate(model, [labelled])["metrics"]) == ["classify"]
-    assert list(evaluate(model, [captioned, labelled], **HOW)["metrics"]) == [
+    assert list(evaluate(model, [captioned, labelled], **OPTIONS)["metrics"]) == [
         "classify",
         "retrieve",
         "caption",
@@ -283,7 +259,7 @@ def test_which_tasks(model, clips, calls):
     assert calls["encode_video"] == before + 1
 
 
-def test_a_question_that_leaves_no_room_is_found_before_the_work(model, clips, calls):
+def test_a_question_that_leaves_no_room_is_found_before_any_encoding(model, clips, calls):
     with pytest.raises(ValueError, match="'a a a a a a a a' leaves no room for an answer"):
         evaluate(
             model,
@@ -300,11 +276,72 @@ def test_a_question_that_leaves_no_room_is_found_before_the_work(model, clips, c
     evaluate(model, [Entry(clips["a"], (), (), " ".join("a" * 6), "a")], answers=["red"])
 
 
+class Duration(Task):
+    """A toy task: predict the number of caption tokens, and compare it with the label."""
+
+    name = "duration"
+    needs = '"label" with a number'
+
+    @staticmethod
+    def targets_of(entry):
+        return [int(label) for label in entry.labels if label.isdigit()]
+
+    def check(self):
+        self.counts = {}
+
+    def predict(self, clip, video):
+        self.counts[clip] = len(video.tokens)
+
+    def metrics(self, clips):
+        errors = [abs(self.counts[clip] - self.targets[clip][0]) for clip in clips]
+        return {"mean error": {"value": float(np.mean(errors)), "items": len(clips)}}
+
+    def prediction(self, entry, clip):
+        return {"count": self.counts[clip]}
+
+
+@pytest.fixture
+def with_duration():
+    TASKS.append(Duration)
+    yield
+    TASKS.remove(Duration)
+
+
+def test_a_new_task_is_one_class_and_one_entry_of_the_list(with_duration, model, clips, tmp_path, capsys):
+    entries = [Entry(clips["a"], labels=("3",)), Entry(clips["b"], labels=("5",)), Entry(clips["c"])]
+    result = evaluate(model, entries)
+    assert list(result["metrics"]) == ["classify", "duration"]
+    assert result["metrics"]["duration"] == {"mean error": {"value": 1.0, "items": 2}}
+    assert [line.get("count") for line in result["predictions"]] == [3, 3, None]
+    with pytest.raises(ValueError, match='task duration: no entry of the manifest has "label" with a number'):
+        evaluate(model, [Entry(clips["a"], labels=("x",))], ["duration"])
+    write_manifest(tmp_path / "m.jsonl", entries)
+    assert cli.main(["evaluate", str(tmp_path / "m.jsonl"), "--tasks", "duration", "--no-cache"]) == 0
+    assert "duration  mean error  27.000      2" in capsys.readouterr().out
+
+
+def test_progress_is_reported_by_stages(model, clips):
+    stages = []
+
+    @contextmanager
+    def progress(total, unit):
+        counts = []
+        stages.append((unit, total, counts))
+        yield counts.append
+
+    evaluate(model, everything(clips), progress=progress, **OPTIONS)
+    assert [(unit, total, sum(counts)) for unit, total, counts in stages] == [
+        ("labels", 6, 6),
+        ("captions", 12, 12),
+        ("videos", 6, 6),
+    ]
+
+
 # Clips that cannot be read
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_unreadable_clips_are_told_and_left_out(model, clips, tmp_path, capsys, cached):
+def test_unreadable_clips_are_left_out_with_a_warning(model, clips, tmp_path, cached):
     (tmp_path / "noise.mp4").write_bytes(b"no video at all")
     (tmp_path / "empty").mkdir()
     bad = [
@@ -313,48 +350,53 @@ def test_unreadable_clips_are_told_and_left_out(model, clips, tmp_path, capsys, 
     ]
     good = everything(clips)
     cache = tmp_path / "cache" if cached else None
-    result = evaluate(model, [*bad[:2], *good, *bad[2:]], cache=cache, **HOW)
-    assert result["metrics"] == evaluate(model, good, **HOW)["metrics"] and result["videos"] == 6
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == len(result["unreadable"]) == 3
-    for line, left_out, name in zip(told, result["unreadable"], ("noise.mp4", "missing.mp4", "empty")):
-        assert (
-            left_out["video"] == str(tmp_path / name) and name in left_out["why"] and left_out["why"] in line
-        )
+    with pytest.warns(UserWarning, match="left out") as warned:
+        result = evaluate(model, [*bad[:2], *good, *bad[2:]], cache=cache, **OPTIONS)
+    assert result["metrics"] == evaluate(model, good, **OPTIONS)["metrics"] and result["videos"] == 6
+    messages = [str(warning.message) for warning in warned if "left out" in str(warning.message)]
+    assert len(messages) == len(result["unreadable"]) == 3
+    for message, left_out, name in zip(messages, result["unreadable"], ("noise.mp4", "missing.mp4", "empty")):
+        assert left_out["video"] == str(tmp_path / name) and name in left_out["why"]
+        assert left_out["why"] in message
     assert [line["unreadable"] for line in result["predictions"] if "unreadable" in line] == [
         result["unreadable"][i]["why"] for i in (0, 1, 2, 0)
     ]
-    with pytest.raises(ValueError, match="none of the 3 videos can be read: .*noise.mp4"):
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="none of the 3 videos can be read: .*noise.mp4"),
+    ):
         evaluate(model, bad, cache=cache)
 
 
-def test_a_task_whose_videos_cannot_be_read_has_no_metrics(model, clips, tmp_path, capsys):
-    result = evaluate(
-        model, [Entry(clips["a"], (), ("x",)), Entry(tmp_path / "missing.gif", (), (), "this is", "a")]
-    )
+def test_a_task_whose_videos_cannot_be_read_has_no_metrics(model, clips, tmp_path):
+    entries = [Entry(clips["a"], (), ("x",)), Entry(tmp_path / "missing.gif", (), (), "this is", "a")]
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.warns(UserWarning, match="qa: none of its videos can be read"),
+    ):
+        result = evaluate(model, entries)
     assert result["metrics"]["qa"] == {} and result["metrics"]["classify"]["top-1"]["value"] == 1
-    assert "qa: none of its videos can be read" in capsys.readouterr().err
 
 
 # The cache
 
 
 def test_a_second_run_computes_nothing(model, clips, tmp_path, calls):
-    plain = evaluate(model, everything(clips), **HOW)
-    first = evaluate(model, everything(clips), cache=tmp_path / "cache", **HOW)
+    plain = evaluate(model, everything(clips), **OPTIONS)
+    first = evaluate(model, everything(clips), cache=tmp_path / "cache", **OPTIONS)
     before = dict(calls)
-    second = evaluate(model, everything(clips), cache=str(tmp_path / "cache"), **HOW)
+    second = evaluate(model, everything(clips), cache=str(tmp_path / "cache"), **OPTIONS)
     assert calls == before and plain == first == second
     clips["a"].rename(tmp_path / "moved.png")
-    evaluate(model, everything(clips | {"a": tmp_path / "moved.png"}), cache=tmp_path / "cache", **HOW)
+    evaluate(model, everything(clips | {"a": tmp_path / "moved.png"}), cache=tmp_path / "cache", **OPTIONS)
     assert calls == before  # by content, not by name
 
 
-def test_an_empty_text_is_kept_too(model, clips, tmp_path, monkeypatch, calls):
+def test_an_empty_text_is_cached(model, clips, tmp_path, monkeypatch, calls):
     monkeypatch.setattr(
         mvc.VideoCoCa,
         "caption",
-        lambda self, video, **how: calls.update(generate=calls["generate"] + 1) or "",
+        lambda self, video, **options: calls.update(generate=calls["generate"] + 1) or "",
     )
     for _ in range(2):
         assert (
@@ -369,7 +411,7 @@ def test_an_empty_text_is_kept_too(model, clips, tmp_path, monkeypatch, calls):
 @pytest.mark.parametrize(
     "change", ["frames", "adapter", "weights", "dtype", "bytes", "configuration", "version"]
 )
-def test_what_a_video_follows_from_is_looked_at(
+def test_the_key_of_a_video_contains_everything_it_depends_on(
     tiny_model, tokenizer, clips, tmp_path, calls, monkeypatch, change
 ):
     entries, how = everything(clips)[:2], {"cache": tmp_path / "cache", "num_frames": 3}
@@ -397,14 +439,18 @@ def test_what_a_video_follows_from_is_looked_at(
     assert calls["encode_video"] == encoded + again
 
 
-def test_what_a_text_follows_from_is_looked_at(model, clips, tmp_path, calls):
+def test_the_key_of_a_text_contains_everything_it_depends_on(model, clips, tmp_path, calls):
     entries, cache = everything(clips)[:1], tmp_path / "cache"
     asked = [
         Entry(clips["a"], (), (), question, "red star") for question in ("this is a", "red", "there is a")
     ]
-    fresh = evaluate(model, asked, **HOW)
+    fresh = evaluate(model, asked, **OPTIONS)
     assert len({line["answer"] for line in fresh["predictions"]}) > 1
-    assert evaluate(model, asked, cache=cache, **HOW) == evaluate(model, asked, cache=cache, **HOW) == fresh
+    assert (
+        evaluate(model, asked, cache=cache, **OPTIONS)
+        == evaluate(model, asked, cache=cache, **OPTIONS)
+        == fresh
+    )
     cache = tmp_path / "another"
     settings = [
         {},
@@ -416,10 +462,10 @@ def test_what_a_text_follows_from_is_looked_at(model, clips, tmp_path, calls):
         {"textbook": True},
     ]
     for how in settings:
-        fresh, before = evaluate(model, entries, ["caption", "qa"], **HOW | how), calls["generate"]
-        assert evaluate(model, entries, ["caption", "qa"], cache=cache, **HOW | how) == fresh
+        fresh, before = evaluate(model, entries, ["caption", "qa"], **OPTIONS | how), calls["generate"]
+        assert evaluate(model, entries, ["caption", "qa"], cache=cache, **OPTIONS | how) == fresh
         assert calls["generate"] == before + 2
-        assert evaluate(model, entries, ["caption", "qa"], cache=cache, **HOW | how) == fresh
+        assert evaluate(model, entries, ["caption", "qa"], cache=cache, **OPTIONS | how) == fresh
         assert calls["generate"] == before + 2
     before, encoded = calls["encode_text"], calls["encode_video"]
     for templates in None, ["a photo of {}"]:
@@ -432,7 +478,7 @@ def test_what_a_text_follows_from_is_looked_at(model, clips, tmp_path, calls):
     assert calls["encode_text"] == before + 2 and calls["encode_video"] == encoded
 
 
-def test_a_folder_of_images_is_its_names_and_contents(model, clips, tmp_path, calls):
+def test_the_key_of_a_folder_contains_names_and_contents(model, clips, tmp_path, calls):
     folder = tmp_path / "frames"
     folder.mkdir()
     for i, name in enumerate("abc"):
@@ -462,19 +508,19 @@ def test_a_folder_of_images_is_its_names_and_contents(model, clips, tmp_path, ca
         lambda data: data.replace(b"sha256", b"sha257"),
     ],
 )
-def test_a_damaged_file_is_made_anew(model, clips, tmp_path, calls, damage):
+def test_a_damaged_file_is_computed_again(model, clips, tmp_path, calls, damage):
     entries, cache = everything(clips)[:2], tmp_path / "cache"
-    first = evaluate(model, entries, cache=cache, **HOW)
+    first = evaluate(model, entries, cache=cache, **OPTIONS)
     kept = {path: path.read_bytes() for path in cache.iterdir()}
     for path, data in kept.items():
         path.write_bytes(damage(data))
     before = dict(calls)
-    assert evaluate(model, entries, cache=cache, **HOW) == first
+    assert evaluate(model, entries, cache=cache, **OPTIONS) == first
     assert calls["encode_video"] == before["encode_video"] + 2 and calls["generate"] == before["generate"] + 4
     assert {path: path.read_bytes() for path in cache.iterdir()} == kept
 
 
-def test_a_run_that_was_ended_goes_on(model, clips, tmp_path, calls, monkeypatch):
+def test_an_interrupted_run_continues(model, clips, tmp_path, calls, monkeypatch):
     cache, encode = tmp_path / "cache", mvc.VideoCoCa.encode_video
 
     def ended(self, *rest):
@@ -484,13 +530,13 @@ def test_a_run_that_was_ended_goes_on(model, clips, tmp_path, calls, monkeypatch
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(mvc.VideoCoCa, "encode_video", ended)
-        evaluate(model, everything(clips), cache=cache, **HOW)
+        evaluate(model, everything(clips), cache=cache, **OPTIONS)
     assert {path.suffix for path in cache.iterdir()} == {".safetensors"}
-    result = evaluate(model, everything(clips), cache=cache, **HOW)
-    assert calls["encode_video"] == 6 and result == evaluate(model, everything(clips), **HOW)
+    result = evaluate(model, everything(clips), cache=cache, **OPTIONS)
+    assert calls["encode_video"] == 6 and result == evaluate(model, everything(clips), **OPTIONS)
 
 
-def test_ended_while_a_file_is_written(model, clips, tmp_path, monkeypatch):
+def test_an_interrupt_while_a_file_is_written_leaves_nothing(model, clips, tmp_path, monkeypatch):
     def ended(path, *_):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -501,7 +547,7 @@ def test_ended_while_a_file_is_written(model, clips, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_is_said(model, clips):
+def test_a_cache_that_cannot_be_written_is_an_error(model, clips):
     with pytest.raises(ValueError, match=r"^[^\n]*a.png: is no folder: [^\n]*cache$"):
         evaluate(model, everything(clips), cache=clips["a"])
     with pytest.raises(OSError, match=r"^[^\n]*inside: the cache cannot be written[^\n]*--no-cache$"):
@@ -522,7 +568,7 @@ def test_the_ensemble():
 
 @pytest.fixture
 def manifest(tmp_path, monkeypatch):
-    """The demo's clips, with two captions, a label and a question each; and a cache of its own."""
+    """A manifest of the demo's clips with two captions, a label and a question each; and a separate cache."""
     monkeypatch.setenv("MINIVIDEOCOCA_CACHE", str(tmp_path / "home"))
     said = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().split("\n") if line]
     write_manifest(
@@ -541,11 +587,11 @@ def manifest(tmp_path, monkeypatch):
     return tmp_path / "m.jsonl"
 
 
-def test_the_demos_clips(manifest, tmp_path, capsys, calls):
+def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
     (caveat,) = [line for line in err.splitlines() if not line.endswith("frames repeat")]
-    assert "knows coloured shapes only" in caveat
+    assert "coloured shapes only" in caveat
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)
     assert before["encode_video"] == 5 and (tmp_path / "home" / "videos").is_dir()
@@ -669,7 +715,7 @@ def test_options_reach_the_model(manifest, tmp_path, capsys):
 
 
 def test_a_data_sets_own_annotations(tmp_path, monkeypatch, capsys):
-    """UCF101's list, a folder a class; one clip is missing. The choices are all the formats."""
+    """UCF101's list with one folder per class; one clip is missing. All formats are choices of --format."""
     monkeypatch.setenv("MINIVIDEOCOCA_CACHE", str(tmp_path / "cache"))
     for label in "RedRing", "GreenDiamond":
         (tmp_path / "videos" / label).mkdir(parents=True)
@@ -694,7 +740,7 @@ def test_a_data_sets_own_annotations(tmp_path, monkeypatch, capsys):
     assert all(f"'{name}'" in choices for name in FORMATS)
 
 
-def test_no_cache_leaves_nothing(manifest, tmp_path, capsys):
+def test_no_cache_writes_no_files(manifest, tmp_path, capsys):
     assert cli.main(["evaluate", str(manifest), "--tasks", "classify", "--no-cache"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
@@ -715,7 +761,7 @@ def test_no_cache_leaves_nothing(manifest, tmp_path, capsys):
         (["--max-length", "5"], "max_length"),
     ],
 )
-def test_a_mistake_is_one_line_and_loses_nothing(manifest, monkeypatch, capsys, arguments, names):
+def test_an_error_is_one_line_and_changes_no_file(manifest, monkeypatch, capsys, arguments, names):
     monkeypatch.chdir(manifest.parent)
     Path("t.txt").write_text("\ufeffa video of {}")
     before = manifest.read_bytes()
@@ -736,7 +782,7 @@ def test_wrong_usage(manifest):
         assert ended.value.code == 2
 
 
-def test_interrupted_it_leaves_no_output(manifest, tmp_path, monkeypatch):
+def test_an_interrupt_leaves_the_previous_output(manifest, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

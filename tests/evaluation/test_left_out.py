@@ -1,4 +1,4 @@
-"""One clip that cannot be read, whatever the reason, is one clip left out: the others keep their results."""
+"""A clip that cannot be read, for any reason, is left out, and invalid arguments are refused early."""
 
 import json
 import os
@@ -17,31 +17,18 @@ from minivideococa import cli
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, evaluate, read_manifest, run, write_manifest
 from minivideococa.evaluation.metrics import average_precision, recall
+from minivideococa.evaluation.tasks import Settings
+from minivideococa.evaluation.tasks.caption import Caption
+from minivideococa.model.generation import DecodingOptions
 
 TREE = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def model(tiny_model, tokenizer):
-    return tiny_model(2, tokenizer=tokenizer)
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Two random pictures: videos of one frame each."""
-    from PIL import Image
-
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    for seed, path in enumerate(paths):
-        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 16, 3), np.uint8)).save(path)
-    return paths
 
 
 def labelled(paths):
     return [Entry(path, labels=(label,)) for path, label in zip(paths, ["red", "blue", "green"])]
 
 
-# What reading a clip can raise
+# Errors of reading a clip
 
 
 @pytest.mark.parametrize(
@@ -62,9 +49,7 @@ def labelled(paths):
     ids=repr,
 )
 @pytest.mark.parametrize("stage", ["read_video", "preprocess"])
-def test_whatever_a_reader_raises_costs_one_clip(
-    model, pictures, tmp_path, monkeypatch, capsys, error, stage
-):
+def test_any_error_of_a_reader_costs_one_clip(model, pictures, tmp_path, monkeypatch, error, stage):
     """The second of three clips raises; the metrics are those of the other two."""
     bad, shape = tmp_path / "bad.png", (1, 9, 7, 3)
 
@@ -80,16 +65,17 @@ def test_whatever_a_reader_raises_costs_one_clip(
 
     monkeypatch.setattr(run, "read_video", read)
     monkeypatch.setattr(mvc.VideoCoCa, "preprocess", preprocess)
-    result = evaluate(model, labelled([pictures[0], bad, pictures[1]]))
+    with pytest.warns(UserWarning, match="left out") as warned:
+        result = evaluate(model, labelled([pictures[0], bad, pictures[1]]))
     assert result["videos"] == 2 and result["metrics"]["classify"]["top-1"]["items"] == 2
-    (left_out,), told = result["unreadable"], capsys.readouterr().err
+    (left_out,) = result["unreadable"]
     assert left_out["video"] == str(bad) and str(bad) in left_out["why"] and "\n" not in left_out["why"]
-    assert told == f"minivideococa: left out: {left_out['why']}\n"
+    assert [str(warning.message) for warning in warned] == [f"left out: {left_out['why']}"]
     assert [line.get("unreadable") for line in result["predictions"]] == [None, left_out["why"], None]
 
 
-def test_a_picture_that_unfolds_costs_no_other_its_result(model, pictures, tmp_path):
-    """A real one: 1 x 1,000,000 pixels, with its shorter side enlarged, where 40 MB are left. It is read or left out."""
+def test_an_image_that_needs_too_much_memory_costs_one_clip(model, pictures, tmp_path):
+    """1 x 1,000,000 pixels, to be resized by the shorter side, with 40 MB left. It is read or left out."""
     resource = pytest.importorskip("resource")
     from PIL import Image
 
@@ -108,16 +94,16 @@ def test_a_picture_that_unfolds_costs_no_other_its_result(model, pictures, tmp_p
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_is_no_unreadable_clip(model, pictures, monkeypatch, error):
+def test_an_interrupt_is_not_an_unreadable_clip(model, pictures, monkeypatch, error):
     def ended(*_, **__):
         raise error
 
     monkeypatch.setattr(run, "read_video", ended)
     with pytest.raises(error):
-        evaluate(model, labelled(pictures))
+        evaluate(model, labelled(pictures[:2]))
 
 
-def test_the_status_says_that_something_was_left_out(tmp_path, capsys):
+def test_the_exit_status_is_3_if_a_video_is_left_out(tmp_path, capsys):
     write_manifest(tmp_path / "m.jsonl", labelled([CLIPS / "single.gif", tmp_path / "missing.gif"]))
     assert cli.main(["evaluate", str(tmp_path / "m.jsonl"), "--no-cache", "--json"]) == 3
     out, err = capsys.readouterr()
@@ -174,16 +160,16 @@ def test_parts_are_read_as_seconds(tmp_path):
         '"start": 1e308, "end": 1',
     ],
 )
-def test_times_that_make_no_sense_are_named_with_their_line(tmp_path, part):
-    (tmp_path / "m.jsonl").write_text('{"video": "x.mp4"}\n{"video": "x.mp4", %s}\n' % part)
+def test_invalid_times_are_errors_that_name_the_line(tmp_path, part):
+    (tmp_path / "m.jsonl").write_text('{"video": "x.mp4"}\n{"video": "x.mp4", ' + part + "}\n")
     with pytest.raises(ValueError, match=r"^[^\n]*m.jsonl: line 2: [^\n]*$") as caught:
         read_manifest(tmp_path / "m.jsonl")
     assert len(str(caught.value)) < 400
 
 
 def test_two_parts_of_a_video_are_two_clips(model, pictures, monkeypatch, tmp_path):
-    """Each is read with its own part, cached apart, and has its own prediction."""
-    a, b = pictures
+    """Each part is read, cached and predicted separately."""
+    a, b = pictures[:2]
     asked = []
 
     def read(path, num_frames, start=None, end=None):
@@ -211,14 +197,17 @@ def test_two_parts_of_a_video_are_two_clips(model, pictures, monkeypatch, tmp_pa
     assert evaluate(model, entries, ["retrieve"], cache=tmp_path / "cache") == first and len(asked) == 3
 
 
-def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
+def test_an_unreadable_part_is_reported_with_its_start(model, pictures, monkeypatch):
     def read(path, num_frames, start=None, end=None):
         if start:
             raise ValueError(f"{path}: start is {start}, and the clip lasts 1 s")
         return np.zeros((1, 9, 7, 3), np.uint8)
 
     monkeypatch.setattr(run, "read_video", read)
-    result = evaluate(model, [Entry(pictures[0], (), ("red",)), Entry(pictures[0], (), ("blue",), start=9)])
+    with pytest.warns(UserWarning, match="left out"):
+        result = evaluate(
+            model, [Entry(pictures[0], (), ("red",)), Entry(pictures[0], (), ("blue",), start=9)]
+        )
     assert result["unreadable"] == [
         {
             "video": str(pictures[0]),
@@ -229,6 +218,58 @@ def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
 
 
 # Arguments
+
+
+@pytest.mark.parametrize("tasks", [["classify"], ["caption"], ["qa"]], ids=str)
+@pytest.mark.parametrize(
+    "keywords, error, named",
+    [
+        ({"beams": 0}, ValueError, "beams is 0"),
+        ({"top_p": 2}, ValueError, "top_p is 2"),
+        ({"temperature": "hot"}, ValueError, "temperature is 'hot'"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"beam_groups": 4}, ValueError, "beam_groups is 4"),
+        ({"beam": 3}, TypeError, "beam"),
+    ],
+    ids=str,
+)
+def test_decoding_options_are_checked_before_the_first_video(
+    model, pictures, monkeypatch, tasks, keywords, error, named
+):
+    """For every task, also those that generate nothing."""
+    monkeypatch.setattr(run, "read_video", None)
+    monkeypatch.setattr(mvc.VideoCoCa, "encode_text", None)
+    with pytest.raises(error, match=named):
+        evaluate(model, [Entry(pictures[0], ("a",), ("a",), "this is", "a")], tasks, **keywords)
+
+
+@pytest.mark.parametrize(
+    "keywords, named",
+    [
+        ({"max_length": 5}, "max_length"),
+        ({"max_length": 10}, "max_length"),
+        ({"prompt": "a " * 9}, "max_length"),
+        ({"min_length": 9}, "min_length"),
+        ({"end_id": 10**6}, "end_id"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_suit_the_model_are_found_before_the_first_video(
+    model, pictures, monkeypatch, keywords, named
+):
+    """The context is 9 tokens, and min_length is 5 unless given."""
+    monkeypatch.setattr(run, "read_video", None)
+    with pytest.raises(ValueError, match=named):
+        evaluate(model, [Entry(pictures[0], ("a",))], ["caption"], **keywords)
+
+
+def test_options_may_be_an_instance(model, pictures):
+    entries = [Entry(pictures[0], ("a",))]
+    options = DecodingOptions(beams=1, max_length=8)
+    assert evaluate(model, entries, options=options) == evaluate(model, entries, beams=1, max_length=8)
+    assert evaluate(model, entries, options=options, beams=2) == evaluate(
+        model, entries, beams=2, max_length=8
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,10 +300,10 @@ def test_a_part_that_cannot_be_read_is_named(model, pictures, monkeypatch):
         ({"end": 2.0}, "in the entries"),
     ],
 )
-def test_an_argument_that_makes_no_sense_is_named(model, pictures, monkeypatch, arguments, named):
+def test_errors_name_the_invalid_argument(model, pictures, monkeypatch, arguments, named):
     monkeypatch.setattr(run, "read_video", None)  # nothing may be read before
     with pytest.raises(ValueError) as caught:
-        evaluate(model, labelled(pictures), **arguments)
+        evaluate(model, labelled(pictures[:2]), **arguments)
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -279,17 +320,17 @@ def test_an_argument_that_makes_no_sense_is_named(model, pictures, monkeypatch, 
         (Entry("x.mp4"), "no entry"),
     ],
 )
-def test_entries_that_are_none_are_named(model, entries, named):
+def test_entries_of_another_type_are_refused(model, entries, named):
     with pytest.raises(ValueError, match=named):
         evaluate(model, entries)
 
 
 def test_entries_and_texts_may_come_from_generators(model, pictures, tmp_path):
-    want = evaluate(model, labelled(pictures), ["classify"], templates=["a photo of {}", "{}"])
+    want = evaluate(model, labelled(pictures[:2]), ["classify"], templates=["a photo of {}", "{}"])
     assert (
         evaluate(
             model,
-            iter(labelled(pictures)),
+            iter(labelled(pictures[:2])),
             ("classify",),
             templates=iter(["a photo of {}", "{}"]),
             cache=tmp_path / "cache",
@@ -327,21 +368,21 @@ def test_an_entry_is_checked_when_it_is_made(wrong):
         Entry(**{"video": Path("x.mp4")} | wrong)
 
 
-# Nothing that is not finite
+# Values that are not finite
 
 
-def test_latents_that_are_not_finite_end_the_run(model, pictures, tmp_path):
+def test_latents_that_are_not_finite_are_an_error(model, pictures, tmp_path):
     """No NaN in the output, and none in the cache."""
     model.params["visual"]["proj"][:] = np.nan
     with pytest.raises(ValueError, match="finite"):
-        evaluate(model, labelled(pictures), cache=tmp_path / "cache")
+        evaluate(model, labelled(pictures[:2]), cache=tmp_path / "cache")
     model.params["visual"]["proj"][:] = 1
     model.params["text"]["text_projection"][:] = np.inf
     with pytest.raises(ValueError, match="finite"), np.errstate(all="ignore"):
-        evaluate(model, labelled(pictures), cache=tmp_path / "cache")
+        evaluate(model, labelled(pictures[:2]), cache=tmp_path / "cache")
 
 
-def test_metrics_of_nothing_are_refused():
+def test_metrics_without_items_are_errors():
     for metric in (
         lambda: recall(np.array([], int), 1),
         lambda: average_precision(np.array([0.5, 0.1]), np.array([False, False])),
@@ -354,7 +395,7 @@ def test_metrics_of_nothing_are_refused():
 # Memory
 
 
-def test_retrieval_that_does_not_fit_is_refused_before_the_work(model, pictures, monkeypatch):
+def test_retrieval_that_exceeds_memory_is_refused_before_any_encoding(model, pictures, monkeypatch):
     monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**6)
     monkeypatch.setattr(run, "read_video", None)
     entries = [Entry(f"{i}.mp4", tuple(f"text {i} {j}" for j in range(10))) for i in range(100)]
@@ -365,22 +406,24 @@ def test_retrieval_that_does_not_fit_is_refused_before_the_work(model, pictures,
         evaluate(model, entries, ["retrieve"])
 
 
-def test_frames_that_do_not_fit_are_refused_once(model, pictures, monkeypatch):
-    """2 * 10**9 frames; not once for each video, as if it could not be read."""
+def test_frames_that_exceed_memory_are_refused_once(model, pictures, monkeypatch):
+    """2 * 10**9 frames are refused once, and not as an unreadable video each."""
     monkeypatch.setattr("minivideococa.resources.available_memory", lambda: 10**10)
     monkeypatch.setattr(run, "read_video", None)
     with pytest.raises(
         ValueError, match="^encoding 2000000000 frames needs .* TB of memory.* frames would fit$"
     ):
-        evaluate(model, labelled(pictures), num_frames=2 * 10**9)
+        evaluate(model, labelled(pictures[:2]), num_frames=2 * 10**9)
 
 
 def test_many_captions_of_one_video_are_counted_once_each(model, pictures):
-    """In time that grows with their number."""
+    """In linear time."""
     entry = Entry(pictures[0], tuple(f"text {i}" for i in range(100_000)))
     begin = time.perf_counter()
-    (clip,) = run._clips([entry, entry, Entry(pictures[0], ("one more", "text 3"))], ["caption"]).values()
-    assert len(clip.captions) == 100_001 and time.perf_counter() - begin < 5
+    entries = [entry, entry, Entry(pictures[0], ("one more", "text 3"))]
+    (clip,) = run.collect_clips(entries, [Caption]).values()
+    settings = Settings(model, DecodingOptions(), None, None, "words", None)
+    assert len(Caption(settings, [clip]).targets[clip]) == 100_001 and time.perf_counter() - begin < 5
 
 
 def test_a_giant_manifest_is_refused(tmp_path, monkeypatch):
@@ -390,12 +433,13 @@ def test_a_giant_manifest_is_refused(tmp_path, monkeypatch):
         read_manifest(tmp_path / "m.jsonl")
 
 
-# What never ends
+# Files that never end
 
 
-def in_time(*arguments, cwd, **more):
+def run_in_time(*arguments, cwd, **more):
+    """Run Python for at most 20 seconds."""
     return subprocess.run(
-        [sys.executable, "-m", "minivideococa", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -406,34 +450,51 @@ def in_time(*arguments, cwd, **more):
     )
 
 
+IRREGULAR = ("fifo", "/dev/zero")
+IN_PLACE_OF = [
+    ["{}"],
+    ["{}", "--format", "msrvtt", "--videos", "."],
+    ["{}", "--format", "kinetics", "--videos", "."],
+    ["m.jsonl", "--answers-file", "{}"],
+    ["m.jsonl", "--templates-file", "{}"],
+]
+
+
+@pytest.fixture(scope="module")
+def irregular(tmp_path_factory):
+    """(name, arguments) -> status, output and messages of the command, from one process."""
+    folder = tmp_path_factory.mktemp("irregular")
+    os.mkfifo(folder / "fifo")
+    write_manifest(folder / "m.jsonl", [Entry(CLIPS / "single.gif", ("a",), ("a",), "a", "a")])
+    code = """if True:
+        import contextlib, io, json, sys
+        from minivideococa.cli import main
+        for name, arguments in json.loads(sys.argv[1]):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                status = main(["evaluate", *(x.format(name) for x in arguments), "--no-cache"])
+            print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+    """
+    cases = [(name, arguments) for name in IRREGULAR for arguments in IN_PLACE_OF]
+    process = run_in_time("-c", code, json.dumps(cases), cwd=folder)
+    lines = [json.loads(line) for line in process.stdout.splitlines()]
+    return {(name, *arguments): line for (name, arguments), line in zip(cases, lines)}
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
-@pytest.mark.parametrize("what", ["fifo", "/dev/zero"])
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["{}"],
-        ["{}", "--format", "msrvtt", "--videos", "."],
-        ["{}", "--format", "kinetics", "--videos", "."],
-        ["m.jsonl", "--answers-file", "{}"],
-        ["m.jsonl", "--templates-file", "{}"],
-    ],
-    ids=" ".join,
-)
-def test_only_regular_files_are_read(tmp_path, what, arguments):
-    os.mkfifo(tmp_path / "fifo")
-    write_manifest(tmp_path / "m.jsonl", [Entry(CLIPS / "single.gif", ("a",), ("a",), "a", "a")])
-    ended = in_time(
-        "evaluate", *(argument.format(what) for argument in arguments), "--no-cache", cwd=tmp_path
-    )
-    assert ended.returncode == 2 and ended.stdout == "" and ended.stderr.count("\n") == 1
-    assert f"{what}: not a regular file" in ended.stderr
+@pytest.mark.parametrize("name", IRREGULAR)
+@pytest.mark.parametrize("arguments", IN_PLACE_OF, ids=" ".join)
+def test_only_regular_files_are_read(irregular, name, arguments):
+    status, out, err = irregular[(name, *arguments)]
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert f"{name}: not a regular file" in err
 
 
 # A full disk
 
 
-def test_a_full_disk_takes_no_results_along(tmp_path):
-    """No file may grow beyond 20 kB: the system's own error, after the work is done."""
+def test_a_full_disk_does_not_lose_the_metrics(tmp_path):
+    """The system limits files to 20 kB: its error comes after the work is done."""
     resource = pytest.importorskip("resource")
     write_manifest(tmp_path / "m.jsonl", labelled([CLIPS / "single.gif", CLIPS / "pair.gif"]) * 100)
 
@@ -441,16 +502,15 @@ def test_a_full_disk_takes_no_results_along(tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    ended = in_time(
-        "evaluate", "m.jsonl", "--no-cache", "--json", "-o", "out.jsonl", cwd=tmp_path, preexec_fn=no_room
-    )
+    command = "-m minivideococa evaluate m.jsonl --no-cache --json -o out.jsonl"
+    ended = run_in_time(*command.split(), cwd=tmp_path, preexec_fn=no_room)
     assert ended.returncode == 2 and json.loads(ended.stdout)["metrics"]["classify"]["top-1"]["items"] == 2
     last = ended.stderr.strip().split("\n")[-1]
     assert "out.jsonl: cannot be written" in last and "Traceback" not in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-# Clips of the world
+# Clips of the synthetic world
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
@@ -464,14 +524,15 @@ def test_a_full_disk_takes_no_results_along(tmp_path):
             "0 of 16 frames",
         ),
         (
-            'for last; do :; done; cat > /dev/null; case $last in file:*) echo garbage > "${last#file:}";; esac',
+            "for last; do :; done; cat > /dev/null; "
+            'case $last in file:*) echo garbage > "${last#file:}";; esac',
             "0 of 16 frames",
         ),
         ("while :; do sleep 1; done", "does not end"),
     ],
     ids=range(5),
 )
-def test_an_ffmpeg_that_writes_nothing_is_found_out(tmp_path, monkeypatch, capsys, script, complaint):
+def test_an_ffmpeg_that_writes_nothing_is_an_error(tmp_path, monkeypatch, capsys, script, complaint):
     from minivideococa.world import shapes
 
     executable = tmp_path / "ffmpeg"
@@ -490,8 +551,8 @@ def test_an_ffmpeg_that_writes_nothing_is_found_out(tmp_path, monkeypatch, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
 
 
-def test_half_a_clip_is_found_out(tmp_path, monkeypatch):
-    """The real ffmpeg, told to stop after 5 frames."""
+def test_an_incomplete_clip_is_an_error(tmp_path, monkeypatch):
+    """The real ffmpeg with an option to stop after 5 frames."""
     from minivideococa.world import shapes
 
     monkeypatch.setattr(shapes, "ENCODING", ["-frames:v", "5", *shapes.ENCODING])
@@ -507,7 +568,7 @@ def test_a_clip_is_written_over_another(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"count": 2.5}, {"seed": None}, {"frames": "16"}, {"frames": 10**12}])
-def test_what_shapes_refuses(tmp_path, wrong):
+def test_invalid_arguments_of_write_shapes(tmp_path, wrong):
     from minivideococa.world import shapes
 
     with pytest.raises(ValueError, match="frames" if "frames" in wrong else next(iter(wrong))):

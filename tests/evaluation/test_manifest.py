@@ -1,4 +1,4 @@
-"""Manifests: what is written is read again, and what is wrong is said with its line."""
+"""Manifests: written and read again, and errors that name the line."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def entries(draw, folder: Path = Path("/videos")) -> Entry:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(entries(), min_size=1, max_size=4))
-def test_what_is_written_is_read_again(tmp_path: Path, some: list[Entry]) -> None:
+def test_write_and_read_round_trip(tmp_path: Path, some: list[Entry]) -> None:
     write_manifest(tmp_path / "m.jsonl", some)
     assert read_manifest(tmp_path / "m.jsonl") == some
 
@@ -43,7 +43,7 @@ def test_a_manifest_moves_with_its_videos(tmp_path: Path) -> None:
     ]
 
 
-def test_what_people_write(tmp_path: Path) -> None:
+def test_formats_that_people_write(tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(
         '{"video": "x.mp4", "captions": ["one", "two"], "label": "sing", "url": 7}\n\n'
@@ -76,14 +76,14 @@ def test_what_people_write(tmp_path: Path) -> None:
         ('{"video": "x", "start": 3, "end": 3}', '"end" is 3 and "start" 3'),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, line: str, complaint: str) -> None:
+def test_errors_name_the_line(tmp_path: Path, line: str, complaint: str) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(json.dumps({"video": "x.mp4"}) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=f"m.jsonl: line 2: .*{complaint}"):
         read_manifest(manifest)
 
 
-def test_labels_are_the_same_whatever_is_around_them(tmp_path: Path) -> None:
+def test_white_space_around_labels_is_ignored(tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(
         '\ufeff{"video": "x", "label": "a ring "}\r\n{"video": "y", "labels": ["\\ta ring", "b"]}', "utf-8"
@@ -91,7 +91,7 @@ def test_labels_are_the_same_whatever_is_around_them(tmp_path: Path) -> None:
     assert [entry.labels for entry in read_manifest(manifest)] == [("a ring",), ("a ring", "b")]
 
 
-def test_an_entry_refuses_what_would_be_cut_into_letters() -> None:
+def test_an_entry_refuses_a_string_for_a_list() -> None:
     for wrong in ({"captions": "a ring"}, {"labels": "ring"}):
         with pytest.raises(ValueError, match="give a list of texts"):
             Entry(Path("x.mp4"), **wrong)
@@ -119,7 +119,7 @@ def test_a_manifest_replaces_no_video_and_is_not_empty(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["1.mp4"]
 
 
-def test_no_manifest(tmp_path: Path) -> None:
+def test_files_that_are_not_manifests(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_manifest(tmp_path / "m.jsonl")
     with pytest.raises(IsADirectoryError, match="a folder"):

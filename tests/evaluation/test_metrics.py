@@ -46,7 +46,7 @@ def test_ranks_by_hand():
 
 @given(rankings())
 def test_ranks_by_sorting(case):
-    """Sorted by falling score, wrong ones first among equals; NaN sorts like the highest if wrong, the lowest if right."""
+    """Sorted by descending score, wrong ones first in ties; a wrong NaN is highest, a correct one lowest."""
 
     def key(score, right):
         return (-score if score == score else np.inf if right else -np.inf), right
@@ -58,10 +58,10 @@ def test_ranks_by_sorting(case):
         assert 1 <= rank <= 1 + (~right).sum()
 
 
-def test_a_constant_model_gets_no_credit():
+def test_ties_count_as_errors():
     assert metrics.ranks(np.zeros((4, 4)), np.eye(4)).tolist() == [4] * 4
     assert metrics.ranks(np.full((4, 4), np.nan), np.eye(4)).tolist() == [4] * 4
-    with pytest.raises(ValueError, match="row 1 has no right"):
+    with pytest.raises(ValueError, match="row 1 has no correct"):
         metrics.ranks(np.zeros((2, 2)), np.array([[1, 0], [0, 0]]))
 
 
@@ -85,7 +85,7 @@ def test_average_precision_by_hand(scores, right, want):
 
 @given(rankings(), st.randoms())
 def test_average_precision_by_thresholds(case, random):
-    """The sum over falling thresholds of precision times what recall gains; in whatever order the videos come."""
+    """The sum over descending thresholds of precision times the gain of recall, for videos in any order."""
     scores, right = np.nan_to_num(case[0][0], nan=-np.inf), case[1][0]
     want = before = 0
     for threshold in sorted(set(scores), reverse=True):
@@ -156,7 +156,7 @@ def test_words(text, want):
 
 
 @given(st.lists(st.text(), max_size=5))
-def test_words_are_one_line_for_each_text_and_settle(texts):
+def test_words_is_idempotent_and_gives_one_line_per_text(texts):
     once = metrics.words(texts)
     assert len(once) == len(texts) and metrics.words(once) == once
     assert not any("\n" in text or "  " in text or text != text.strip() for text in once)
@@ -169,11 +169,11 @@ def test_ptb_keeps_texts_apart():
     assert metrics.tokenizer_for("ptb") is metrics.ptb
 
 
-def test_what_is_missing_is_said_in_one_line(monkeypatch):
+def test_missing_requirements_are_errors_of_one_line(monkeypatch):
     assert metrics.tokenizer_for("words") is metrics.words
     with pytest.raises(ValueError, match="give words or ptb"):
         metrics.tokenizer_for("spaces")
-    with pytest.raises(ValueError, match="none of the captions to compare with has a word"):
+    with pytest.raises(ValueError, match="none of the reference captions has a word"):
         metrics.caption_scores([DOG], [["..."]])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"^[^\n]*no java here[^\n]*words$"):
@@ -183,11 +183,11 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch):
         metrics.tokenizer_for("words")
 
 
-def test_java_that_does_nothing_is_found_out(monkeypatch, tmp_path):
+def test_java_without_output_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    with pytest.raises(ValueError, match="Java gives no tokens"):
+    with pytest.raises(ValueError, match="Java returns no tokens"):
         metrics.tokenizer_for("ptb")
 
 

@@ -1,4 +1,4 @@
-"""Preprocessing: open_clip's pixels from the golden file, the laws of resizing, and what is refused."""
+"""Preprocessing: open_clip's pixels from the golden file, invariants of resizing, and rejected input."""
 
 import json
 from pathlib import Path
@@ -30,14 +30,14 @@ def config(**fields):
 
 
 @pytest.mark.parametrize("i", range(len(CASES)))
-def test_pixels_are_open_clips_bit_for_bit(i):
+def test_pixels_equal_those_of_open_clip_bit_for_bit(i):
     pixels = preprocess(GOLDEN[f"frames_{i}"], config(**CASES[i]))
     assert pixels.dtype == np.float32
     np.testing.assert_array_equal(pixels, GOLDEN[f"pixels_{i}"], strict=True)
 
 
 @given(SIDES, SIDES, st.integers(1, 20), MODES, st.integers(0, 255))
-def test_a_plain_frame_stays_plain_in_a_square(height, width, size, mode, grey):
+def test_a_uniform_frame_becomes_a_uniform_square(height, width, size, mode, grey):
     frames = np.full((1, height, width, 3), grey, np.uint8)
     pixels = preprocess(frames, config(size=size, resize_mode=mode, fill_color=grey))
     assert pixels.shape == (1, 3, size, size)
@@ -45,11 +45,11 @@ def test_a_plain_frame_stays_plain_in_a_square(height, width, size, mode, grey):
 
 
 @given(SIDES, SIDES, MODES, FILTERS, st.integers(0, 3), SEEDS)
-def test_each_frame_is_taken_by_itself(height, width, mode, interpolation, T, seed):
+def test_frames_are_independent(height, width, mode, interpolation, T, seed):
     frames = np.random.default_rng(seed).integers(0, 256, (T, height, width, 3), np.uint8)
-    how = config(resize_mode=mode, interpolation=interpolation)
-    each = [preprocess(frame[None], how)[0] for frame in frames]
-    np.testing.assert_array_equal(preprocess(frames, how), np.reshape(each, (T, 3, 8, 8)))
+    options = config(resize_mode=mode, interpolation=interpolation)
+    each = [preprocess(frame[None], options)[0] for frame in frames]
+    np.testing.assert_array_equal(preprocess(frames, options), np.reshape(each, (T, 3, 8, 8)))
 
 
 @given(st.integers(1, 30), MODES, SEEDS)
@@ -65,12 +65,12 @@ def test_longest_pads_with_the_fill_color():
     np.testing.assert_array_equal(pixels[0, 0, :, 0], [1, 1, 0, 0, 0, 0, 1, 1])
 
 
-def test_longest_keeps_one_pixel_of_a_hairline():
+def test_longest_keeps_one_pixel_of_a_very_narrow_frame():
     pixels = preprocess(np.zeros((1, 1, 500, 3), np.uint8), config(resize_mode="longest", fill_color=255))
     assert (pixels == 0).sum() == 3 * 8
 
 
-def test_frames_that_do_not_lie_in_one_piece():
+def test_frames_that_are_not_contiguous():
     frames = np.random.default_rng(0).integers(0, 256, (4, 18, 30, 3), np.uint8)
     views = frames[::2, ::-1, ::3]
     np.testing.assert_array_equal(preprocess(views, config()), preprocess(views.copy(), config()))
@@ -88,7 +88,7 @@ def test_frames_that_do_not_lie_in_one_piece():
         np.zeros((2, 0, 8, 3), np.uint8),
     ],
 )
-def test_other_arrays_are_refused_with_what_to_do(frames):
+def test_other_arrays_are_rejected_with_a_hint(frames):
     with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\].*\* 255") as error:
         preprocess(frames, config())
     assert str(list(frames.shape)) in str(error.value) and "\n" not in str(error.value)
@@ -96,7 +96,7 @@ def test_other_arrays_are_refused_with_what_to_do(frames):
 
 @given(st.integers(9, 3000), st.integers(1, 12), FILTERS, st.booleans(), SEEDS)
 def test_only_the_middle_of_a_giant_frame_is_resized(long, size, interpolation, tall, seed):
-    """Nothing else comes out: where a frame is resized along one side, the same to one step of 255."""
+    """The result is the same; where a frame is resized along one side, to one level of 255."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (1, long, size, 3), np.uint8)
     frames = frames if tall else frames.transpose(0, 2, 1, 3)
@@ -104,15 +104,15 @@ def test_only_the_middle_of_a_giant_frame_is_resized(long, size, interpolation, 
         frames[:, :, :1] if tall else frames[:, :1], 3, axis=2 if tall else 1
     )  # constant across
     for clip in (frames, short):
-        how = config(size=size, interpolation=interpolation)
-        whole = preprocess(clip, how)
+        options = config(size=size, interpolation=interpolation)
+        whole = preprocess(clip, options)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "LARGE", 0)
-            assert np.abs(preprocess(clip, how) - whole).max() * 255 < 1.01
+            assert np.abs(preprocess(clip, options) - whole).max() * 255 < 1.01
 
 
 @pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (2, 1_000_000)])
-def test_a_giant_aspect_ratio_takes_no_giant_array(shape, monkeypatch):
+def test_a_giant_aspect_ratio_needs_no_giant_array(shape, monkeypatch):
     """1 x 1,000,000 pixels at S = 224 would be 224 x 224,000,000: 150 GB."""
     frames = np.zeros((2, *shape, 3), np.uint8)
     long = int(np.argmax(shape))
@@ -130,13 +130,13 @@ def test_a_giant_aspect_ratio_takes_no_giant_array(shape, monkeypatch):
     np.testing.assert_array_equal(pixels[1], np.float32(200) / np.float32(255))
 
 
-def test_memory_for_the_pixels_is_worked_out_first(monkeypatch):
+def test_memory_for_the_pixels_is_checked_first(monkeypatch):
     frames = np.broadcast_to(np.uint8(0), (10**6, 8, 8, 3))
     monkeypatch.setattr(resources, "available_memory", lambda: 10**9)
     with pytest.raises(ValueError, match="preprocessing 1000000 frames needs 602 GB of memory.*fewer frames"):
         preprocess(frames, config(size=224))
 
 
-def test_frames_of_different_sizes_are_refused():
+def test_frames_of_different_sizes_are_rejected():
     with pytest.raises(ValueError, match="frames of one size"):
         preprocess([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], config())

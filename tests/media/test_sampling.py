@@ -1,4 +1,4 @@
-"""The sampling rule over time stamps: the frame on screen at the middle of each of T equal parts, exactly."""
+"""Sampling by time stamps: the frame on screen at the middle of each of T equal parts, exactly."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -9,7 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from minivideococa.media.sampling import frame_count, sample_indices, sample_times, seconds, warn_of_repeats
+from minivideococa.media.sampling import (
+    frame_count,
+    sample_indices,
+    sample_times,
+    seconds,
+    warn_if_frames_repeat,
+)
 
 RATES = [Fraction(rate) for rate in (1, 10, 15, 24, 25, 30, 50, 60, 120)]
 RATES += [Fraction(rate, 1001) for rate in (24000, 30000, 60000, 120000)]
@@ -17,7 +23,7 @@ TICKS = [Fraction(1, 1000), Fraction(1, 90000), Fraction(1, 12800), Fraction(1, 
 
 
 def on_screen(durations, point):
-    """The frame on screen at a time after the first time stamp, by counting down the durations."""
+    """Return the frame on screen at a time after the first time stamp, by counting down the durations."""
     for index, duration in enumerate(durations):
         if point < duration:
             return index
@@ -66,7 +72,7 @@ def test_uneven_time_stamps_are_sampled_by_time(durations, num_frames, first):
 )
 @example(Fraction(30000, 1001), Fraction(1, 1000), 300, 8, "nearest", "own", 0)
 def test_a_constant_rate_keeps_the_index_formula(rate, tick, n, num_frames, rounding, last, first):
-    """Whatever the rate and the tick: rounded time stamps must not decide."""
+    """For any rate and tick: rounded time stamps do not decide which frame is selected."""
     rounded = {"nearest": round, "down": floor, "up": lambda time: -floor(-time)}[rounding]
     stamps = [first + rounded(i / rate / tick) for i in range(n)]
     duration = rounded(1 / rate / tick) if last == "own" else None
@@ -74,8 +80,8 @@ def test_a_constant_rate_keeps_the_index_formula(rate, tick, n, num_frames, roun
     assert sample_times(stamps, duration, num_frames).tolist() == expected
 
 
-def test_rounded_time_stamps_would_decide_ties():
-    """What the rule for constant rates is there for: 30 frames a second in milliseconds."""
+def test_rounded_time_stamps_do_not_decide_ties():
+    """30 frames a second in milliseconds need the rule for constant rates."""
     stamps = [round(i * 1000 / 30) for i in range(30)]
     assert by_time([*np.diff(stamps).tolist(), 33], 15) != sample_indices(30, 15).tolist()
     assert sample_times(stamps, 33, 15).tolist() == sample_indices(30, 15).tolist()
@@ -92,7 +98,7 @@ def test_one_tick_is_the_limit_of_a_constant_rate():
         assert sample_times(moved, 100, 1).tolist() == [3 if even else 2]
 
 
-def test_the_last_duration_counts_as_a_time_stamp_would():
+def test_the_last_duration_may_be_off_by_one_tick():
     stamps = [0, 40, 80, 120]
     for last in (None, 0, 39, 40, 41):
         assert sample_times(stamps, last, 2).tolist() == [1, 3]
@@ -102,7 +108,7 @@ def test_the_last_duration_counts_as_a_time_stamp_would():
 
 @given(st.sampled_from(RATES), st.sampled_from(TICKS), st.integers(2, 300), st.integers(1, 30), st.data())
 def test_a_cut_on_the_boundaries_of_frames_is_a_clip_of_its_own(rate, tick, n, num_frames, data):
-    """At a constant rate: frames a to b - 1 by the index formula, whatever the rounding of time stamps."""
+    """At a constant rate: frames a to b - 1 by the index formula, however time stamps are rounded."""
     if tick > Fraction(1, 50) / rate or (1 / rate / tick).denominator > 3:
         tick = Fraction(1, 1001 * 12800 * 3)  # every rate has whole ticks here
     a = data.draw(st.integers(0, n - 1))
@@ -136,8 +142,8 @@ def test_start_and_end_cut_exactly(durations, num_frames, data):
     )
 
 
-def test_one_third_of_a_second_is_not_333_milliseconds():
-    """Frame i of 30 a second begins at exactly i / 30 s, although the file says 1833 ms for frame 55."""
+def test_frames_at_30_per_second_begin_at_exact_thirds():
+    """Frame i begins at exactly i / 30 s, although the time stamp of frame 55 is 1833 ms."""
     stamps = [round(i * 1000 / 30) for i in range(150)]
     assert sample_times(stamps, 33, 3, 1, 2).tolist() == [35, 45, 55]
 
@@ -155,7 +161,7 @@ def test_one_third_of_a_second_is_not_333_milliseconds():
         ("1:x", None, "start is '1:x'"),
     ],
 )
-def test_a_part_that_is_not_there_is_refused(start, end, words):
+def test_invalid_start_and_end_are_rejected(start, end, words):
     with pytest.raises(ValueError, match=words) as error:
         sample_times([0, 1000], 8000, 8, start, end)
     assert "\n" not in str(error.value)
@@ -172,13 +178,13 @@ def test_a_single_frame_without_a_duration_has_no_parts():
     assert sample_times([7], 1000, 2, 0.5).tolist() == [0, 0]
 
 
-def test_an_end_after_the_end_is_the_end():
+def test_an_end_after_the_end_of_the_clip_is_its_end():
     assert sample_times([0, 1000], 8000, 8, 0, 100).tolist() == sample_times([0, 1000], 8000, 8).tolist()
     assert sample_times([0, 1000], 8000, 4, 0.5, 1.5).tolist() == [0, 0, 1, 1]
 
 
 def test_time_stamps_that_run_back_are_a_discontinuity():
-    """The frame before lasts as long as its predecessor, and no frame is lost."""
+    """The frame before lasts as long as its predecessor, and no frame is skipped."""
     assert sample_times([0, 100, 200, 50, 150, 250], 100, 6).tolist() == [0, 1, 2, 3, 4, 5]
     assert sample_times([0, 100, 200, 0, 1000], 100, 14).tolist() == [0, 1, 2] + 10 * [3] + [4]
 
@@ -215,10 +221,10 @@ def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
             assert start == 0 and words in str(error)
             continue
         assert len(indices) == num_frames and indices == sorted(indices)
-        assert 0 <= indices[0] and indices[-1] < len(stamps)
+        assert indices[0] >= 0 and indices[-1] < len(stamps)
 
 
-def test_no_frame_is_no_clip():
+def test_a_clip_without_frames_is_rejected():
     with pytest.raises(ValueError, match="no frame"):
         sample_times([], None, 8)
 
@@ -264,25 +270,25 @@ def test_times(text, value):
         10**400,
     ],
 )
-def test_what_is_no_time(text):
+def test_invalid_times(text):
     with pytest.raises(ValueError, match="^start is .*give seconds, as 12.5, or hh:mm:ss") as error:
         seconds(text, "start")
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize("number", [2.5, 8.0, None, True, "8", 0, -1, 10**21, 10**400, np.bool_(True), [8]])
-def test_what_is_no_number_of_frames(number):
+def test_invalid_num_frames(number):
     with pytest.raises(ValueError, match="num_frames is ") as error:
         frame_count(number)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 
-def test_integers_of_numpy_are_numbers_of_frames():
+def test_numpy_integers_are_valid_num_frames():
     assert frame_count(np.int32(8)) == 8 and type(frame_count(np.uint8(8))) is int
 
 
-def test_repeats_are_told():
+def test_repeated_frames_give_a_warning():
     with pytest.warns(UserWarning, match="^clip.mp4: 3 distinct frames in 8 samples") as caught:
-        warn_of_repeats("clip.mp4", sample_indices(3, 8))
+        warn_if_frames_repeat("clip.mp4", sample_indices(3, 8))
     assert len(caught) == 1
-    warn_of_repeats("clip.mp4", sample_indices(8, 8))  # an error where warnings are errors
+    warn_if_frames_repeat("clip.mp4", sample_indices(8, 8))  # an error where warnings are errors

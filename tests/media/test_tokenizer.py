@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from minivideococa.media.tokenizer import clean_text, clip_tokenizer_json, load_tokenizer
 
+WORDS = ["a", "dog", "it's", "42", "café", "naïve", "漢字", "🐶", "don't", "...", "(x)", "Москва"]
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizer.json").read_text())
 START, END = 49406, 49407
 
@@ -37,11 +38,13 @@ def word_level(path, words):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tokenizer.json"
-    return load_tokenizer(word_level(path, "a red green circle moves left ,".split()), 8, 0, "lower")
+    return load_tokenizer(
+        word_level(path, ["a", "red", "green", "circle", "moves", "left", ","]), 8, 0, "lower"
+    )
 
 
 @pytest.mark.parametrize("text, ids", GOLDEN["encode"])
-def test_ids_are_open_clips(clip, text, ids):
+def test_ids_equal_those_of_open_clip(clip, text, ids):
     row = np.zeros(76, np.int64)
     row[: len(ids)] = ids
     np.testing.assert_array_equal(clip.encode(text), row[None], strict=True)
@@ -57,13 +60,13 @@ def test_start_end_and_size(clip):
     assert clip.vocabulary.get_vocab_size() == 49408
 
 
-def test_the_written_json_alone_decodes(clip):
+def test_the_json_decodes_without_this_package(clip):
     ids = [START, *clip.vocabulary.encode("déjà vu, it's 9pm").ids, END]
     assert clip.vocabulary.decode(ids).strip() == "déjà vu , it 's 9 pm"
 
 
 @given(texts=st.lists(st.text(max_size=40), max_size=4), length=st.integers(1, 20))
-def test_a_batch_is_its_texts_padded_and_cut(clip, texts, length):
+def test_texts_of_a_batch_are_padded_and_truncated(clip, texts, length):
     ids = clip.encode(texts, context_length=length)
     assert ids.dtype == np.int64 and ids.shape == (len(texts), length)
     for text, row in zip(texts, ids):
@@ -76,8 +79,8 @@ def test_a_batch_is_its_texts_padded_and_cut(clip, texts, length):
         np.testing.assert_array_equal(row, expected)
 
 
-@given(st.lists(st.sampled_from("a dog it's 42 café naïve 漢字 🐶 don't ... (x) Москва".split()), max_size=8))
-def test_what_is_decoded_is_encoded_to_the_same_ids(clip, words):
+@given(st.lists(st.sampled_from(WORDS), max_size=8))
+def test_decoding_then_encoding_gives_the_same_ids(clip, words):
     ids = clip.encode(" ".join(words))
     np.testing.assert_array_equal(clip.encode(clip.decode(ids[0])), ids)
 
@@ -112,7 +115,7 @@ def test_white_space_cleaning_keeps_the_case():
     assert clean_text(" The  CAT’s\n", "whitespace") == "The CAT's"
 
 
-def test_an_unknown_way_of_cleaning_is_refused():
+def test_an_unknown_mode_of_cleaning_is_rejected():
     with pytest.raises(ValueError, match="lower.*whitespace.*canonicalize"):
         clean_text("a", "canonicalize")
 
@@ -128,7 +131,7 @@ def test_unknown_words_are_named_once(tiny, clip):
     assert tiny.unknown("a red circle") == [] == clip.unknown("zxqv éléphant")
 
 
-def test_the_files_own_padding_truncation_and_template_are_left_aside(tmp_path):
+def test_padding_truncation_and_template_of_the_file_are_ignored(tmp_path):
     from tokenizers import Tokenizer, processors
 
     path = word_level(tmp_path / "tokenizer.json", ["a"])
@@ -140,14 +143,14 @@ def test_the_files_own_padding_truncation_and_template_are_left_aside(tmp_path):
     np.testing.assert_array_equal(load_tokenizer(path, 6, 0, "lower").encode("a a"), [[1, 4, 4, 2, 0, 0]])
 
 
-def test_the_other_names_of_start_and_end(tmp_path):
+def test_alternative_names_of_start_and_end(tmp_path):
     path = word_level(tmp_path / "tokenizer.json", ["a"])
     text = path.read_text().replace("<start_of_text>", "<|startoftext|>")
     path.write_text(text.replace("<end_of_text>", "<|endoftext|>"))
     np.testing.assert_array_equal(load_tokenizer(path, 5, 0, "lower").encode("a"), [[1, 4, 2, 0, 0]])
 
 
-def test_files_that_are_no_tokenizer(tmp_path):
+def test_invalid_tokenizer_files(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(FileNotFoundError, match="tokenizer.json: no tokenizer"):
         load_tokenizer(path, 76, 0, "lower")
@@ -163,12 +166,12 @@ def test_files_that_are_no_tokenizer(tmp_path):
 
 
 @pytest.mark.parametrize("texts", [None, 3, b"a", ["a", None], [["a"]], {"a": 1}, np.zeros(2)])
-def test_what_is_no_text_is_refused(clip, texts):
+def test_values_other_than_texts_are_rejected(clip, texts):
     for method in (clip.encode, clip.unknown):
         with pytest.raises(ValueError, match="a text must be a str, not "):
             method(texts)
 
 
-def test_a_batch_is_not_decoded(clip):
+def test_decoding_a_batch_is_rejected(clip):
     with pytest.raises(ValueError, match=r"one row of ids.*\[2, 3\]"):
         clip.decode(np.zeros((2, 3), np.int64))

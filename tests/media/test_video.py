@@ -1,4 +1,4 @@
-"""The video reader: exact frames of every kind of clip, constant memory, clear words for what is none."""
+"""The video reader: exact frames of every kind of clip, constant memory, clear messages for other files."""
 
 import os
 import signal
@@ -6,46 +6,18 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from math import floor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import H264, LOSSLESS, VP9, add_cover_art, decode_all, ffmpeg, make, make_album, middle_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
 from minivideococa.media.video import read_video, sample_indices, to_frames
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*distinct frame:UserWarning")
-
-TEST = "testsrc2=s=64x48:r=25:d=2,noise=alls=30:allf=t:all_seed=7"  # 50 frames, all different
-LOSSLESS = ["-c:v", "ffv1"]
-H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-bf", "3", "-b_strategy", "0", "-g", "20"]
-
-
-def ffmpeg(*arguments: str | Path) -> bytes:
-    command = [get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-
-
-def make(path: Path, *encoding: str | Path, source: str = TEST) -> Path:
-    ffmpeg("-f", "lavfi", "-i", source, *encoding, path)
-    return path
-
-
-def decode_all(path: Path, width: int, height: int, stream: str = "0:v:0") -> np.ndarray:
-    """Every frame of a video [n, H, W, 3] by ffmpeg's plainest command."""
-    pixels = ffmpeg(
-        "-i", path, "-map", stream, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"
-    )
-    return np.frombuffer(pixels, np.uint8).reshape(-1, height, width, 3)
-
-
-def middle_frames(frames: np.ndarray, num_frames: int) -> np.ndarray:
-    middles = [Fraction(2 * i + 1, 2) * len(frames) / num_frames for i in range(num_frames)]
-    return frames[[floor(middle) for middle in middles]]
 
 
 def count_packets(path: Path) -> int:
@@ -54,9 +26,9 @@ def count_packets(path: Path) -> int:
 
 
 def assert_exact(path: Path, width: int, height: int) -> np.ndarray:
-    """read_video gives the full decode's frames: for few, for all and for more than there are."""
+    """Assert that read_video returns the full decode's frames: few, all, and more than there are."""
     frames = decode_all(path, width, height)
-    for num_frames in (1, 8, len(frames), 2 * len(frames) + 1):
+    for num_frames in (8, len(frames), 2 * len(frames) + 1):
         clip = read_video(path, num_frames)
         assert clip.dtype == np.uint8
         np.testing.assert_array_equal(clip, middle_frames(frames, num_frames))
@@ -70,7 +42,7 @@ def test_each_index_is_the_middle_of_its_segment(count, num_frames):
     for i, index in enumerate(indices):
         middle = Fraction(2 * i + 1, 2) * count / num_frames
         assert 0 <= index <= middle < index + 1 <= count
-        opposite = indices[-1 - i]  # the same seen from the clip's end
+        opposite = indices[-1 - i]  # the same, counted from the clip's end
         assert index + opposite == (count if middle == index else count - 1)
 
 
@@ -105,7 +77,7 @@ VIDEOS = {
     "ten_bits.mkv": ["-pix_fmt", "yuv420p10le", *LOSSLESS],
     "gray.mkv": ["-pix_fmt", "gray", *LOSSLESS],
     "interlaced.mpg": ["-c:v", "mpeg2video", "-flags", "+ildct+ilme", "-bf", "2"],
-    "vp9.webm": ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8"],
+    "vp9.webm": VP9,
     "raw.h264": H264,
     "colours.gif": [],
     "animation.png": ["-f", "apng"],
@@ -113,7 +85,7 @@ VIDEOS = {
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_the_very_frames_of_a_full_decode(tmp_path, name):
+def test_frames_equal_those_of_a_full_decode(tmp_path, name):
     frames = assert_exact(make(tmp_path / name, *VIDEOS[name]), 64, 48)
     assert len(frames) >= 15 and not np.array_equal(frames[0], frames[-1])
 
@@ -124,7 +96,7 @@ def test_odd_sizes(tmp_path):
         assert_exact(path, 63, 47)
 
 
-def test_rotation_is_honoured(tmp_path):
+def test_rotation_is_applied(tmp_path):
     upright = make(tmp_path / "upright.mp4", "-frames:v", "10", "-c:v", "libx264rgb", "-qp", "0")
     frames = decode_all(upright, 64, 48)
     for turns, size in ((1, (48, 64)), (2, (64, 48)), (3, (48, 64))):
@@ -135,7 +107,7 @@ def test_rotation_is_honoured(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["trimmed.mp4", "late.h264"])
-def test_packets_that_are_no_frames(tmp_path, name):
+def test_packets_that_are_not_shown(tmp_path, name):
     path, whole = tmp_path / name, make(tmp_path / f"whole_{name}", *H264)
     if name == "trimmed.mp4":  # an edit list hides the frames before the cut
         ffmpeg("-ss", "0.3", "-i", whole, "-c", "copy", path)
@@ -146,7 +118,7 @@ def test_packets_that_are_no_frames(tmp_path, name):
 
 
 def test_picture_size_that_changes_in_mid_stream(tmp_path):
-    """The later frames are scaled to the size of the first, as ffmpeg does it."""
+    """The later frames are scaled to the size of the first, as by ffmpeg."""
     first = make(tmp_path / "first.h264", *H264)
     second = make(tmp_path / "second.h264", *H264, source="testsrc2=s=96x80:r=25:d=2")
     path = tmp_path / "both.h264"
@@ -155,8 +127,8 @@ def test_picture_size_that_changes_in_mid_stream(tmp_path):
     assert len(frames) == 150
 
 
-def test_clip_that_breaks_midway(tmp_path):
-    """What decodes is used."""
+def test_clip_that_is_damaged_midway(tmp_path):
+    """The frames that decode are used."""
     whole = make(tmp_path / "whole.mkv", *LOSSLESS)
     for share in (0.3, 0.71):
         path = tmp_path / "broken.mkv"
@@ -166,22 +138,9 @@ def test_clip_that_breaks_midway(tmp_path):
 
 
 def test_cover_art_is_not_the_video(tmp_path):
-    """The picture is made the file's first stream, so that only its mark as cover art tells."""
+    """The picture is the file's first stream, so that only its disposition marks it as cover art."""
     cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
-    path = make(
-        tmp_path / "cover.mp4",
-        "-i",
-        cover,
-        "-map",
-        "0",
-        "-map",
-        "1",
-        *H264,
-        "-c:v:1",
-        "copy",
-        "-disposition:v:1",
-        "attached_pic",
-    )
+    path = add_cover_art(tmp_path / "cover.mp4", cover)
     data = path.read_bytes()
     start = data.index(b"moov") - 4
     boxes, at = [], start + 8  # put moov's "udta", the cover, before the tracks
@@ -191,7 +150,7 @@ def test_cover_art_is_not_the_video(tmp_path):
         at += size
     assert boxes[-1][4:8] == b"udta"
     path.write_bytes(data[: start + 8] + boxes[0] + boxes[-1] + b"".join(boxes[1:-1]))
-    assert decode_all(path, 32, 32, "0:v:0").shape[0] == 1
+    assert len(decode_all(path, 32, 32, "0:v:0")) == 1
     np.testing.assert_array_equal(read_video(path), middle_frames(decode_all(path, 64, 48, "0:V:0"), 8))
 
 
@@ -211,25 +170,23 @@ def test_awkward_names(tmp_path, monkeypatch, name):
 MEASURE = """
 import re, resource, sys
 from minivideococa.media.video import read_video
-read_video(sys.argv[1], int(sys.argv[2]))
-ours = re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]
-print(ours, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+for path in sys.argv[2:]:
+    read_video(path, int(sys.argv[1]))
+    ours = re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]
+    print(ours, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("num_frames", [8, 80])  # few frames are selected by ffmpeg, many by us
+@pytest.mark.parametrize("num_frames", [8, 80])  # ffmpeg selects a few frames; we select many
 def test_memory_does_not_grow_with_the_clip(tmp_path, num_frames):
-    """Our peak in KiB, and ffmpeg's."""
+    """Compare the peaks in KiB, ours and ffmpeg's, after a short clip and after a long one."""
     short = make(tmp_path / "short.mp4", "-c:v", "mpeg4", "-g", "100", source="testsrc2=s=320x240:r=25:d=4")
     long = tmp_path / "long.mp4"
-    ffmpeg("-stream_loop", "19", "-i", short, "-c", "copy", long)  # 2000 frames: 440 MiB decoded
-    peaks = []
-    for path in (short, long):
-        run = subprocess.run(
-            [sys.executable, "-c", MEASURE, path, str(num_frames)], check=True, stdout=subprocess.PIPE
-        )
-        peaks.append(np.array(run.stdout.split(), int))
+    ffmpeg("-stream_loop", "11", "-i", short, "-c", "copy", long)  # 1200 frames: 264 MiB decoded
+    command = [sys.executable, "-c", MEASURE, str(num_frames), short, long]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    peaks = np.array([line.split() for line in lines], int)
     assert (peaks[1] - peaks[0] < 24 * 1024).all()
 
 
@@ -258,7 +215,7 @@ def test_still_image_is_a_clip_of_one_frame(tmp_path):
     np.testing.assert_array_equal(read_video(tmp_path / "clip", 2), np.stack([image] * 2))
 
 
-def test_image_orientation_is_honoured(tmp_path):
+def test_image_orientation_is_applied(tmp_path):
     (image,) = save_images(tmp_path / "clip", ["upright.png"])
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
@@ -266,7 +223,7 @@ def test_image_orientation_is_honoured(tmp_path):
     np.testing.assert_array_equal(read_video(tmp_path / "turned.png", 1)[0], np.rot90(image, -1))
 
 
-def assert_refused(path: Path, *words: str, error: type[Exception] = ValueError) -> None:
+def assert_rejected(path: Path, *words: str, error: type[Exception] = ValueError) -> None:
     with pytest.raises(error) as caught:
         read_video(path)
     message = str(caught.value)
@@ -275,7 +232,7 @@ def assert_refused(path: Path, *words: str, error: type[Exception] = ValueError)
         assert word in message
 
 
-def test_images_that_are_no_clip(tmp_path):
+def test_invalid_folders_of_images(tmp_path):
     folder = tmp_path / "clip"
     save_images(folder, ["1.png", "2.png", "3.png"])
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:200])
@@ -286,28 +243,14 @@ def test_images_that_are_no_clip(tmp_path):
         with pytest.raises(ValueError, match=r"2\.png: .*9 x 8.*20 x 12"):
             read_video(folder, num_frames)
     (tmp_path / "empty").mkdir()
-    assert_refused(tmp_path / "empty", "no images", "give")
+    assert_rejected(tmp_path / "empty", "no images", "give")
 
 
-def test_what_is_no_video(tmp_path):
+def test_files_without_video(tmp_path):
     cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
     video = make(tmp_path / "video.mp4", *H264)
-    sound = make(tmp_path / "sound.mp3", source="sine=d=1")
-    ffmpeg(
-        "-i",
-        sound,
-        "-i",
-        cover,
-        "-map",
-        "0",
-        "-map",
-        "1",
-        "-c",
-        "copy",
-        "-disposition:v",
-        "attached_pic",
-        tmp_path / "album.mp3",
-    )
+    make(tmp_path / "sound.mp3", source="sine=d=1")
+    make_album(tmp_path / "album.mp3", cover)
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)
     (tmp_path / "text.txt").write_text("not a video\n" * 50)
     (tmp_path / "text.png").write_text("not an image\n" * 50)
@@ -315,17 +258,17 @@ def test_what_is_no_video(tmp_path):
     (tmp_path / "half.mp4").write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     (tmp_path / "half.png").write_bytes(cover.read_bytes()[: cover.stat().st_size // 2])
     for name in ("sound.mp3", "album.mp3", "text.mp4", "text.txt", "text.png", "empty.mp4"):
-        assert_refused(tmp_path / name, "no video", "give")
-    assert_refused(tmp_path / "half.mp4", "no video", "moov atom not found")
-    assert_refused(tmp_path / "half.png", "repair")
-    assert_refused(tmp_path / "missing.mp4", "check the path", error=FileNotFoundError)
+        assert_rejected(tmp_path / name, "no video", "give")
+    assert_rejected(tmp_path / "half.mp4", "no video", "moov atom not found")
+    assert_rejected(tmp_path / "half.png", "repair")
+    assert_rejected(tmp_path / "missing.mp4", "check the path", error=FileNotFoundError)
     for num_frames in (0, -1):
         with pytest.raises(ValueError, match="num_frames is .*1 to"):
             read_video(video, num_frames)
 
 
 def fake_ffmpeg(tmp_path: Path, script: str) -> dict[str, str]:
-    """An environment in which ffmpeg is a shell script."""
+    """Return an environment in which ffmpeg is a shell script."""
     executable = tmp_path / "ffmpeg"
     executable.write_text(f"#!/bin/sh\n{script}\n")
     executable.chmod(0o755)
@@ -342,22 +285,22 @@ def test_many_messages_do_not_block(tmp_path, monkeypatch):
         "[ \"$1\" = -version ] && exec echo ffmpeg version 7.0\nyes 'a message' | head -c 1000000 >&2",
     )
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", environment["IMAGEIO_FFMPEG_EXE"])
-    assert_refused(tmp_path / "ffmpeg", "a message")
+    assert_rejected(tmp_path / "ffmpeg", "a message")
 
 
 @posix
-def test_killed_ffmpeg_is_told(tmp_path, monkeypatch):
+def test_killed_ffmpeg_is_reported(tmp_path, monkeypatch):
     environment = fake_ffmpeg(tmp_path, "printf 'P6\\n64 48\\n255\\nabc'; kill -9 $$")
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", environment["IMAGEIO_FFMPEG_EXE"])
-    assert_refused(tmp_path / "ffmpeg", "signal 9")
+    assert_rejected(tmp_path / "ffmpeg", "signal 9")
 
 
 @posix
 def test_interrupt_ends_ffmpeg(tmp_path):
-    """Ctrl-C that reaches only us; the script says who it is, then would stay."""
+    """Ctrl-C reaches only the reader. The script writes its process id and would keep running."""
     environment = fake_ffmpeg(tmp_path, "echo $$ > pid.part; mv pid.part pid; exec sleep 60")
-    script = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+    script = (  # a background job ignores SIGINT
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from minivideococa.media.video import read_video; read_video('ffmpeg')"
     )
     reader = subprocess.Popen(
@@ -376,7 +319,7 @@ def test_interrupt_ends_ffmpeg(tmp_path):
         os.kill(pid, 0)
 
 
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+def test_a_fifo_is_rejected_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(ValueError, match="pipe.mp4: not a regular file"):
         read_video(tmp_path / "pipe.mp4")

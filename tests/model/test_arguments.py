@@ -16,7 +16,7 @@ import minivideococa as mvc
 from minivideococa import resources
 from minivideococa.media import video
 from minivideococa.media.preprocess import as_frames
-from minivideococa.model import arguments, decoder, vision
+from minivideococa.model import config, decoder, vision
 from minivideococa.output import json_text
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 16, 3), np.uint8)
@@ -211,10 +211,10 @@ def test_numpys_integers_are_whole_numbers(model, kind):
 def test_a_whole_number_is_taken_as_it_is_or_refused(value, least, span):
     fits = type(value) is int and least <= value <= least + span
     if fits:
-        assert arguments.whole("x", value, least, least + span) == value
+        assert config.check_int("x", value, least, least + span) == value
     else:
         refused(
-            lambda: arguments.whole("x", value, least, least + span),
+            lambda: config.check_int("x", value, least, least + span),
             f"^x is .*from {least} to {least + span}",
         )
 
@@ -226,9 +226,9 @@ def test_a_whole_number_is_taken_as_it_is_or_refused(value, least, span):
 )
 def test_a_number_is_taken_as_it_is_or_refused(value, least, span):
     if type(value) in (int, float) and least <= value <= least + span:
-        assert arguments.number("x", value, least, least + span) == value
+        assert config.check_number("x", value, least, least + span) == value
     else:
-        refused(lambda: arguments.number("x", value, least, least + span), "^x is ")
+        refused(lambda: config.check_number("x", value, least, least + span), "^x is ")
 
 
 # Videos
@@ -325,7 +325,7 @@ def test_images_of_other_modes_are_rgb_over_black(model):
         (lambda: (frame for frame in FRAMES), "generator"),
         (lambda: ["a.mp4", "b.mp4"], r"\[0\] is str 'a.mp4': a list holds the frames"),
         (lambda: [Path("a.mp4")], "one path"),
-        (lambda: [], "list"),
+        (list, "list"),
         (lambda: None, "None"),
         (lambda: 3, "int"),
         (lambda: b"a.mp4", "bytes"),
@@ -412,7 +412,7 @@ def test_one_text(model, bad):
 
 
 def test_candidates_that_are_no_videos(model):
-    for bad in ([], "a.mp4", None, (video for video in [VIDEO]), {"a": VIDEO}, 3):
+    for bad in ([], "a.mp4", None, (one for one in [VIDEO]), {"a": VIDEO}, 3):
         refused(lambda: mvc.retrieve(model, "a star", bad), "^candidates.*video")
     refused(lambda: mvc.retrieve(model, "a star", [VIDEO, None]), "^video")
 

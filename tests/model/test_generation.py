@@ -54,7 +54,7 @@ def raise_logits(model, by):
         layers["text_projection"][0, i] += more
 
 
-def speaker(tiny_model, overrides, seed, data, dtype="float64"):
+def talkative_model(tiny_model, overrides, seed, data, dtype="float64"):
     """A random model that likes to say id 0, its mask's padding, and sometimes to end; and a generator."""
     overrides = overrides | {"text": overrides["text"] | {"pad_id": 0}}
     model, rng = make(tiny_model, overrides, seed, dtype)
@@ -65,7 +65,7 @@ def speaker(tiny_model, overrides, seed, data, dtype="float64"):
 
 
 def keywords(model, data):
-    """How long the text is, and how it begins: a prompt of any ids."""
+    """How long the text is, and options it begins: a prompt of any ids."""
     longest = model.config.text.context_length
     words = st.integers(0, model.config.text.vocab_size - 3)
     prompt = data.draw(st.lists(words, max_size=longest - 2))
@@ -82,13 +82,15 @@ def test_a_cache_changes_no_id(tiny_model):
 
     @law(40)
     def same(overrides, seed, data):
-        model, rng = speaker(tiny_model, overrides, seed, data)
+        model, rng = talkative_model(tiny_model, overrides, seed, data)
         shape = data.draw(st.sampled_from([(), (1,), (3,)]))
         tokens, lengths = rng.standard_normal((*shape, 3, model.config.embed_dim)), keywords(model, data)
-        for how in GREEDY_AND_BEAMS + [how | {"seed": seed} for how in SAMPLING]:
-            cached, anew = (model.generate(tokens, cache=cache, **how, **lengths) for cache in (True, False))
+        for options in GREEDY_AND_BEAMS + [options | {"seed": seed} for options in SAMPLING]:
+            cached, anew = (
+                model.generate(tokens, cache=cache, **options, **lengths) for cache in (True, False)
+            )
             cached, anew = (texts if shape else [texts] for texts in (cached, anew))
-            assert [text.tolist() for text in cached] == [text.tolist() for text in anew], how
+            assert [text.tolist() for text in cached] == [text.tolist() for text in anew], options
             padded.extend(0 in text[:-1] for text in cached)
             moved.extend(len(text) > 4 for text in cached)
 
@@ -103,7 +105,7 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
 
     @law(40)
     def same(overrides, seed, data):
-        model, rng = speaker(tiny_model, overrides, seed, data, dtype)
+        model, rng = talkative_model(tiny_model, overrides, seed, data, dtype)
         longest, B = model.config.text.context_length, data.draw(st.integers(1, 3))
         tokens = rng.standard_normal((B, 3, model.config.embed_dim)).astype(dtype)
         cached, anew = (
@@ -132,14 +134,14 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
 
 @law(20)
 def test_a_batch_of_videos_gives_what_its_parts_give(tiny_model, overrides, seed, data):
-    model, rng = speaker(tiny_model, overrides, seed, data)
+    model, rng = talkative_model(tiny_model, overrides, seed, data)
     tokens = rng.standard_normal((data.draw(st.integers(1, 4)), 3, model.config.embed_dim))
     lengths = keywords(model, data)
-    for how in [*GREEDY_AND_BEAMS, {"top_k": 1}]:  # no ties: one token is left to draw
-        together = model.generate(tokens, **how, **lengths)
+    for options in [*GREEDY_AND_BEAMS, {"top_k": 1}]:  # no ties: one token is left to draw
+        together = model.generate(tokens, **options, **lengths)
         assert isinstance(together, list) and {text.dtype for text in together} == {np.dtype(np.int64)}
-        alone = [model.generate(one, **how, **lengths) for one in tokens]
-        assert [text.tolist() for text in together] == [text.tolist() for text in alone], how
+        alone = [model.generate(one, **options, **lengths) for one in tokens]
+        assert [text.tolist() for text in together] == [text.tolist() for text in alone], options
 
 
 def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
@@ -153,8 +155,11 @@ def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
         assert text == model.generate(tokens, beams=2, beam_groups=1).tolist()
         differ += text != model.generate(tokens, beams=6, beam_groups=1).tolist()
     assert differ > 0
-    for default, how in ({"beams": 6}, {"beam_groups": 6}), ({"beam_groups": 1}, {"beams": 9}):
-        assert model.generate(tokens, **how).tolist() == model.generate(tokens, **default, **how).tolist()
+    for default, options in ({"beams": 6}, {"beam_groups": 6}), ({"beam_groups": 1}, {"beams": 9}):
+        assert (
+            model.generate(tokens, **options).tolist()
+            == model.generate(tokens, **default, **options).tolist()
+        )
 
 
 # Without one
@@ -173,18 +178,18 @@ def always(*logits):
     return lambda text: np.array(logits, float)
 
 
-def said(logits, begin=(START,), batch=1, asked=None, **how):
-    """The texts that `generation.generate_ids` finds in a language; `asked` collects the ids that it wanted logits for."""
-    asked = [] if asked is None else asked
+def decoded(logits, begin=(START,), batch=1, requested=None, **options):
+    """The texts that `generate_ids` finds in a language; `requested` collects their ids."""
+    requested = [] if requested is None else requested
 
     def next_logits(ids, rows):
         assert ids.dtype == np.int64 and rows.shape == ids.shape[:1]
-        if asked:  # one id more than its row had before
-            np.testing.assert_array_equal(ids[:, :-1], asked[-1][rows])
-        asked.append(ids.copy())
+        if requested:  # one id more than its row had before
+            np.testing.assert_array_equal(ids[:, :-1], requested[-1][rows])
+        requested.append(ids.copy())
         return np.array([logits(tuple(text)) for text in ids.tolist()])
 
-    options = generation.DecodingOptions.create(**DEFAULTS | how)
+    options = generation.DecodingOptions.create(**DEFAULTS | options)
     texts = generation.generate_ids(next_logits, np.tile(begin, (batch, 1)), END, PAD, options)
     assert len(texts) == batch and {len(candidates) for candidates in texts} == {1}
     return [text.tolist() for [text] in texts]
@@ -202,12 +207,12 @@ def scored(logits, text, textbook=False, min_length=0, repetition_penalty=1.0):
     return scores
 
 
-def all_texts(logits, begin, max_length, **how):
+def all_texts(logits, begin, max_length, **options):
     """{text: the sum of its scores} of all that can be said: up to the end, or to `max_length`."""
     unfinished, finished = {begin: 0.0}, {}
     while unfinished:
         text, total = unfinished.popitem()
-        for i, more in enumerate(scored(logits, text, **how)):
+        for i, more in enumerate(scored(logits, text, **options)):
             done = i == END or len(text) + 1 == max_length
             (finished if done else unfinished)[(*text, i)] = total + more
     return finished
@@ -229,11 +234,11 @@ begins = st.sampled_from([(START,), (START, 0), (START, 0, 2)])
 def test_beam_search_with_enough_beams_finds_the_best(
     logits, begin, textbook, min_length, repetition_penalty, length_penalty
 ):
-    how = {"textbook": textbook, "min_length": min_length, "repetition_penalty": repetition_penalty}
-    totals = all_texts(logits, begin, 5, **how)
+    options = {"textbook": textbook, "min_length": min_length, "repetition_penalty": repetition_penalty}
+    totals = all_texts(logits, begin, 5, **options)
     scores = {text: total / len(text) ** length_penalty for text, total in totals.items()}
     enough = len(logits(begin)) ** (5 - len(begin))
-    [found] = said(logits, begin, max_length=5, beams=enough, length_penalty=length_penalty, **how)
+    [found] = decoded(logits, begin, max_length=5, beams=enough, length_penalty=length_penalty, **options)
     best = max(scores.values())
     assert scores[tuple(found)] >= best - 1e-5 * abs(best)  # sums are held in float32
 
@@ -244,9 +249,9 @@ def test_beam_search_finds_nothing_better_than_the_best(logits, begin, data):
     """... but with few beams a text of the language all the same, with no end inside."""
     beams, groups = data.draw(st.sampled_from([(2, 1), (2, 2), (3, 1), (4, 2)]))
     penalty = data.draw(st.sampled_from([0.0, 1.0]))
-    how = {"beams": beams, "beam_groups": groups, "diversity_penalty": penalty}
+    options = {"beams": beams, "beam_groups": groups, "diversity_penalty": penalty}
     for textbook in (True, False):
-        [found] = said(logits, begin, max_length=5, textbook=textbook, **how)
+        [found] = decoded(logits, begin, max_length=5, textbook=textbook, **options)
         assert tuple(found) in all_texts(logits, begin, 5)
 
 
@@ -255,7 +260,7 @@ def test_beam_search_finds_nothing_better_than_the_best(logits, begin, data):
 def test_length_penalty(logits):
     """Of log-probabilities, as of all sums below zero, more of it makes longer texts; of others, shorter."""
     lengths = [
-        len(said(logits, max_length=5, beams=128, textbook=True, length_penalty=penalty)[0])
+        len(decoded(logits, max_length=5, beams=128, textbook=True, length_penalty=penalty)[0])
         for penalty in (-2, 0, 0.5, 1, 2, 5)
     ]
     assert lengths == sorted(lengths)
@@ -264,7 +269,7 @@ def test_length_penalty(logits):
 def test_length_penalty_does_something():
     below, above = always(-5, -5, -1, -1), always(-9, -9, 1, 1)  # PAD, START, END, one word
     for logits, short, long in [(below, -1, 3), (above, 2, -2)]:
-        lengths = [len(said(logits, beams=4, length_penalty=penalty)[0]) for penalty in (short, long)]
+        lengths = [len(decoded(logits, beams=4, length_penalty=penalty)[0]) for penalty in (short, long)]
         assert lengths == [2, 6]
 
 
@@ -273,9 +278,9 @@ def test_length_penalty_does_something():
 def test_textbook_beams_weigh_probabilities(logits, seed):
     """What is added to all logits after a text, is nothing to probabilities."""
     added = language(1, seed, 0)
-    for how in ({}, {"beam_groups": 2, "diversity_penalty": 0.7}, {"length_penalty": 0}):
-        how = how | {"beams": 4, "textbook": True}
-        assert said(logits, **how) == said(lambda text: logits(text) + 3 * added(text), **how)
+    for options in ({}, {"beam_groups": 2, "diversity_penalty": 0.7}, {"length_penalty": 0}):
+        options = options | {"beams": 4, "textbook": True}
+        assert decoded(logits, **options) == decoded(lambda text: logits(text) + 3 * added(text), **options)
 
 
 def test_raw_logits_are_summed_where_it_is_not_the_textbook():
@@ -286,18 +291,18 @@ def test_raw_logits_are_summed_where_it_is_not_the_textbook():
             text[-1], np.array([-9.0, -9, 0, -9, -9])
         )
 
-    assert said(logits, beams=2) == [[START, 4, END]]
-    assert said(logits, beams=2, textbook=True) == [[START, 3, END]]
+    assert decoded(logits, beams=2) == [[START, 4, END]]
+    assert decoded(logits, beams=2, textbook=True) == [[START, 3, END]]
 
 
 # Greedy
 
 
-def naive_greedy(logits, begin, max_length, ends, force_end=False, **how):
+def naive_greedy(logits, begin, max_length, ends, force_end=False, **options):
     text = begin
     while len(text) < max_length and not (len(text) > len(begin) and text[-1] in ends):
         forced = force_end and len(text) + 1 == max_length
-        text += (END if forced else int(scored(logits, text, **how).argmax()),)
+        text += (END if forced else int(scored(logits, text, **options).argmax()),)
     return list(text)
 
 
@@ -309,38 +314,45 @@ def naive_greedy(logits, begin, max_length, ends, force_end=False, **how):
     st.sampled_from([1, 1.7, 0.6]),
 )
 def test_greedy_and_top_1(logits, begin, min_length, repetition_penalty):
-    how = {"min_length": min_length, "repetition_penalty": repetition_penalty}
-    greedy = naive_greedy(logits, begin, 6, {END}, **how)
-    assert said(logits, begin, **how) == [greedy]
+    options = {"min_length": min_length, "repetition_penalty": repetition_penalty}
+    greedy = naive_greedy(logits, begin, 6, {END}, **options)
+    assert decoded(logits, begin, **options) == [greedy]
     # textbook sampling from one token is greedy; open_clip's forces an end, and the padding's id ends too
-    assert said(logits, begin, top_k=1, textbook=True, **how) == [greedy]
+    assert decoded(logits, begin, top_k=1, textbook=True, **options) == [greedy]
     if begin[-1] not in (PAD, END):
-        open_clips = naive_greedy(logits, begin, 6, {END, PAD}, True, **how)
-        assert said(logits, begin, top_k=1, **how) == [open_clips]
+        open_clips = naive_greedy(logits, begin, 6, {END, PAD}, True, **options)
+        assert decoded(logits, begin, top_k=1, **options) == [open_clips]
 
 
 def test_open_clips_habits_in_sampling():
     wordy, quiet = always(0, 0, -50, 50), always(50, 0, 0, 0)
-    assert said(wordy, top_k=2) == said(wordy, temperature=0.5) == [[START, 3, 3, 3, 3, END]]
-    assert said(quiet, top_p=0.5) == [[START, PAD]]
-    for how in ({"top_k": 2, "textbook": True}, {"beams": 1}):
-        assert said(wordy, **how) == [[START, 3, 3, 3, 3, 3]]
-    for how in ({"top_p": 0.5, "textbook": True}, {"beams": 1}, {"beams": 2}, {"beams": 2, "textbook": True}):
-        assert said(quiet, **how) == [[START, PAD, PAD, PAD, PAD, PAD]]
+    assert decoded(wordy, top_k=2) == decoded(wordy, temperature=0.5) == [[START, 3, 3, 3, 3, END]]
+    assert decoded(quiet, top_p=0.5) == [[START, PAD]]
+    for options in ({"top_k": 2, "textbook": True}, {"beams": 1}):
+        assert decoded(wordy, **options) == [[START, 3, 3, 3, 3, 3]]
+    for options in (
+        {"top_p": 0.5, "textbook": True},
+        {"beams": 1},
+        {"beams": 2},
+        {"beams": 2, "textbook": True},
+    ):
+        assert decoded(quiet, **options) == [[START, PAD, PAD, PAD, PAD, PAD]]
 
 
 @pytest.mark.parametrize("last", [END, PAD])
 def test_a_prompt_that_has_ended(last):
     """In open_clip's sampling it is the whole text, and nothing is computed; else it goes on."""
-    logits, begin, asked = always(0, 0, -50, 50), (START, 3, last), []
-    assert said(logits, begin, batch=2, asked=asked, top_k=1) == [list(begin)] * 2 and not asked
-    for how in ({"top_k": 1, "textbook": True}, {"beams": 1}, {"beams": 2}):
-        assert said(logits, begin, **how) == [[*begin, 3, 3, 3]]
+    logits, begin, requested = always(0, 0, -50, 50), (START, 3, last), []
+    assert (
+        decoded(logits, begin, batch=2, requested=requested, top_k=1) == [list(begin)] * 2 and not requested
+    )
+    for options in ({"top_k": 1, "textbook": True}, {"beams": 1}, {"beams": 2}):
+        assert decoded(logits, begin, **options) == [[*begin, 3, 3, 3]]
 
 
 def test_a_text_of_a_batch_ends_by_itself():
     """The others go on, and the ended one is not touched."""
-    texts = said(language(5, 0), batch=40, temperature=2, max_length=9)
+    texts = decoded(language(5, 0), batch=40, temperature=2, max_length=9)
     assert len({len(text) for text in texts}) > 4
     for text in texts:
         assert text[-1] in (END, PAD) and not {END, PAD} & set(text[1:-1])
@@ -363,14 +375,16 @@ STRATEGIES = {
 def test_min_length(strategy):
     """So many ids come before the end at least; and no more of them, if the end is all that is wanted."""
     for min_length in range(1, 8):
-        [text] = said(always(-9, -9, 9, 0, 0), min_length=min_length, max_length=8, **STRATEGIES[strategy])
+        [text] = decoded(always(-9, -9, 9, 0, 0), min_length=min_length, max_length=8, **STRATEGIES[strategy])
         assert text.index(END) == len(text) - 1 == min_length
 
 
 @settings(max_examples=30)
 @given(st.sampled_from(sorted(STRATEGIES)), seeds, st.integers(0, 6))
 def test_min_length_in_any_language(strategy, seed, min_length):
-    for text in said(language(5, seed), batch=3, min_length=min_length, max_length=7, **STRATEGIES[strategy]):
+    for text in decoded(
+        language(5, seed), batch=3, min_length=min_length, max_length=7, **STRATEGIES[strategy]
+    ):
         assert END not in text[:min_length] and END not in text[:-1] and len(text) <= 7
 
 
@@ -378,9 +392,9 @@ def test_min_length_in_any_language(strategy, seed, min_length):
 def test_repetition_penalty(strategy):
     """With a large one nothing is said twice, the start included, while there is something else."""
     logits = always(-2, -1, -3, -1, -1.5, -2.5, -1.2)
-    [text] = said(logits, max_length=7, min_length=6, repetition_penalty=1e6, **STRATEGIES[strategy])
+    [text] = decoded(logits, max_length=7, min_length=6, repetition_penalty=1e6, **STRATEGIES[strategy])
     assert sorted(text) == list(range(7))
-    [text] = said(always(-2, -1, -3, -1.3), min_length=9, repetition_penalty=1e-6)
+    [text] = decoded(always(-2, -1, -3, -1.3), min_length=9, repetition_penalty=1e-6)
     assert text == [START] * 6  # below 1 it is a reward
 
 
@@ -421,11 +435,11 @@ def naive_groups(logits, begin, groups, penalty, max_length, textbook):
     st.sampled_from([1e-9, 0.5, 2.0, 1e4]),
 )
 def test_groups_avoid_what_those_before_them_said(logits, begin, groups, textbook, penalty):
-    asked = []
-    [found] = said(
+    requested = []
+    [found] = decoded(
         logits,
         begin,
-        asked=asked,
+        requested=requested,
         beams=groups,
         beam_groups=groups,
         diversity_penalty=penalty,
@@ -433,10 +447,10 @@ def test_groups_avoid_what_those_before_them_said(logits, begin, groups, textboo
         textbook=textbook,
     )
     want = naive_groups(logits, begin, groups, penalty, 6, textbook)
-    assert asked[-1].tolist() == [list(text[:-1]) for text, _ in want]
+    assert requested[-1].tolist() == [list(text[:-1]) for text, _ in want]
     best = max(total for _, total in want)
     assert any(list(text) == found and total >= best - 1e-5 * abs(best) for text, total in want)
-    for ids in asked[1:]:
+    for ids in requested[1:]:
         said_here = len(set(ids[:, -1].tolist()))
         assert said_here == groups if penalty == 1e4 else said_here <= groups
 
@@ -445,20 +459,20 @@ def test_groups_avoid_what_those_before_them_said(logits, begin, groups, textboo
 @given(st.builds(language, st.integers(4, 7), seeds), begins, st.booleans())
 def test_groups_without_a_penalty_are_one(logits, begin, textbook):
     """Only one is computed; a penalty next to nothing computes all, and finds the same."""
-    one = said(logits, begin, beams=2, textbook=textbook)
-    asked, how = [], {"beams": 6, "beam_groups": 3, "textbook": textbook}
-    assert said(logits, begin, asked=asked, **how) == one
-    assert {len(ids) for ids in asked} == {2}
-    asked = []
-    assert said(logits, begin, asked=asked, diversity_penalty=1e-9, **how) == one
-    assert {len(ids) for ids in asked} == {6}
-    assert all((ids.reshape(3, 2, -1) == ids[:2]).all() for ids in asked)
+    one = decoded(logits, begin, beams=2, textbook=textbook)
+    requested, options = [], {"beams": 6, "beam_groups": 3, "textbook": textbook}
+    assert decoded(logits, begin, requested=requested, **options) == one
+    assert {len(ids) for ids in requested} == {2}
+    requested = []
+    assert decoded(logits, begin, requested=requested, diversity_penalty=1e-9, **options) == one
+    assert {len(ids) for ids in requested} == {6}
+    assert all((ids.reshape(3, 2, -1) == ids[:2]).all() for ids in requested)
 
 
 def test_videos_do_not_pay_for_each_other():
-    how = {"beams": 4, "beam_groups": 2, "diversity_penalty": 3.0, "min_length": 3}
+    options = {"beams": 4, "beam_groups": 2, "diversity_penalty": 3.0, "min_length": 3}
     for seed in range(10):
-        assert said(language(6, seed), batch=3, **how) == said(language(6, seed), **how) * 3
+        assert decoded(language(6, seed), batch=3, **options) == decoded(language(6, seed), **options) * 3
 
 
 # Sampling
@@ -506,7 +520,7 @@ def fits(counts, probabilities):
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {"temperature": 1},
         {"temperature": 0.5},
@@ -522,13 +536,13 @@ def fits(counts, probabilities):
     ids=str,
 )
 @pytest.mark.parametrize("textbook", [False, True])
-def test_how_often_an_id_is_drawn(how, textbook):
+def test_how_often_an_id_is_drawn(options, textbook):
     """As softmax says of what is left. Open_clip warms after top-k and top-p, the textbook before them."""
-    logits, temperature = language(8, 3)((START,)), how.get("temperature", 1)
+    logits, temperature = language(8, 3)((START,)), options.get("temperature", 1)
     tempered = logits / temperature
-    left = kept(tempered if textbook else logits, how.get("top_k"), how.get("top_p"))
+    left = kept(tempered if textbook else logits, options.get("top_k"), options.get("top_p"))
     probabilities = softmax(np.where(np.isin(np.arange(8), list(left)), tempered, -np.inf))
-    texts = said(lambda text: logits, batch=1500, max_length=3, textbook=textbook, **how)
+    texts = decoded(lambda text: logits, batch=1500, max_length=3, textbook=textbook, **options)
     assert fits(np.bincount([text[1] for text in texts], minlength=8), probabilities)
 
 
@@ -554,15 +568,18 @@ def test_an_id_without_probability_is_never_drawn():
 
 
 def test_the_seed():
-    """It decides the text. Equal videos get texts of their own, which do not depend on how many there are."""
-    for how in ({"temperature": 1.0}, {"top_k": 4}, {"top_p": 0.9, "textbook": True}):
-        how = how | {"max_length": 12, "min_length": 11}
+    """It decides the text. Equal videos get texts of their own, whatever the size of the batch."""
+    for options in ({"temperature": 1.0}, {"top_k": 4}, {"top_p": 0.9, "textbook": True}):
+        options = options | {"max_length": 12, "min_length": 11}
         logits = always(-50, 0, 0, 0, 0, 0)
-        texts = said(logits, batch=8, **how, seed=5)
-        assert texts == said(logits, batch=8, **how, seed=5)
+        texts = decoded(logits, batch=8, **options, seed=5)
+        assert texts == decoded(logits, batch=8, **options, seed=5)
         assert len({tuple(text) for text in texts}) == 8
-        assert said(logits, **how, seed=5) == texts[:1] and said(logits, batch=3, **how, seed=5) == texts[:3]
-        others = said(logits, batch=8, **how, seed=6)
+        assert (
+            decoded(logits, **options, seed=5) == texts[:1]
+            and decoded(logits, batch=3, **options, seed=5) == texts[:3]
+        )
+        others = decoded(logits, batch=8, **options, seed=6)
         assert not {tuple(text) for text in others} & {tuple(text) for text in texts}
 
 
@@ -617,24 +634,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("name, how", WRONG, ids=str)
-def test_values_that_make_no_sense(tiny_model, monkeypatch, name, how):
+@pytest.mark.parametrize("name, options", WRONG, ids=str)
+def test_values_that_make_no_sense(tiny_model, monkeypatch, name, options):
     """One line with the name and the value; by then no token's logits have been computed."""
 
     def computed(*args, **kwargs):
         raise AssertionError("computed something first")
 
     with pytest.raises(ValueError) as error:
-        said(computed, **how)
+        decoded(computed, **options)
     message = str(error.value)
-    assert "\n" not in message and message.startswith(name) and str(how[name]) in message
+    assert "\n" not in message and message.startswith(name) and str(options[name]) in message
     monkeypatch.setattr(decoder, "decode", computed)
     with pytest.raises(ValueError, match=name):
-        tiny_model().generate(np.zeros((3, 8)), **how)
+        tiny_model().generate(np.zeros((3, 8)), **options)
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {"beams": 1, "beam_groups": 3},
         {"beams": 3, "beam_groups": 3},
@@ -648,8 +665,8 @@ def test_values_that_make_no_sense(tiny_model, monkeypatch, name, how):
     ],
     ids=str,
 )
-def test_values_at_the_end_of_the_range(tiny_model, how):
+def test_values_at_the_end_of_the_range(tiny_model, options):
     """They are taken: a text comes back."""
     model = tiny_model(dtype="float32")
     with np.errstate(all="raise", under="ignore"):
-        assert len(model.generate(np.ones((3, 8)), **how)) >= 2
+        assert len(model.generate(np.ones((3, 8)), **options)) >= 2

@@ -237,10 +237,10 @@ def test_another_context_is_not_recorded():
     assert set(t) == {"here"}
 
 
-# A trace that gives arrays to go on from
+# Patches
 
 
-def test_given_its_own_tensors_nothing_changes(tiny_model):
+def test_patched_with_its_own_tensors_nothing_changes(tiny_model):
     model = tiny_model()
     with mvc.trace() as t:
         run(model)
@@ -252,8 +252,8 @@ def test_given_its_own_tensors_nothing_changes(tiny_model):
 
 
 @pytest.mark.parametrize("texts", [1, 2])
-def test_what_is_given_is_gone_on_from_and_not_recorded(tiny_model, texts):
-    """Each tensor in its turn moved a little: it is recorded as before, and the next one is what follows from it."""
+def test_the_model_continues_from_a_patch_and_records_its_own(tiny_model, texts):
+    """Each tensor in turn is moved a little: it is recorded as before, and the next one follows from it."""
     model, ids = tiny_model(), np.concatenate([IDS, IDS[:, ::-1]])[:texts]
     with mvc.trace() as t:
         run(model, ids)
@@ -276,7 +276,7 @@ def test_what_is_given_is_gone_on_from_and_not_recorded(tiny_model, texts):
             np.testing.assert_array_equal(after["pool.flat"], moved.reshape(-1, 12))
 
 
-def test_given_pixels_replace_those_of_the_frames(tiny_model):
+def test_patched_pixels_replace_those_of_the_frames(tiny_model):
     model = tiny_model()
     pixels = np.random.default_rng(2).standard_normal((3, 3, 14, 14)).astype(np.float32)
     with mvc.trace({"pixels": pixels}) as t:
@@ -453,9 +453,9 @@ def test_replacements_inside_each_other():
 
 def test_an_unknown_operation_is_an_error():
     for name in ("gelu", "ops.gelu_", "vision.linear", ""):
-        with pytest.raises(ValueError, match=r"no replaceable operation .*ops\.gelu"):
-            with replace_operations({name: lambda f: f}):
-                pass
+        unknown = replace_operations({name: lambda f: f})
+        with pytest.raises(ValueError, match=r"no replaceable operation .*ops\.gelu"), unknown:
+            pass
 
 
 def test_an_error_ends_a_replacement():

@@ -67,7 +67,7 @@ def test_zero_temperature_points_to_greedy_decoding():
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_candidates_are_the_best_texts(convention):
-    """With enough beams, the candidates are the texts of the highest scores, best first, without repetition."""
+    """With enough beams, the candidates are the texts of the highest scores, best first."""
     logits = language(4, 7)
 
     def next_logits(ids, rows):

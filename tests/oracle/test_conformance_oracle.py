@@ -150,7 +150,7 @@ def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
     monkeypatch.setattr(reference, "video_coca", planted)
     trace = open_clip_coca.trace(folder, load_file(folder / "truth.safetensors"), "float64")
     report = verify(mvc.load(folder, dtype="float64"), {key: x.numpy() for key, x in trace.items()})
-    assert (report.diverges.name, report.mistake.name) == (name, mistake)
+    assert (report.first_divergence.name, report.mistake.name) == (name, mistake)
 
 
 def test_the_port_accepts_any_subset_of_inputs(folder, truth):

@@ -1,4 +1,4 @@
-"""Written clips: files that everything plays, with the drawn pixels in them, and true sentences beside them."""
+"""Written clips: format and pixels of the files, and the truth of their entries."""
 
 import json
 import os
@@ -18,14 +18,7 @@ from minivideococa import cli, world
 from minivideococa.evaluation.manifest import read_manifest
 from minivideococa.world import shapes
 
-COUNT, SEED = 12, 7  # two clips of each set
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("written") / "made" / "shapes"
-    assert shapes.write_shapes(folder, COUNT, SEED) == folder / "manifest.jsonl"
-    return folder
+COUNT, SEED = 12, 7  # of the clips in `written`
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -33,12 +26,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def blocks(frames: np.ndarray) -> np.ndarray:
-    """The mean of each 4 x 4 pixels: [T, 4H, 4W, 3] -> [T, H, W, 3]."""
+    """Average blocks of 4 x 4 pixels: [T, 4H, 4W, 3] -> [T, H, W, 3]."""
     t, height, width, _ = frames.shape
     return frames.reshape(t, height // 4, 4, width // 4, 4, 3).mean(axis=(2, 4))
 
 
-def test_what_is_written(written):
+def test_files_and_paths_in_the_manifest(written):
     names = [f"{i:04}.mp4" for i in range(COUNT)]
     assert sorted(contents(written)) == [*names, "manifest.jsonl"]
     assert [entry.video for entry in read_manifest(written / "manifest.jsonl")] == [
@@ -47,7 +40,7 @@ def test_what_is_written(written):
     assert {path.name for path in written.parent.iterdir()} == {"shapes"}
 
 
-def test_everything_plays_them(written):
+def test_files_are_h264_yuv420p_bt709(written):
     told = subprocess.run(
         [get_ffmpeg_exe(), "-i", written / "0000.mp4"], capture_output=True, text=True
     ).stderr
@@ -57,8 +50,8 @@ def test_everything_plays_them(written):
     )
 
 
-def test_a_seed_says_it_all(written, tmp_path):
-    """Every byte; and what fewer clips have, more begin with."""
+def test_a_seed_determines_every_byte(written, tmp_path):
+    """Every byte is the same; more clips begin with the same files."""
     shapes.write_shapes(tmp_path / "fewer", 3, SEED)
     fewer, more = contents(tmp_path / "fewer"), contents(written)
     lines = fewer.pop("manifest.jsonl")
@@ -69,7 +62,7 @@ def test_a_seed_says_it_all(written, tmp_path):
 
 
 def test_the_drawn_pixels_are_read_back(written):
-    """Each block of 4 x 4 is its pixel, but for what 8 bits of luma and chroma and the compression do to it."""
+    """Each block of 4 x 4 has the colour of its pixel, up to 8-bit luma and chroma and compression."""
     model, kinds = mvc.load(), list(world.CLIP_SETS)
     for i in range(COUNT):
         drawn = world.draw_clip(world.sample_clip(kinds[i % 6], np.random.default_rng([SEED, i]), 16))
@@ -88,7 +81,7 @@ def test_pure_colours_stay(tmp_path):
     np.testing.assert_allclose(blocks(mvc.read_video(tmp_path / "a.mp4", 3)), frames, atol=8)
 
 
-def test_the_checkpoint_knows_what_it_sees_in_them(written):
+def test_the_checkpoint_classifies_and_answers_on_written_clips(written):
     model, entries = mvc.load(), read_manifest(written / "manifest.jsonl")
     single = [entry for entry in entries if entry.labels]
     assert len(single) >= 4
@@ -100,7 +93,7 @@ def test_the_checkpoint_knows_what_it_sees_in_them(written):
     assert np.mean(right) >= 0.9
 
 
-def test_what_a_manifest_says(written):
+def test_entries_are_true_of_their_clips(written):
     for i, entry in enumerate(read_manifest(written / "manifest.jsonl")):
         kind = list(world.CLIP_SETS)[i % 6]
         clip = world.sample_clip(kind, np.random.default_rng([SEED, i]), 16)
@@ -112,7 +105,7 @@ def test_what_a_manifest_says(written):
     assert "grow" in world.CLIP_SETS and len(world.CLIP_SETS) == 6
 
 
-def test_they_move_together(tmp_path):
+def test_folder_and_manifest_can_be_moved(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "empty").mkdir()
@@ -122,7 +115,7 @@ def test_they_move_together(tmp_path):
     assert entry.video == tmp_path / "moved" / "empty" / "0000.mp4" and entry.video.is_file()
 
 
-def test_what_is_there_is_left_alone(tmp_path, capsys):
+def test_existing_files_are_not_changed(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     for place in (tmp_path / "full", tmp_path / "full" / "mine", tmp_path / "full" / "mine" / "below"):
@@ -132,7 +125,7 @@ def test_what_is_there_is_left_alone(tmp_path, capsys):
     assert contents(tmp_path / "full") == {"mine": b"mine"}
 
 
-def test_nothing_half_written_remains(tmp_path, monkeypatch, capsys):
+def test_an_interrupt_leaves_no_files(tmp_path, monkeypatch, capsys):
     write, calls = shapes.write_video, []
 
     def interrupted(path, frames):
@@ -147,10 +140,11 @@ def test_nothing_half_written_remains(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_while_ffmpeg_works(tmp_path):
-    """It reaches both, as in a terminal."""
+def test_ctrl_c_while_ffmpeg_runs(tmp_path):
+    """The signal reaches both processes, as in a terminal."""
     code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
+        # a background job ignores SIGINT
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from minivideococa.cli import main; sys.exit(main(['shapes', 'above/made', '--count', '999']))"
     )
     writer = subprocess.Popen(
@@ -197,7 +191,6 @@ def test_the_command(tmp_path, capsys):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_the_world_is_there_without_files():
-    """Drawing needs no evaluation: who only draws does not import it."""
+def test_importing_the_world_does_not_import_evaluation():
     code = "import sys, minivideococa.world; print([name for name in sys.modules if 'evaluation' in name])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,4 +1,4 @@
-"""The synthetic world: what is drawn is what is said, a seed says it all, and clips keep their promise."""
+"""The synthetic world: drawings match their captions, seeds determine everything, clips match their set."""
 
 import colorsys
 import json
@@ -24,7 +24,7 @@ def scene(seed, count=None):
 
 
 def painted(objects, background):
-    """Where the objects have changed the background: bool [64, 64]."""
+    """Return the pixels that the objects change: bool [64, 64]."""
     return (world.draw(objects, background) != world.draw((), background)).any(axis=2)
 
 
@@ -33,12 +33,12 @@ CORNERS = 12  # pixels that the corners of two objects may share
 
 
 def shared(places):
-    """How many pixels belong to more than one."""
+    """Return the number of pixels that belong to more than one object."""
     return (sum(place.astype(int) for place in places) > 1).sum()
 
 
 def colour_of(o):
-    """The name of the colour whose ranges hold the object's."""
+    """Return the names of the colours whose ranges contain the object's."""
     hue, saturation, value = colorsys.rgb_to_hsv(*o.rgb)
     return [
         name
@@ -67,13 +67,13 @@ def test_objects(seed):
 @settings(max_examples=60)
 @given(seeds, st.sampled_from([1, 2, 3]))
 def test_objects_are_apart_and_inside(seed, count):
-    """Each object changes pixels of its own, around its circle. A corner may stand out of the circle."""
+    """Each object changes different pixels, around its circle. Corners may extend beyond the circle."""
     objects, background, _ = scene(seed, count)
     assert len(objects) == count
     places = [painted((o,), background) for o in objects]
     assert shared(places) <= CORNERS
     for o, place in zip(objects, places, strict=True):
-        assert 0 < o.x - o.radius and o.x + o.radius < 64 and 0 < o.y - o.radius and o.y + o.radius < 64
+        assert o.x - o.radius > 0 and o.x + o.radius < 64 and o.y - o.radius > 0 and o.y + o.radius < 64
         y, x = np.nonzero(place)
         assert np.hypot(x + 0.5 - o.x, y + 0.5 - o.y).max() <= 1.3 * o.radius + 1
     everything = painted(objects, background)
@@ -83,7 +83,7 @@ def test_objects_are_apart_and_inside(seed, count):
 @settings(max_examples=60)
 @given(seeds)
 def test_an_object_has_its_colour(seed):
-    """Inside it every pixel is of its colour; and it is neither a speck nor larger than its circle."""
+    """Pixels inside have its colour; its area is neither tiny nor larger than its circle."""
     objects, background, _ = scene(seed)
     image = world.draw(objects, background)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
@@ -94,7 +94,7 @@ def test_an_object_has_its_colour(seed):
 
 @pytest.mark.parametrize("shape", world.SHAPES)
 def test_every_shape_is_drawn_whole_at_every_tilt(shape):
-    """In the middle of the image nothing is cut off: mass and extent are those of the outline."""
+    """In the middle of the image nothing is cut off: area and extent are those of the outline."""
     background = np.zeros((64, 64, 3), np.float32)
     areas = []
     for degrees in (-30, -11, 0, 17, 30):
@@ -127,27 +127,27 @@ def test_angles_turn_an_object():
 
 @settings(max_examples=60)
 @given(seeds)
-def test_backgrounds_are_quiet(seed):
+def test_backgrounds_have_low_saturation(seed):
     background = world.sample_background(np.random.default_rng(seed))
     assert background.shape == (64, 64, 3) and background.dtype == np.float32
-    assert 0 <= background.min() and background.max() <= 1
+    assert background.min() >= 0 and background.max() <= 1
     red, green, blue = background.reshape(-1, 3).mean(axis=0)
     assert colorsys.rgb_to_hsv(red, green, blue)[1] <= 0.35  # .28, and a little for noise cut at 0 and 1
 
 
-def test_draw_leaves_its_background_alone():
+def test_draw_does_not_change_its_background():
     objects, background, _ = scene(3, 2)
     before = background.copy()
     world.draw(objects, background)
     np.testing.assert_array_equal(background, before)
 
 
-def test_counts_are_as_often_as_announced():
+def test_object_counts_follow_their_probabilities():
     counts = np.bincount([len(scene(seed)[0]) for seed in range(2000)], minlength=4) / 2000
     np.testing.assert_allclose(counts, [0.04, 0.36, 0.38, 0.22], atol=0.04)  # more than 3 standard errors
 
 
-def test_all_shapes_and_colours_come():
+def test_all_shapes_and_colours_are_sampled():
     seen = {o.name for seed in range(2500) for o in scene(seed, 1)[0]}
     assert seen == {(colour, shape) for colour in world.COLOURS for shape in world.SHAPES}
 
@@ -163,7 +163,7 @@ def everything_from(seed):
     return [world.draw(objects, background), *clips], (objects, world.caption(objects, rng))
 
 
-def test_a_seed_says_it_all():
+def test_a_seed_determines_everything():
     for seed in range(3):
         pictures, sentences = everything_from(seed)
         again, same = everything_from(seed)
@@ -193,7 +193,7 @@ def test_a_caption_names_exactly_the_objects(seed):
 
 @settings(max_examples=300)
 @given(seeds)
-def test_what_a_caption_says_of_places_and_sizes_is_true(seed):
+def test_relations_and_sizes_in_captions_are_true(seed):
     objects, _, rng = scene(seed, 2)
     by_name = {o.name: o for o in objects}
     holds = {
@@ -230,7 +230,7 @@ def test_farther_objects_are_smaller_and_otherwise_the_same(seed):
         assert "large" not in words or far.radius >= 12.5
 
 
-def test_some_are_half_as_large_and_some_as_before():
+def test_farther_covers_its_range():
     objects, _, rng = scene(0, 3)
     ratios = [
         far.radius / near.radius
@@ -241,7 +241,7 @@ def test_some_are_half_as_large_and_some_as_before():
 
 
 def test_captions_vary():
-    """Prefix, order, sizes and relations all come, for the same two objects."""
+    """Prefix, order, sizes and relations vary, for the same two objects."""
     objects, _, rng = scene(5, 2)
     texts = [world.caption(objects, rng) for _ in range(300)]
     assert len(set(texts)) > 60
@@ -249,7 +249,7 @@ def test_captions_vary():
         assert 0 < sum(bool(re.search(words, text)) for text in texts) < len(texts)
 
 
-def test_the_longest_caption_is_reached_and_fits():
+def test_the_longest_caption_fits_into_the_context():
     rng = np.random.default_rng(0)
     longest = max(len(world.caption(world.sample_objects(rng, 3), rng).split()) for _ in range(2000))
     assert longest + 2 in (19, 20)
@@ -258,7 +258,7 @@ def test_the_longest_caption_is_reached_and_fits():
 def test_the_vocabulary():
     shapes = "circle square triangle star heart cross ring diamond crescent arrow"
     assert set(world.SHAPES) == set(shapes.split())
-    assert set(world.COLOURS) == set("red orange yellow green cyan blue purple pink".split())
+    assert set(world.COLOURS) == {"red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"}
     assert len(set(world.VOCABULARY)) == len(world.VOCABULARY)
     assert world.VOCABULARY[:4] == world.SPECIAL == ("<pad>", "<start_of_text>", "<end_of_text>", "<unk>")
     assert len(world.LABELS) == len(set(world.LABELS)) == len(world.COLOURS) * len(world.SHAPES)
@@ -273,7 +273,7 @@ def test_the_vocabulary():
     }
 
 
-def test_names_in_other_sentences():
+def test_objects_named_in_other_sentences():
     assert world.objects_named("a video of a small red star left of an orange heart") == {
         ("red", "star"),
         ("orange", "heart"),
@@ -286,7 +286,7 @@ def test_names_in_other_sentences():
 
 
 @kinds
-def test_a_clip_shows_what_its_set_says(kind):
+def test_visibility_and_counts_of_each_set(kind):
     for seed in range(25):
         clip = world.sample_clip(kind, np.random.default_rng(seed))
         visible, objects = clip.visible, len(clip.first)
@@ -303,7 +303,7 @@ def test_a_clip_shows_what_its_set_says(kind):
             )
 
 
-def test_the_sets_use_their_freedom():
+def test_random_choices_of_the_sets_vary():
     clips = {
         kind: [world.sample_clip(kind, np.random.default_rng(seed)) for seed in range(60)]
         for kind in ("brief", "mixed")
@@ -323,7 +323,7 @@ def test_a_frame_shows_the_visible_objects_and_no_others(kind):
         for i, frame in enumerate(frames):
             changed = (frame != empty).any(axis=2)
             assert changed.any() == clip.visible[:, i].any()
-            for o, seen in zip(clip.moments[i], clip.visible[:, i], strict=True):
+            for o, seen in zip(clip.trajectory[i], clip.visible[:, i], strict=True):
                 its_own = (np.abs(frame - np.array(o.rgb) * 255) <= 1).all(axis=2) & changed
                 assert (its_own.sum() > 0.15 * np.pi * o.radius**2) == seen
 
@@ -347,18 +347,18 @@ def test_objects_move_and_turn_and_keep_apart(kind):
     assert moved > 10 and turned > 10
 
 
-def test_some_grow_and_some_shrink():
-    """By a quarter to twice, evenly, whole in the picture and apart all the time; no larger or smaller than on stills."""
+def test_objects_of_grow_grow_and_shrink():
+    """By a factor of 1.25 to 2, linearly, inside the image and apart in every frame."""
     growth = []
     for seed in range(40):
         clip = world.sample_clip("grow", np.random.default_rng(seed), 9)
-        radii = np.array([[o.radius for o in now] for now in clip.moments])
+        radii = np.array([[o.radius for o in now] for now in clip.trajectory])
         np.testing.assert_allclose(np.diff(radii, axis=0), np.repeat((radii[-1:] - radii[:1]) / 8, 8, axis=0))
-        assert 7 <= radii.min() and radii.max() <= 16
+        assert radii.min() >= 7 and radii.max() <= 16
         growth += list(radii[-1] / radii[0])
         areas = [[painted((o,), clip.background).sum() for o in now] for now in (clip.first, clip.last)]
         assert ((np.diff(areas, axis=0)[0] > 0) == (radii[-1] > radii[0])).all()
-        for now in clip.moments:
+        for now in clip.trajectory:
             assert all(o.radius < min(o.x, o.y, 64 - o.x, 64 - o.y) for o in now)
             assert shared([painted((o,), clip.background) for o in now]) <= CORNERS
     factors = [max(g, 1 / g) for g in growth]
@@ -369,13 +369,13 @@ def test_some_grow_and_some_shrink():
 @kinds
 @settings(max_examples=60)
 @given(seed=seeds)
-def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
+def test_captions_of_a_clip_are_true_in_every_frame(kind, seed):
     rng = np.random.default_rng(seed)
     clip = world.sample_clip(kind, rng)
     text = world.caption_throughout(clip, rng)
     assert world.objects_named(text) == clip.names and set(text.split()) <= set(world.VOCABULARY)
     for size, *name in re.findall(r"(small|large) (\w+) (\w+)", text):
-        radii = [o.radius for now in clip.moments for o in now if o.name == tuple(name)]
+        radii = [o.radius for now in clip.trajectory for o in now if o.name == tuple(name)]
         assert max(radii) <= 9 if size == "small" else min(radii) >= 12.5
     relation = re.search(
         r"(\w+) (\w+) (left of|right of|above|below) an? (?:(?:small|large) )?(\w+) (\w+)$", text
@@ -383,7 +383,7 @@ def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
     if relation:
         assert clip.visible.all()
         *a, where, b_colour, b_shape = relation.groups()
-        for now in clip.moments:
+        for now in clip.trajectory:
             first, second = ({o.name: o for o in now}[name] for name in (tuple(a), (b_colour, b_shape)))
             assert {
                 "left of": first.x < second.x,
@@ -393,8 +393,8 @@ def test_what_is_said_of_a_clip_is_true_all_the_time(kind, seed):
             }[where]
 
 
-def test_what_stays_as_it_is_may_be_named():
-    """Sizes where none changes for good, relations where two are seen together; and prefixes everywhere."""
+def test_captions_of_a_clip_name_what_does_not_change():
+    """Sizes except in "grow", relations if objects are visible together, and prefixes in all sets."""
     for kind in world.CLIP_SETS:
         rng = np.random.default_rng(1)
         texts = " / ".join(world.caption_throughout(world.sample_clip(kind, rng), rng) for _ in range(150))
@@ -406,7 +406,7 @@ def test_what_stays_as_it_is_may_be_named():
 @settings(max_examples=300)
 @given(seeds, st.sampled_from([1, 2, 3]))
 def test_a_question_has_one_answer(seed, count):
-    """The objects that it may mean: of the colour that it ends with, and not named in it."""
+    """One object has the colour that the question ends with and is not named in it."""
     objects, _, rng = scene(seed, count)
     question, answer = world.question_of(objects, rng)
     words = question.split()
@@ -416,7 +416,7 @@ def test_a_question_has_one_answer(seed, count):
     assert world.objects_named(f"{question} {answer}") <= {o.name for o in objects}
 
 
-def test_questions_where_colours_are_alike():
+def test_questions_about_objects_of_one_colour():
     circle, star, heart = (
         world.Object(shape, colour, (1.0, 0.0, 0.0), 32.0, 32.0, 8.0, 0.0)
         for shape, colour in (("circle", "red"), ("star", "red"), ("heart", "orange"))
@@ -432,8 +432,8 @@ def test_questions_where_colours_are_alike():
         world.question_of((), np.random.default_rng(0))
 
 
-def test_the_demo_shows_what_the_sets_it_was_made_from_still_give():
-    """A GIF has 256 colours. Another draw from a set's random numbers would make another clip."""
+def test_the_demos_clips_are_still_what_their_seeds_give():
+    """Up to the 256 colours of a GIF. Another use of the random numbers would give another clip."""
     for i, line in enumerate((CLIPS / "clips.jsonl").read_text().strip().split("\n")):
         entry = json.loads(line)
         clip = world.sample_clip(entry["set"], np.random.default_rng([9, i]), 16)

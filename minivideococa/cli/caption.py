@@ -1,0 +1,88 @@
+"""`caption VIDEO ...`: describe what videos show."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from . import arguments, messages, videos
+
+if TYPE_CHECKING:
+    from ..model.config import Video
+    from ..model.generation import DecodingOptions
+    from ..model.videococa import VideoCoCa
+
+
+def add_parser(commands: arguments.Commands) -> None:
+    """Add the command."""
+    arguments.add_command(commands, "caption", run, "Describe what videos show.", add_arguments)
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
+    videos.add_videos(parser)
+    arguments.add_model(parser)
+    arguments.add_adapter(parser)
+    arguments.add_part(parser)
+    arguments.add_decoding(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the caption of each video as soon as it is written."""
+    options = arguments.decoding_options(args)
+    paths = videos.expand(args.videos)
+    failed = videos.check_all(paths)  # before the weights
+    model = arguments.load_model(args)
+    messages.refuse_unknown_words(args, model, [options.prompt])
+    arguments.check_decoding(model, options)
+    several, in_world = paths != args.videos or len(paths) > 1, []
+    for path in paths:
+        if path in failed:
+            continue
+        try:
+            video = videos.encode_with_bar(args, model, path)
+        except videos.READ_ERRORS as error:
+            failed[path] = videos.reason_for(path, error)
+            continue
+        captions = write_captions(args, model, video, options)
+        first = None if args.adapter == "mean" else captions[0]["caption"]  # mean pooling misses short events
+        known = messages.videos_in_world(args, [video], first)
+        in_world += known or []
+        print_captions(args, path, captions, known, f"{path}: " if several else "")
+    if len(failed) == len(paths):
+        raise videos.none_readable(failed)
+    messages.warn_of_limits(args, model, [options.prompt], in_world)
+    return videos.report_left_out(args, failed, paths)
+
+
+def write_captions(
+    args: argparse.Namespace, model: VideoCoCa, video: Video, options: DecodingOptions
+) -> list[dict[str, Any]]:
+    """Return [{"caption"}], or with --candidates [{"caption", "score"}], the most probable first."""
+    from ..tasks import best_first, score
+
+    total = min(options.max_length or 30, model.config.text.context_length)
+    with arguments.progress(args)(total, "tokens") as update:
+        captions = model.caption(video, options=options, progress=update)
+    if options.candidates == 1:
+        return [{"caption": captions}]
+    captions = list(dict.fromkeys(captions))  # different ids may spell the same text
+    scores = score(model, video, captions)
+    return [{"caption": captions[i], "score": float(scores[i])} for i in best_first(scores)]
+
+
+def print_captions(
+    args: argparse.Namespace, path: str, captions: list[dict[str, Any]], known: list[bool] | None, prefix: str
+) -> None:
+    """Print the captions of one video, each on a line that begins with `prefix`."""
+    lines = [
+        f"{row['score']:8.3f}  {row['caption']}" if "score" in row else row["caption"] for row in captions
+    ]
+    if known == [False] and not args.quiet:
+        lines.append(messages.NO_DESCRIPTION)
+    candidates = {"candidates": captions} if "score" in captions[0] else {}
+    messages.print_result(
+        args,
+        [prefix + line for line in lines],
+        {"video": path, "caption": captions[0]["caption"], **candidates, **messages.world_field(known)},
+    )

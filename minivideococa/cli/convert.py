@@ -1,0 +1,51 @@
+"""`convert SRC DEST`: make a checkpoint folder from open_clip's files."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import arguments, messages
+
+
+def add_parser(commands: arguments.Commands) -> None:
+    """Add the command."""
+    arguments.add_command(
+        commands,
+        "convert",
+        run,
+        "Make a checkpoint folder from open_clip's files.",
+        add_arguments,
+        prints_result=lambda args: False,
+    )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "source",
+        type=arguments.path,
+        metavar="SRC",
+        help="a folder with the files of a repository on the Hugging Face hub, or a weights file",
+    )
+    parser.add_argument("dest", type=arguments.path, metavar="DEST", help="the folder to make")
+    parser.add_argument(
+        "--dtype", choices=["float16", "float32"], help="the dtype of the new weights (default: as in SRC)"
+    )
+    parser.add_argument(
+        "--config",
+        type=arguments.path,
+        metavar="FILE",
+        help="the configuration: a file, coca_ViT-B-32 or coca_ViT-L-14 (default: that in SRC, else that of "
+        "these two which fits the weights)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the folder."""
+    from ..checkpoint.convert import convert
+
+    folder = convert(
+        args.source, args.dest, dtype=args.dtype, config=args.config, progress=arguments.progress(args)
+    )
+    messages.say(args, f"{folder} is ready: use it with --weights {folder}")
+    return 0

@@ -1,0 +1,136 @@
+"""`evaluate MANIFEST`: measure a model on a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..output import resolve_output
+from . import arguments, messages, videos
+
+if TYPE_CHECKING:
+    from ..evaluation import Entry
+
+
+def add_parser(commands: arguments.Commands) -> None:
+    """Add the command."""
+    arguments.add_command(commands, "evaluate", run, "Measure a model on a data set.", add_arguments)
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
+    from ..evaluation import FORMATS, TASKS
+
+    parser.add_argument(
+        "manifest",
+        type=arguments.path,
+        metavar="MANIFEST",
+        help="a file with one JSON object a line: a video with its captions, labels, question and answer; "
+        "or, with --format, the annotation file of a data set",
+    )
+    parser.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        help="MANIFEST is the annotation file of this data set (its clips are in --videos)",
+    )
+    parser.add_argument(
+        "--videos",
+        type=arguments.path,
+        metavar="DIR",
+        help="with --format: the folder with the clips, or with folders of them",
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="with --format: only this split, if the file names splits"
+    )
+    parser.add_argument(
+        "--tasks",
+        metavar='"A,B"',
+        help=f"any of {', '.join(task.name for task in TASKS)} (default: all that MANIFEST has data for)",
+    )
+    parser.add_argument(
+        "--answers-file",
+        type=arguments.path,
+        metavar="F",
+        help="a file with one answer a line, to rank for each question (default: generate one)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        choices=("words", "ptb"),
+        default="words",
+        help="tokenization for caption metrics: lower-case words without punctuation, or that of published "
+        "figures, for which pycocoevalcap runs Java (default: words)",
+    )
+    cache = parser.add_mutually_exclusive_group()
+    cache.add_argument(
+        "--cache",
+        type=arguments.path,
+        metavar="DIR",
+        help="where to keep encoded videos and generated texts for later runs (default: beside downloaded "
+        "checkpoints)",
+    )
+    cache.add_argument("--no-cache", action="store_true", help="keep nothing")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=arguments.path,
+        metavar="FILE",
+        help="write the predictions: one JSON object for each line of MANIFEST, in its order",
+    )
+    arguments.add_model(parser)
+    arguments.add_adapter(parser)
+    arguments.add_templates(parser)
+    arguments.add_decoding(parser, leave_out=["candidates"])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the metrics, and write the predictions to --output."""
+    from ..checkpoint.hub import cache_folder
+    from ..evaluation import evaluate, report, write_predictions
+
+    options = arguments.decoding_options(args)
+    entries = read_entries(args)
+    inputs = [args.manifest, args.answers_file or "", args.templates_file or ""]
+    inputs += [str(entry.video) for entry in entries]
+    output = resolve_output(args.output, inputs) if args.output else None
+    tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
+    templates = arguments.templates(args)
+    answers = arguments.lines(args.answers_file) if args.answers_file else None
+    videos.check_all([str(entry.video) for entry in entries])  # before the weights
+    model = arguments.load_model(args)
+    given = [options.prompt, *(answers or []), *(templates or [] if args.templates_file else [])]
+    messages.refuse_unknown_words(args, model, given)
+    templates = messages.known_templates(args, model, templates)
+    result = evaluate(
+        model,
+        entries,
+        tasks,
+        num_frames=args.frames,
+        adapter=args.adapter,
+        templates=templates,
+        answers=answers,
+        tokenizer=args.tokenizer,
+        cache=None if args.no_cache else Path(args.cache or cache_folder() / "videos"),
+        options=options,
+        progress=arguments.progress(args),
+    )
+    predictions = result.pop("predictions")
+    texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
+    messages.warn_of_limits(args, model, [options.prompt, *texts, *(templates or []), *(answers or [])])
+    try:
+        if output:
+            write_predictions(output, predictions)
+    finally:  # metrics are printed although the predictions cannot be written
+        messages.print_result(args, report(result).split("\n"), {"manifest": args.manifest, **result})
+    return 3 if result["unreadable"] else 0
+
+
+def read_entries(args: argparse.Namespace) -> list[Entry]:
+    """Read the manifest or annotation file. Raises ValueError for flags that need --format."""
+    from ..evaluation import read_annotations, read_manifest
+
+    if (args.format is None) != (args.videos is None) or (args.split and not args.format):
+        raise ValueError("--format and --videos go together, and --split with them")
+    if args.format:
+        return read_annotations(args.format, args.manifest, args.videos, args.split)
+    return read_manifest(args.manifest)

@@ -1,0 +1,183 @@
+"""What the commands print: results on standard output, messages on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .. import terminal
+from ..output import json_text
+
+if TYPE_CHECKING:
+    from ..model.config import Video
+    from ..model.videococa import VideoCoCa
+
+NO_DESCRIPTION = (
+    "(not a description: the embedded checkpoint was trained on coloured shapes only, and this video does "
+    "not look like them; use --weights)"
+)
+WORDS_NAMED = 20  # at most, in a message
+
+
+def print_result(args: argparse.Namespace, lines: Sequence[str], data: Mapping[str, Any]) -> None:
+    """Print a result: lines of text or, with --json, one line of JSON.
+
+    Control characters in lines are escaped; JSON has its own escapes for what the stream cannot encode.
+    """
+    if args.json:
+        text = json_text(data)
+        shown = terminal.encodable(terminal.printable(text), sys.stdout)
+        terminal.write(text if shown == text else json.dumps(data))
+    else:
+        terminal.write("\n".join(map(terminal.printable, lines)))
+
+
+def say(args: argparse.Namespace, message: str) -> None:
+    """Print a message, unless --quiet is given."""
+    if not args.quiet:
+        _say(message)
+
+
+def _say(message: str) -> None:
+    """Write "minivideococa: " and a message to standard error, as one line, above the bar if there is one."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        terminal.tell(f"minivideococa: {message}")
+
+
+@contextmanager
+def printed_warnings(quiet: bool) -> Iterator[None]:
+    """Print each warning of the library as one line, once; none if `quiet`."""
+    printed: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if not quiet and str(message) not in printed:
+            printed.add(str(message))
+            _say(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def reason(error: BaseException) -> str:
+    """Return the text of an error, beginning with the file's name."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error})" if str(error) else "not enough memory"
+    return str(error) or type(error).__name__
+
+
+# The embedded checkpoint
+
+
+def videos_in_world(
+    args: argparse.Namespace, videos: Sequence[Video], caption: str | None = None
+) -> list[bool] | None:
+    """Return whether each video looks like the embedded checkpoint's shapes; None for other checkpoints."""
+    from ..world import in_world, is_embedded
+
+    return [in_world(video, caption) for video in videos] if is_embedded(args.weights) else None
+
+
+def world_field(known: Sequence[bool] | None, i: int = 0) -> dict[str, bool]:
+    """Return the JSON field of video i for `videos_in_world`; none for other checkpoints."""
+    return {"in_world": known[i]} if known else {}
+
+
+def warn_of_limits(
+    args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: Sequence[bool] | None = None
+) -> None:
+    """Print what limits a result: the embedded checkpoint, and words missing from its vocabulary.
+
+    `known` is from `videos_in_world`. The first is not printed if all videos look like its shapes.
+    """
+    from ..world import is_embedded
+
+    if is_embedded(args.weights) and not (known and all(known)):
+        say(
+            args,
+            "the embedded checkpoint was trained on coloured shapes only; for other videos give --weights",
+        )
+    warn_of_words(args, model, texts)
+
+
+# Words that are missing from a vocabulary of whole words
+
+
+def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
+    """Print the words of the texts that are missing from the vocabulary."""
+    if unknown := unknown_words(model, texts):
+        say(
+            args,
+            f"this checkpoint's vocabulary lacks {word_list(unknown)}: the result is not reliable",
+        )
+
+
+def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
+    """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given."""
+    from difflib import get_close_matches
+
+    if args.force or not model.tokenizer:
+        return
+    for text in filter(str.strip, texts):
+        if model.tokenizer.encode(text)[0, 1] == model.tokenizer.end_id:
+            raise ValueError(
+                f"{text!r} has no word that this checkpoint's tokenizer reads; give other words, or --force "
+                "to go on"
+            )
+    if not (unknown := unknown_words(model, texts)):
+        return
+    special = {token.content for token in model.tokenizer.vocabulary.get_added_tokens_decoder().values()}
+    words = sorted(model.tokenizer.vocabulary.get_vocab().keys() - special)
+    named = [
+        f"{word} (nearest: {nearest[0]})"
+        if (nearest := get_close_matches(word, words, n=1, cutoff=0.1))
+        else word
+        for word in unknown[:WORDS_NAMED]
+    ]
+    raise ValueError(
+        f"this checkpoint's vocabulary lacks {word_list([*named, *unknown[WORDS_NAMED:]])}; "
+        "give other words, or --force to go on"
+    )
+
+
+def known_templates(
+    args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Return the templates without the package's own that hold unknown words; "{}" alone if none is left.
+
+    The user's own templates are kept as they are.
+    """
+    from ..tasks import TEMPLATES
+
+    candidates = templates or TEMPLATES
+    known = [template for template in candidates if not unknown_words(model, [template])]
+    if args.templates_file or len(known) == len(candidates):
+        return templates
+    say(
+        args,
+        f"{len(candidates) - len(known)} of {len(candidates)} templates are left out: this checkpoint's "
+        f"vocabulary lacks {word_list(unknown_words(model, candidates))}",
+    )
+    return known or ["{}"]
+
+
+def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
+    """Return the words of texts or templates that are missing from the tokenizer's vocabulary."""
+    return model.tokenizer.unknown([text.replace("{}", "") for text in texts]) if model.tokenizer else []
+
+
+def word_list(words: Sequence[str]) -> str:
+    """Return words separated by commas; of many, the first `WORDS_NAMED` and the number of others."""
+    more = len(words) - WORDS_NAMED
+    return ", ".join(words[:WORDS_NAMED]) + (f" and {more} more" if more > 0 else "")

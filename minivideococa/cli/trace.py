@@ -1,0 +1,88 @@
+"""`trace VIDEO -o FILE`: write the activations of a video and a text to a safetensors file."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ..output import resolve_output
+from . import arguments, messages, videos
+
+if TYPE_CHECKING:
+    from ..model.videococa import VideoCoCa
+
+
+def add_parser(commands: arguments.Commands) -> None:
+    """Add the command."""
+    arguments.add_command(
+        commands,
+        "trace",
+        run,
+        "Write all activations of a video and a text to a safetensors file.",
+        add_arguments,
+    )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
+    videos.add_video(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=arguments.path,
+        required=True,
+        metavar="FILE",
+        help="the safetensors file to write",
+    )
+    parser.add_argument(
+        "--text", metavar="TEXT", help="the text to encode and decode (default: the caption of the video)"
+    )
+    arguments.add_model(parser)
+    arguments.add_part(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="the dtype to compute in (default: float32)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file and print the name, dtype and shape of each tensor in it."""
+    from ..verify import write_trace
+
+    resolve_output(args.output, [args.video])  # before the work
+    videos.check_one(args.video)  # before the weights
+    model = arguments.load_model(args, args.dtype)
+    messages.refuse_unknown_words(args, model, [args.text or ""])
+    activations = activations_of(args, model)
+    messages.warn_of_words(args, model, [args.text or ""])
+    write_trace(args.output, activations, model)
+    tensors = [
+        {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in activations.items()
+    ]
+    messages.print_result(
+        args,
+        [f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors],
+        {"trace": args.output, "tensors": tensors},
+    )
+    return 0
+
+
+def activations_of(args: argparse.Namespace, model: VideoCoCa) -> dict[str, Any]:
+    """Return the activations of encoding the video, and of decoding the text with teacher forcing."""
+    import numpy as np
+
+    from ..model.hooks import trace
+
+    with trace() as encoding:
+        video = videos.encode_with_bar(args, model, args.video)
+    if args.text is None:
+        ids = np.full((1, model.config.text.context_length), model.config.text.pad_id)
+        caption = model.generate(video.tokens)
+        ids[0, : len(caption)] = caption
+    else:
+        ids = model.tokenize(args.text)
+    with trace() as decoding:  # apart from the beam search, which computes the same names step by step
+        model.decode(video.tokens, ids)
+    return encoding | decoding

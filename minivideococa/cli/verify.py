@@ -1,0 +1,57 @@
+"""`verify TRACE`: find the first wrong tensor of another implementation, and the cause."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import arguments, messages
+
+EXIT_STATUS = (
+    "Exit status: 0, all that was compared agrees within rounding error; 1, something does not, no tensor of "
+    "the network was compared or, with --strict, some are missing; 2, TRACE cannot be used."
+)
+
+
+def add_parser(commands: arguments.Commands) -> None:
+    """Add the command."""
+    arguments.add_command(
+        commands,
+        "verify",
+        run,
+        "Find the first wrong tensor of another implementation, and the cause.",
+        add_arguments,
+    )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments."""
+    parser.epilog = EXIT_STATUS
+    parser.add_argument(
+        "trace",
+        type=arguments.path,
+        metavar="TRACE",
+        help="a safetensors file written by any program: frames or pixels, ids, and tensors under the names "
+        "that `trace` writes, in float64, float32, float16 or bfloat16",
+    )
+    arguments.add_json(parser)
+    arguments.add_weights(parser)
+    parser.add_argument(
+        "--dtype",
+        choices=("float64", "float32", "float16", "bfloat16"),
+        help="the dtype that TRACE was computed in, if it has less precision than the stored one",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with status 1 also if TRACE lacks a tensor that `trace` would write for its inputs",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; return 1 if something is wrong."""
+    from ..verify import as_json, text, verify_file
+
+    report = verify_file(args.trace, args.weights, args.dtype, progress=arguments.progress(args))
+    messages.print_result(args, text(report).split("\n"), as_json(report))
+    incomplete = bool(report.missing) or len(report.compared) < len(report.rows)
+    return 0 if report.right and not (args.strict and incomplete) else 1

@@ -1,0 +1,47 @@
+"""Video captioning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ...model.config import Video
+from ...model.generation import prepare
+from ..manifest import Entry
+from ..metrics import caption_scores, tokenizer_for
+from .task import Clip, Metrics, Task, metrics_of
+
+
+class Caption(Task):
+    """Captioning: BLEU-4, ROUGE-L and CIDEr of the generated caption against all captions of the video."""
+
+    name = "caption"
+    needs = '"captions"'
+
+    @staticmethod
+    def targets_of(entry: Entry) -> Sequence[str]:
+        """Return the captions."""
+        return entry.captions
+
+    def check(self) -> None:
+        """Raise ValueError for options that do not suit the model, and if the metrics cannot be computed."""
+        prepare(self.model, self.settings.options)
+        self.tokenize = tokenizer_for(self.settings.tokenizer)
+        self.captions: dict[Clip, str] = {}
+
+    def predict(self, clip: Clip, video: Video) -> None:
+        """Generate the caption."""
+        options = self.settings.options
+        self.captions[clip] = self.settings.cached(
+            [clip.key, "caption", asdict(options)], lambda: self.model.caption(video, options=options)
+        )
+
+    def metrics(self, clips: Sequence[Clip]) -> Metrics:
+        """Compare each caption with all of the video's own."""
+        captions, references = [self.captions[clip] for clip in clips], [self.targets[clip] for clip in clips]
+        return metrics_of(len(clips), caption_scores(captions, references, self.tokenize))
+
+    def prediction(self, entry: Entry, clip: Clip) -> dict[str, Any]:
+        """Return the caption."""
+        return {"caption": self.captions[clip]} if entry.captions else {}

@@ -1,0 +1,130 @@
+"""The interface of a task, and the videos and settings that tasks share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...model.config import Array, Video
+from ...model.generation import DecodingOptions
+from ...model.videococa import VideoCoCa
+from ...progress import Progress
+from ..cache import cached, model_hash
+from ..manifest import Entry
+
+Metrics = dict[
+    str, dict[str, float]
+]  # metric -> {"value": ..., "items": number of videos, captions or questions}
+
+
+@dataclass(eq=False)
+class Clip:
+    """A video, or the part of one from `start` to `end` in seconds, and the entries about it."""
+
+    path: Path  # as in the first entry
+    start: float | None = None
+    end: float | None = None
+    entries: list[Entry] = field(default_factory=list)
+    key: list[Any] = field(default_factory=list)  # of its encoding in the cache
+    latent: Array | None = None  # [E], once it is encoded
+    unreadable: str | None = None  # the reason, if it cannot be read
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `evaluate` that tasks use."""
+
+    model: VideoCoCa
+    options: DecodingOptions
+    templates: list[str] | None
+    answers: list[str] | None
+    tokenizer: str
+    cache: Path | None
+
+    @cached_property
+    def model_key(self) -> str | None:
+        """The hash that identifies the model in the cache."""
+        return model_hash(self.model) if self.cache else None
+
+    def cached(self, key: list[Any], compute: Callable[[], Any]) -> Any:
+        """Return the array or text that the cache holds for `key`, or else compute it and put it there."""
+        return cached(self.cache, key, compute)
+
+
+class Task(ABC):
+    """One task on the videos of a data set. The methods are called in the order in which they stand here.
+
+    `targets` holds, for each video that has any, the ground truth of all its entries without duplicates.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str]  # the fields that an entry must have, for messages
+    compares_latents: ClassVar[bool] = False
+
+    @staticmethod
+    @abstractmethod
+    def targets_of(entry: Entry) -> Sequence[Any]:
+        """Return the ground truth of an entry for this task, hashable values; empty if it has none."""
+
+    def __init__(self, settings: Settings, clips: Collection[Clip]) -> None:
+        self.settings, self.model = settings, settings.model
+        self.targets: dict[Clip, list[Any]] = {}
+        for clip in clips:
+            if targets := dict.fromkeys(t for entry in clip.entries for t in self.targets_of(entry)):
+                self.targets[clip] = list(targets)
+
+    def check(self) -> None:  # noqa: B027
+        """Raise ValueError if the task cannot be run with these settings and targets.
+
+        No video has been read yet.
+        """
+
+    def prepare(self, progress: Progress) -> None:  # noqa: B027
+        """Encode the texts that every video is compared with."""
+
+    def predict(self, clip: Clip, video: Video) -> None:  # noqa: B027
+        """Generate what is to be generated for one video. Not called for videos without targets."""
+
+    @abstractmethod
+    def metrics(self, clips: Sequence[Clip]) -> Metrics:
+        """Return the metrics over the videos that have targets and could be read; there is at least one."""
+
+    @abstractmethod
+    def prediction(self, entry: Entry, clip: Clip) -> dict[str, Any]:
+        """Return the fields that this task adds to the prediction for an entry of one of these videos."""
+
+
+def metrics_of(items: int, values: dict[str, float]) -> Metrics:
+    """Return metrics that are all taken over the same number of items."""
+    return {name: {"value": value, "items": items} for name, value in values.items()}
+
+
+def latent_matrix(clips: Sequence[Clip]) -> Array:
+    """Return the latents of encoded videos: `[videos, E]`."""
+    return np.stack([clip.latent for clip in clips if clip.latent is not None])
+
+
+def targets_among(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+    """Return which candidates are targets of each video: bool `[videos, candidates]`."""
+    columns: dict[str, list[int]] = {}
+    for column, candidate in enumerate(candidates):
+        columns.setdefault(candidate, []).append(column)
+    correct = np.zeros((len(targets), len(candidates)), bool)
+    for row, texts in zip(correct, targets, strict=True):
+        for text in texts:
+            row[columns[text]] = True
+    return correct
+
+
+def finite_latents(latents: Array, source: Any) -> Array:
+    """Return the latents. Raises ValueError if one is not finite: no metric could be computed from it."""
+    if not np.isfinite(latents).all():
+        raise ValueError(f"the model's latent of {str(source)!r} is not finite: its weights are damaged")
+    return latents

@@ -1,0 +1,347 @@
+"""`verify`: compare a trace with what the model computes from the same inputs.
+
+The reference is our float64 run on the trace's inputs. A wrong block makes all after it wrong. So the forward
+pass is run a second time, and after each activation it continues from the trace's own tensor (activation
+patching, `trace(patch)`). What it computes then is what each block should have made of the input that it
+really had: only a tensor that differs from that has an error of its own. Both runs are repeated in the
+trace's precision, which shows the errors that rounding explains. `diagnosis` finds the causes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from ..model.config import Array, Config
+from ..model.hooks import trace
+from ..model.videococa import VideoCoCa
+from ..progress import Progress, Update, no_progress
+from ..resources import require_memory
+from .diagnosis import find_faults, has_other_weights, plain_fault, suspected
+from .layout import arranged, without_unit_axes
+from .memory import bytes_needed
+from .mistakes import OTHER_WEIGHTS
+from .names import (
+    Arrays,
+    activation_names,
+    computed_names,
+    describe_index,
+    sources_of,
+    upstream,
+)
+from .precision import (
+    EPSILON,
+    FACTOR,
+    SAMPLES,
+    cast,
+    coarser_than,
+    coarsest,
+    is_exact,
+    narrow,
+    perturbed,
+    rounded_in,
+    rounding,
+)
+from .recompute import no_caption_tokens
+from .report import Difference, Report, Row, difference, relative_error
+from .search import MAX_TOGETHER, Search
+from .traces import Trace, default_dtype, similar_names, sort, with_pixels
+
+LIKE_ROUNDING = 1 / 16  # of the rounding error: smaller errors come from a finer dtype
+MOSTLY = 0.75  # the part of the tensors that must agree with a coarser dtype
+COPIES = ("pixels", "pool.flat", "text.tokens")  # computed without rounding, or in another dtype
+NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
+
+
+Judge = Callable[[str], tuple[Report, Search | None]]  # a dtype -> the report by its rounding
+
+
+def verify(
+    model: VideoCoCa,
+    tensors: Mapping[str, Any],
+    dtype: DTypeLike | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> Report:
+    """Compare a trace with what the model computes in float64 from the trace's own inputs.
+
+    tensors: name -> array. The inputs `frames` uint8 [T, H, W, 3] or `pixels` [T, 3, S, S], and `ids` [L] or
+    [B, L], as far as the others depend on them; and any activations, floating point, see `minivideococa
+    trace`. Leading axes of length one are ignored.
+    dtype: the precision that they were computed in: "float64", "float32", "float16" or "bfloat16". The
+    default is the coarsest dtype of the tensors except pixels, and float32 at least where frames come without
+    pixels, since our pixels are float32.
+    progress: see `minivideococa.progress`.
+    Raises ValueError if there is nothing to compare, or if an input is missing or malformed.
+    """
+    arrays = {name: np.asarray(x) for name, x in tensors.items()}
+    dtypes = {name: str(x.dtype) for name, x in arrays.items()}
+    return compare(model, arrays, dtypes, dtype, progress)
+
+
+def compare(
+    model: VideoCoCa,
+    tensors: Mapping[str, Array],
+    dtypes: Mapping[str, str],
+    dtype: DTypeLike | None = None,
+    progress: Progress = no_progress,
+) -> Report:
+    """`verify` for arrays whose stored dtypes are given: NumPy has no bfloat16."""
+    if not isinstance(dtype, (str, type(None))):
+        dtype = np.dtype(dtype).name
+    if dtype is not None and dtype not in EPSILON:
+        raise ValueError(f"dtype is {dtype!r}: give {', '.join(EPSILON)}")
+    names = activation_names(model.config)
+    tested = sort(tensors, dtypes, names)
+    require_memory(
+        bytes_needed(model.config, tested.inputs, tested.found),
+        "comparing this trace",
+        "write one with fewer or smaller frames, or fewer texts",
+    )
+    tested = with_pixels(model, tested)
+
+    def judge(dtype: str) -> tuple[Report, Search | None]:
+        return judged(model, tested, dtype, progress)
+
+    report, search = judge(dtype or default_dtype(tested))
+    if search:
+        report = diagnosed(report, search, judge)
+    missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
+    unknown = tested.unknown
+    return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
+
+
+# The comparison ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs that a trace is judged by.
+
+    found: the trace's tensors, float64, with axes as in a trace. shapes, layouts: their own shapes, and their
+    own axes if these differ. patch: those of the expected shape. reference: computed from the inputs. local:
+    computed from `patch`.
+    noise, local_noise: the error that rounding causes in them, by name.
+    """
+
+    found: Arrays
+    shapes: dict[str, tuple[int, ...]]
+    layouts: dict[str, str]
+    patch: Arrays
+    reference: Arrays
+    local: Arrays
+    noise: dict[str, float]
+    local_noise: dict[str, float]
+
+
+def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> tuple[Report, Search | None]:
+    """Return the report by this dtype's rounding, without faults, and the search for them if needed."""
+    names, exact = activation_names(model.config), cast(model, "float64")
+    with progress(2 + 2 * SAMPLES, "runs") as update, np.errstate(all="ignore"):
+        runs = run_all(model, exact, tested, dtype, update)
+    sources = {name: sources_of(name, names, model.config) for name in names}
+    rows = judged_rows(runs, sources, runs.patch.keys() | tested.inputs.keys(), EPSILON[dtype])
+    not_finite = first_not_finite(runs.found, runs.reference, model.config)
+    report = Report(dtype, list(rows.values()), [], not_finite=not_finite)
+    if all(row.status != "wrong" for row in rows.values()):
+        return report, None
+    activations, patched = runs.local | runs.patch, set(runs.patch)
+    return report, Search(
+        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress
+    )
+
+
+def run_all(model: VideoCoCa, exact: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
+    """Run the forward pass in float64 and with rounding, from the inputs and from the trace's own tensors."""
+    stored_pixels = tested.dtypes["pixels"] if "pixels" in tested.found else "float32"
+    pixels_dtype = coarsest([dtype, "float32", stored_pixels])
+    start = matching_pixels(tested, pixels_dtype)
+    reference = run(exact, tested, start)
+    update(1)
+    written = {name: tested.found[name] for name in reference if name in tested.found}
+    pairs = {name: arranged(name, x, reference[name]) for name, x in written.items()}
+    found = {name: x.astype(np.float64) for name, (x, _) in pairs.items()}
+    patch = {name: x for name, x in found.items() if x.shape == reference[name].shape}
+    local = run(exact, tested, patch)
+    update(1)
+    noise = rounding_errors(model, dtype, tested, start, reference, update)
+    local_noise = rounding_errors(model, dtype, tested, patch, local, update)
+    if "pixels" in found:
+        noise["pixels"] = local_noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
+    shapes = {name: without_unit_axes(x, reference[name].shape).shape for name, x in written.items()}
+    layouts = {name: layout for name, (_, layout) in pairs.items()}
+    return Runs(found, shapes, layouts, patch, reference, local, noise, local_noise)
+
+
+def run(model: VideoCoCa, tested: Trace, patch: Mapping[str, Any]) -> Arrays:
+    """Return every activation that the model computes from the inputs, continuing from the patch.
+
+    With a patch all frames are computed in one piece, so that no result depends on the number of threads.
+    """
+    with trace(patch) as activations:
+        tokens = no_caption_tokens(model)
+        if tested.pixels is not None:
+            tokens = model.encode_video(tested.pixels).tokens
+        if "ids" in tested.inputs:
+            model.decode(tokens, np.atleast_2d(tested.inputs["ids"]))
+    return activations
+
+
+def matching_pixels(tested: Trace, dtype: str) -> Arrays:
+    """Return the trace's own pixels if they are right; the reference then continues from them.
+
+    Right pixels need not equal ours in every bit.
+    """
+    ours = tested.pixels
+    if "pixels" not in tested.found or ours is None:
+        return {}
+    theirs = arranged("pixels", tested.found["pixels"], ours)[0].astype(np.float64)
+    return {"pixels": theirs} if relative_error(theirs, ours) <= FACTOR * EPSILON[dtype] else {}
+
+
+def rounding_errors(
+    model: VideoCoCa, dtype: str, tested: Trace, patch: Arrays, exact: Arrays, update: Update
+) -> dict[str, float]:
+    """Return the largest `Difference.rel` that rounding to a dtype causes in each activation in a few runs.
+
+    float64's errors are float32's, scaled: our own float64 run is the reference.
+    """
+    run_in = rounded_in(dtype)
+    rough, scale = cast(model, run_in), EPSILON[dtype] / EPSILON[run_in]
+    errors = {name: EPSILON[dtype] for name in exact if name not in ("frames", "ids")}
+    for sample in range(SAMPLES):
+        with rounding(run_in):
+            activations = run(rough, tested, perturbed(exact, patch, run_in, sample))
+        for name in errors:
+            error = relative_error(narrow(activations[name], run_in), exact[name])
+            errors[name] = max(errors[name], scale * error)
+        update(1)
+    return errors
+
+
+def judged_rows(
+    runs: Runs, sources: Mapping[str, list[str]], known: set[str], epsilon: float
+) -> dict[str, Row]:
+    """Return the rows in path order. known: what the local run continued from, and the inputs."""
+    rows: dict[str, Row] = {}
+    for name, x in runs.found.items():
+        row = Row(
+            name,
+            runs.shapes[name],
+            runs.reference[name].shape,
+            difference(x, runs.reference[name]),
+            FACTOR * runs.noise[name],
+            relative_error(x, runs.local[name]),
+            FACTOR * runs.local_noise[name],
+            "ok",
+            runs.layouts[name],
+        )
+        if row.layout:
+            row = replace(row, difference=NOT_COMPARABLE, local_error=np.inf, status="wrong")
+        else:
+            unreachable = any(source in rows for source in upstream(name, sources, known))
+            caused = any(
+                rows[source].status == "wrong" for source in upstream(name, sources, set()) & rows.keys()
+            )
+            row = replace(row, status=status_of(row, unreachable, caused, epsilon))
+        rows[name] = row
+    return rows
+
+
+def status_of(row: Row, unreachable: bool, caused: bool, epsilon: float) -> str:
+    """Return the verdict on a tensor.
+
+    unreachable: whether it depends on one that the local run could not continue from. caused: whether on a
+    wrong one.
+    """
+    if row.local_error > row.local_allowed:
+        return "inherited" if unreachable else "wrong"
+    if not np.isfinite(row.local_allowed) and row.local_error > FACTOR * epsilon:
+        return "not judged"
+    if row.difference.rel > row.allowed and caused:
+        return "inherited"
+    return "ok"
+
+
+def first_not_finite(found: Arrays, reference: Arrays, config: Config) -> tuple[str, dict[str, int]] | None:
+    """Return the name and index of the first NaN or infinity where a finite number is expected."""
+    for name, x in found.items():
+        if x.shape == reference[name].shape:
+            wrong = np.argwhere(~np.isfinite(x) & np.isfinite(reference[name]))
+            if wrong.size:
+                return name, describe_index(name, tuple(wrong[0]), config)
+    return None
+
+
+# The diagnosis ----------------------------------------------------------------------------------------------
+
+
+def diagnosed(report: Report, search: Search, judge: Judge, try_coarser: bool = True) -> Report:
+    """Return the report with its faults, and with the report by a coarser dtype if one fits."""
+    first = suspected(search)[0]
+    fault = plain_fault(search, first)
+
+    def with_coarser(coarser: Report) -> Report:
+        return replace(report, faults=coarser.faults or [fault], all_found=coarser.all_found, coarser=coarser)
+
+    if try_coarser and (coarser := stored_in_coarser(report, search, judge)):
+        return with_coarser(coarser)
+    if not search.rows[first].layout and search.search(first, MAX_TOGETHER) is None:
+        if try_coarser and (coarser := rounded_like_coarser(report, judge)):
+            return with_coarser(coarser)
+        if has_other_weights(search):
+            return replace(report, faults=[replace(fault, mistake=OTHER_WEIGHTS)])
+    faults, all_found = find_faults(search)
+    return replace(report, faults=faults, all_found=all_found)
+
+
+def stored_in_coarser(report: Report, search: Search, judge: Judge) -> Report | None:
+    """Return the report by the coarsest dtype that holds every number of the trace exactly, if one does."""
+    computed = [x for name, x in search.found.items() if name != "pixels"]
+    dtypes = [
+        dtype
+        for dtype in coarser_than(report.dtype)
+        if computed and all(is_exact(x, dtype) for x in computed)
+    ]
+    return with_faults(*judge(dtypes[-1]), judge) if dtypes else None
+
+
+def rounded_like_coarser(report: Report, judge: Judge) -> Report | None:
+    """Return the report by a coarser dtype if most errors are about as large as its rounding.
+
+    Of several such dtypes, the finest by which nothing is wrong, or else the finest.
+    """
+    alike = []
+    for dtype in coarser_than(report.dtype):
+        if not may_be_rounded_in(dtype, report):
+            continue
+        coarser, search = judge(dtype)
+        errors = np.array(
+            [row.local_error / row.local_allowed for row in coarser.rows if row.name not in COPIES]
+        )
+        if errors.size and np.mean((errors > LIKE_ROUNDING / FACTOR) & (errors <= 1)) >= MOSTLY:
+            if search is None:
+                return coarser
+            alike.append((coarser, search))
+    return with_faults(*alike[0], judge) if alike else None
+
+
+def may_be_rounded_in(dtype: str, report: Report) -> bool:
+    """Return whether most errors are roughly as large as rounding in a coarser dtype."""
+    ratio = EPSILON[dtype] / EPSILON[report.dtype]
+    allowed = np.array([row.local_allowed for row in report.rows]) * ratio  # to about a factor of 4
+    errors = np.array([row.local_error for row in report.rows])
+    computed = np.array([row.name not in COPIES for row in report.rows])
+    large = (errors > allowed * LIKE_ROUNDING / FACTOR / 100) | ~np.isfinite(allowed)
+    return bool(
+        np.mean(errors <= 4 * allowed) >= MOSTLY and computed.any() and np.mean(large[computed]) >= MOSTLY
+    )
+
+
+def with_faults(report: Report, search: Search | None, judge: Judge) -> Report:
+    """Return a report by a coarser dtype with the faults that its rounding does not explain."""
+    return diagnosed(report, search, judge, try_coarser=False) if search else report

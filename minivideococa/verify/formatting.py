@@ -1,0 +1,250 @@
+"""Reports as text and as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..terminal import printable
+from .diagnosis import MAX_FAULTS
+from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, OTHER_WEIGHTS
+from .names import DETAIL
+from .report import Fault, Report, Row
+
+HEADER = ("name", "shape", "max error", "relative", "cosine", "rounding", "verdict")
+
+
+def text(report: Report) -> str:
+    """Return the table in path order, then what was compared, where it diverges and the likely causes."""
+    lines = [HEADER, *(_cells(row) for row in report.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    table = [
+        "  ".join(
+            cell.ljust(width) if column in ("name", "shape", "verdict") else cell.rjust(width)
+            for column, cell, width in zip(HEADER, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*table, "", *sentences(report)])
+
+
+def sentences(report: Report) -> list[str]:
+    """Return what was compared, then the verdict."""
+    return [*_coverage(report), *_verdict(report)]
+
+
+def _coverage(report: Report) -> list[str]:
+    """Say what was compared, and what was not."""
+    missing = f"; missing: {', '.join(report.missing)}." if report.missing else "."
+    lines = [
+        f"{len(report.compared)} of {len(report.rows) + len(report.missing)} computed tensors "
+        f"compared{missing}"
+    ]
+    if names := [name for name in report.unknown if not DETAIL.fullmatch(name)]:
+        suggestions = [
+            printable(name) + (f" ({report.nearest[name]}?)" if name in report.nearest else "")
+            for name in names
+        ]
+        lines.append(f"Not compared, no such name in a trace of this model: {', '.join(suggestions)}.")
+    if names := [name for name in report.unknown if DETAIL.fullmatch(name)]:
+        lines.append(f"Not compared, inside a block: {', '.join(names)}.")
+    if names := [row.name for row in report.rows if row.status == "not judged"]:
+        lines.append(f"Not judged, our own run overflows {report.dtype}: {', '.join(names)}.")
+    if report.not_finite:
+        name, index = report.not_finite
+        lines.append(f"First number that is not finite (NaN or infinity): {name}, at {_index(index)}.")
+    return lines
+
+
+def _verdict(report: Report) -> list[str]:
+    """Say whether the trace is right and, if not, what is wrong."""
+    if report.coarser:
+        dtype = report.coarser.dtype
+        hint = f"was it computed in {_computed_in(dtype)}? Try --dtype {dtype}."
+        if report.coarser.faults:
+            return [
+                f"Most of it agrees to {dtype} rounding: {hint} Judged by {dtype}:",
+                *_faults(report.coarser),
+            ]
+        return [f"The errors are too large for {report.dtype}, but it agrees to {dtype} rounding: {hint}"]
+    if report.faults:
+        return _faults(report)
+    if report.right:
+        return [
+            f"All {len(report.compared)} tensors agree: no error is larger than {report.dtype} rounding "
+            f"explains."
+        ]
+    return [
+        "No tensor of the network was compared, so this does not show that it is right: write the tensors "
+        "under the "
+        "names that minivideococa trace uses."
+    ]
+
+
+def _faults(report: Report) -> list[str]:
+    """Describe the faults in order, then how complete the list is."""
+    lines: list[str] = []
+    for i in range(len(report.faults)):
+        lines += _fault(report, i)
+    if sum(fault.mistake is None for fault in report.faults) > 2:
+        lines.append(
+            "With so many errors the weights may be another model's: if so, pass the checkpoint that was run "
+            "with "
+            "--weights."
+        )
+    if not report.all_found:
+        lines.append(f"There are more: the search stops at {MAX_FAULTS} faults.")
+    elif len(report.faults) > 1:
+        explained = all(
+            fault.mistake and fault.row.shape == fault.row.expected_shape for fault in report.faults
+        )
+        all_judged = len(report.compared) == len(report.rows)
+        rest = "; with them accounted for, the rest is right" if explained and all_judged else ""
+        lines.append(f"{len(report.faults)} faults in all{rest}.")
+    return lines
+
+
+def _fault(report: Report, i: int) -> list[str]:
+    """Describe fault i: where it shows, the largest error there, the likely cause."""
+    fault, row = report.faults[i], report.faults[i].row
+    same_tensor = i > 0 and report.faults[i - 1].row is row
+    error = _error(fault, report.dtype)
+    if i == 0:
+        lines = [f"First divergence: {row.name}. {error}"]
+    elif same_tensor:
+        lines = [f"With that accounted for, {row.name} still diverges."]
+    elif report.faults[i - 1].mistake:
+        lines = [f"With that accounted for, the next divergence is {row.name}. {error}"]
+    else:
+        lines = [f"The next divergence is {row.name}. {error}"]
+    if fault.worst and not same_tensor:
+        lines.append(
+            f"Largest error at {_index(fault.worst)}: {fault.found:.6g} instead of {fault.expected:.6g}."
+        )
+    last = all(other.row is not row for other in report.faults[i + 1 :])
+    return [*lines, _cause(fault, last)]
+
+
+def _error(fault: Fault, dtype: str) -> str:
+    """Say how a tensor differs from what the model computes from the tensor before it."""
+    row = fault.row
+    if row.layout:
+        return f"Its axes are {row.layout} ({_shape(row.shape)}), not those of {_shape(row.expected_shape)}."
+    if row.shape != row.expected_shape:
+        return f"Its shape is {_shape(row.shape)}, not {_shape(row.expected_shape)}."
+    return (
+        f"Recomputed from your {fault.computed_from}, it is off by {row.local_error:.1e}; "
+        f"{dtype} rounding explains {row.local_allowed:.1e}."
+    )
+
+
+def _cause(fault: Fault, last: bool) -> str:
+    """Say what explains a fault, and where else. last: whether no other fault of the same tensor follows."""
+    row, also = fault.row, ", ".join(fault.also)
+    if fault.mistake is None:
+        return (
+            f"No known cause: none of {KNOWN} known mistakes explains it, nor several of them together. "
+            f"Compare your code "
+            "with ours step by step."
+            + " Or is it another model's? Then pass its checkpoint with --weights."
+            * (row.shape != row.expected_shape)
+            + (f" Also wrong: {also}." if also else "")
+        )
+    cause = f"Likely cause: {fault.mistake.description}."
+    if fault.mistake is OTHER_WEIGHTS:
+        return f"{cause} Every tensor that is computed with weights is wrong."
+    if fault.mistake is BATCH_AXIS and row.name.startswith(("pixels", "vision.", "pool.flat")):
+        cause += " Or was it computed from more frames than the trace holds? Then write all of them."
+    if last and fault.remaining is not None:
+        cause += f" With this mistake in ours, the error is {fault.remaining:.1e}."
+    return cause + (f" It also explains {also}." if also else "")
+
+
+KNOWN = len([mistake for mistake in MISTAKES if mistake not in (AXES_TRANSPOSED, BATCH_AXIS, OTHER_WEIGHTS)])
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report for `json.dumps`; a number that is not finite is None."""
+    judged = report.coarser if report.coarser and report.coarser.faults else report
+    return {
+        "first_divergence": report.first_divergence.name if report.first_divergence else None,
+        "diagnosis": report.mistake.description if report.mistake else None,
+        "tensors": [_row_as_json(row) for row in report.rows],
+        "unknown": report.unknown,
+        "nearest": report.nearest,
+        "dtype": report.dtype,
+        "right": report.right,
+        "compared": len(report.compared),
+        "computed": len(report.rows) + len(report.missing),
+        "missing": report.missing,
+        "agrees_to": report.coarser.dtype if report.coarser else None,
+        "not_finite": {"name": report.not_finite[0], "at": report.not_finite[1]}
+        if report.not_finite
+        else None,
+        "faults": [_fault_as_json(fault) for fault in judged.faults],
+        "all_found": judged.all_found,
+    }
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "shape": list(row.shape),
+        "max_abs": _finite(row.difference.max_abs),
+        "rel": _finite(row.difference.rel),
+        "cosine": _finite(row.difference.cosine),
+        "allowed": _finite(row.allowed),
+        "status": row.status,
+    }
+
+
+def _fault_as_json(fault: Fault) -> dict[str, Any]:
+    return {
+        "name": fault.row.name,
+        "computed_from": fault.computed_from,
+        "mistake": fault.mistake.name if fault.mistake else None,
+        "diagnosis": fault.mistake.description if fault.mistake else None,
+        "error": _finite(fault.row.local_error),
+        "allowed": _finite(fault.row.local_allowed),
+        "remaining": _finite(fault.remaining),
+        "axes": fault.row.layout or None,
+        "worst": fault.worst or None,
+        "found": _finite(fault.found),
+        "expected": _finite(fault.expected),
+        "also": list(fault.also),
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    verdict = row.status
+    if row.layout:
+        verdict += f": the axes are {row.layout}, the shape should be {_shape(row.expected_shape)}"
+    elif row.shape != row.expected_shape:
+        verdict += f": the shape should be {_shape(row.expected_shape)}"
+    elif row.status == "wrong":
+        verdict += f": local error {row.local_error:.1e}, rounding {row.local_allowed:.1e}"
+    return (
+        row.name,
+        _shape(row.shape),
+        f"{row.difference.max_abs:.1e}",
+        f"{row.difference.rel:.1e}",
+        f"{row.difference.cosine:.6f}",
+        f"{row.allowed:.1e}",
+        verdict,
+    )
+
+
+def _computed_in(dtype: str) -> str:
+    return "float16, or with TensorFloat-32 products," if dtype == "float16" else dtype
+
+
+def _index(index: dict[str, int]) -> str:
+    return ", ".join(f"{axis} {i}" for axis, i in index.items())
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _finite(x: float | None) -> float | None:
+    return x if x is not None and math.isfinite(x) else None
