@@ -557,9 +557,8 @@ def test_beams_that_do_not_fit(model, memory):
 def test_all_texts_of_a_large_choice_are_counted(model, monkeypatch):
     """A few at a time, so that a bar moves and memory does not grow with the number of texts."""
     parts, batches, encode_text = [], [], type(model).encode_text
-    monkeypatch.setattr("minivideococa.tasks.advance", parts.append)
     monkeypatch.setattr(
         type(model), "encode_text", lambda self, texts: batches.append(len(texts)) or encode_text(self, texts)
     )
-    assert len(mvc.retrieve(model, VIDEO, LABELS * 50)) == 100
+    assert len(mvc.retrieve(model, VIDEO, LABELS * 50, progress=parts.append)) == 100
     assert sum(parts) == sum(batches) == 100 and max(batches) <= 16

@@ -80,7 +80,7 @@ def keywords(model, data):
 def test_a_cache_changes_no_id(tiny_model):
     padded, moved = [], []
 
-    @law(40)
+    @law(60)
     def same(overrides, seed, data):
         model, rng = talkative_model(tiny_model, overrides, seed, data)
         shape = data.draw(st.sampled_from([(), (1,), (3,)]))
