@@ -85,11 +85,13 @@ def classify(
 ) -> list[tuple[str, float]]:
     """Classify a video zero-shot: return (label, probability) for each label, the most probable first.
 
-    Parameters ---------- labels, templates : the classes, and sentences in which `{}` stands for the label.
-    Default: "a video of {}." by : "latent" compares the video's latent with that of each label, averaged over
-    the templates, as the paper does.
-        "likelihood" uses the probability that the decoder assigns to the sentences, summed over the
-        templates.
+    Parameters
+    ----------
+    labels, templates : the classes, and sentences in which `{}` stands for the label. Default: "a video of
+        {}."
+    by : "latent" compares the video's latent with that of each label, averaged over the templates, as the
+        paper does. "likelihood" uses the probability that the decoder assigns to the sentences, summed over
+        the templates.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
     progress : called with the number of texts just encoded or scored.
 
@@ -192,9 +194,11 @@ def answer(
     has only seen captions: "the colour of the circle is" may suit it better than "what colour is the
     circle?".
 
-    Parameters ---------- num_frames, start, end, adapter : as in `VideoCoCa.encode`. options, keywords : how
-    to generate, as in `VideoCoCa.generate`. `max_length` counts the question too; `min_length`
-        is 1 unless given. The prompt is the question.
+    Parameters
+    ----------
+    num_frames, start, end, adapter : as in `VideoCoCa.encode`.
+    options, keywords : how to generate, as in `VideoCoCa.generate`. `max_length` counts the question too;
+        `min_length` is 1 unless given. The prompt is the question.
     progress : called with the number of texts just scored, or of tokens just generated.
 
     Raises ValueError for a blank question, for one that leaves no room in the context, and as

@@ -51,7 +51,7 @@ def read_annotations(
     entries.
     """
     if format not in FORMATS:
-        raise ValueError(f"{format!r} is no format of annotations: give one of {', '.join(FORMATS)}")
+        raise ValueError(f"unknown annotation format {format!r}: give one of {', '.join(FORMATS)}")
     videos = Path(videos)
     items = _read_items(FORMATS[format], path, videos)
     if split is not None:

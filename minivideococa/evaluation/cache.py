@@ -64,7 +64,7 @@ def folder_for(path: str | os.PathLike[str]) -> Path:
     """
     folder = Path(path_name(path, "give a folder, or None for no cache", "cache"))
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{path}: is no folder: give another place for the cache")
+        raise ValueError(f"{path}: is not a folder: give another place for the cache")
     return folder
 
 

@@ -137,10 +137,9 @@ def caption_scores(
 
     - "BLEU-4", of the whole corpus, from 0 to 1 (Papineni et al., 2002).
     - "ROUGE-L", the mean over the captions of an F-measure of the longest common subsequence, from 0 to 1
-    (Lin, 2004).
+      (Lin, 2004).
     - "CIDEr", the mean of CIDEr-D, from 0 to 10 (arXiv 1411.5726). Document frequencies are counted over
-    these references,
-      so it is 0 for a single video and means little for a few.
+      these references, so it is 0 for a single video and means little for a few.
 
     Raises ValueError if no reference has a word, or pycocoevalcap is not installed.
     """

@@ -52,18 +52,18 @@ def evaluate(
     tasks : names out of `TASKS`. Default: every task that an entry has the ground truth for.
 
         - "classify": top-1 and top-5 accuracy, or mean average precision if a video has several labels. The
-        labels of
-          all entries are the classes.
+          labels of all entries are the classes.
         - "retrieve": recall at 1, 5 and 10 and the median rank, of videos for captions and of captions for
-        videos.
+          videos.
         - "caption": BLEU-4, ROUGE-L and CIDEr against all captions of a video.
         - "qa": accuracy of the generated answers or, with `answers`, of the most probable of those.
-    num_frames, adapter : as in `VideoCoCa.encode`. templates : as in `tasks.classify`. answers : the answers
-    to choose from. Default: answers are generated. tokenizer : "words" or "ptb", how the metrics of captions
-    split texts; see `metrics`. cache : a folder for encoded videos and generated texts, which the next run
-    uses. None: no cache. options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and
-    `min_length` apply to captions only;
-        the `max_length` of an answer does not count the question.
+    num_frames, adapter : as in `VideoCoCa.encode`.
+    templates : as in `tasks.classify`.
+    answers : the answers to choose from. Default: answers are generated.
+    tokenizer : "words" or "ptb", how the metrics of captions split texts; see `metrics`.
+    cache : a folder for encoded videos and generated texts, which the next run uses. None: no cache.
+    options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to
+        captions only; the `max_length` of an answer does not count the question.
     progress : called once for each stage: labels, captions, videos.
 
     Returns
@@ -78,15 +78,10 @@ def evaluate(
     not fit into memory; and for latents that are not finite, and if no video can be read. Raises OSError if
     the cache cannot be written.
     """
-    if "start" in keywords or "end" in keywords:
-        raise ValueError("start and end differ from video to video: give them in the entries")
-    options = DecodingOptions.create(options, **keywords)
-    if options.candidates > 1:
-        raise ValueError(f"candidates is {options.candidates}: evaluate takes one text per video")
     entries = _check_entries(entries)
     settings = Settings(
         model,
-        options,
+        _check_options(options, keywords),
         _check_texts("templates", templates),
         _check_texts("answers", answers),
         tokenizer,
@@ -96,8 +91,7 @@ def evaluate(
     clips = collect_clips(entries, chosen)
     running = [task(settings, clips.values()) for task in chosen]
     num_frames, adapter = frame_count(num_frames), check_adapter(adapter)
-    need = model.config.bytes_to_encode(adapter, model.dtype)
-    require_memory_for(num_frames, need, f"encoding {num_frames} frames", "frames")
+    _require_memory(model, num_frames, adapter)
     for task in running:
         task.check()
     if model.caveat and any(task.compares_latents for task in running):
@@ -109,10 +103,9 @@ def evaluate(
             video = _encode(clip, settings, num_frames, adapter)
             if video is None:
                 warnings.warn(f"left out: {clip.unreadable}", stacklevel=2)
-            else:
-                for task in running:
-                    if clip in task.targets:
-                        task.predict(clip, video)
+            for task in running:
+                if video is not None and clip in task.targets:
+                    task.predict(clip, video)
             update(1)
     return _result(entries, clips, running)
 
@@ -129,6 +122,22 @@ def _check_entries(entries: Any) -> list[Entry]:
         if not isinstance(entry, Entry):
             raise ValueError(f"entries has a {type(entry).__name__} in it: give a list of Entry")
     return checked
+
+
+def _check_options(options: DecodingOptions | None, keywords: dict[str, Any]) -> DecodingOptions:
+    """Return the decoding options. Raises ValueError, or TypeError for an unknown keyword."""
+    if "start" in keywords or "end" in keywords:
+        raise ValueError("start and end differ from video to video: give them in the entries")
+    options = DecodingOptions.create(options, **keywords)
+    if options.candidates > 1:
+        raise ValueError(f"candidates is {options.candidates}: evaluate takes one text per video")
+    return options
+
+
+def _require_memory(model: VideoCoCa, num_frames: int, adapter: str) -> None:
+    """Raise ValueError if the frames of one video do not fit into memory."""
+    need = model.config.bytes_to_encode(adapter, model.dtype)
+    require_memory_for(num_frames, need, f"encoding {num_frames} frames", "frames")
 
 
 def _check_texts(name: str, values: Any) -> list[str] | None:

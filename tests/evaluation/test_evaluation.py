@@ -550,7 +550,7 @@ def test_an_interrupt_while_a_file_is_written_leaves_nothing(model, clips, tmp_p
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(model, clips):
-    with pytest.raises(ValueError, match=r"^[^\n]*a.png: is no folder: [^\n]*cache$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*a.png: is not a folder: [^\n]*cache$"):
         evaluate(model, everything(clips), cache=clips["a"])
     with pytest.raises(OSError, match=r"^[^\n]*inside: the cache cannot be written[^\n]*--no-cache$"):
         evaluate(model, everything(clips), cache=clips["a"] / "inside")
