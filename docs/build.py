@@ -25,7 +25,10 @@ def main(folder: Path = ROOT / "build" / "api") -> None:
             importlib.import_module(module.name)
             modules.append(module.name)
     pdoc.render.configure(footer_text=f"minivideococa {minivideococa.__version__}", show_source=True)
-    warnings.filterwarnings("ignore", "The module specification .* already been added")
+    warnings.filterwarnings(
+        "ignore",
+        "The module specification .* already been added|Error parsing type|Failed to run TYPE_CHECKING",
+    )
     pdoc.pdoc(*modules, output_directory=folder)
     print(f"{len(modules)} pages: {folder / 'index.html'}")
 

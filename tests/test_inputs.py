@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from platforms import posix
 
 from minivideococa import resources
 from minivideococa.inputs import parse_json, read_json, read_text, regular_file
@@ -22,6 +23,7 @@ def test_missing_files(tmp_path, name):
         regular_file(tmp_path / name, "give one")
 
 
+@posix
 def test_folders_fifos_and_devices_are_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(IsADirectoryError, match="is a folder; give one"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from platforms import posix
 
 from minivideococa.checkpoint import hub
 from minivideococa.checkpoint.convert import convert
@@ -108,6 +109,7 @@ UNFINISHED = """if True:
 """
 
 
+@posix
 @pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
 def test_work_of_a_killed_process_is_removed(tmp_path: Path, kind: str) -> None:
     place = tmp_path / "place"
@@ -144,6 +146,7 @@ def test_work_of_a_running_process_stays(tmp_path: Path, kind: str) -> None:
     assert living.returncode == 0 and names(tmp_path) == {"ours", "theirs"}
 
 
+@posix
 def test_without_locks_old_work_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
@@ -186,6 +189,7 @@ def test_unwritable_cache_names_both_options(tmp_path: Path) -> None:
         cache.put(tmp_path / "file" / "cache", ["facts"], {"array": np.zeros(1)})
 
 
+@posix
 def test_fifo_in_the_cache_is_not_opened(tmp_path: Path) -> None:
     cache.put(tmp_path, ["facts"], {"array": np.ones(1)})
     file = next(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from platforms import posix
 
 from minivideococa.output import atomic_folder, atomic_write, json_text, require_empty, resolve_output
 
@@ -88,6 +89,7 @@ def test_failure_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
+@posix
 def test_inputs_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").touch()
@@ -113,6 +115,7 @@ def test_json_of_surrogates() -> None:
         assert json.loads(json_text(text).encode()) == text
 
 
+@posix
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "target")
@@ -121,6 +124,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
 
 
+@posix
 def test_destinations_that_cannot_be_written(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from platforms import posix
 from safetensors.numpy import load_file, save_file
 from test_tokenizer import word_level
 
@@ -219,6 +220,7 @@ def test_destination_is_checked_before_the_weights_are_read(
         assert message == f"{place}: cannot be written; give another place"
 
 
+@posix
 def test_source_is_a_link_to_itself(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     message = refusal(tmp_path / "loop", tmp_path / "out", kind=FileNotFoundError)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from platforms import posix
 from safetensors.numpy import load_file, save_file
 from test_unpickler import dump, program, tensor, write_zip
 
@@ -187,6 +188,7 @@ def test_underflow_to_zero_in_float16(tmp_path: Path) -> None:
 # Transfers
 
 
+@posix
 @pytest.mark.parametrize("sharded", [False, True])
 def test_damage_in_transfer(sharded: bool, tmp_path: Path) -> None:
     """A repository as huggingface_hub keeps it: links to files that are named by the SHA-256 announced."""

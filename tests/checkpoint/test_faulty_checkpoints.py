@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from platforms import posix
 from safetensors.numpy import load_file, save_file
 
 from minivideococa.checkpoint import load
@@ -221,6 +222,7 @@ def test_faulty_tokenizers(folder: Path, change: Callable[[dict], Any], expected
     assert expected in refusal(folder, "tokenizer.json")
 
 
+@posix
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_fifo_in_a_checkpoint_folder(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -287,6 +289,7 @@ def test_damaged_pickle(tmp_path: Path) -> None:
         convert(tmp_path / "w.bin", tmp_path / "out", config=GOLDEN / "coca.json")
 
 
+@posix
 @pytest.mark.parametrize("source", ["fifo", "/dev/zero"])
 def test_fifos_and_devices_are_refused(source: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
+from platforms import posix
 
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.folder import (
@@ -73,6 +74,7 @@ def test_weights_are_a_safetensors_file(tmp_path: Path) -> None:
     assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
 
 
+@posix
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "new", CONFIG, random_tensors(), "{}")
     modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from platforms import posix
 
 import minivideococa.demo
 from minivideococa import cli
@@ -151,6 +152,7 @@ def test_version():
     assert run("--version").stdout.startswith("minivideococa ")
 
 
+@posix
 def test_a_closed_pipe_is_no_error():
     script = (
         f'"{sys.executable}" -m minivideococa caption "{PAIR}" --frames 1 --beams 1 | true; '

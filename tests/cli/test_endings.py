@@ -5,8 +5,6 @@ import importlib
 import io
 import json
 import os
-import pty
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from platforms import linux
 from safetensors import safe_open
 
 import minivideococa as mvc
@@ -25,6 +24,9 @@ from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.cli import messages
 from minivideococa.demo import CLIPS
 from minivideococa.media.tokenizer import clip_tokenizer_json, load_tokenizer
+
+pty = pytest.importorskip("pty", reason="needs POSIX: terminals, signals, a shell")
+resource = pytest.importorskip("resource")
 
 PACKAGE = Path(mvc.__file__).parent
 PAIR, SPLIT = str(CLIPS / "pair.gif"), str(CLIPS / "split.gif")
@@ -65,6 +67,7 @@ def test_a_closed_standard_output_is_an_error_before_the_work():
     assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"")
 
 
+@linux
 @pytest.mark.parametrize("arguments", [["caption", PAIR, *QUICK], ["--help"]], ids=" ".join)
 def test_a_full_standard_output_is_an_error(arguments):
     """Also when the interpreter flushes its streams at exit."""
@@ -76,6 +79,7 @@ def test_a_full_standard_output_is_an_error(arguments):
     )
 
 
+@linux
 @pytest.mark.parametrize(
     "arguments",
     [["caption", PAIR, *QUICK, "--json"], ["caption", "--help"], ["--version"], []],
@@ -131,6 +135,7 @@ def test_with_standard_error_closed_no_message_is_in_the_result(tmp_path):
     assert shell('m "$@" 2>&-', "sing").returncode == 2
 
 
+@linux
 def test_a_result_is_printed_though_standard_error_is_full_or_its_reader_has_left():
     result = shell('m "$@" 2>/dev/full', "caption", PAIR, *QUICK)
     assert result.returncode == 0 and b"red ring" in result.stdout
@@ -158,6 +163,7 @@ def odd_names(tmp_path) -> list[str]:
     return names
 
 
+@linux
 @pytest.mark.parametrize(
     "encoding, letters", [("utf-8", "é☃"), ("cp1252", "é\\u2603"), ("ascii", "\\xe9\\u2603")]
 )
@@ -182,6 +188,7 @@ def test_names_and_encodings(odd_names, encoding, letters, monkeypatch):
     assert one_line(error) and b"new\\nline\\x1b[31m.gif?: " in error
 
 
+@linux
 def test_the_encoding_of_the_process(odd_names):
     """What the streams of a process that speaks ASCII make of the same names."""
     result = shell('m "$@"', "retrieve", "a red ring", "--frames", "1", *odd_names, PYTHONIOENCODING="ascii")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from platforms import posix
 
 import minivideococa as mvc
 from minivideococa import cli
@@ -153,6 +154,7 @@ def test_a_repository_without_its_prefix_is_suggested_with_it(refused, weights):
     )
 
 
+@posix
 def test_a_folder_of_weights_needs_no_prefix(run, tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "tiny").symlink_to(embedded_checkpoint())

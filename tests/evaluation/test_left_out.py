@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from platforms import linux, posix
 
 import minivideococa as mvc
 from minivideococa import cli
@@ -74,6 +75,7 @@ def test_any_error_of_a_reader_costs_one_clip(model, pictures, tmp_path, monkeyp
     assert [line.get("unreadable") for line in result["predictions"]] == [None, left_out["why"], None]
 
 
+@linux
 def test_an_image_that_needs_too_much_memory_costs_one_clip(model, pictures, tmp_path):
     """1 x 1,000,000 pixels, to be resized by the shorter side, with 40 MB left. It is read or left out."""
     resource = pytest.importorskip("resource")
@@ -167,6 +169,7 @@ def test_invalid_times_are_errors_that_name_the_line(tmp_path, part):
     assert len(str(caught.value)) < 400
 
 
+@posix
 def test_two_parts_of_a_video_are_two_clips(model, pictures, monkeypatch, tmp_path):
     """Each part is read, cached and predicted separately."""
     a, b = pictures[:2]
@@ -493,6 +496,7 @@ def test_only_regular_files_are_read(irregular, name, arguments):
 # A full disk
 
 
+@posix
 def test_a_full_disk_does_not_lose_the_metrics(tmp_path):
     """The system limits files to 20 kB: its error comes after the work is done."""
     resource = pytest.importorskip("resource")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from platforms import posix
 
 from minivideococa.evaluation.manifest import Entry, read_manifest, write_manifest
 
@@ -99,6 +100,7 @@ def test_an_entry_refuses_a_string_for_a_list() -> None:
         Entry(Path("x.mp4"), answer="a")
 
 
+@posix
 def test_videos_are_named_from_a_folder_that_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from platforms import posix
 
 from minivideococa.evaluation import metrics
 
@@ -183,6 +184,7 @@ def test_missing_requirements_are_errors_of_one_line(monkeypatch):
         metrics.tokenizer_for("words")
 
 
+@posix
 def test_java_without_output_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "java").chmod(0o755)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from clips import ffmpeg
 from PIL import Image, ImageFile
+from platforms import posix
 
 from minivideococa import resources
 from minivideococa.media import images
@@ -751,6 +752,7 @@ def test_natural_order_ignores_case(tmp_path):
 # Rejected files
 
 
+@posix
 def test_a_fifo_or_a_device_in_a_folder_is_rejected_and_a_subfolder_is_skipped(tmp_path):
     plain().save(tmp_path / "1.png")
     (tmp_path / "inner.png").mkdir()

@@ -14,6 +14,7 @@ from clips import H264, LOSSLESS, VP9, add_cover_art, decode_all, ffmpeg, make, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from platforms import posix
 
 from minivideococa.media.video import read_video, sample_indices, to_frames
 
@@ -275,9 +276,6 @@ def fake_ffmpeg(tmp_path: Path, script: str) -> dict[str, str]:
     return os.environ | {"IMAGEIO_FFMPEG_EXE": str(executable)}
 
 
-posix = pytest.mark.skipif(os.name != "posix", reason="shell scripts and signals")
-
-
 @posix
 def test_many_messages_do_not_block(tmp_path, monkeypatch):
     environment = fake_ffmpeg(
@@ -319,6 +317,7 @@ def test_interrupt_ends_ffmpeg(tmp_path):
         os.kill(pid, 0)
 
 
+@posix
 def test_a_fifo_is_rejected_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(ValueError, match="pipe.mp4: not a regular file"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conformance import jax_coca
+from platforms import posix
 from safetensors.numpy import load_file, save_file
 from verify_helpers import (
     FOLDER,
@@ -496,6 +497,7 @@ def test_absurd_shapes_are_refused_in_one_line(refused, truth, tmp_path, name, s
     assert str(path) in refused("verify", path, "--weights", FOLDER)
 
 
+@posix
 def test_files_that_are_not_regular_are_refused(refused, tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in os.devnull, "/dev/zero", tmp_path / "fifo":
@@ -505,6 +507,7 @@ def test_files_that_are_not_regular_are_refused(refused, tmp_path):
     assert "argument TRACE: is empty" in refused("verify", "", "--weights", FOLDER)
 
 
+@posix
 def test_a_trace_without_permission(refused, truth, tmp_path, monkeypatch):
     path = tmp_path / "mine.safetensors"
     save_file(truth, path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
+from platforms import posix
 
 import minivideococa as mvc
 from minivideococa import cli, world
@@ -105,6 +106,7 @@ def test_entries_are_true_of_their_clips(written):
     assert "grow" in world.CLIP_SETS and len(world.CLIP_SETS) == 6
 
 
+@posix
 def test_folder_and_manifest_can_be_moved(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
