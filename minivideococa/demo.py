@@ -32,9 +32,8 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
     manifest = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
     videos = []
     with warnings.catch_warnings(), progress(len(manifest), "videos") as update:
-        warnings.filterwarnings(
-            "ignore", ".*frames repeat", UserWarning
-        )  # brief.gif stores equal frames once
+        # brief.gif stores equal frames once
+        warnings.filterwarnings("ignore", ".*frames repeat", UserWarning)
         for entry in manifest:
             videos.append(model.encode(CLIPS / entry["clip"]))
             update(1)

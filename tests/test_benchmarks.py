@@ -32,7 +32,7 @@ def test_operations_are_those_that_torchvision_publishes(patch_size, layers, wid
     """vit_b_32, vit_b_16, vit_l_32 and vit_l_16, in 10^9 multiplications, including a classifier."""
     config = SimpleNamespace(
         patch_size=patch_size,
-        tokens=1 + (224 // patch_size) ** 2,
+        tokens_per_frame=1 + (224 // patch_size) ** 2,
         layers=layers,
         width=width,
         mlp_width=4 * width,

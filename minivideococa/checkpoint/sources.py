@@ -21,11 +21,8 @@ from .folder import CONFIG, StoredTensor, open_safetensors
 from .unpickler import read_pickle
 
 CONFIG_NAMES = ("open_clip_config.json", CONFIG)  # in order of preference
-WEIGHT_STEMS = (
-    "open_clip_model",
-    "open_clip_pytorch_model",
-    "model",
-)  # in order of preference, before any other
+# in order of preference, before any other
+WEIGHT_STEMS = ("open_clip_model", "open_clip_pytorch_model", "model")
 WEIGHT_SUFFIX = re.compile(r"\.(safetensors|bin|pt|pth|ckpt)(\.index\.json)?$")
 SHARD = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$")  # one of several: a single shard holds everything
 

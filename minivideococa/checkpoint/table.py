@@ -36,7 +36,7 @@ def _vision_shapes(config: Config) -> Shapes:
     shapes: Shapes = {
         "visual.conv1.weight": (W, 3, vision.patch_size, vision.patch_size),
         "visual.class_embedding": (W,),
-        "visual.positional_embedding": (vision.tokens, W),
+        "visual.positional_embedding": (vision.tokens_per_frame, W),
     }
     if vision.ln_pre:
         shapes |= _norm("visual.ln_pre", W)

@@ -62,7 +62,7 @@ def run_ffmpeg(
 
 # The file is passed as a descriptor, so that no path is taken for an option, a protocol or a pattern of file
 # names. A single progress report, at the end, confirms that ffmpeg has finished. Damaged packets are not an
-# error. fmt: off
+# error.
 _GLOBAL_OPTIONS = [
     "-nostdin",
     "-nostats",
@@ -75,7 +75,6 @@ _GLOBAL_OPTIONS = [
     "-stats_period",
     "1000000",
 ]
-# fmt: on
 
 # Messages of an ffmpeg that lacks an option, a protocol or a decoder
 _UNSUPPORTED = (

@@ -58,10 +58,8 @@ SUFFIXES = {
     ".jpg", ".jxl", ".mpo", ".pbm", ".pfm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 }
 # fmt: on
-JPEG_STREAMS = (
-    ".mjpeg",
-    ".mjpg",
-)  # concatenated JPEG files: a video, though the first picture opens as an image
+# concatenated JPEG files: a video, though the first picture opens as an image
+JPEG_STREAMS = (".mjpeg", ".mjpg")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: Pillow's own limit against decompression bombs

@@ -58,9 +58,8 @@ def sample_times(
     if n == 1 and not last_duration and (start is not None or end is not None):
         raise ValueError("a single frame without a duration has no time; leave out start and end")
     durations = _frame_durations(stamps, last_duration, tick)
-    begins = list(
-        accumulate(durations, initial=0)
-    )  # [n + 1]: the beginning of each frame, then the clip's end
+    # [n + 1]: the beginning of each frame, then the clip's end
+    begins = list(accumulate(durations, initial=0))
     low, high = _period_bounds(begins)
     constant_rate = low <= high
     if constant_rate and start is None and end is None:

@@ -31,7 +31,7 @@ _VIDEO_ONLY = ["-an", "-sn", "-dn"]
 _EVERY_FRAME = [*_VIDEO_ONLY, "-fps_mode", "passthrough", "-enc_time_base", "demux"]
 # With the input option nofillin libavformat does not invent durations; with 1 added to each, the muxer does
 # not either. The second output fails if there is cover art only. (framecrc accepts pictures of unknown size,
-# null does not.) fmt: off
+# null does not.)
 _PACKET_REPORT = [
     *_VIDEO_ONLY,
     "-c",
@@ -50,7 +50,6 @@ _PACKET_REPORT = [
     "framecrc",
     "-",
 ]
-# fmt: on
 
 
 def read_video(

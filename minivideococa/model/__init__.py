@@ -1,4 +1,7 @@
-"""The network: pure functions over NumPy arrays. It knows no files and no words, and imports NumPy alone.
+"""The network: pure functions over NumPy arrays.
+
+It imports NumPy alone (`kernels.py` also threadpoolctl) and nothing else from the package. What needs files
+or a tokenizer is passed in.
 
 In reading order:
 

@@ -22,8 +22,7 @@ Array = NDArray[Any]
 Params = dict[str, Any]  # a branch of the parameter tree: names -> arrays, branches or lists of branches
 Progress = Callable[[int], object] | None  # called with the number of frames, texts or tokens just finished
 Time = float | str | None  # seconds, "mm:ss" or "hh:mm:ss"
-# The path of a video; its frames uint8 [T, H, W, 3]; or a list of frames [H, W, 3] or of PIL images of one
-# size
+# The path of a video; its frames uint8 [T, H, W, 3]; or a list of frames [H, W, 3] or PIL images, of one size
 Source = str | os.PathLike[str] | Array | Sequence[Any]
 
 MAX_FRAMES = 2**31 - 1
@@ -59,7 +58,7 @@ class VisionConfig:
     quick_gelu: bool
 
     @property
-    def tokens(self) -> int:
+    def tokens_per_frame(self) -> int:
         """N, the tokens of a frame: the class token and floor(S / P)^2 patches."""
         return 1 + (self.image_size // self.patch_size) ** 2
 
@@ -75,7 +74,7 @@ class TextConfig:
     heads: int
     mlp_width: int
     pad_id: int  # the id that the attention mask takes for padding
-    correct_cls_mask: bool  # our extension to the layout: an attribute in open_clip
+    correct_cls_mask: bool  # not in open_clip's config.json: an attribute of its text transformer
     quick_gelu: bool
 
 
@@ -114,17 +113,17 @@ class Config:
     preprocess: PreprocessConfig
     pad_id: int  # the padding of generation; `text.pad_id` is the mask's
     tokenizer_clean: str  # "lower" or "whitespace": what is done to a text before it is tokenized
-    source: dict[str, Any] = field(repr=False, compare=False)  # the config.json, always with its two sections
+    # the config.json, always with both "model_cfg" and "preprocess_cfg"
+    source: dict[str, Any] = field(repr=False, compare=False)
 
     def bytes_to_encode(self, adapter: str, dtype: Any) -> Callable[[int], int]:
         """Return T -> an estimate of the bytes that encoding T frames takes, their pixels included."""
         c = self.vision
 
         def estimate(frames: int) -> int:
-            tokens = frames * c.tokens
-            encoding = (
-                2 * tokens * c.width + 3 * frames * c.image_size**2
-            )  # the tokens, once in batches; pixels
+            tokens = frames * c.tokens_per_frame
+            # the tokens, once in batches; pixels
+            encoding = 2 * tokens * c.width + 3 * frames * c.image_size**2
             # norm, keys, values, scores; and jointly every token attends to all others
             pooling = tokens * (3 * c.width + 3 * self.embed_dim + c.pooler_heads * c.queries)
             joint = tokens * (4 * c.width + c.mlp_width + c.heads * tokens) if adapter == "joint" else 0
@@ -133,13 +132,15 @@ class Config:
         return estimate
 
     def check_pixels(self, pixels: Any, dtype: Any) -> Array:
-        """Record pixels [T, 3, S, S] and return them in this dtype."""
+        """Return pixels [T, 3, S, S] in this dtype, after recording them as they are."""
         pixels = record("pixels", check_array("pixels", pixels))
         return check_floats("pixels", pixels, ("T", 3, self.vision.image_size, self.vision.image_size), dtype)
 
     def check_frame_tokens(self, tokens: Any, dtype: Any) -> Array:
         """Return frame tokens [T, N, W] in this dtype."""
-        return check_floats("frame tokens", tokens, ("T", self.vision.tokens, self.vision.width), dtype)
+        return check_floats(
+            "frame tokens", tokens, ("T", self.vision.tokens_per_frame, self.vision.width), dtype
+        )
 
     def check_caption_tokens(self, tokens: Any, dtype: Any, batch: int | str = "B") -> Array:
         """Return caption tokens [Q', E] or [B, Q', E] as [B, Q', E] in this dtype; the former as a batch."""
@@ -149,7 +150,7 @@ class Config:
         return tokens if tokens.ndim == 3 else tokens[None]
 
     def check_latent(self, video: Video, dtype: Any) -> Video:
-        """Return an encoded video that a caller passes; its latent [E] is checked."""
+        """Check the latent [E] of a caller's video and return the video."""
         check_floats("the latent", video.latent, (self.embed_dim,), dtype)
         return video
 
@@ -171,7 +172,7 @@ class Config:
 StackConfig = VisionConfig | TextConfig | DecoderConfig  # of a stack of residual blocks
 
 
-# Checks of arguments
+# Checks of arguments; not needed to understand the model
 
 
 def check_adapter(adapter: Any) -> str:

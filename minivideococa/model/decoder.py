@@ -32,7 +32,7 @@ def decode(
     kv: the `cross_attention_kv` of B videos, each of which has R / B texts.
 
     Each layer is a causal self-attention block, then a cross-attention block to the caption tokens, each with
-    an MLP. There are no positions and no padding mask (arXiv 2205.01917, section 3.2). caches: one a layer,
+    an MLP. There are no positions and no padding mask (arXiv 2205.01917, section 3.2). caches: one per layer,
     of the self-attention; their positions come before the features'.
     """
     x, mask = features, causal_mask(features.shape[1], cache_length(caches))
@@ -42,9 +42,7 @@ def decode(
             x = residual_block(x, self_block, config, mask, cache=caches[i] if caches else None)
         x = record_texts(f"decoder.block.{i}.self", x)
         with block(f"decoder.block.{i}.cross"):
-            by_video = x.reshape(
-                len(kv[i][0]), -1, x.shape[-1]
-            )  # [B, R / B L, E]: the texts of a video share its keys
+            by_video = x.reshape(len(kv[i][0]), -1, x.shape[-1])  # [B, (R / B) L, E]
             x = residual_block(by_video, cross_block, config, kv=kv[i]).reshape(features.shape)
         x = record_texts(f"decoder.block.{i}.cross", x)
     x = layer_norm(x, **decoder["ln_final"])

@@ -1,7 +1,7 @@
 """Autoregressive decoding: greedy decoding, sampling and beam search, with a key-value cache.
 
 Every strategy works on rows of ids, several at a time, and on `NextLogits`. Logits processors change the
-logits before a strategy uses them. The strategies stand here in their textbook form. `OPEN_CLIP` lists what
+logits before a strategy uses them. The strategies are written in their textbook form. `OPEN_CLIP` lists what
 open_clip's `generate` does differently (up to version 3.3.0, with transformers 4.49.0); it is the default, so
 that the ids are the same.
 """
@@ -56,7 +56,8 @@ class DecodingOptions:
     """How a text is generated: the keywords of `VideoCoCa.generate` and the flags of the command line.
 
     With `top_k`, `top_p` or `temperature` the tokens are sampled, by `seed`; otherwise beam search with
-    `beams` beams, and with one beam greedy decoding. Lengths count ids, the start and end tokens included.
+    `beams` beams, and with one beam greedy decoding. `max_length` counts all ids, `min_length` those before
+    the end token.
 
     Raises ValueError, one line that names the field, for a value that makes no sense, and for more than 1000
     beams.
@@ -68,9 +69,11 @@ class DecodingOptions:
         "groups of beams, alike without a diversity penalty (default: open_clip's 3 for 6 beams, else 1)",
         "N",
     )
-    min_length: int = _option(5, "fewest tokens before the end token", "N")
+    min_length: int = _option(5, "fewest ids before the end token, the start token included", "N")
     max_length: int | None = _option(
-        None, "most tokens (default: 30, or the context length if that is less)", "N"
+        None,
+        "most ids, start and end tokens included (default: 30, or the context length if that is less)",
+        "N",
     )
     prompt: str = _option("", "text that the generated text continues", "TEXT")
     top_k: int | None = _option(None, "sample from the N most likely tokens", "N")
@@ -142,7 +145,7 @@ class DecodingOptions:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Raise ValueError for values that are wrong in themselves or beside each other."""
+        """Raise ValueError for values that are invalid alone or in combination."""
         if self.convention not in CONVENTIONS:
             raise ValueError(f"convention is {shorten(self.convention)}: give {' or '.join(CONVENTIONS)}")
         if self.top_p == 0:
@@ -152,7 +155,7 @@ class DecodingOptions:
                 f"temperature is {self.temperature}: give a number from 1e-06 to 1e+06; for the most likely "
                 "token give beams=1 and no temperature"
             )
-        if not self.samples and self.beams > 1 and self.beams % self.groups:
+        if not self.is_sampling and self.beams > 1 and self.beams % self.groups:
             raise ValueError(
                 f"beam_groups is {self.beam_groups}: give a number that divides the {self.beams} beams; 1 is "
                 "plain beam search"
@@ -164,7 +167,7 @@ class DecodingOptions:
             )
 
     @property
-    def samples(self) -> bool:
+    def is_sampling(self) -> bool:
         """Whether tokens are sampled."""
         return (self.top_k, self.top_p, self.temperature) != (None, None, None)
 
@@ -183,18 +186,18 @@ class DecodingOptions:
     @property
     def rows_per_text(self) -> int:
         """The number of rows of ids that a text takes while it is generated."""
-        if self.samples:
+        if self.is_sampling:
             return 1
         return max(1, self.beams // self.groups) * self.computed_groups
 
 
 class Convention(NamedTuple):
-    """What open_clip's `generate` and the textbook do differently, one choice a field."""
+    """What open_clip's `generate` and the textbook do differently, one choice per field."""
 
     token_scores: Callable[[Array], Array]  # what beam search sums: log-probabilities, or the raw logits
     temperature_first: bool  # in sampling, the temperature acts before top_k and top_p, or after them
     padding_ends: bool  # in sampling, the padding id ends a text too
-    end_is_forced: bool  # in sampling, a text that reaches the maximal length gets the end token as its last
+    end_is_forced: bool  # in sampling, a text that reaches the maximum length gets the end token as its last
 
 
 def raw_logits(logits: Array) -> Array:
@@ -368,9 +371,8 @@ class Beams:
 
     def __init__(self, size: int, length_penalty: float) -> None:
         self.size, self.length_penalty = size, length_penalty
-        self.totals = np.full(
-            size, -1e9, np.float32
-        )  # all beams begin with the same ids: only the first counts
+        # in float32, as in open_clip; all beams begin with the same ids, so only the first counts
+        self.totals = np.full(size, -1e9, np.float32)
         self.totals[0] = 0
         self.finished: list[Hypothesis] = []
         self.done = False
@@ -382,8 +384,8 @@ class Beams:
     def step(self, ids: Array, token_scores: Array, end_id: int) -> tuple[Array, Array]:
         """Extend all beams by a token: ids [size, L], token scores [size, V] -> beams to continue, tokens.
 
-        The search is done when the worst finished text scores at least as high as the best running one would
-        if it ended here.
+        The search is done when the worst finished text scores at least as high as the best extension would if
+        it ended here.
         """
         totals = token_scores + self.totals[:, None]
         beam, token = np.divmod(best_indices(totals.ravel(), 2 * self.size), token_scores.shape[1])
@@ -392,9 +394,8 @@ class Beams:
             self.finish(totals[b, end_id], length, ids[b])
         attainable = self.score(totals.max(), length)
         self.done = len(self.finished) == self.size and min(self.finished, key=_score).score >= attainable
-        running = (
-            token != end_id
-        )  # at least `size` of the 2 size candidates, since each beam can end only once
+        # at least `size` of the 2 size candidates go on, since each beam can end only once
+        running = token != end_id
         beam, token = beam[running][: self.size], token[running][: self.size]
         self.totals = totals[beam, token].astype(np.float32)
         return beam, token
@@ -426,9 +427,10 @@ def beam_search(
 ) -> list[list[Array]]:
     """Search for the texts with the highest scores: ids [B, L0] -> the best candidates of each of B videos.
 
-    A text's score is the sum of the log-probabilities of its tokens, divided by its length (the end token
-    included) to the power of `options.length_penalty`. open_clip sums other `token_scores`, the raw logits,
-    and searches in groups of beams, which `options.diversity_penalty` makes differ.
+    A text's score is the sum of the log-probabilities of its generated tokens, divided by its length (with
+    start, prompt and end tokens) to the power of `options.length_penalty`. open_clip sums other
+    `token_scores`, the raw logits, and searches in groups of beams, which `options.diversity_penalty` makes
+    differ.
     """
     max_length, groups, beams = (
         options.max_length or 0,
@@ -440,7 +442,7 @@ def beam_search(
     rows = np.arange(len(ids))
     while ids.shape[1] < max_length and not all(search.done for search in searches):
         scores = process_logits(processors, ids, token_scores(next_logits(ids, rows)))
-        rows, tokens = _step(searches, groups, ids, scores, options.diversity_penalty, end_id, pad_id)
+        rows, tokens = _step_all(searches, groups, ids, scores, options.diversity_penalty, end_id, pad_id)
         ids = np.append(ids[rows], tokens[:, None], axis=1)
         if progress:
             progress(1)
@@ -459,7 +461,7 @@ def _best(searches: Sequence[Beams], candidates: int, max_length: int, end_id: i
     return [text.ids if len(text.ids) == max_length else np.append(text.ids, end_id) for text in best]
 
 
-def _step(
+def _step_all(
     searches: Sequence[Beams],
     groups: int,
     ids: Array,
@@ -470,13 +472,13 @@ def _step(
 ) -> tuple[Array, Array]:
     """Extend the beams of every search by a token: ids [R, L], scores [R, V] -> row to continue, token [R].
 
-    A group pays `diversity_penalty` for a token as often as earlier groups of the same video chose it at this
-    position (arXiv 1610.02424, section 3).
+    A token's score is lowered by `diversity_penalty` for each time an earlier group of the video chose it
+    at this position (arXiv 1610.02424, section 3).
     """
     rows, tokens = np.arange(len(ids)), np.full(len(ids), pad_id)
     for i, search in enumerate(searches):
         first = i * search.size
-        own, earlier = slice(first, first + search.size), slice(first - i % groups * search.size, first)
+        own, earlier = slice(first, first + search.size), slice(first - (i % groups) * search.size, first)
         if not search.done:
             chosen = np.bincount(tokens[earlier], minlength=scores.shape[1]).astype(scores.dtype)
             beam, tokens[own] = search.step(ids[own], scores[own] - diversity_penalty * chosen, end_id)
@@ -494,7 +496,7 @@ def best_indices(x: Array, n: int) -> Array:
 
 
 def model_logits(params: Params, config: Config, caption_tokens: Array, cache: bool = True) -> NextLogits:
-    """Return the model's `NextLogits` for caption tokens [B, Q', E] and R / B rows of ids a video.
+    """Return the model's `NextLogits` for caption tokens [B, Q', E] and R / B rows of ids per video.
 
     With a key-value cache each call computes the new position alone; without, all positions again.
     """
@@ -519,7 +521,7 @@ def model_logits(params: Params, config: Config, caption_tokens: Array, cache: b
 
 
 def encode_new_tokens(ids: Array, unimodal: Params, config: TextConfig, caches: list[KVCache]) -> Array:
-    """Encode those of ids [B, L] that follow the M positions in the caches -> token features [B, L - M, E].
+    """Encode those of ids [R, L] that follow the M positions in the caches -> token features [R, L - M, E].
 
     The transformer is causal: later positions, and so the class embedding, change no feature before them.
     """
@@ -556,7 +558,7 @@ def generate(
 
 
 def prepare(model: VideoCoCa, options: DecodingOptions, texts: int = 1) -> tuple[Array, int, DecodingOptions]:
-    """Return the prompt's ids [L], the start id first; the end id; and the options with a maximal length.
+    """Return the prompt's ids [L], the start id first; the end id; and the options with a maximum length.
 
     Raises ValueError for ids outside the vocabulary, for lengths that leave no room, and for more texts than
     fit into memory.
@@ -587,7 +589,7 @@ def generate_ids(
     processors = [suppress_end(options.min_length, end_id)]
     if options.repetition_penalty != 1:
         processors.append(penalize_repetition(options.repetition_penalty))
-    if options.samples:
+    if options.is_sampling:
         processors += _warpers(options, convention)
         end_ids = [end_id, pad_id] if convention.padding_ends else [end_id]
         forced = convention.end_is_forced
@@ -613,13 +615,13 @@ def _prompt_ids(model: VideoCoCa, prompt: str) -> Array:
     """Return the ids of a prompt, without start, end and padding."""
     if not prompt:
         return np.array([], np.int64)
-    # one id more than the context is enough to be refused as too long
+    # the start and end tokens take two; so a prompt as long as the context stays whole, and is refused
     row = model.require_tokenizer().encode([prompt], context_length=model.config.text.context_length + 2)[0]
     return row[1 : np.argmax(row == model.tokenizer.end_id)]
 
 
 def _max_length(options: DecodingOptions, prompt_length: int, context_length: int) -> int:
-    """Return the maximal length, by default min(30, context_length). Raise ValueError if it is too short."""
+    """Return the maximum length, by default min(30, context_length). Raise ValueError if it is too short."""
     max_length = min(30, context_length) if options.max_length is None else options.max_length
     if max_length > context_length:
         raise ValueError(f"max_length is {max_length}: this model's texts have at most {context_length} ids")
@@ -645,9 +647,8 @@ def bytes_per_row(config: Config, prompt_length: int, options: DecodingOptions, 
     """Estimate the bytes that generating one row of ids takes. `options.max_length` is given."""
     max_length, E, V = options.max_length or 0, config.embed_dim, config.text.vocab_size
     positions = prompt_length if options.cache else max_length  # at most, in one step
-    cached = (
-        3 * (config.text.layers + config.decoder.layers) * max_length * E
-    )  # keys and values, and copies of some
+    # keys and values, and copies of some
+    cached = 3 * (config.text.layers + config.decoder.layers) * max_length * E
     keys = max(config.vision.queries, max_length)  # that a position attends to
     work = positions * (V + 16 * E + 2 * config.decoder.heads * keys)
     return itemsize * (options.cache * cached + work + 8 * V)  # and the logits, as processors change them

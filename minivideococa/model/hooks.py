@@ -4,8 +4,8 @@
         model.encode_video(pixels)
     activations["vision.block.0"]  # [T, N, W]
 
-Both are scoped to the context (`contextvars`): other threads are not affected, and the model's own worker
-threads inherit the context of their caller.
+`trace` and `replace_operations` are scoped to the context (`contextvars`): other threads are not affected,
+and the model's own worker threads inherit the context of their caller.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Trace:
         self.patch, self.weights, self.until = patch, weights, until
 
 
-class _Reached(Exception):
+class _Reached(BaseException):  # not for `except Exception` in the block
     """The activation that a trace waits for has been recorded."""
 
 
@@ -60,8 +60,7 @@ def trace(
         names the model continues from the given array (activation patching); its own activation is recorded
         all the same.
     weights : also record the attention weights, and inside each block q, k, v, the attention's output and the
-    two
-        halves of the MLP. These are large.
+        two halves of the MLP. These are large.
     until : end the `with` block as soon as this activation has been recorded.
     """
     current = _Trace(patch, weights, until)
@@ -113,9 +112,15 @@ def block(name: str) -> Iterator[None]:
 
 
 def patched() -> bool:
-    """Return whether the active trace patches activations or ends early; the frames are then not split."""
+    """Return whether the active trace patches activations."""
     current = _trace.get()
-    return current is not None and (current.patch is not None or current.until is not None)
+    return current is not None and current.patch is not None
+
+
+def whole_batch() -> bool:
+    """Return whether all frames must be computed at once: a patch is of all, and `until` ends with all."""
+    current = _trace.get()
+    return patched() or (current is not None and current.until is not None)
 
 
 def traced(function: Callable[[Array], Array]) -> Callable[[Array], tuple[Array, Activations]]:
@@ -133,9 +138,8 @@ def traced(function: Callable[[Array], Array]) -> Callable[[Array], tuple[Array,
 
 # Operations
 
-REPLACEABLE: dict[
-    str, Callable[..., Any]
-] = {}  # "module.function" -> the function, as marked where it is defined
+# "module.function" -> the function, as marked where it is defined
+REPLACEABLE: dict[str, Callable[..., Any]] = {}
 _replacements: ContextVar[Mapping[str, Callable[..., Any]] | None] = ContextVar("replacements", default=None)
 
 
@@ -157,9 +161,9 @@ def replace_operations(replacements: Mapping[str, Callable[[Any], Any]]) -> Iter
     """Replace operations of the forward pass inside the `with` block.
 
     replacements : name -> function that takes the operation and returns the one to run in its place, for
-    example
-        {"ops.layer_norm": lambda layer_norm: partial(layer_norm, eps=1e-6)}. A nested call receives the outer
-        replacement.
+        example {"ops.layer_norm": lambda layer_norm: partial(layer_norm, eps=1e-6)}. Inside another
+        `replace_operations` it takes the outer replacement. To use the operation, the replacement calls its
+        argument: calling it by its public name would run the replacement again.
 
     Raises ValueError for a name that is not marked as `replaceable`.
     """

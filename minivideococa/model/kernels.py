@@ -1,4 +1,4 @@
-"""How NumPy is made fast. No formula of the model is here, and none of this need be read to understand one.
+"""Fast NumPy kernels. There are no formulas of the model here: skip this file to learn the architecture.
 
 matmul       matrix products, by the number of rows
 blockwise    row-wise formulas, a few rows at a time
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .hooks import patched, record, traced
+from .hooks import record, traced, whole_batch
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -38,9 +38,8 @@ PART = 512  # terms that `_in_parts` sums at a time
 
 def matmul(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Return x W^T + b: [..., n_in] -> [..., n_out], for a weight [n_out, n_in]."""
-    rows = x.reshape(
-        -1, x.shape[-1]
-    )  # one product: NumPy would multiply [..., L, n_in] one [L, n_in] at a time
+    # one product: NumPy would multiply [..., L, n_in] one [L, n_in] at a time
+    rows = x.reshape(-1, x.shape[-1])
     if len(rows) <= FEW:
         y = _row_by_row(rows, weight)
     elif len(rows) < MANY:
@@ -101,7 +100,7 @@ def blockwise(formula: Callable[..., Array]) -> Callable[..., Array]:
 
 # erf(x) = x P(x^2) / Q(x^2) up to the |x| where erf rounds to 1: coefficients of P and Q, highest power
 # first. A minimax fit, made by tests/oracle/fit_erf.py; all coefficients are positive, so that no sum
-# cancels. fmt: off
+# cancels.
 ERF = {
     np.dtype("float32"): (
         3.95,
@@ -156,7 +155,6 @@ ERF = {
         ),
     ),
 }
-# fmt: on
 
 
 def erf(x: Array) -> Array:
@@ -205,12 +203,11 @@ def map_frames(
     Recorded activations are concatenated in the same way. A trace that patches activations patches all T at
     once.
     """
-    if patched():
+    if whole_batch():
         return function(x)
     with frame_threads(len(x)) as threads, ThreadPoolExecutor(threads) as executor:
-        rounds = -(
-            -len(x) // (threads * batch)
-        )  # rounded up; in each, all threads have the same amount of work
+        # rounded up, so that in each round all threads have about the same amount of work
+        rounds = -(-len(x) // (threads * batch))
         batches = np.array_split(x, min(len(x), threads * rounds))
         contexts = [copy_context() for _ in batches]  # each can be entered by one thread at a time
         run = traced(function)

@@ -1,8 +1,9 @@
 """The formulas, each as in its paper: pure functions over arrays, in the dtype they are given.
 
 Axis letters, here and everywhere: T frames, N tokens per frame, W vision width, Q queries, Q' caption tokens,
-E embedding width, B batch, L text length, V vocabulary, H heads, D = E / H. `...` stands for any leading
-axes.
+E embedding width, B batch, L text length, V vocabulary, H heads, D = E / H; C any width, M any number of
+keys, R rows of ids. `...` stands for any leading axes. Caption tokens are pooled visual tokens, which the
+decoder attends to. `record_inside` does nothing outside of a trace, and `replaceable` is a mark: see `hooks`.
 """
 
 from math import sqrt
@@ -34,7 +35,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array
 @replaceable
 @blockwise
 def gelu(x: Array) -> Array:
-    """Return x times the normal distribution function: x (1 + erf(x / sqrt 2)) / 2 (arXiv 1606.08415)."""
+    """Return x times the standard normal CDF: x (1 + erf(x / sqrt 2)) / 2 (arXiv 1606.08415)."""
     return 0.5 * x * (1 + erf(x * sqrt(0.5)))
 
 
@@ -70,7 +71,8 @@ def normalize(x: Array) -> Array:
 def attention(x: Array, keys: Array, values: Array, p: Params, heads: int, mask: Mask = None) -> Array:
     """Attend from x [..., L, E] to keys and values of a context: softmax(Q K^T / sqrt D) V -> [..., L, E].
 
-    Multi-head attention (arXiv 1706.03762, section 3.2). keys, values: [..., H, M, D], from
+    Multi-head attention (arXiv 1706.03762, section 3.2) with its query and output projections; the caller has
+    projected the context. keys, values: [..., H, M, D], from
     `keys_and_values`. mask: broadcast to [..., H, L, M].
     """
     queries = record_inside("q", split_heads(linear(x, *in_projection(p, "q")), heads))  # [..., H, L, D]

@@ -31,18 +31,19 @@ def split_queries(pooled: Array) -> tuple[Array, Array]:
 def pool_tokens(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Array, Array]:
     """Pool tokens [..., M, W] to a latent [..., E], not yet of unit length, and caption tokens [..., Q', E].
 
-    Three forms, by `config.attentional_pool`: True: the released weights'. One pooler, then `ln_post`; query
-    0 gives the latent, so Q' = Q - 1. "parallel", "cascade": the paper's. `ln_post` first; Q' = Q; a second
-    pooler with a single query gives the latent, from the frame tokens (parallel) or from the caption tokens
-    (cascade).
+    `config.attentional_pool` selects one of three forms:
+
+    - True, in the released weights: one pooler, then `ln_post`; query 0 gives the latent, so Q' = Q - 1.
+    - "parallel", in the paper: `ln_post` first, and Q' = Q; a second pooler with a single query gives the
+      latent from the frame tokens.
+    - "cascade", in the paper: the same, but from the caption tokens.
     """
     heads, ln_post = config.pooler_heads, visual["ln_post"]
     if config.attentional_pool is not True:
         tokens = layer_norm(tokens, **ln_post)
     with block("pool"):
-        pooled = record(
-            "pool.attended", attentional_pooler(tokens, visual["attn_pool"], heads)
-        )  # [..., Q, E]
+        pooled = attentional_pooler(tokens, visual["attn_pool"], heads)  # [..., Q, E]
+        pooled = record("pool.attended", pooled)
     if config.attentional_pool is True:
         latent, caption_tokens = split_queries(layer_norm(pooled, **ln_post))
         return latent @ visual["proj"], caption_tokens

@@ -1,4 +1,4 @@
-"""The unimodal text decoder: a causal transformer that encodes a text without the video.
+"""The unimodal text decoder: a causal transformer that encodes the text alone.
 
 A class embedding follows the last position, padding included; its output is the text's latent. The positions
 before it give the token features that the multimodal decoder continues from (arXiv 2205.01917, section 3.2).
@@ -36,7 +36,7 @@ def attention_mask(ids: Array, pad_id: int, correct_cls_mask: bool) -> Array:
 
 @replaceable
 def transformer(x: Array, mask: Array, text: Params, config: TextConfig, caches: KVCaches = None) -> Array:
-    """Apply all blocks: [B, L, E] -> [B, L, E]. caches: one a block; their positions precede those of x."""
+    """Apply all blocks: [B, L, E] -> [B, L, E]. caches: one per block; their positions precede those of x."""
     for i, p in enumerate(text["transformer"]["resblocks"]):
         with block(f"text.block.{i}"):
             x = residual_block(x, p, config, mask, cache=caches[i] if caches else None)

@@ -7,14 +7,13 @@ from .hooks import record_inside, replaceable
 from .ops import Mask, attention, gelu, keys_and_values, layer_norm, linear, quick_gelu
 
 KV = tuple[Array, Array]  # keys and values, each [..., H, M, D]
-KVCache = dict[
-    str, Array
-]  # "keys" and "values" of a self-attention block's earlier positions; {} at the start
-KVCaches = list[KVCache] | None  # of a stack, one a block; None: nothing is cached
+# "keys" and "values" of the earlier positions of a self-attention block; {} at the start
+KVCache = dict[str, Array]
+KVCaches = list[KVCache] | None  # of a stack, one per block; None: nothing is cached
 
 
 def mlp(x: Array, p: Params, quick: bool) -> Array:
-    """Apply two linear layers with GELU in between, or with QuickGELU: [..., E] -> [..., 4E] -> [..., E]."""
+    """Apply two linear layers with GELU or QuickGELU in between: [..., C] -> [..., mlp_width] -> [..., C]."""
     activation = quick_gelu if quick else gelu
     hidden = record_inside("mlp.hidden", activation(linear(x, **p["c_fc"])))
     return record_inside("mlp", linear(hidden, **p["c_proj"]))
@@ -29,7 +28,7 @@ def residual_block(
     kv: KV | None = None,
     cache: KVCache | None = None,
 ) -> Array:
-    """Apply attention and an MLP to the residual stream [..., L, E].
+    """Apply attention and an MLP to the residual stream [..., L, C], whose width C is W in vision and else E.
 
     Self-attention; or cross-attention, where `kv` holds the keys and values of a context
     (`cross_attention_kv`). mask: as in `ops.attention`. cache: earlier positions' keys and values; those of x

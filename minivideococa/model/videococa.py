@@ -51,9 +51,9 @@ class VideoCoCa:
     words is passed in, see `minivideococa.checkpoint.assemble`: the tokenizer (None if the checkpoint has
     none), and the callables `to_frames`, `preprocess` and `require_memory_for`.
 
-    Every method raises ValueError, one line that names the argument, for an array of another shape or dtype
-    than it states, for numbers that are not finite, for a request that does not fit into memory, and where it
-    needs words and there is no tokenizer.
+    Every method raises ValueError, one line that names the argument, if an array does not have the documented
+    shape or kind of dtype, if numbers are not finite, if a request does not fit into memory, and if a text is
+    given and the checkpoint has no tokenizer.
     """
 
     origin: dict[str, str] | None = None  # of the weights, as `checkpoint.folder.read_origin` returns it
@@ -70,7 +70,7 @@ class VideoCoCa:
 
     @property
     def logit_scale(self) -> float:
-        """The factor of cosines before a softmax over them."""
+        """What cosine similarities are multiplied by before the softmax: the inverse temperature."""
         return float(np.exp(self.params["logit_scale"]))
 
     def preprocess(self, frames: Source) -> Array:
@@ -165,13 +165,12 @@ class VideoCoCa:
         """Generate a sentence about a video; with several candidates, a list of them.
 
         The arguments are those of `encode`, and as keywords also those of `generate`. progress: called with
-        the number of tokens generated.
+        the number of tokens just generated.
         """
-        decode, encoding = self.require_tokenizer().decode, ("num_frames", "adapter", "start", "end")
-        video = self.encode(
-            video, *args, **{name: keywords.pop(name) for name in encoding if name in keywords}
-        )
-        texts = self.generate(video.tokens, progress=progress, **keywords)
+        names = ("num_frames", "adapter", "start", "end")
+        encoding = {name: keywords.pop(name) for name in names if name in keywords}
+        decode = self.require_tokenizer().decode
+        texts = self.generate(self.encode(video, *args, **encoding).tokens, progress=progress, **keywords)
         return [decode(ids) for ids in texts] if isinstance(texts, list) else decode(texts)
 
     def _pixels(self, pixels: Array, adapter: str = "attentional") -> Array:

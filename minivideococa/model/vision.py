@@ -55,13 +55,13 @@ def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress:
     """Encode each frame separately: pixels [T, 3, S, S] -> frame tokens [T, N, W].
 
     The frozen image encoder of VideoCoCa (arXiv 2212.04979, section 3). progress: called with the number of
-    frames done.
+    frames just finished.
     """
 
     def encode(pixels: Array) -> Array:
         return transformer(record("vision.embed", embed(pixels, visual, config)), visual, config)
 
-    return map_frames(encode, pixels, max(1, BATCH_TOKENS // config.tokens), progress)
+    return map_frames(encode, pixels, max(1, BATCH_TOKENS // config.tokens_per_frame), progress)
 
 
 def encode_jointly(pixels: Array, visual: Params, config: VisionConfig, progress: Progress = None) -> Array:

@@ -26,11 +26,11 @@ def _video_elements(config: Config, inputs: Mapping[str, Array]) -> tuple[int, i
     if not video:
         return 0, 0
     c, frames = config.vision, len(np.atleast_1d(video[0]))
-    tokens = frames * c.tokens
+    tokens = frames * c.tokens_per_frame
     activations = (
         3 * frames * c.image_size**2 + (c.layers + 2) * tokens * c.width + 2 * c.queries * config.embed_dim
     )
-    block = tokens * (6 * c.width + 2 * c.mlp_width + 2 * c.heads * c.tokens)
+    block = tokens * (6 * c.width + 2 * c.mlp_width + 2 * c.heads * c.tokens_per_frame)
     pooler = 2 * tokens * (config.embed_dim + c.pooler_heads * c.queries)
     return activations, max(block, pooler)
 

@@ -115,7 +115,7 @@ def describe_index(name: str, index: tuple[int, ...], config: Config) -> dict[st
     axes = next(words for prefix, (_, words) in AXES.items() if name.startswith(prefix)).split(", ")
     position = dict(zip(["text"] * (len(index) - len(axes)) + axes, map(int, index), strict=True))
     if name == "pool.flat":
-        frame, token = divmod(position["token"], config.vision.tokens)
+        frame, token = divmod(position["token"], config.vision.tokens_per_frame)
         position = {"frame": frame, **position, "token": token}
     return position
 

@@ -9,10 +9,8 @@ import numpy as np
 from .scenes import COLOURS, SHAPES, Object, pick
 
 PREFIXES = ("", "a photo of", "a picture of", "an image of", "a video of", "there is", "this is", "we see")
-SIZE_NAMED, RELATION_NAMED = (
-    0.4,
-    0.3,
-)  # probabilities of "small" or "large", and of a relation such as "left of"
+# probabilities of "small" or "large", and of a relation such as "left of"
+SIZE_NAMED, RELATION_NAMED = 0.4, 0.3
 LABELS = [f"{'an' if colour == 'orange' else 'a'} {colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 SPECIAL = ("<pad>", "<start_of_text>", "<end_of_text>", "<unk>")

@@ -30,10 +30,8 @@ CLIP_SETS = {  # what the clips of a set show
     "grow": "one or two objects, always visible, growing or shrinking",
 }
 SPEED = 20  # pixels, at most, over a whole clip
-GROWTH = (
-    1.25,
-    2,
-)  # of the larger radius of an object that grows or shrinks to the smaller: least and greatest ratio
+# least and greatest ratio of the larger to the smaller radius of an object that grows or shrinks
+GROWTH = (1.25, 2)
 OBJECT_COUNTS = {  # numbers of objects, each with the same probability
     "single": [1],
     "brief": [1],

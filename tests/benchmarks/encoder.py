@@ -36,7 +36,7 @@ def competitors(model: str) -> dict[str, tuple]:
 
 def flops(config: VisionConfig, frames: int) -> tuple[int, int]:
     """Return the operations of the linear layers and of attention's two products; a multiply-add is two."""
-    tokens, width = config.tokens, config.width
+    tokens, width = config.tokens_per_frame, config.width
     block = width * (3 * width + width + 2 * config.mlp_width)  # queries, keys, values; out; up and down
     patches = (tokens - 1) * width * 3 * config.patch_size**2
     linear = patches + config.layers * tokens * block
@@ -181,7 +181,7 @@ def bare(folder: str) -> Callable[[], dict[str, float]]:
             block["mlp"]["c_fc"]["weight"],
             block["mlp"]["c_proj"]["weight"],
         ]
-    rows = [FRAMES * (config.tokens - 1)] + [FRAMES * config.tokens] * (len(weights) - 1)
+    rows = [FRAMES * (config.tokens_per_frame - 1)] + [FRAMES * config.tokens_per_frame] * (len(weights) - 1)
     longest, widest = max(rows), max(max(w.shape) for w in weights)
     x, y = rng.standard_normal(longest * widest, np.float32), np.empty(longest * widest, np.float32)
     products = [
@@ -189,9 +189,9 @@ def bare(folder: str) -> Callable[[], dict[str, float]]:
         for n, w in zip(rows, weights, strict=True)
     ]
 
-    heads = FRAMES, config.heads, config.tokens, config.width // config.heads
+    heads = FRAMES, config.heads, config.tokens_per_frame, config.width // config.heads
     queries, keys, values = rng.standard_normal((3, *heads), np.float32)
-    scores, mixed = np.empty((*heads[:3], config.tokens), np.float32), np.empty(heads, np.float32)
+    scores, mixed = np.empty((*heads[:3], config.tokens_per_frame), np.float32), np.empty(heads, np.float32)
 
     def run() -> dict[str, float]:
         start = time.perf_counter()

@@ -90,7 +90,7 @@ def test_released_configuration() -> None:
         pooler_heads=8,
         quick_gelu=False,
     )
-    assert config.vision.tokens == 257
+    assert config.vision.tokens_per_frame == 257
     assert config.text == TextConfig(
         context_length=76,
         vocab_size=49408,
@@ -149,13 +149,17 @@ def test_source_is_not_modified() -> None:
         ("quick_gelu", True, lambda c: c.vision.quick_gelu and c.text.quick_gelu and c.decoder.quick_gelu),
         ("pad_id", 3, lambda c: c.pad_id == 3 and c.text.pad_id == 0),
         ("vision_cfg.image_size", [336, 336], lambda c: c.vision.image_size == c.preprocess.size == 336),
-        ("vision_cfg.patch_size", [15, 15], lambda c: c.vision.patch_size == 15 and c.vision.tokens == 197),
+        (
+            "vision_cfg.patch_size",
+            [15, 15],
+            lambda c: c.vision.patch_size == 15 and c.vision.tokens_per_frame == 197,
+        ),
         ("vision_cfg.head_width", 128, lambda c: c.vision.heads == 8),
         ("vision_cfg.head_width", 500, lambda c: c.vision.heads == 2),  # 1024 // 500, as open_clip counts
         ("vision_cfg.mlp_ratio", 2.6667, lambda c: c.vision.mlp_width == 2730),  # cut, not rounded
         ("vision_cfg.no_ln_pre", True, lambda c: not c.vision.ln_pre),
         ("vision_cfg.attn_pooler_queries", 8, lambda c: c.vision.queries == 8),
-        ("vision_cfg.pos_embed_type", "sin_cos_2d", lambda c: c.vision.tokens == 257),
+        ("vision_cfg.pos_embed_type", "sin_cos_2d", lambda c: c.vision.tokens_per_frame == 257),
         ("text_cfg.mlp_ratio", 2.2, lambda c: c.text.mlp_width == 1689 and c.decoder.mlp_width == 3072),
         ("text_cfg.pad_id", 1, lambda c: c.text.pad_id == 1 and c.pad_id == 0),
         ("text_cfg.correct_cls_mask", True, lambda c: c.text.correct_cls_mask),

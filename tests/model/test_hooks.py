@@ -62,7 +62,7 @@ def test_shapes(tiny_model, form):
     with mvc.trace() as t:
         run(model)
     T, S, L, E, V = 3, 14, 5, 8, model.config.text.vocab_size
-    N, W, Q = model.config.vision.tokens, 8, 4
+    N, W, Q = model.config.vision.tokens_per_frame, 8, 4
     caption_tokens = Q - 1 if form is True else Q
     want = {
         "frames": FRAMES.shape,
@@ -299,7 +299,7 @@ def test_attention_weights(tiny_model, form, same_width):
     c = model.config
     with mvc.trace(weights=True) as t:
         run(model)
-    T, N, Q = len(FRAMES), c.vision.tokens, c.vision.queries
+    T, N, Q = len(FRAMES), c.vision.tokens_per_frame, c.vision.queries
     assert t["pool.weights"].shape == (c.vision.pooler_heads, Q, T * N)
     assert t["vision.block.1.weights"].shape == (T, c.vision.heads, N, N)
     assert t["text.block.0.weights"].shape == (c.text.heads, 6, 6)
@@ -345,7 +345,12 @@ def test_mean_pooling_has_weights_of_each_frame(tiny_model):
     with mvc.trace(weights=True) as t:
         model.encode_video(model.preprocess(FRAMES), "mean")
     vision = model.config.vision
-    assert t["pool.weights"].shape == (len(FRAMES), vision.pooler_heads, vision.queries, vision.tokens)
+    assert t["pool.weights"].shape == (
+        len(FRAMES),
+        vision.pooler_heads,
+        vision.queries,
+        vision.tokens_per_frame,
+    )
 
 
 def test_weights_are_recorded_on_request_alone(tiny_model):

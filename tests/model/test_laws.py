@@ -122,7 +122,7 @@ def test_copies_of_a_frame_are_that_frame(tiny_model, overrides, seed, data):
 def test_every_copy_of_a_frame_counts(tiny_model, overrides, seed, data):
     """Pooling is over tokens, not over different frames: a frame that comes twice weighs more."""
     model, rng = make(tiny_model, overrides, seed)
-    tokens = rng.standard_normal((2, model.config.vision.tokens, model.config.vision.width))
+    tokens = rng.standard_normal((2, model.config.vision.tokens_per_frame, model.config.vision.width))
     assume(model.config.vision.width > 1)  # of one number a norm leaves nothing
     once, twice = model.pool(tokens), model.pool(tokens[[0, 0, 1]])
     assert np.abs(once.tokens - twice.tokens).max() > 1e-9

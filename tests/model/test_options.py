@@ -18,7 +18,7 @@ def test_every_option_has_a_help_text():
 def test_the_defaults_are_those_of_open_clip():
     options = DecodingOptions()
     assert (options.beams, options.groups, options.min_length, options.convention) == (6, 3, 5, "open_clip")
-    assert not options.samples and options.rows_per_text == 2  # three equal groups of 2: one is computed
+    assert not options.is_sampling and options.rows_per_text == 2  # three equal groups of 2: one is computed
     assert DecodingOptions(diversity_penalty=1.0).rows_per_text == 6
 
 

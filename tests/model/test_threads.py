@@ -148,7 +148,7 @@ def test_after_an_error_nothing_new_is_begun():
 def test_a_models_frames_on_threads(tiny_model, monkeypatch, dtype, T, piece):
     """The same up to rounding, as products have other sizes; a trace has the same names in the same order."""
     model = tiny_model(1, dtype)
-    monkeypatch.setattr(vision, "BATCH_TOKENS", piece * model.config.vision.tokens)
+    monkeypatch.setattr(vision, "BATCH_TOKENS", piece * model.config.vision.tokens_per_frame)
     pixels, results = np.random.default_rng(T).standard_normal((T, 3, 14, 14)).astype(np.float32), []
     for count in (1, 2, 3):
         with on_threads(count), trace() as tape:

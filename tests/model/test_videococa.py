@@ -167,7 +167,7 @@ def test_shapes_and_dtypes(tiny_model, overrides, dtype):
     vision, E, V = model.config.vision, model.config.embed_dim, model.config.text.vocab_size
     caption_tokens = vision.queries - (vision.attentional_pool is True)
     tokens = model.encode_frames(random_pixels(model, frames=3))
-    assert tokens.shape == (3, vision.tokens, vision.width)
+    assert tokens.shape == (3, vision.tokens_per_frame, vision.width)
     video = model.pool(tokens)
     assert isinstance(video, Video)
     assert video.latent.shape == (E,) and video.tokens.shape == (caption_tokens, E)

@@ -60,9 +60,8 @@ class Classify(Task):
 
         A softmax would change the order of the videos for a label, and make equal what it rounds to 0.
         """
-        cosines = np.array(
-            [cosine(self.latents, latent) for latent in latent_matrix(clips)]
-        )  # [videos, labels]
+        # [videos, labels]
+        cosines = np.array([cosine(self.latents, latent) for latent in latent_matrix(clips)])
         for clip, probabilities in zip(clips, softmax(self.model.logit_scale * cosines), strict=True):
             best = best_first(probabilities)[:5]
             self.ranking[clip] = [(self.labels[i], float(probabilities[i])) for i in best]

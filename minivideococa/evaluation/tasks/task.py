@@ -19,9 +19,8 @@ from ...progress import Progress
 from ..cache import cached, model_hash
 from ..manifest import Entry
 
-Metrics = dict[
-    str, dict[str, float]
-]  # metric -> {"value": ..., "items": number of videos, captions or questions}
+# metric -> {"value": ..., "items": number of videos, captions or questions}
+Metrics = dict[str, dict[str, float]]
 
 
 @dataclass(eq=False)
