@@ -28,14 +28,27 @@ class Change:
     """What is replaced.
 
     operations: name of a replaceable operation -> its replacement made from the original, see
-    `replace_operations`.
+    `replace_operations`. with_ids: the same for replacements that depend on the ids, which are passed with
+    `pad_id`.
     parameters: pattern of parameter names ("*.out_proj.bias") -> function of the array. config: function of
     the configuration.
+    outputs: name of an activation that no other depends on -> function of it. pool: what replaces
+    `pooling.pool`.
     """
 
     operations: Mapping[str, Make] = field(default_factory=dict)
     parameters: Mapping[str, Callable[[Array], Any]] = field(default_factory=dict)
     config: Callable[[Config], Config] | None = None
+    with_ids: Mapping[str, Callable[[Array, int], Make]] = field(default_factory=dict)
+    outputs: Mapping[str, Callable[[Array], Array]] = field(default_factory=dict)
+    pool: Operation | None = None
+
+    def replacements(self, ids: Array | None, pad_id: int) -> dict[str, Make]:
+        """Return the replacements for `replace_operations`, with ids [L] or [B, L], or None without a text."""
+        if ids is None:
+            return dict(self.operations)
+        made = {name: make(np.atleast_2d(ids), pad_id) for name, make in self.with_ids.items()}
+        return {**self.operations, **made}
 
     def apply(self, model: VideoCoCa, parameters: Iterable[str]) -> VideoCoCa:
         """Return the model with the changed configuration, and with those of `parameters` changed that match.
@@ -109,6 +122,35 @@ def without_norm(pattern: str) -> Change:
     return Change({"ops.layer_norm": make}, {f"{pattern}.weight": lambda weight: None})
 
 
+def other_heads(part: str, name: str = "heads") -> tuple[Change, ...]:
+    """Use another number of heads in a part of the configuration: twice, half, or a usual default."""
+
+    def with_heads(heads: Callable[[int], int]) -> Change:
+        def config(config: Config) -> Config:
+            options = getattr(config, part)
+            other = replace(options, **{name: heads(getattr(options, name))})
+            return replace(config, **{part: other})
+
+        return Change(config=config)
+
+    return tuple(
+        with_heads(heads)
+        for heads in (
+            lambda n: 2 * n,
+            lambda n: max(1, n // 2),
+            lambda n: 1,
+            lambda n: 8,
+            lambda n: 12,
+            lambda n: 16,
+        )
+    )
+
+
+def output(name: str, function: Callable[[Array], Array]) -> Change:
+    """Change an activation that no other depends on."""
+    return Change(outputs={name: function})
+
+
 def eps(value: float) -> Change:
     """Use another eps in LayerNorm."""
     return operation("ops.layer_norm", lambda layer_norm: partial(layer_norm, eps=value))
@@ -167,6 +209,36 @@ def post_norm_block(
     return ops.layer_norm(x + transformer.mlp(x, p["mlp"], config.quick_gelu), **p["ln_2"])
 
 
+def relu(x: Array) -> Array:
+    """Return max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def silu(x: Array) -> Array:
+    """Return x sigmoid(x), also called swish."""
+    y: Array = x / (1 + np.exp(-x))
+    return y
+
+
+def without_residual(attention: bool = True, mlp: bool = True) -> Operation:
+    """Return a residual block without one of its two residual sums: the one that is False."""
+
+    def block(
+        x: Array,
+        p: Params,
+        config: StackConfig,
+        mask: ops.Mask = None,
+        kv: transformer.KV | None = None,
+        cache: transformer.KVCache | None = None,
+    ) -> Array:
+        normed = ops.layer_norm(x, **p["ln_1"])
+        kv = ops.keys_and_values(normed, p["attn"], config.heads) if kv is None else kv
+        x = attention * x + ops.attention(normed, *kv, p["attn"], config.heads, mask)
+        return mlp * x + transformer.mlp(ops.layer_norm(x, **p["ln_2"]), p["mlp"], config.quick_gelu)
+
+    return block
+
+
 def over_frames(block: Operation) -> Operation:
     """Attend over the frames in the image encoder: [T, N, W] is read as [N, T, W]."""
 
@@ -197,6 +269,13 @@ def reshaped(source: int, destination: int) -> Make:
 def scaled_keys(power: float) -> Make:
     """Multiply the attention scores by a power of the head width."""
     return lambda attention: lambda x, keys, *rest: attention(x, keys * keys.shape[-1] ** power, *rest)
+
+
+def scaled_by_width(attention: Operation) -> Operation:
+    """Divide the attention scores by sqrt(E) instead of sqrt(D)."""
+    return lambda x, keys, values, p, heads, *rest: attention(
+        x, keys * heads**-0.5, values, p, heads, *rest
+    )
 
 
 def swapped(a: str, b: str) -> Make:
@@ -251,6 +330,11 @@ def image_class_last(embed: Operation) -> Operation:
     return make
 
 
+def without_class_token(embed: Operation) -> Operation:
+    """Leave out the class token's row. The patches keep their positions."""
+    return lambda *arguments: embed(*arguments)[:, 1:]
+
+
 def text_class_first(embed: Operation) -> Operation:
     """Put the class embedding before the tokens. Row i still has position i."""
 
@@ -286,6 +370,44 @@ def no_causal_mask(attention_mask: Operation) -> Operation:
 def all_true(mask: Operation) -> Operation:
     """Return a mask that hides nothing."""
     return lambda *arguments: np.ones_like(mask(*arguments))
+
+
+def padding_in_decoder(ids: Array, pad_id: int) -> Make:
+    """Mask the padding of ids [B, L] in the decoder's self-attention."""
+    kept = (ids != pad_id)[:, None, None, :]
+    return lambda causal_mask: lambda *arguments: causal_mask(*arguments) & kept
+
+
+def latent_of_end_token(ids: Array, pad_id: int) -> Make:
+    """Move the output at the last id that is not padding to the class position."""
+    is_kept = ids != pad_id
+    last = np.where(is_kept.any(axis=1), ids.shape[1] - 1 - is_kept[:, ::-1].argmax(axis=1), 0)
+
+    def make(text_transformer: Operation) -> Operation:
+        def result(*arguments: Any, **options: Any) -> Array:
+            x = text_transformer(*arguments, **options)
+            end = x[np.arange(len(x)), last]
+            return np.concatenate([x[:, :-1], end[:, None]], axis=1)
+
+        return result
+
+    return make
+
+
+def shifted_rows(by: int) -> Callable[[Array], Array]:
+    """Rotate the positions of logits [..., L, V]."""
+    return lambda x: np.roll(x, by, axis=-2)
+
+
+def shifted_with_zeros(by: int) -> Callable[[Array], Array]:
+    """Shift the positions of logits [..., L, V]; the position without logits gets zeros."""
+
+    def function(x: Array) -> Array:
+        x = np.roll(x, by, axis=-2)
+        x[..., 0 if by > 0 else -1, :] = 0
+        return x
+
+    return function
 
 
 def norm_after_transformer(text_transformer: Operation) -> Operation:

@@ -11,9 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..model import ops, pooling
 from ..model.hooks import REPLACEABLE
 from . import changes
-from .changes import Change, constant, eps, mean_and_std, operation, parameter, patches, shifted, without_norm
+from .changes import (
+    Change,
+    constant,
+    eps,
+    mean_and_std,
+    operation,
+    other_heads,
+    output,
+    parameter,
+    patches,
+    shifted,
+    without_norm,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,16 @@ MISTAKES = (
         operation("ops.quick_gelu", constant(REPLACEABLE["ops.gelu"])),
     ),
     mistake(
+        "relu",
+        "ReLU is used instead of GELU",
+        Change(dict.fromkeys(("ops.gelu", "ops.quick_gelu"), constant(changes.relu))),
+    ),
+    mistake(
+        "silu",
+        "SiLU (swish), x * sigmoid(x), is used instead of GELU",
+        Change(dict.fromkeys(("ops.gelu", "ops.quick_gelu"), constant(changes.silu))),
+    ),
+    mistake(
         "layer_norm_unbiased",
         "LayerNorm uses the unbiased variance (divided by n - 1); it must be the biased one (divided by n)",
         operation("ops.layer_norm", constant(changes.unbiased_layer_norm)),
@@ -78,14 +101,50 @@ MISTAKES = (
         operation("transformer.residual_block", constant(changes.post_norm_block)),
     ),
     mistake(
+        "no_mlp_residual",
+        "the residual connection around the MLP is missing",
+        operation("transformer.residual_block", constant(changes.without_residual(mlp=False))),
+    ),
+    mistake(
+        "no_attention_residual",
+        "the residual connection around attention is missing",
+        operation("transformer.residual_block", constant(changes.without_residual(attention=False))),
+    ),
+    mistake(
         "attention_unscaled",
-        "attention scores are not divided by sqrt(head width)",
+        "attention scores are not divided by sqrt(head dimension)",
         operation("ops.attention", changes.scaled_keys(0.5)),
     ),
     mistake(
         "attention_scaled_twice",
-        "attention scores are divided by sqrt(head width) twice",
+        "attention scores are divided by sqrt(head dimension) twice",
         operation("ops.attention", changes.scaled_keys(-0.5)),
+    ),
+    mistake(
+        "attention_scaled_by_width",
+        "attention scores are divided by sqrt(E), the square root of the whole width; it must be sqrt(head "
+        "dimension)",
+        operation("ops.attention", changes.scaled_by_width),
+    ),
+    mistake(
+        "vision_heads",
+        "the number of heads in the image encoder is wrong: it is vision_cfg.width / vision_cfg.head_width",
+        *other_heads("vision"),
+    ),
+    mistake(
+        "pooler_heads",
+        "the number of heads in the attentional pooler is wrong: it is vision_cfg.attn_pooler_heads",
+        *other_heads("vision", "pooler_heads"),
+    ),
+    mistake(
+        "text_heads",
+        "the number of heads in the unimodal text decoder is wrong: it is text_cfg.heads",
+        *other_heads("text"),
+    ),
+    mistake(
+        "decoder_heads",
+        "the number of heads in the multimodal text decoder is wrong: it is multimodal_cfg.heads",
+        *other_heads("decoder"),
     ),
     mistake(
         "heads_interleaved",
@@ -182,6 +241,17 @@ MISTAKES = (
         operation("vision.embed", changes.image_class_last),
     ),
     mistake(
+        "no_class_embedding",
+        "the image's class embedding is missing (zeros, or no class token at all)",
+        parameter("visual.class_embedding", np.zeros_like),
+        operation("vision.embed", changes.without_class_token),
+    ),
+    mistake(
+        "no_positions",
+        "the image's positional embedding is missing",
+        parameter("visual.positional_embedding", np.zeros_like),
+    ),
+    mistake(
         "positions_shifted",
         "the image's positional embedding is off by one position",
         shifted("visual.positional_embedding", 1),
@@ -219,7 +289,7 @@ MISTAKES = (
         operation("preprocess.preprocess", changes.bgr_frames),
     ),
     mistake(
-        "pixels_not_normalised",
+        "pixels_not_normalized",
         "the pixels are in 0..1, not normalized with mean and standard deviation",
         mean_and_std(lambda p: ((0.0,) * 3, (1.0,) * 3)),
     ),
@@ -248,6 +318,16 @@ MISTAKES = (
         "the text's positional embedding is off by one position",
         shifted("text.positional_embedding", -1),
         shifted("text.positional_embedding", 1),
+    ),
+    mistake(
+        "no_text_positions",
+        "the text's positional embedding is missing",
+        parameter("text.positional_embedding", np.zeros_like),
+    ),
+    mistake(
+        "no_text_class_embedding",
+        "the text's class embedding is missing",
+        parameter("text.cls_emb", np.zeros_like),
     ),
     mistake(
         "text_class_first",
@@ -282,18 +362,35 @@ MISTAKES = (
         without_norm("text.ln_final"),
     ),
     mistake(
+        "latent_of_end_token",
+        "the text's latent is computed from the end token's position, as in CLIP; CoCa's is computed from the "
+        "class position, the last one",
+        Change(with_ids={"text.transformer": changes.latent_of_end_token}),
+    ),
+    mistake(
+        "mean_pooling",
+        "each frame is pooled separately (mean pooling); VideoCoCa pools the flattened tokens of all frames",
+        Change(pool=pooling.mean_pool),
+        Change(pool=pooling.mean_pool, outputs={"pool.attended": lambda x: x.mean(axis=0)}),
+    ),
+    mistake(
         "query_0_kept",
         "query 0 is among the caption tokens; it is the contrastive query, the others are generative",
-        operation("pooling.split_queries", constant(lambda x: (x[..., 0, :], x))),
+        operation("pooling.split_queries", lambda split: lambda x: (split(x)[0], x)),
     ),
     mistake(
         "latent_last_query",
         "the latent is computed from the last query instead of query 0",
-        operation("pooling.split_queries", constant(lambda x: (x[..., -1, :], x[..., :-1, :]))),
+        operation("pooling.split_queries", lambda split: lambda x: (x[..., -1, :], split(x)[1])),
+    ),
+    mistake(
+        "last_query_dropped",
+        "the caption tokens lack the last query instead of query 0",
+        operation("pooling.split_queries", lambda split: lambda x: (split(x)[0], x[..., :-1, :])),
     ),
     mistake(
         "not_unit",
-        "the latent is not normalized to unit length (L2)",
+        "the latent is not L2-normalized",
         operation("ops.normalize", constant(lambda x: x)),
     ),
     mistake(
@@ -302,9 +399,26 @@ MISTAKES = (
         operation("decoder.causal_mask", changes.all_true),
     ),
     mistake(
+        "padding_mask_in_decoder",
+        "the padding is masked in the multimodal text decoder; CoCa has a padding mask in the unimodal one only",
+        Change(with_ids={"decoder.causal_mask": changes.padding_in_decoder}),
+    ),
+    mistake(
         "no_decoder_ln_final",
         "text_decoder.ln_final, the LayerNorm before the vocabulary projection, is missing",
         without_norm("text_decoder.ln_final"),
+    ),
+    mistake(
+        "log_probabilities",
+        "the logits are log-probabilities (after log_softmax)",
+        output("logits", ops.log_softmax),
+    ),
+    mistake(
+        "logits_shifted",
+        "the logits are shifted by one position; row i holds the prediction of the token after ids[i]",
+        *(output("logits", changes.shifted_rows(by)) for by in (1, -1)),
+        *(output("logits", changes.shifted_with_zeros(by)) for by in (1, -1)),
+        output("logits", lambda x: x[..., 1:, :]),
     ),
     mistake(
         "no_in_proj_bias", "attention's in_proj_bias is missing", parameter("*.in_proj_bias", np.zeros_like)
@@ -314,25 +428,21 @@ MISTAKES = (
         "attention's out_proj.bias is missing",
         parameter("*.out_proj.bias", np.zeros_like),
     ),
-    mistake("no_c_fc_bias", "the MLP's c_fc.bias is missing", parameter("*.c_fc.bias", np.zeros_like)),
-    mistake("no_c_proj_bias", "the MLP's c_proj.bias is missing", parameter("*.c_proj.bias", np.zeros_like)),
+    mistake("no_c_fc_bias", "the bias of the MLP's first linear layer (c_fc) is missing", parameter("*.c_fc.bias", np.zeros_like)),
+    mistake("no_c_proj_bias", "the bias of the MLP's second linear layer (c_proj) is missing", parameter("*.c_proj.bias", np.zeros_like)),
     mistake(
         "axes_transposed",
-        "the values are right, but the axes are permuted (sequence first, batch first, channels last): "
-        "transpose the tensor "
-        "before writing it",
+        "the axes are permuted (sequence first, batch first, channels last): transpose the tensor before "
+        "writing it",
     ),
     mistake(
         "batch_axis",
-        "the values are right, but there is a batch axis larger than one: a trace holds one video, so write "
-        "one item of the "
-        "batch",
+        "there is a batch axis larger than one: a trace holds one video, so write one item of the batch",
     ),
     mistake(
         "other_weights",
         "the weights are another model's, those of a finetuned variant, or quantized: pass the checkpoint "
-        "that was run with "
-        "--weights",
+        "that was run with --weights",
     ),
 )
 

@@ -24,6 +24,8 @@ STAGES = {
     "decoder": ("decoder.", "logits"),
 }
 
+POOLED = ("pool.attended", "pool.tokens", "pool.latent")
+
 
 def recompute(
     model: VideoCoCa,
@@ -33,12 +35,13 @@ def recompute(
     needed: set[str],
     name: str,
     patch: Mapping[str, Any] | None = None,
+    pool: Operation | None = None,
 ) -> Array:
     """Return the activation `name`, computed from known tensors.
 
     operations: replacements, applied in this order. needed: the names to compute. known: the tensors to
     continue from; for any other activation, an array of its shape.
-    patch: what to continue from instead of `known`, see `trace`. Raises ValueError or IndexError where a
+    patch: what to continue from instead of `known`, see `trace`. pool: what replaces `pooling.pool`. Raises ValueError or IndexError where a
     change does not fit the shapes.
     """
     if patch is None:
@@ -48,11 +51,13 @@ def recompute(
             stack.enter_context(replace_operations(replacements))
         stack.enter_context(replace_operations(only_blocks(model, needed)))
         activations = stack.enter_context(trace(patch, until=name))
-        run_stages(model, inputs, known, needed)
+        run_stages(model, inputs, known, needed, pool)
     return activations[name]
 
 
-def run_stages(model: VideoCoCa, inputs: Arrays, known: Arrays, needed: set[str]) -> None:
+def run_stages(
+    model: VideoCoCa, inputs: Arrays, known: Arrays, needed: set[str], pool: Operation | None = None
+) -> None:
     """Run those stages of the forward pass that compute a needed activation."""
     stages = {name.partition(".")[0] for name in needed}
     tokens = known.get(f"vision.block.{model.config.vision.layers - 1}")
@@ -61,7 +66,12 @@ def run_stages(model: VideoCoCa, inputs: Arrays, known: Arrays, needed: set[str]
         tokens = model.encode_frames(pixels)
     caption_tokens = known.get("pool.tokens", no_caption_tokens(model))
     if "pool" in stages and tokens is not None:
-        caption_tokens = model.pool(tokens).tokens
+        if pool is None:
+            caption_tokens = model.pool(tokens).tokens
+        else:  # of the tokens of each frame: a trace holds them flattened, too
+            if "pool.flat" not in needed:
+                tokens = known["pool.flat"].reshape(tokens.shape)
+            caption_tokens = pool(tokens, model.params["visual"], model.config.vision)[1]
     if "text" in stages:
         model.encode_text(np.atleast_2d(inputs["ids"]))
     if stages & {"decoder", "logits"}:
@@ -122,10 +132,14 @@ def affects(change: Change, model: VideoCoCa, needed: set[str], parameters: Sequ
     config = change.config(model.config) if change.config else model.config
     prefixes = [
         *(["pixels"] if config.preprocess != model.config.preprocess else []),
+        *(["vision."] if config.vision.heads != model.config.vision.heads else []),
+        *(POOLED if config.vision.pooler_heads != model.config.vision.pooler_heads or change.pool else []),
         *(["text."] if config.text != model.config.text else []),
+        *(["decoder."] if config.decoder != model.config.decoder else []),
+        *change.outputs,
         *(
             prefix
-            for operation in change.operations
+            for operation in (*change.operations, *change.with_ids)
             for prefix in STAGES.get(operation.partition(".")[0], ("",))
         ),
     ]

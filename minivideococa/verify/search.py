@@ -116,8 +116,13 @@ class Search:
             known = {key: x.astype(np.float32) if x.dtype.kind == "f" else x for key, x in known.items()}
             patched = {key: x for key, x in known.items() if key not in needed}
             patch = perturbed(self.sources, patched, dtype, sample)
-        operations = [change.operations for change in changes]
-        return recompute(model, operations, self.inputs, known, needed, name, patch)
+        ids, pad_id = self.inputs.get("ids"), model.config.text.pad_id
+        operations = [change.replacements(ids, pad_id) for change in changes]
+        pool = next((change.pool for change in changes if change.pool), None)
+        x = recompute(model, operations, self.inputs, known, needed, name, patch, pool)
+        for change in changes:
+            x = change.outputs.get(name, lambda x: x)(x)
+        return x
 
     def rounding_error(self, name: str, causes: Causes) -> float:
         """Return the error that rounding causes in a tensor that is computed with these mistakes."""

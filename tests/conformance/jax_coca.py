@@ -42,6 +42,8 @@ MISTAKES = (
     "tanh_gelu",
     "quick_gelu",
     "no_quick_gelu",
+    "relu",
+    "silu",
     "layer_norm_unbiased",
     "layer_norm_eps",
     "no_ln_pre",
@@ -52,8 +54,15 @@ MISTAKES = (
     "no_ln_2",
     "no_ln_1_kv",
     "post_norm",
+    "no_mlp_residual",
+    "no_attention_residual",
     "attention_unscaled",
     "attention_scaled_twice",
+    "attention_scaled_by_width",
+    "vision_heads",
+    "pooler_heads",
+    "text_heads",
+    "decoder_heads",
     "heads_interleaved",
     "heads_not_moved",
     "heads_merged_unmoved",
@@ -69,6 +78,10 @@ MISTAKES = (
     "pool_proj_transposed",
     "text_projection_transposed",
     "class_token_last",
+    "no_class_embedding",
+    "no_positions",
+    "no_text_positions",
+    "no_text_class_embedding",
     "text_class_first",
     "positions_shifted",
     "text_positions_shifted",
@@ -78,7 +91,7 @@ MISTAKES = (
     "patches_not_moved",
     "pixels_not_moved",
     "bgr",
-    "pixels_not_normalised",
+    "pixels_not_normalized",
     "pixels_to_255",
     "pixels_raw",
     "imagenet_mean",
@@ -87,11 +100,17 @@ MISTAKES = (
     "no_padding_mask",
     "text_not_causal",
     "decoder_not_causal",
+    "padding_mask_in_decoder",
+    "log_probabilities",
+    "logits_shifted",
+    "latent_of_end_token",
+    "mean_pooling",
     "ln_final_on_features",
     "no_text_ln_final",
     "no_decoder_ln_final",
     "query_0_kept",
     "latent_last_query",
+    "last_query_dropped",
     "not_unit",
     "no_in_proj_bias",
     "no_out_proj_bias",
@@ -147,6 +166,8 @@ def standardize(x: jax.Array, eps: float, weight: np.ndarray, bias: np.ndarray, 
 @partial(jax.jit, static_argnames="kind")
 def gelu(x: jax.Array, kind: str) -> jax.Array:
     """x times the normal distribution's function of x; "tanh" and "quick" are approximations of it."""
+    if kind in ("relu", "silu"):
+        return getattr(jax.nn, kind)(x)
     return x * jax.nn.sigmoid(1.702 * x) if kind == "quick" else jax.nn.gelu(x, approximate=kind == "tanh")
 
 
@@ -219,7 +240,10 @@ def attention(
     split = (
         "hld" if port.has("heads_split_unmoved") else "ldh" if port.has("heads_split_interleaved") else split
     )
-    y = attend(q, k, v, mask, (x.shape[-1] // heads) ** -power, heads, split, merged)
+    scale = (q.shape[-1] // heads) ** -power
+    if port.has("attention_scaled_by_width"):
+        scale = q.shape[-1] ** -0.5
+    y = attend(q, k, v, mask, scale, heads, split, merged)
     p, order = p["out_proj"], "io" if port.has("out_proj_transposed") else "oi"
     return linear(y, p["weight"], None if port.has("no_out_proj_bias") else p["bias"], order)
 
@@ -228,7 +252,8 @@ def mlp(port: Port, p: Tree, x: jax.Array) -> jax.Array:
     """[..., E] -> [..., E]"""
     quick = port.has("quick_gelu") or (port.quick_gelu and not port.has("no_quick_gelu"))
     x = linear(x, p["c_fc"]["weight"], None if port.has("no_c_fc_bias") else p["c_fc"]["bias"])
-    x = gelu(x, "quick" if quick else "tanh" if port.has("tanh_gelu") else "exact")
+    kind = "quick" if quick else "tanh" if port.has("tanh_gelu") else "exact"
+    x = gelu(x, next((other for other in ("relu", "silu") if port.has(other)), kind))
     return linear(x, p["c_proj"]["weight"], None if port.has("no_c_proj_bias") else p["c_proj"]["bias"])
 
 
@@ -253,8 +278,10 @@ def block(
     if port.has("post_norm"):
         x = layer_norm(port, p["ln_1"], x + attended(x))
         return layer_norm(port, p["ln_2"], x + mlp(port, p["mlp"], x))
-    x = x + attended(layer_norm(port, p["ln_1"], x, unless="no_ln_1"))
-    return x + mlp(port, p["mlp"], layer_norm(port, p["ln_2"], x, unless="no_ln_2"))
+    y = attended(layer_norm(port, p["ln_1"], x, unless="no_ln_1"))
+    x = y if port.has("no_attention_residual") else x + y
+    y = mlp(port, p["mlp"], layer_norm(port, p["ln_2"], x, unless="no_ln_2"))
+    return y if port.has("no_mlp_residual") else x + y
 
 
 def tower(
@@ -283,7 +310,7 @@ def preprocess(port: Port, cfg: Mapping[str, Any], frames: jax.Array) -> jax.Arr
     x = frames[..., ::-1] if port.has("bgr") else frames
     if not (port.has("pixels_to_255") or port.has("pixels_raw")):
         x = x / 255
-    if not (port.has("pixels_not_normalised") or port.has("pixels_raw")):
+    if not (port.has("pixels_not_normalized") or port.has("pixels_raw")):
         x = (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
     return x.reshape(len(x), 3, *x.shape[1:3]) if port.has("pixels_not_moved") else jnp.moveaxis(x, -1, 1)
 
@@ -302,12 +329,17 @@ def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tu
     if port.has("patches_not_moved"):  # [T, W, G * G] reshaped, and not transposed
         x = x.swapaxes(1, 2).reshape(x.shape)
     token = np.broadcast_to(p["class_embedding"], (len(pixels), 1, width))
+    if port.has("no_class_embedding"):
+        token = np.zeros_like(token)
     x = jnp.concatenate([x, token] if port.has("class_token_last") else [token, x], axis=1)
     positions = p["positional_embedding"]  # [N, W]
+    if port.has("no_positions"):
+        positions = np.zeros_like(positions)
     x = x + (np.roll(positions, 1, axis=0) if port.has("positions_shifted") else positions)
     if not cfg.get("no_ln_pre"):
         x = layer_norm(port, p["ln_pre"], x, unless="no_ln_pre")
-    return tower(port, "vision", p["transformer"]["resblocks"], x, heads=width // cfg.get("head_width", 64))
+    heads = width // cfg.get("head_width", 64) * (2 if port.has("vision_heads") else 1)
+    return tower(port, "vision", p["transformer"]["resblocks"], x, heads)
 
 
 def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tuple[jax.Array, Arrays]:
@@ -317,18 +349,25 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
         """[K, W] -> [Q, E]: learned queries ask the context."""
         context = layer_norm(port, p["ln_k"], context, unless="no_ln_k")
         query = layer_norm(port, p["ln_q"], p["query"], unless="no_ln_q")
-        return attention(port, p["attn"], query, context, cfg.get("attn_pooler_heads", 8))
+        heads = cfg.get("attn_pooler_heads", 8) * (2 if port.has("pooler_heads") else 1)
+        return attention(port, p["attn"], query, context, heads)
 
     form = cfg.get("attentional_pool", False)
     flat = tokens.reshape(-1, tokens.shape[-1])  # [T N, W]: all that VideoCoCa adds to CoCa
     if form is True:  # one pooler: query 0 is for the latent
         attended = pooler(p["attn_pool"], flat)
+        if port.has("mean_pooling"):
+            attended = jnp.stack([pooler(p["attn_pool"], frame) for frame in tokens])
         x = layer_norm(port, p["ln_post"], attended, unless="no_ln_post")
+        if port.has("mean_pooling"):
+            x = x.mean(0)
         latent, caption = x[0], x[1:]
         if port.has("query_0_kept"):
             caption = x
+        if port.has("last_query_dropped"):
+            caption = x[:-1]
         if port.has("latent_last_query"):
-            latent, caption = x[-1], x[:-1]
+            latent = x[-1]
     elif form in ("parallel", "cascade"):  # CoCa, figure 2: a pooler for each
         context = layer_norm(port, p["ln_post"], flat, unless="no_ln_post")
         attended = caption = pooler(p["attn_pool"], context)
@@ -347,6 +386,10 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
 def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[jax.Array, Arrays]:
     """Ids [L] -> features [L, E]; the latent [E] is among the intermediates."""
     x, token, positions = p["token_embedding"]["weight"][ids], p["cls_emb"][None], p["positional_embedding"]
+    if port.has("no_text_class_embedding"):
+        token = np.zeros_like(token)
+    if port.has("no_text_positions"):
+        positions = np.zeros_like(positions)
     x = jnp.concatenate([token, x] if port.has("text_class_first") else [x, token])  # [L + 1, E]
     if port.has("text_positions_shifted"):
         positions = np.roll(positions, -1, axis=0)
@@ -360,8 +403,10 @@ def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[
     if not port.has("no_padding_mask"):
         mask = mask & kept
 
-    x, out = tower(port, "text", p["transformer"]["resblocks"], x, cfg.get("heads", 8), mask)
-    features, latent = x[:-1], layer_norm(port, p["ln_final"], x[-1], unless="no_text_ln_final")
+    heads = cfg.get("heads", 8) * (2 if port.has("text_heads") else 1)
+    x, out = tower(port, "text", p["transformer"]["resblocks"], x, heads, mask)
+    last = np.flatnonzero(ids != cfg.get("pad_id", 0))[-1] if port.has("latent_of_end_token") else -1
+    features, latent = x[:-1], layer_norm(port, p["ln_final"], x[last], unless="no_text_ln_final")
     if port.has("ln_final_on_features"):
         features = layer_norm(port, p["ln_final"], features)
     order = "oi" if port.has("text_projection_transposed") else "io"
@@ -369,15 +414,22 @@ def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[
     return features, out | {"text.tokens": features, "text.latent": unit(port, latent)}
 
 
-def decoder(port: Port, cfg: Mapping[str, Any], p: Tree, x: jax.Array, caption: jax.Array) -> Arrays:
-    """Features [L, E] and caption tokens [Q', E] -> logits [L, V], among the intermediates."""
+def decoder(
+    port: Port, cfg: Mapping[str, Any], p: Tree, x: jax.Array, caption: jax.Array, kept: np.ndarray
+) -> Arrays:
+    """Features [L, E], caption tokens [Q', E] -> logits [L, V], among the intermediates. kept: no padding."""
     causal = None if port.has("decoder_not_causal") else np.tri(len(x), dtype=bool)
-    heads, out = cfg.get("heads", 8), {}
+    if port.has("padding_mask_in_decoder"):
+        causal = np.tri(len(x), dtype=bool) & kept
+    heads, out = cfg.get("heads", 8) * (2 if port.has("decoder_heads") else 1), {}
     for i in sorted(p["resblocks"], key=int):
         x = out[f"decoder.block.{i}.self"] = block(port, p["resblocks"][i], x, heads, causal)
         x = out[f"decoder.block.{i}.cross"] = block(port, p["cross_attn"][i], x, heads, context=caption)
     x = layer_norm(port, p["ln_final"], x, unless="no_decoder_ln_final")
-    return out | {"logits": linear(x, p["text_projection"], None, "io")}
+    logits = linear(x, p["text_projection"], None, "io")
+    if port.has("log_probabilities"):
+        logits = jax.nn.log_softmax(logits)
+    return out | {"logits": jnp.roll(logits, 1, axis=0) if port.has("logits_shifted") else logits}
 
 
 # The whole --------------------------------------------------------------------------------------------------
@@ -449,7 +501,8 @@ def trace(
         features, intermediates = text(port, cfg["text_cfg"], p["text"], ids)
         out |= intermediates
         if pixels is not None:
-            out |= decoder(port, cfg["multimodal_cfg"], p["text_decoder"], features, caption)
+            kept = ids != cfg["text_cfg"].get("pad_id", 0)
+            out |= decoder(port, cfg["multimodal_cfg"], p["text_decoder"], features, caption, kept)
     return {name: written(port, name, np.asarray(x)) for name, x in out.items()}
 
 

@@ -657,7 +657,7 @@ def pixels_of(mean, std, scale=255.0):
     ("mistake", "pixels"),
     [
         ("bgr", lambda frames: pixels_of(CLIP_MEAN, CLIP_STD)(frames[..., ::-1])),
-        ("pixels_not_normalised", pixels_of(0, 1)),
+        ("pixels_not_normalized", pixels_of(0, 1)),
         ("pixels_to_255", pixels_of(CLIP_MEAN, CLIP_STD, 1)),
         ("pixels_raw", pixels_of(0, 1, 1)),
         ("imagenet_mean", pixels_of((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
@@ -748,7 +748,7 @@ def test_the_catalogue():
         "positions_shifted",
         "patches_by_column",
         "bgr",
-        "pixels_not_normalised",
+        "pixels_not_normalized",
         "pixels_to_255",
         "mask_not_shifted",
         "text_class_first",
