@@ -44,7 +44,7 @@ class Change:
     pool: Operation | None = None
 
     def replacements(self, ids: Array | None, pad_id: int) -> dict[str, Make]:
-        """Return the replacements for `replace_operations`, with ids [L] or [B, L], or None without a text."""
+        """Return the replacements for `replace_operations`. ids: [L] or [B, L]; None without a text."""
         if ids is None:
             return dict(self.operations)
         made = {name: make(np.atleast_2d(ids), pad_id) for name, make in self.with_ids.items()}
@@ -123,27 +123,25 @@ def without_norm(pattern: str) -> Change:
 
 
 def other_heads(part: str, name: str = "heads") -> tuple[Change, ...]:
-    """Use another number of heads in a part of the configuration: twice, half, or a usual default."""
+    """Use another number of heads in a part of the configuration: the variants of `likely_heads`."""
 
-    def with_heads(heads: Callable[[int], int]) -> Change:
+    def with_heads(i: int) -> Change:
         def config(config: Config) -> Config:
             options = getattr(config, part)
-            other = replace(options, **{name: heads(getattr(options, name))})
-            return replace(config, **{part: other})
+            width = config.embed_dim if name == "pooler_heads" else options.width
+            heads = likely_heads(getattr(options, name), width)
+            changed = replace(options, **{name: heads[i]}) if i < len(heads) else options
+            return replace(config, **{part: changed})
 
         return Change(config=config)
 
-    return tuple(
-        with_heads(heads)
-        for heads in (
-            lambda n: 2 * n,
-            lambda n: max(1, n // 2),
-            lambda n: 1,
-            lambda n: 8,
-            lambda n: 12,
-            lambda n: 16,
-        )
-    )
+    return tuple(with_heads(i) for i in range(6))
+
+
+def likely_heads(heads: int, width: int) -> list[int]:
+    """Return up to six other numbers of heads: twice, half, one, and usual defaults that divide the width."""
+    likely = dict.fromkeys((2 * heads, heads // 2, 1, 8, 12, 16))
+    return [n for n in likely if n not in (0, heads) and width % n == 0]
 
 
 def output(name: str, function: Callable[[Array], Array]) -> Change:
@@ -273,9 +271,7 @@ def scaled_keys(power: float) -> Make:
 
 def scaled_by_width(attention: Operation) -> Operation:
     """Divide the attention scores by sqrt(E) instead of sqrt(D)."""
-    return lambda x, keys, values, p, heads, *rest: attention(
-        x, keys * heads**-0.5, values, p, heads, *rest
-    )
+    return lambda x, keys, values, p, heads, *rest: attention(x, keys * heads**-0.5, values, p, heads, *rest)
 
 
 def swapped(a: str, b: str) -> Make:

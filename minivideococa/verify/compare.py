@@ -163,7 +163,8 @@ def run_all(model: VideoCoCa, exact: VideoCoCa, tested: Trace, dtype: str, updat
     reference = run(exact, tested, start)
     update(1)
     written = {name: tested.found[name] for name in reference if name in tested.found}
-    pairs = {name: arranged(name, x, reference[name]) for name, x in written.items()}
+    frames = 0 if tested.pixels is None else len(tested.pixels)
+    pairs = {name: arranged(name, x, reference[name], frames) for name, x in written.items()}
     found = {name: x.astype(np.float64) for name, (x, _) in pairs.items()}
     patch = {name: x for name, x in found.items() if x.shape == reference[name].shape}
     local = run(exact, tested, patch)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .layout import shape_hint
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, Mistake
 from .names import describe_index, nearest_known, upstream
 from .precision import EPSILON
@@ -105,7 +106,7 @@ def suspected(search: Search) -> list[str]:
     wrong = {name for name, row in search.rows.items() if row.status == "wrong"}
 
     def is_off(name: str, row: Row) -> bool:
-        return row.difference.rel > row.allowed or not upstream(name, search.sources, set()) & wrong
+        return not row.agrees or not upstream(name, search.sources, set()) & wrong
 
     return [
         name
@@ -168,7 +169,8 @@ def causes_of(search: Search, name: str, listed_before: set[str]) -> list[tuple[
 def plain_fault(search: Search, name: str) -> Fault:
     """Return a fault without a cause: where it is, and its largest error."""
     source = nearest_known(name, search.sources, search.known)
-    return Fault(search.rows[name], source, **largest_error(search, name))
+    row = search.rows[name]
+    return Fault(row, source, hint=shape_hint(row, search.inputs), **largest_error(search, name))
 
 
 def largest_error(search: Search, name: str) -> dict[str, Any]:

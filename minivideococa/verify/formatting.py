@@ -11,7 +11,29 @@ from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, OTHER_WEIGHTS
 from .names import DETAIL
 from .report import Fault, Report, Row
 
-HEADER = ("name", "shape", "max error", "relative", "cosine", "rounding", "verdict")
+HEADER = ("name", "shape", "max abs error", "rel error", "cosine", "tolerance", "verdict")
+SHOWN = 3  # names of a long list
+
+# Prefix of a name -> where the package computes it
+PLACES = {
+    "pixels": "VideoCoCa.preprocess (model/videococa.py)",
+    "vision.embed": "embed (model/vision.py)",
+    "vision.block": "residual_block (model/transformer.py)",
+    "pool.flat": "flatten (model/pooling.py)",
+    "pool.attended": "attentional_pooler (model/pooling.py)",
+    "pool.": "pool_tokens (model/pooling.py)",
+    "text.embed": "embed (model/text.py)",
+    "text.block": "residual_block (model/transformer.py) and attention_mask (model/text.py)",
+    "text.": "encode_text (model/text.py)",
+    "decoder.": "decode (model/decoder.py) and residual_block (model/transformer.py)",
+    "logits": "decode (model/decoder.py)",
+}
+INSIDE = (
+    "vision.block",
+    "pool.attended",
+    "text.block",
+    "decoder.",
+)  # where `trace(weights=True)` records more
 
 
 def text(report: Report) -> str:
@@ -47,7 +69,8 @@ def _coverage(report: Report) -> list[str]:
         ]
         lines.append(f"Not compared, no such name in a trace of this model: {', '.join(suggestions)}.")
     if names := [name for name in report.unknown if DETAIL.fullmatch(name)]:
-        lines.append(f"Not compared, inside a block: {', '.join(names)}.")
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        lines.append(f"Not compared, inside a block: {', '.join(names[:SHOWN])}{more}.")
     if names := [row.name for row in report.rows if row.status == "not judged"]:
         lines.append(f"Not judged, our own run overflows {report.dtype}: {', '.join(names)}.")
     if report.not_finite:
@@ -86,6 +109,11 @@ def _faults(report: Report) -> list[str]:
     lines: list[str] = []
     for i in range(len(report.faults)):
         lines += _fault(report, i)
+    if report.inconsistent:
+        lines.append(
+            "In agreement with the reference, but not computed from the trace's own previous tensor: "
+            f"{', '.join(report.inconsistent)}."
+        )
     if sum(fault.mistake is None for fault in report.faults) > 2:
         lines.append(
             "With so many errors the weights may be another model's: if so, pass the checkpoint that was run "
@@ -117,7 +145,7 @@ def _fault(report: Report, i: int) -> list[str]:
         lines = [f"With that accounted for, the next divergence is {row.name}. {error}"]
     else:
         lines = [f"The next divergence is {row.name}. {error}"]
-    if fault.worst and not same_tensor:
+    if fault.worst and not same_tensor and fault.found is not None and not math.isnan(fault.found):
         lines.append(
             f"Largest error at {_index(fault.worst)}: {fault.found:.6g} instead of {fault.expected:.6g}."
         )
@@ -132,9 +160,12 @@ def _error(fault: Fault, dtype: str) -> str:
         return f"Its axes are {row.layout} ({_shape(row.shape)}), not those of {_shape(row.expected_shape)}."
     if row.shape != row.expected_shape:
         return f"Its shape is {_shape(row.shape)}, not {_shape(row.expected_shape)}."
+    recomputed = f"Recomputed from your {fault.computed_from},"
+    if fault.found is not None and not math.isfinite(fault.found):
+        holds = "NaN" if math.isnan(fault.found) else "infinity"
+        return f"{recomputed} it should be finite; it holds {holds} at {_index(fault.worst)}."
     return (
-        f"Recomputed from your {fault.computed_from}, it is off by {row.local_error:.1e}; "
-        f"{dtype} rounding explains {row.local_allowed:.1e}."
+        f"{recomputed} it is off by {row.local_error:.1e}; {dtype} rounding explains {row.local_allowed:.1e}."
     )
 
 
@@ -142,22 +173,43 @@ def _cause(fault: Fault, last: bool) -> str:
     """Say what explains a fault, and where else. last: whether no other fault of the same tensor follows."""
     row, also = fault.row, ", ".join(fault.also)
     if fault.mistake is None:
-        return (
-            f"No known cause: none of {KNOWN} known mistakes explains it, nor several of them together. "
-            f"Compare your code "
-            "with ours step by step."
-            + " Or is it another model's? Then pass its checkpoint with --weights."
-            * (row.shape != row.expected_shape)
-            + (f" Also wrong: {also}." if also else "")
-        )
+        return _unexplained(fault) + (f" Also wrong: {also}." if also else "")
     cause = f"Likely cause: {fault.mistake.description}."
     if fault.mistake is OTHER_WEIGHTS:
         return f"{cause} Every tensor that is computed with weights is wrong."
     if fault.mistake is BATCH_AXIS and row.name.startswith(("pixels", "vision.", "pool.flat")):
         cause += " Or was it computed from more frames than the trace holds? Then write all of them."
-    if last and fault.remaining is not None:
-        cause += f" With this mistake in ours, the error is {fault.remaining:.1e}."
+    if fault.mistake in (AXES_TRANSPOSED, BATCH_AXIS) and fault.remaining is not None:
+        cause += _values(fault, fault.remaining)
+    elif last and fault.remaining is not None:
+        cause += f" With the same mistake in the reference, the error drops to {fault.remaining:.1e}."
     return cause + (f" It also explains {also}." if also else "")
+
+
+def _values(fault: Fault, error: float) -> str:
+    """Say whether the values are right once the axes are."""
+    arranged = "Transposed back" if fault.mistake is AXES_TRANSPOSED else "For one item of the batch"
+    if error <= fault.row.local_allowed:
+        return f" {arranged}, the error is {error:.1e}: the values are right."
+    explained = f"rounding explains {fault.row.local_allowed:.1e}"
+    return f" {arranged}, the values are still wrong: the error is {error:.1e}, {explained}."
+
+
+def _unexplained(fault: Fault) -> str:
+    """Say where to look for a fault that no known mistake explains."""
+    if fault.hint:
+        return fault.hint
+    name = fault.row.name
+    place = next(place for prefix, place in PLACES.items() if name.startswith(prefix))
+    cause = (
+        f"No known cause: none of {KNOWN} known mistakes explains it, nor several of them together. Compare "
+        f"your code with {place}"
+    )
+    if name.startswith(INSIDE):
+        cause += "; minivideococa.trace(weights=True) also records what is inside: q, k, v, attention, MLP"
+    if fault.row.shape != fault.row.expected_shape:
+        cause += ". Or is it another model's? Then pass its checkpoint with --weights"
+    return f"{cause}."
 
 
 KNOWN = len([mistake for mistake in MISTAKES if mistake not in (AXES_TRANSPOSED, BATCH_AXIS, OTHER_WEIGHTS)])
@@ -169,6 +221,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "first_divergence": report.first_divergence.name if report.first_divergence else None,
         "diagnosis": report.mistake.description if report.mistake else None,
+        "inconsistent": judged.inconsistent,
         "tensors": [_row_as_json(row) for row in report.rows],
         "unknown": report.unknown,
         "nearest": report.nearest,
@@ -190,10 +243,15 @@ def _row_as_json(row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
         "shape": list(row.shape),
+        "expected_shape": list(row.expected_shape),
+        "axes": row.layout or None,
         "max_abs": _finite(row.difference.max_abs),
         "rel": _finite(row.difference.rel),
         "cosine": _finite(row.difference.cosine),
         "allowed": _finite(row.allowed),
+        "local_error": _finite(row.local_error),
+        "local_allowed": _finite(row.local_allowed),
+        "agrees": row.agrees,
         "status": row.status,
     }
 
@@ -212,6 +270,7 @@ def _fault_as_json(fault: Fault) -> dict[str, Any]:
         "found": _finite(fault.found),
         "expected": _finite(fault.expected),
         "also": list(fault.also),
+        "hint": fault.hint or None,
     }
 
 
@@ -235,7 +294,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _computed_in(dtype: str) -> str:
-    return "float16, or with TensorFloat-32 products," if dtype == "float16" else dtype
+    return "float16, or with TensorFloat-32 products" if dtype == "float16" else dtype
 
 
 def _index(index: dict[str, int]) -> str:

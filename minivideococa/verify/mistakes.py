@@ -363,7 +363,7 @@ MISTAKES = (
     ),
     mistake(
         "latent_of_end_token",
-        "the text's latent is computed from the end token's position, as in CLIP; CoCa's is computed from the "
+        "the text's latent is computed from the end token's position, as in CLIP; CoCa computes it from the "
         "class position, the last one",
         Change(with_ids={"text.transformer": changes.latent_of_end_token}),
     ),
@@ -400,7 +400,7 @@ MISTAKES = (
     ),
     mistake(
         "padding_mask_in_decoder",
-        "the padding is masked in the multimodal text decoder; CoCa has a padding mask in the unimodal one only",
+        "the padding is masked in the multimodal text decoder; only the unimodal one has a padding mask",
         Change(with_ids={"decoder.causal_mask": changes.padding_in_decoder}),
     ),
     mistake(
@@ -428,8 +428,16 @@ MISTAKES = (
         "attention's out_proj.bias is missing",
         parameter("*.out_proj.bias", np.zeros_like),
     ),
-    mistake("no_c_fc_bias", "the bias of the MLP's first linear layer (c_fc) is missing", parameter("*.c_fc.bias", np.zeros_like)),
-    mistake("no_c_proj_bias", "the bias of the MLP's second linear layer (c_proj) is missing", parameter("*.c_proj.bias", np.zeros_like)),
+    mistake(
+        "no_c_fc_bias",
+        "the bias of the MLP's first linear layer (c_fc) is missing",
+        parameter("*.c_fc.bias", np.zeros_like),
+    ),
+    mistake(
+        "no_c_proj_bias",
+        "the bias of the MLP's second linear layer (c_proj) is missing",
+        parameter("*.c_proj.bias", np.zeros_like),
+    ),
     mistake(
         "axes_transposed",
         "the axes are permuted (sequence first, batch first, channels last): transpose the tensor before "

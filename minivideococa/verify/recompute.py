@@ -41,8 +41,9 @@ def recompute(
 
     operations: replacements, applied in this order. needed: the names to compute. known: the tensors to
     continue from; for any other activation, an array of its shape.
-    patch: what to continue from instead of `known`, see `trace`. pool: what replaces `pooling.pool`. Raises ValueError or IndexError where a
-    change does not fit the shapes.
+    patch: what to continue from instead of `known`, see `trace`. pool: what replaces `pooling.pool`.
+
+    Raises ValueError or IndexError where a change does not fit the shapes.
     """
     if patch is None:
         patch = {key: x for key, x in known.items() if key not in needed}

@@ -48,6 +48,11 @@ class Row:
     status: str
     layout: str = ""
 
+    @property
+    def agrees(self) -> bool:
+        """Whether the tensor agrees with the reference within rounding."""
+        return self.difference.rel <= self.allowed
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -58,7 +63,7 @@ class Fault:
     when our forward pass makes this mistake and those before it in the list; None without a mistake. also:
     the other tensors that the mistake explains or, without one, the other wrong tensors of the same kind.
     worst: the index of the largest error by axis names ({} if the shape is wrong); found, expected: the two
-    numbers at that index.
+    numbers at that index. hint: what may explain an unexpected shape, a sentence or "".
     """
 
     row: Row
@@ -69,6 +74,7 @@ class Fault:
     worst: dict[str, int] = field(default_factory=dict)
     found: float | None = None
     expected: float | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,17 @@ class Report:
     def compared(self) -> list[str]:
         """The computed tensors that were compared and could be judged."""
         return [row.name for row in self.rows if row.status != "not judged"]
+
+    @property
+    def inconsistent(self) -> list[str]:
+        """The tensors that agree with the reference, but not with the trace's own tensors before them.
+
+        They were not computed from these, so they are no fault.
+        """
+        faulty = {name for fault in self.faults for name in (fault.row.name, *fault.also)}
+        return [
+            row.name for row in self.rows if row.status == "wrong" and row.agrees and row.name not in faulty
+        ]
 
     @property
     def right(self) -> bool:

@@ -121,7 +121,8 @@ class Search:
         pool = next((change.pool for change in changes if change.pool), None)
         x = recompute(model, operations, self.inputs, known, needed, name, patch, pool)
         for change in changes:
-            x = change.outputs.get(name, lambda x: x)(x)
+            if name in change.outputs:
+                x = change.outputs[name](x)
         return x
 
     def rounding_error(self, name: str, causes: Causes) -> float:
