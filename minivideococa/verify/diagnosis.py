@@ -174,8 +174,12 @@ def plain_fault(search: Search, name: str) -> Fault:
 
 
 def largest_error(search: Search, name: str) -> dict[str, Any]:
-    """Return the largest local error of a tensor as fields of a `Fault`; {} if its shape is unexpected."""
-    x, expected = search.found[name], search.computed(name)
+    """Return the largest local error of a tensor as fields of a `Fault`; {} if a shape is unexpected."""
+    x = search.found[name]
+    try:
+        expected = search.computed(name)
+    except (ValueError, IndexError):  # the tensor before it has another shape
+        return {}
     if x.shape != expected.shape or search.rows[name].layout:
         return {}
     with np.errstate(all="ignore"):

@@ -95,12 +95,11 @@ def _verdict(report: Report) -> list[str]:
     if report.right:
         return [
             f"All {len(report.compared)} tensors agree: no error is larger than {report.dtype} rounding "
-            f"explains."
+            "explains."
         ]
     return [
         "No tensor of the network was compared, so this does not show that it is right: write the tensors "
-        "under the "
-        "names that minivideococa trace uses."
+        "under the names that minivideococa trace uses."
     ]
 
 
@@ -117,8 +116,7 @@ def _faults(report: Report) -> list[str]:
     if sum(fault.mistake is None for fault in report.faults) > 2:
         lines.append(
             "With so many errors the weights may be another model's: if so, pass the checkpoint that was run "
-            "with "
-            "--weights."
+            "with --weights."
         )
     if not report.all_found:
         lines.append(f"There are more: the search stops at {MAX_FAULTS} faults.")
@@ -281,7 +279,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     elif row.shape != row.expected_shape:
         verdict += f": the shape should be {_shape(row.expected_shape)}"
     elif row.status == "wrong":
-        verdict += f": local error {row.local_error:.1e}, rounding {row.local_allowed:.1e}"
+        verdict += f": local error {row.local_error:.1e}, tolerance {row.local_allowed:.1e}"
     return (
         row.name,
         _shape(row.shape),

@@ -160,8 +160,7 @@ MISTAKES = (
     mistake(
         "heads_not_moved",
         "heads are split and merged without a transpose: [L, E] is reshaped to [heads, L, E / heads]; it "
-        "must be reshaped "
-        "to [L, heads, E / heads], then transposed",
+        "must be reshaped to [L, heads, E / heads], then transposed",
         Change(
             {
                 "ops.split_heads": constant(changes.split_without_transpose),
@@ -194,8 +193,7 @@ MISTAKES = (
     mistake(
         "attention_over_frames",
         "the image encoder attends over the frames instead of over the tokens of a frame: [T, N, W] is read "
-        "as [N, T, W] "
-        "(batch_first)",
+        "as [N, T, W] (batch_first)",
         operation("transformer.residual_block", changes.over_frames),
     ),
     mistake(

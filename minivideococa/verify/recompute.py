@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..model import pooling
 from ..model.config import Array
 from ..model.hooks import replace_operations, trace
 from ..model.videococa import VideoCoCa
@@ -67,12 +68,9 @@ def run_stages(
         tokens = model.encode_frames(pixels)
     caption_tokens = known.get("pool.tokens", no_caption_tokens(model))
     if "pool" in stages and tokens is not None:
-        if pool is None:
-            caption_tokens = model.pool(tokens).tokens
-        else:  # of the tokens of each frame: a trace holds them flattened, too
-            if "pool.flat" not in needed:
-                tokens = known["pool.flat"].reshape(tokens.shape)
-            caption_tokens = pool(tokens, model.params["visual"], model.config.vision)[1]
+        if "pool.flat" not in needed:  # for a `pool` that takes the tokens of each frame
+            tokens = known["pool.flat"].reshape(len(tokens), -1, model.config.vision.width)
+        _, caption_tokens = (pool or pooling.pool)(tokens, model.params["visual"], model.config.vision)
     if "text" in stages:
         model.encode_text(np.atleast_2d(inputs["ids"]))
     if stages & {"decoder", "logits"}:

@@ -51,7 +51,7 @@ class Row:
     @property
     def agrees(self) -> bool:
         """Whether the tensor agrees with the reference within rounding."""
-        return self.difference.rel <= self.allowed
+        return bool(self.difference.rel <= self.allowed)
 
 
 @dataclass(frozen=True)

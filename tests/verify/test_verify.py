@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, pairwise
 from math import isnan
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ from minivideococa.checkpoint import assemble
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.model.hooks import replace_operations
 from minivideococa.verify import MISTAKES, as_json, text, verify, verify_file, write_trace
+from minivideococa.verify.formatting import KNOWN
 
 # Right traces
 
@@ -627,9 +629,21 @@ def tanh_gelu(x):
         ("query_0_kept", "pool.tokens", "pooling.split_queries", lambda split: lambda x: (x[0], x)),
         (
             "latent_last_query",
+            "pool.latent",
+            "pooling.split_queries",
+            lambda split: lambda x: (x[-1], x[1:]),
+        ),
+        (
+            "last_query_dropped",
             "pool.tokens",
             "pooling.split_queries",
-            lambda split: lambda x: (x[-1], x[:-1]),
+            lambda split: lambda x: (x[0], x[:-1]),
+        ),
+        (
+            "no_class_embedding",
+            "vision.embed",
+            "vision.embed",
+            lambda embed: lambda *rest: (lambda x: np.concatenate([x[:, 1:], x[:, :0]], 1))(embed(*rest)),
         ),
     ],
 )
@@ -756,6 +770,8 @@ def test_the_catalogue():
         "query_0_kept",
         "no_c_fc_bias",
     } <= set(names)
+    readme = (Path(mvc.__file__).parent / "verify" / "README.md").read_text()
+    assert f"each of {KNOWN} known mistakes" in readme and len(names) - 3 == KNOWN
     words = [mistake.description for mistake in MISTAKES]
     assert len(set(words)) == len(words) and all(w and "\n" not in w and not w.endswith(".") for w in words)
     assert [mistake.name for mistake in MISTAKES if not mistake.changes] == [
@@ -877,10 +893,15 @@ def test_the_report_in_words_and_as_json(right):
         assert entry == {
             "name": row.name,
             "shape": list(row.shape),
+            "expected_shape": list(row.expected_shape),
+            "axes": None,
             "max_abs": row.difference.max_abs,
             "rel": row.difference.rel,
             "cosine": row.difference.cosine,
             "allowed": row.allowed,
+            "local_error": row.local_error,
+            "local_allowed": row.local_allowed,
+            "agrees": row.difference.rel <= row.allowed,
             "status": row.status,
         }
 

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from verify_helpers import (
 
 import minivideococa as mvc
 from minivideococa import cli
+from minivideococa.checkpoint import assemble
+from minivideococa.model.hooks import replace_operations
 from minivideococa.verify import as_json, text, verify, verify_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -325,6 +328,44 @@ def test_mean_pooling_is_named(port, missing):
     tape = port.trace("float32", "mean_pooling")
     report = verify(port.model, {name: x for name, x in tape.items() if name not in missing})
     assert names(report) == ["mean_pooling"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: np.roll(x, -1, axis=-2),
+        lambda x: np.concatenate([np.zeros_like(x[..., :1, :]), x[..., :-1, :]], axis=-2),
+        lambda x: np.concatenate([x[..., 1:, :], np.zeros_like(x[..., :1, :])], axis=-2),
+        lambda x: x[..., 1:, :],
+    ],
+    ids=["rotated", "zeros first", "zeros last", "one less"],
+)
+@pytest.mark.parametrize("texts", [1, 2])
+def test_logits_shifted_by_one_position(tiny_model, change, texts):
+    model = tiny_model()
+    tape = run(model, ids=np.concatenate([IDS, [[1, 9, 3, 7, 8, 2]]])[:texts])
+    assert names(verify(model, tape | {"logits": change(tape["logits"])})) == ["logits_shifted"]
+
+
+def test_mistakes_that_depend_on_the_padding_of_several_texts(tiny_model):
+    """By hand: texts of 4 and 6 ids; the latent of the end token, and a decoder that masks padding."""
+    model, ids = tiny_model(), np.concatenate([IDS, [[1, 9, 3, 7, 8, 2]]])
+    tape, kept = run(model, ids=ids), (ids != 0)[:, None, None]
+    end = {"text.transformer": lambda f: lambda x, *rest: (y := f(x, *rest)) * 0 + y[[[0], [1]], [[3], [5]]]}
+    with replace_operations(end):
+        tape["text.latent"] = run(model, ids=ids)["text.latent"]
+    with replace_operations({"decoder.causal_mask": lambda f: lambda *rest: f(*rest) & kept}):
+        masked = run(model, ids=ids)
+    tape |= {name: x for name, x in masked.items() if name.startswith(("decoder", "logits"))}
+    assert names(verify(model, tape)) == ["latent_of_end_token", "padding_mask_in_decoder"]
+
+
+@pytest.mark.parametrize(("part", "heads"), [("vision", 1), ("vision", 12), ("decoder", 1), ("decoder", 8)])
+def test_usual_numbers_of_heads(tiny_model, part, heads):
+    model, name = tiny_model(), {"vision": "vision.block.0"}.get(part, "decoder.block.0.self")
+    other = replace(model.config, **{part: replace(getattr(model.config, part), heads=heads)})
+    report = verify(model, run(assemble(other, model.params)))
+    assert names(report) == [f"{part}_heads"] and report.first_divergence.name == name
 
 
 def test_pooled_tensors_averaged_before_the_norm(port):
