@@ -205,7 +205,7 @@ def _unexplained(fault: Fault) -> str:
     )
     if name.startswith(INSIDE):
         cause += "; minivideococa.trace(weights=True) also records what is inside: q, k, v, attention, MLP"
-    if fault.row.shape != fault.row.expected_shape:
+    if fault.row.shape != fault.row.expected_shape and not fault.row.layout:
         cause += ". Or is it another model's? Then pass its checkpoint with --weights"
     return f"{cause}."
 

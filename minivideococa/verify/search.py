@@ -119,10 +119,11 @@ class Search:
         ids, pad_id = self.inputs.get("ids"), model.config.text.pad_id
         operations = [change.replacements(ids, pad_id) for change in changes]
         pool = next((change.pool for change in changes if change.pool), None)
-        x = recompute(model, operations, self.inputs, known, needed, name, patch, pool)
-        for change in changes:
-            if name in change.outputs:
-                x = change.outputs[name](x)
+        with np.errstate(all="ignore"):  # a wrong operation may overflow
+            x = recompute(model, operations, self.inputs, known, needed, name, patch, pool)
+            for change in changes:
+                if name in change.outputs:
+                    x = change.outputs[name](x)
         return x
 
     def rounding_error(self, name: str, causes: Causes) -> float:

@@ -1,15 +1,15 @@
-"""VideoCoCa in JAX: a foreign implementation to try the verifier on, and an example of a port.
+"""VideoCoCa in JAX: an independent implementation to test the verifier on, and an example of a port.
 
-It knows the papers (CoCa, arXiv 2205.01917; VideoCoCa, arXiv 2212.04979), how open_clip stores and runs its
-CoCa, and the names of a trace. It shares no line with the package. `trace` runs it in any of four precisions,
-right or with some of the MISTAKES that porters make: every `port.has("...")` is a place where one goes wrong.
+It is written from the papers (CoCa, arXiv 2205.01917; VideoCoCa, arXiv 2212.04979), open_clip's checkpoint
+layout and the names of a trace, and shares no code with the package. `trace` runs it in any of four
+precisions, correctly or with some of the MISTAKES common in ports: every `port.has("...")` plants one.
 
     python tests/conformance/jax_coca.py CHECKPOINT INPUTS.safetensors OUT.safetensors
            [--dtype float32] [--mistake ID ...]
 
-Axes: T frames, S image side, P patch side, G = S // P patches a side, N = 1 + G * G tokens of a frame,
+Axes: T frames, S image size, P patch size, G = S // P patches per side, N = 1 + G * G tokens per frame,
 W vision width, Q queries, E width of everything after the pooler, L tokens of text, V vocabulary;
-inside attention H heads of width D, L what asks, K what is asked.
+inside attention H heads of dimension D, L queries, K keys.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-jax.config.update("jax_enable_x64", True)  # or there is no float64
-jax.config.update("jax_default_matmul_precision", "highest")  # or float32 products may be rounded to less
+jax.config.update("jax_enable_x64", True)  # JAX has no float64 otherwise
+jax.config.update("jax_default_matmul_precision", "highest")  # otherwise float32 products may lose precision
 
 Arrays = dict[str, jax.Array]
 Tree = dict[str, Any]  # parameters, nested as their names are
@@ -124,7 +124,7 @@ MISTAKES = (
 
 @dataclass(frozen=True)
 class Port:
-    """What every layer has to know: the kind of GELU, and the mistakes that are planted."""
+    """Options of all layers: the kind of GELU, and the mistakes that are planted."""
 
     quick_gelu: bool
     mistakes: frozenset[str]
@@ -134,14 +134,14 @@ class Port:
         return mistake in self.mistakes
 
 
-# Arithmetic: compiled once for each shape, and knowing nothing of mistakes ----------------------------------
+# Arithmetic, compiled once per shape; no mistakes are planted here ------------------------------------------
 
 
 @partial(jax.jit, static_argnames="grid")
 def patchify(pixels: jax.Array, kernel: np.ndarray, grid: str) -> jax.Array:
-    """Pixels [T, 3, S, S], kernel [W, 3, P, P] -> [T, G * G, W], the grid read "ij", row by row.
+    """Embed pixels [T, 3, S, S] by a kernel [W, 3, P, P] -> [T, G * G, W], row by row if grid is "ij".
 
-    A convolution whose stride is its size: patch (i, j) times the kernel. What is over at the edge is cut.
+    A convolution of stride P. Pixels beyond the last whole patch are dropped.
     """
     frames, size, width, side = len(pixels), pixels.shape[-1], *kernel.shape[::3]
     n = size // side
@@ -151,21 +151,21 @@ def patchify(pixels: jax.Array, kernel: np.ndarray, grid: str) -> jax.Array:
 
 @partial(jax.jit, static_argnames="order")
 def linear(x: jax.Array, weight: np.ndarray, bias: np.ndarray | None = None, order: str = "oi") -> jax.Array:
-    """[..., in] -> [..., out]; layers of PyTorch store [out, in], bare matrices as CLIP's are [in, out]."""
+    """Map [..., in] -> [..., out]. PyTorch's layers store [out, in], CLIP's bare projections [in, out]."""
     y = jnp.einsum(f"...i,{order}->...o", x, weight)
     return y if bias is None else y + bias
 
 
 @partial(jax.jit, static_argnames="ddof")
 def standardize(x: jax.Array, eps: float, weight: np.ndarray, bias: np.ndarray, ddof: int = 0) -> jax.Array:
-    """[..., C] -> [..., C] of mean 0 and variance 1, scaled and shifted; the variance is over C - ddof."""
+    """Normalize [..., C] to mean 0 and variance 1 (divided by C - ddof), then scale and shift it."""
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True, ddof=ddof)
     return (x - mean) * jax.lax.rsqrt(variance + eps) * weight + bias
 
 
 @partial(jax.jit, static_argnames="kind")
 def gelu(x: jax.Array, kind: str) -> jax.Array:
-    """x times the normal distribution's function of x; "tanh" and "quick" are approximations of it."""
+    """Apply GELU: "exact", or its approximations "tanh" and "quick"; or "relu" or "silu"."""
     if kind in ("relu", "silu"):
         return getattr(jax.nn, kind)(x)
     return x * jax.nn.sigmoid(1.702 * x) if kind == "quick" else jax.nn.gelu(x, approximate=kind == "tanh")
@@ -182,9 +182,9 @@ def attend(
     split: str,
     merged: str,
 ) -> jax.Array:
-    """q [..., L, E], k and v [..., K, E], mask [L, K], true where l may see k -> [..., L, E].
+    """Attend from q [..., L, E] to k and v [..., K, E] -> [..., L, E]; mask [L, K], True where to attend.
 
-    `split` says as what each [L, E] is read, rightly "lhd"; `merged` what the result is before it is [L, E].
+    split: the axes that [L, E] is reshaped to, "lhd" if right; merged: those reshaped to [L, E] at the end.
     """
 
     def by_head(x: jax.Array) -> jax.Array:
@@ -192,18 +192,18 @@ def attend(
         size = {"l": length, "h": heads, "d": width // heads}
         return x.reshape(*batch, *(size[axis] for axis in split))
 
-    asked = split.replace("l", "k")
-    scores = jnp.einsum(f"...{split},...{asked}->...hlk", by_head(q), by_head(k)) * scale
+    keys = split.replace("l", "k")
+    scores = jnp.einsum(f"...{split},...{keys}->...hlk", by_head(q), by_head(k)) * scale
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
-    return jnp.einsum(f"...hlk,...{asked}->...{merged}", jax.nn.softmax(scores), by_head(v)).reshape(q.shape)
+    return jnp.einsum(f"...hlk,...{keys}->...{merged}", jax.nn.softmax(scores), by_head(v)).reshape(q.shape)
 
 
 # Layers -----------------------------------------------------------------------------------------------------
 
 
 def layer_norm(port: Port, p: Tree, x: jax.Array, unless: str | None = None) -> jax.Array:
-    """[..., C] -> [..., C]; the mistake `unless` leaves it out."""
+    """Apply LayerNorm to [..., C]. The mistake `unless` leaves it out."""
     if unless is not None and port.has(unless):
         return x
     eps = 1e-6 if port.has("layer_norm_eps") else 1e-5
@@ -213,7 +213,7 @@ def layer_norm(port: Port, p: Tree, x: jax.Array, unless: str | None = None) -> 
 def attention(
     port: Port, p: Tree, x: jax.Array, context: jax.Array, heads: int, mask: np.ndarray | None = None
 ) -> jax.Array:
-    """x [..., L, E] asks context [..., K, C], where the mask [L, K] lets it -> [..., L, E]"""
+    """Attend from x [..., L, E] to a context [..., K, C] -> [..., L, E]; mask [L, K], True: attend."""
     if "in_proj_weight" in p:
         weights = np.split(p["in_proj_weight"], 3)  # of query, key and value, [E, E] each
     else:  # [E, E], [E, C], [E, C]
@@ -249,7 +249,7 @@ def attention(
 
 
 def mlp(port: Port, p: Tree, x: jax.Array) -> jax.Array:
-    """[..., E] -> [..., E]"""
+    """Apply the MLP: [..., E] -> [..., E]."""
     quick = port.has("quick_gelu") or (port.quick_gelu and not port.has("no_quick_gelu"))
     x = linear(x, p["c_fc"]["weight"], None if port.has("no_c_fc_bias") else p["c_fc"]["bias"])
     kind = "quick" if quick else "tanh" if port.has("tanh_gelu") else "exact"
@@ -265,7 +265,7 @@ def block(
     mask: np.ndarray | None = None,
     context: jax.Array | None = None,
 ) -> jax.Array:
-    """[..., L, E] -> [..., L, E]: attention over x or the context [K, E], then the MLP; both residual."""
+    """Apply attention over x [..., L, E] or a context [K, E], then the MLP, both with residuals."""
     if context is not None:
         context = layer_norm(port, p["ln_1_kv"], context, unless="no_ln_1_kv")
 
@@ -287,7 +287,7 @@ def block(
 def tower(
     port: Port, name: str, blocks: Tree, x: jax.Array, heads: int, mask: np.ndarray | None = None
 ) -> tuple[jax.Array, Arrays]:
-    """x [..., L, E] through all blocks -> [..., L, E]"""
+    """Apply all blocks to x [..., L, E]."""
     out = {f"{name}.embed": x}
     for i in sorted(blocks, key=int):
         x = out[f"{name}.block.{i}"] = block(port, blocks[i], x, heads, mask)
@@ -295,15 +295,15 @@ def tower(
 
 
 def unit(port: Port, x: jax.Array) -> jax.Array:
-    """[E] -> [E] of length one."""
+    """L2-normalize [E]."""
     return x if port.has("not_unit") else x / jnp.linalg.norm(x)
 
 
-# Stages: each gives its result and the intermediates by name ------------------------------------------------
+# Stages: each returns its result and the intermediates by name ---------------------------------------------
 
 
 def preprocess(port: Port, cfg: Mapping[str, Any], frames: jax.Array) -> jax.Array:
-    """Frames [T, S, S, 3], 0 to 255 -> pixels [T, 3, S, S]"""
+    """Normalize frames [T, S, S, 3], 0 to 255 -> pixels [T, 3, S, S]."""
     mean, std = cfg.get("mean") or CLIP[0], cfg.get("std") or CLIP[1]
     if port.has("imagenet_mean"):
         mean, std = IMAGENET
@@ -316,7 +316,7 @@ def preprocess(port: Port, cfg: Mapping[str, Any], frames: jax.Array) -> jax.Arr
 
 
 def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tuple[jax.Array, Arrays]:
-    """Pixels [T, 3, S, S] -> tokens [T, N, W], of each frame alone."""
+    """Encode each frame separately: pixels [T, 3, S, S] -> tokens [T, N, W]."""
     kernel = p["conv1"]["weight"]  # [W, 3, P, P]
     width, _, side, _ = kernel.shape
     if port.has("patch_channels_last"):  # as stored, but read as [W, P, P, 3]
@@ -343,10 +343,10 @@ def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tu
 
 
 def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tuple[jax.Array, Arrays]:
-    """Tokens [T, N, W] -> caption tokens [Q', E]; the latent [E] is among the intermediates."""
+    """Pool tokens [T, N, W] -> caption tokens [Q', E]; the latent [E] is among the intermediates."""
 
     def pooler(p: Tree, context: jax.Array) -> jax.Array:
-        """[K, W] -> [Q, E]: learned queries ask the context."""
+        """Attend from learned queries to a context: [K, W] -> [Q, E]."""
         context = layer_norm(port, p["ln_k"], context, unless="no_ln_k")
         query = layer_norm(port, p["ln_q"], p["query"], unless="no_ln_q")
         heads = cfg.get("attn_pooler_heads", 8) * (2 if port.has("pooler_heads") else 1)
@@ -384,7 +384,7 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
 
 
 def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[jax.Array, Arrays]:
-    """Ids [L] -> features [L, E]; the latent [E] is among the intermediates."""
+    """Encode ids [L] -> features [L, E]; the latent [E] is among the intermediates."""
     x, token, positions = p["token_embedding"]["weight"][ids], p["cls_emb"][None], p["positional_embedding"]
     if port.has("no_text_class_embedding"):
         token = np.zeros_like(token)
@@ -417,7 +417,7 @@ def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[
 def decoder(
     port: Port, cfg: Mapping[str, Any], p: Tree, x: jax.Array, caption: jax.Array, kept: np.ndarray
 ) -> Arrays:
-    """Features [L, E], caption tokens [Q', E] -> logits [L, V], among the intermediates. kept: no padding."""
+    """Decode features [L, E] -> logits [L, V], among the intermediates. kept: True where no padding is."""
     causal = None if port.has("decoder_not_causal") else np.tri(len(x), dtype=bool)
     if port.has("padding_mask_in_decoder"):
         causal = np.tri(len(x), dtype=bool) & kept
@@ -432,13 +432,13 @@ def decoder(
     return out | {"logits": jnp.roll(logits, 1, axis=0) if port.has("logits_shifted") else logits}
 
 
-# The whole --------------------------------------------------------------------------------------------------
+# The whole model --------------------------------------------------------------------------------------------
 
 
 def parameters(weights: Mapping[str, np.ndarray], dtype: str) -> Tree:
-    """{"text.ln_final.bias": x} -> {"text": {"ln_final": {"bias": x}}} in the dtype.
+    """Nest {"text.ln_final.bias": x} to {"text": {"ln_final": {"bias": x}}}, in the dtype.
 
-    They stay NumPy's, which JAX takes as they are: a slice of one then needs no compilation.
+    The arrays stay NumPy's: slicing them needs no compilation.
     """
     tree: Tree = {}
     for name, x in weights.items():
@@ -460,18 +460,20 @@ def trace(
     dtype: str = "float32",
     mistake: str | Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every named intermediate that follows from the inputs, in path order, in the dtype.
+    """Return every named intermediate that follows from the inputs, in path order, in the dtype.
 
-    config: what config.json holds, or its model_cfg alone. weights: by open_clip's names. ids [L] integers;
-    frames uint8 [T, S, S, 3], from which the pixels are then made; pixels [T, 3, S, S]; dtype one of DTYPES;
-    mistake one or several of MISTAKES, which change nothing where they cannot apply.
-    ValueError: another dtype, mistake or shape, or a configuration without attentional pooler.
+    config: the contents of config.json, or its model_cfg. weights: by open_clip's names. ids: integers [L].
+    frames: uint8 [T, S, S, 3]; the pixels are computed from them. pixels: [T, 3, S, S]. dtype: one of DTYPES.
+    mistake: one or several of MISTAKES, without effect where they cannot apply.
+
+    Raises ValueError for another dtype, mistake or shape, or a configuration without an attentional pooler.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype is {dtype!r}: give {', '.join(DTYPES)}")
     mistakes = frozenset([mistake] if isinstance(mistake, str) else mistake or ())
     if not mistakes <= set(MISTAKES):
-        raise ValueError(f"mistakes {sorted(mistakes - set(MISTAKES))} are none of {', '.join(MISTAKES)}")
+        unknown = ", ".join(sorted(mistakes - set(MISTAKES)))
+        raise ValueError(f"unknown mistakes {unknown}: give {', '.join(MISTAKES)}")
     cfg = config.get("model_cfg", config)
     if "other_weights" in mistakes:  # the same numbers in other places
         weights = {
@@ -507,10 +509,10 @@ def trace(
 
 
 def written(port: Port, name: str, x: np.ndarray) -> np.ndarray:
-    """A tensor as it goes into the trace."""
+    """Return a tensor as the trace stores it."""
     if port.has("axes_transposed") and name.startswith("vision"):  # sequence first, [N, T, W]
         x = np.ascontiguousarray(x.swapaxes(0, 1))
-    if port.has("batch_axis") and name not in ("frames", "ids"):  # of a batch of two videos with their texts
+    if port.has("batch_axis") and name not in ("frames", "ids"):  # a batch of two
         x = np.stack([x, x[..., ::-1]])
     return x
 
@@ -518,7 +520,7 @@ def written(port: Port, name: str, x: np.ndarray) -> np.ndarray:
 def main() -> None:
     from safetensors.flax import load_file, save_file  # knows bfloat16
 
-    parser = argparse.ArgumentParser(description="Writes the trace of a VideoCoCa in JAX.")
+    parser = argparse.ArgumentParser(description="Write the trace of a VideoCoCa in JAX.")
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
     parser.add_argument("inputs", type=Path, help="safetensors file with frames or pixels, ids, or both")
     parser.add_argument("out", type=Path, help="safetensors file to write")
@@ -528,8 +530,8 @@ def main() -> None:
     try:
         config = json.loads((args.checkpoint / "config.json").read_text())
         weights = load_file(args.checkpoint / "model.safetensors")
-        given = load_file(args.inputs)
-        inputs = {name: np.asarray(given[name]) for name in ("frames", "pixels", "ids") if name in given}
+        stored = load_file(args.inputs)
+        inputs = {name: np.asarray(stored[name]) for name in ("frames", "pixels", "ids") if name in stored}
         if not inputs:
             raise ValueError(f"{args.inputs} holds no inputs: it needs frames, pixels or ids")
         tensors = trace(config, weights, **inputs, dtype=args.dtype, mistake=args.mistake)

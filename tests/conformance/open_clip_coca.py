@@ -1,4 +1,4 @@
-"""VideoCoCa on open_clip, traced by torch hooks: how the trace of an existing implementation is written.
+"""VideoCoCa on open_clip, traced by torch hooks: an example of tracing an existing implementation.
 
     python tests/conformance/open_clip_coca.py CHECKPOINT INPUTS.safetensors OUT.safetensors [--dtype float32]
 
@@ -29,13 +29,13 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 def trace(
     folder: str | os.PathLike[str], inputs: Mapping[str, np.ndarray | torch.Tensor], dtype: str = "float32"
 ) -> dict[str, torch.Tensor]:
-    """Every intermediate by its name, with the weights of a checkpoint folder, in one of DTYPES.
+    """Return every intermediate by name, with the weights of a checkpoint folder, in one of DTYPES.
 
     inputs: `frames` uint8 [T, H, W, 3], or else `pixels` [T, 3, S, S]; `ids` [L] or [B, L]; other names are
-    left alone. Without a video, or without a text, all that needs none. The inputs that were used are in the
-    result, the pixels in the dtype.
+    ignored. Without a video or a text, only the intermediates that do not depend on it are returned. The
+    inputs are part of the result, the pixels in the dtype.
 
-    Raises FileNotFoundError for a file that is not there, ValueError if there are no inputs.
+    Raises FileNotFoundError if a file does not exist, ValueError if there are no inputs.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def trace(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes the trace of a VideoCoCa on open_clip.")
+    parser = argparse.ArgumentParser(description="Write the trace of a VideoCoCa on open_clip.")
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
     parser.add_argument("inputs", type=Path, help="safetensors file with frames or pixels, ids, or both")
     parser.add_argument("out", type=Path, help="safetensors file to write")
