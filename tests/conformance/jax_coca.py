@@ -171,32 +171,31 @@ def gelu(x: jax.Array, kind: str) -> jax.Array:
     return x * jax.nn.sigmoid(1.702 * x) if kind == "quick" else jax.nn.gelu(x, approximate=kind == "tanh")
 
 
-@partial(jax.jit, static_argnames=("heads", "split", "merged"))
-def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    mask: np.ndarray | None,
-    scale: float,
-    heads: int,
-    split: str,
-    merged: str,
-) -> jax.Array:
-    """Attend from q [..., L, E] to k and v [..., K, E] -> [..., L, E]; mask [L, K], True where to attend.
-
-    split: the axes that [L, E] is reshaped to, "lhd" if right; merged: those reshaped to [L, E] at the end.
-    """
-
-    def by_head(x: jax.Array) -> jax.Array:
-        *batch, length, width = x.shape
-        size = {"l": length, "h": heads, "d": width // heads}
-        return x.reshape(*batch, *(size[axis] for axis in split))
-
-    keys = split.replace("l", "k")
-    scores = jnp.einsum(f"...{split},...{keys}->...hlk", by_head(q), by_head(k)) * scale
+@jax.jit
+def attend(q: Any, k: Any, v: Any, mask: np.ndarray | None, scale: float) -> jax.Array:
+    """Attend from q [..., H, L, D] to k and v [..., H, K, D] -> [..., H, L, D]; mask [L, K], True: attend."""
+    scores = jnp.einsum("...ld,...kd->...lk", q, k) * scale
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
-    return jnp.einsum(f"...hlk,...{keys}->...{merged}", jax.nn.softmax(scores), by_head(v)).reshape(q.shape)
+    return jnp.einsum("...lk,...kd->...ld", jax.nn.softmax(scores), v)
+
+
+def split_heads(x: jax.Array, heads: int, axes: str) -> np.ndarray:
+    """Reshape [..., L, E] to the axes, "lhd" if right, and transpose to [..., H, L, D].
+
+    In NumPy, since JAX would compile each variant for each shape.
+    """
+    *batch, length, width = x.shape
+    size = {"l": length, "h": heads, "d": width // heads}
+    y = np.asarray(x).reshape(*batch, *(size[axis] for axis in axes))
+    return np.moveaxis(y, [axes.index(axis) - 3 for axis in "hld"], [-3, -2, -1])
+
+
+def merge_heads(x: jax.Array, axes: str) -> np.ndarray:
+    """Transpose [..., H, L, D] to the axes, "lhd" if right, and reshape to [..., L, E]."""
+    *batch, heads, length, size = x.shape
+    y = np.moveaxis(np.asarray(x), ["hld".index(axis) - 3 for axis in axes], [-3, -2, -1])
+    return y.reshape(*batch, length, heads * size)
 
 
 # Layers -----------------------------------------------------------------------------------------------------
@@ -243,7 +242,7 @@ def attention(
     scale = (q.shape[-1] // heads) ** -power
     if port.has("attention_scaled_by_width"):
         scale = q.shape[-1] ** -0.5
-    y = attend(q, k, v, mask, scale, heads, split, merged)
+    y = merge_heads(attend(*(split_heads(x, heads, split) for x in (q, k, v)), mask, scale), merged)
     p, order = p["out_proj"], "io" if port.has("out_proj_transposed") else "oi"
     return linear(y, p["weight"], None if port.has("no_out_proj_bias") else p["bias"], order)
 
