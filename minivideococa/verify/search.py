@@ -89,7 +89,7 @@ class Search:
         return self._relevant[name]
 
     def error(self, name: str, causes: Causes) -> float:
-        """Return the local error of a tensor with these mistakes in ours; infinity if shapes forbid them."""
+        """Return the local error with these mistakes in the reference; infinity if shapes forbid them."""
         causes = tuple(cause for cause in causes if cause in self.relevant(name)[1])
         if (name, causes) not in self._errors:
             try:
