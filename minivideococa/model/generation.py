@@ -152,8 +152,8 @@ class DecodingOptions:
             raise ValueError(f"top_p is {self.top_p}: give a number of more than 0, at most 1")
         if self.temperature is not None and self.temperature < 1e-6:
             raise ValueError(
-                f"temperature is {self.temperature}: give a number of 1e-06 or more; for the most likely token "
-                "give beams=1 and no temperature"
+                f"temperature is {self.temperature}: give a number of 1e-06 or more; for the most likely "
+                "token give beams=1 and no temperature"
             )
         if not self.is_sampling and self.beams > 1 and self.beams % self.groups:
             raise ValueError(
@@ -164,8 +164,8 @@ class DecodingOptions:
             raise ValueError("candidates needs beam search: leave out top_k, top_p and temperature")
         if self.candidates > self.rows_per_text:
             raise ValueError(
-                f"candidates is {self.candidates}: this search has {self.rows_per_text} beams; give more beams, in "
-                "one group (beam_groups=1)"
+                f"candidates is {self.candidates}: this search has {self.rows_per_text} beams; give more "
+                "beams, in one group (beam_groups=1)"
             )
 
     @property
