@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     messages.refuse_unknown_words(args, model, [args.text or ""])
     activations = activations_of(args, model)
     messages.warn_of_words(args, model, [args.text or ""])
+    messages.warn_of_length(args, model, [args.text or ""])
     write_trace(args.output, activations, model)
     tensors = [
         {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in activations.items()
