@@ -26,8 +26,8 @@ COMMANDS = (caption, classify, retrieve, answer, demo, convert, trace, verify, e
 
 
 EXIT_STATUS = (
-    "Exit status: 0, success; 1, verify found a wrong tensor; 2, an error, which one line describes; 3, there "
-    "is a result, but some videos could not be read and were left out; 130, interrupted by Ctrl-C."
+    "Exit status: 0, success; 1, verify found a wrong tensor; 2, an error, which one line describes; 3, "
+    "there is a result, but some videos could not be read and were left out; 130, interrupted by Ctrl-C."
 )
 
 

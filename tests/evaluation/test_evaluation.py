@@ -592,8 +592,8 @@ def manifest(tmp_path, monkeypatch):
 def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
-    (caveat,) = [line for line in err.splitlines() if not line.endswith("frames repeat")]
-    assert "coloured shapes only" in caveat
+    (written,) = [line for line in err.splitlines() if not line.endswith("frames repeat")]
+    assert written == f"minivideococa: wrote the predictions to {tmp_path / 'out.jsonl'}"
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)
     assert before["encode_video"] == 5 and (tmp_path / "home" / "videos").is_dir()
