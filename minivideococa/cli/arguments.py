@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
     def _require_known_options(self, args: Sequence[str]) -> None:
         """Exit if an argument is a misspelled option; argparse would report what is missing instead."""
         known = [name for name in self._option_string_actions if name.startswith("--")]
-        for argument in args[: args.index("--")] if "--" in args else args:
+        for argument in before_hyphens(args):
             name = argument.partition("=")[0]
             if re.fullmatch(r"--[\w-]+", name) and not any(option.startswith(name) for option in known):
                 nearest = get_close_matches(name, known, n=1, cutoff=0.7)
@@ -78,10 +78,13 @@ class Parser(argparse.ArgumentParser):
 
     def _unexpected(self, rest: Sequence[str]) -> str:
         """Return the message for arguments that are left over."""
-        for argument in rest:
+        for argument in before_hyphens(rest):
             if argument.startswith("-"):
                 return f"there is no option {argument}"
-        names = [f"one {action.metavar}" for action in self._get_positional_actions()]
+        positionals = self._get_positional_actions()
+        if any(action.nargs for action in positionals):  # several; see "--" above
+            return "with -- among the arguments, all options stand before the other arguments"
+        names = [f"one {action.metavar}" for action in positionals]
         command = self.prog.split()[-1]
         return f"{command} takes {' and '.join(names) or 'no arguments'}: {rest[0]!r} is one too many"
 
@@ -95,6 +98,11 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         terminal.write(message.rstrip("\n"))
+
+
+def before_hyphens(args: Sequence[str]) -> Sequence[str]:
+    """Return the arguments before "--", after which none is an option."""
+    return args[: args.index("--")] if "--" in args else args
 
 
 def add_command(
@@ -219,7 +227,7 @@ def add_templates(parser: Parser) -> None:
 
 
 def templates(args: argparse.Namespace) -> Sequence[str] | None:
-    """Return the templates that are asked for; None for the default."""
+    """Return the chosen templates; None for the default."""
     from ..tasks import ENSEMBLE
 
     return lines(args.templates_file) if args.templates_file else ENSEMBLE if args.ensemble else None
@@ -345,20 +353,16 @@ def _no_effect(given: Mapping[str, Any], names: Sequence[str], reason: str) -> I
 
 
 def check_decoding(args: argparse.Namespace, model: VideoCoCa, options: DecodingOptions) -> None:
-    """Raise ValueError, which names the flag, for options that the model cannot fulfil."""
+    """Raise ValueError, which names the flag, for options that do not suit the model."""
     from ..model.generation import prepare
 
     model.require_tokenizer()
     longest = min(30, model.config.text.context_length)
     if options.max_length is None and options.min_length >= longest:
-        advice = (
-            "give less, or a higher --max-length"
-            if longest < model.config.text.context_length
-            else "give less"
-        )
+        or_more = ", or a higher --max-length" if longest < model.config.text.context_length else ""
         raise ValueError(
             f"--min-length {options.min_length} must be less than the maximum length, {longest} tokens: "
-            f"{advice}"
+            f"give less{or_more}"
         )
     try:
         prepare(model, options)

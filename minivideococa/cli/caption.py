@@ -31,8 +31,7 @@ def add_arguments(parser: arguments.Parser) -> None:
     videos.add_videos(parser)
     arguments.add_model(
         parser,
-        ", one object per line and video; of a video that is left out it has the reason, left_out; "
-        f"{arguments.IN_WORLD}",
+        f", one object per line and video; left_out is why a video could not be read; {arguments.IN_WORLD}",
     )
     arguments.add_adapter(parser)
     arguments.add_part(parser)

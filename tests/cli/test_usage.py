@@ -304,6 +304,7 @@ def test_a_name_with_a_hyphen_follows_two_hyphens(refused, tmp_path, monkeypatch
             "classify takes one VIDEO: 'b.gif' is one too many; see",
         ),
         (["answer", PAIR, "what?", "b"], "answer takes one VIDEO and one QUESTION: 'b' is one too many"),
+        (["caption", PAIR, "-q", "b", "--", "-c"], "all options stand before the other arguments; see"),
         (["demo", "b"], "demo takes no arguments: 'b' is one too many"),
         (["caption", PAIR, "--start", "4", "--end", "0:02"], "--end 0:02 is not after --start 4; see"),
         (["trace", PAIR, "-o", "t", "--end", "0"], "--end 0 is not after the start; see minivideococa trace"),
