@@ -759,8 +759,8 @@ def test_no_cache_writes_no_files(manifest, tmp_path, capsys):
         (["--answers-file", "t.txt", "-o", "t.txt"], "t.txt"),
         (["-o", str(CLIPS / "pair.gif")], "pair.gif"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--prompt", "a " * 40], "max_length"),
-        (["--max-length", "5"], "max_length"),
+        (["--prompt", "a " * 40], "--max-length"),
+        (["--max-length", "5"], "--max-length 5"),
     ],
 )
 def test_an_error_is_one_line_and_changes_no_file(manifest, monkeypatch, capsys, arguments, names):
