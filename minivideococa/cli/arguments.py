@@ -36,9 +36,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports a usage error in one line, and prints help as results are printed.
 
     With `add_arguments` it is the parser of a command. It adds the arguments when it is first used, so that a
-    command imports what its own choices come from and nothing for the other commands. Options may stand
-    between the other arguments. `checks` are functions that return what is wrong with the parsed arguments,
-    or None.
+    command imports the source of its own choices and nothing for the other commands. Options may stand
+    between the other arguments. Each of `checks` returns what is wrong with the parsed arguments, or None.
     """
 
     def __init__(
@@ -133,7 +132,10 @@ def progress(args: argparse.Namespace) -> Progress:
 
 
 def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
-    """Load the model of --weights."""
+    """Return the model of --weights.
+
+    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
+    """
     from ..checkpoint import load
 
     require_weights(args)
@@ -292,7 +294,7 @@ def decoding_options(args: argparse.Namespace) -> DecodingOptions:
     given = given_decoding(args)
     values = dict(given)
     if (candidates := given.get("candidates", 1)) > 1:
-        _check_candidates(given)
+        _refuse_sampling(given)
         values = {"beams": min(max(DecodingOptions.beams, candidates), MAX_BEAMS)} | values
     try:
         options = DecodingOptions(**values)
@@ -314,23 +316,14 @@ def given_decoding(args: argparse.Namespace) -> dict[str, Any]:
 SAMPLING = ("top_k", "top_p", "temperature")
 
 
-def _check_candidates(given: Mapping[str, Any]) -> None:
-    """Raise ValueError for options that do not go together with several candidates."""
-    candidates = given["candidates"]
+def _refuse_sampling(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of sampling, which does not go together with several candidates."""
     for name in SAMPLING:
         if name in given:
             raise ValueError(
-                f"--candidates {candidates} and {flag(name)} exclude each other: candidates come from a beam "
-                "search, not from sampling"
+                f"--candidates {given['candidates']} and {flag(name)} exclude each other: candidates come "
+                "from a beam search, not from sampling"
             )
-    beams, groups = given.get("beams", max(6, candidates)), given.get("beam_groups", 1)
-    if 0 < beams < candidates:
-        raise ValueError(f"--candidates {candidates} is more than --beams {beams}")
-    if groups > 1 and candidates > beams // groups and not given.get("diversity_penalty"):
-        raise ValueError(
-            f"--candidates {candidates} with --beam-groups {groups} needs a --diversity-penalty above 0: "
-            "without it all groups find the same texts"
-        )
 
 
 def without_effect(given: Mapping[str, Any], options: DecodingOptions) -> Iterator[str]:
@@ -357,13 +350,6 @@ def check_decoding(args: argparse.Namespace, model: VideoCoCa, options: Decoding
     from ..model.generation import prepare
 
     model.require_tokenizer()
-    longest = min(30, model.config.text.context_length)
-    if options.max_length is None and options.min_length >= longest:
-        or_more = ", or a higher --max-length" if longest < model.config.text.context_length else ""
-        raise ValueError(
-            f"--min-length {options.min_length} must be less than the maximum length, {longest} tokens: "
-            f"give less{or_more}"
-        )
     try:
         prepare(model, options)
     except ValueError as error:
@@ -387,7 +373,7 @@ def with_flags(message: str, given: Mapping[str, Any]) -> str:
     return message
 
 
-# Types of values. argparse adds the name of the argument to the message of an error.
+# Types of values. argparse puts the name of the argument before the message of an error.
 
 
 def whole(text: str, least: int = 0, most: int = 2**64 - 1) -> int:
@@ -458,7 +444,7 @@ def path(text: str) -> str:
 
 
 def weights(text: str) -> str:
-    """Read the path of a checkpoint folder, or hf-hub:OWNER/NAME. A name without the prefix is refused."""
+    """Read the path of a checkpoint folder, or hf-hub:OWNER/NAME. OWNER/NAME alone is refused."""
     name = re.sub(r"^https?://(www\.)?huggingface\.co/|/$", "", text)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and name[0] != "." and not os.path.exists(text):
         raise argparse.ArgumentTypeError(
@@ -468,14 +454,14 @@ def weights(text: str) -> str:
 
 
 def text(value: str) -> str:
-    """Read a text that is not blank."""
+    """Read text that is not blank."""
     if not value.strip():
-        raise argparse.ArgumentTypeError("is empty: give a text")
+        raise argparse.ArgumentTypeError("is empty: give some text")
     return value
 
 
 def items(name: str, value: str) -> list[str]:
-    """Split texts at the commas outside double quotes, as in CSV. Raises ValueError if there is none."""
+    """Split at the commas outside double quotes, as in CSV. Raises ValueError if there is no text."""
     line = re.sub(r'"\s+(?=,|$)', '"', value.replace("\n", " "))  # csv takes no space after a closing quote
     try:
         [row] = csv.reader([line], skipinitialspace=True, strict=True)
@@ -489,7 +475,7 @@ def items(name: str, value: str) -> list[str]:
 
 
 def lines(path: str) -> list[str]:
-    """Read the lines of a text file that are not blank. Raises ValueError if there is none."""
+    """Return the lines of a text file that are not blank. Raises ValueError if there are none."""
     hint = "give a file with one entry per line"
     if not (found := [line.strip() for line in read_text(path, hint).split("\n") if line.strip()]):
         raise ValueError(f"{path} is empty: {hint}")

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def judged_caption(args: argparse.Namespace, captions: list[dict[str, Any]]) -> str | None:
-    """Return the caption that shows whether a video has shapes; None if it may be due to other options.
+    """Return the caption by which `in_world` may judge a video; None if an option may have distorted it.
 
     Mean pooling, few frames and a part of a video miss short events.
     """

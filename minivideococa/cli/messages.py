@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, messages on standard error."""
+"""Output of the commands: results on standard output, messages on standard error."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def printed_warnings(quiet: bool) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the text of an error, beginning with the file's name."""
+    """Return the message of an error, beginning with the file's name if it has one."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, MemoryError):
@@ -98,9 +98,10 @@ def world_field(known: Sequence[bool] | None, i: int = 0) -> dict[str, bool]:
 def warn_of_limits(
     args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: Sequence[bool] | None = None
 ) -> None:
-    """Print what limits a result: the embedded checkpoint, and words missing from its vocabulary.
+    """Print what limits a result: the embedded checkpoint, and words missing from the vocabulary.
 
-    `known` is from `videos_in_world`. The first is not printed if all videos look like its shapes.
+    `known` is the result of `videos_in_world`. The checkpoint is not mentioned if all videos look like its
+    shapes.
     """
     from ..world import is_embedded
 
@@ -128,16 +129,13 @@ def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[st
 
 
 def warn_of_length(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Print how many tokens are used of texts that are longer than the context."""
+    """Print how many tokens of a text are used, if some text is longer than the context."""
     lengths = [token_count(model, text) for text in texts]
     most = model.config.text.context_length - 2  # beside the start and end tokens
     if long := [length for length in lengths if length > most]:
-        which = (
-            "the text has"
-            if len(texts) == 1
-            else f"{len(long)} of {len(texts)} texts are too long, with up to"
-        )
-        say(args, f"{which} {max(long)} tokens: only the first {most} are used")
+        some = f"{len(long)} of {len(texts)} texts are too long, with up to"
+        subject = "the text has" if len(texts) == 1 else some
+        say(args, f"{subject} {max(long)} tokens: only the first {most} are used")
 
 
 def token_count(model: VideoCoCa, text: str) -> int:

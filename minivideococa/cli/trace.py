@@ -84,6 +84,6 @@ def activations_of(args: argparse.Namespace, model: VideoCoCa) -> dict[str, Any]
         ids[0, : len(caption)] = caption
     else:
         ids = model.tokenize(args.text)
-    with trace() as decoding:  # apart from the beam search, which computes the same names step by step
+    with trace() as decoding:  # apart from the beam search, which records the same names step by step
         model.decode(video.tokens, ids)
     return encoding | decoding

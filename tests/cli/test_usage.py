@@ -399,12 +399,12 @@ IMPOSSIBLE = [
     (["--top-p", "2"], "--top-p is 2"),
     (["--top-k", "0"], "--top-k is 0"),
     (["--candidates", "0"], "--candidates is 0"),
-    (["--candidates", "4", "--beams", "2"], "--candidates 4 is more than --beams 2"),
+    (["--candidates", "4", "--beams", "2"], "--candidates is 4: this search has 2 beams"),
     (["--candidates", "2", "--top-k", "5"], "--candidates 2 and --top-k exclude each other"),
     (["--candidates", "3", "--temperature", "1"], "--candidates 3 and --temperature exclude each other"),
-    (["--candidates", "3", "--beam-groups", "3"], "--candidates 3 with --beam-groups 3 needs a --diversity"),
+    (["--candidates", "3", "--beam-groups", "3"], "one group (--beam-groups 1)"),
     (["--candidates", "1001"], "--candidates is 1001: give a whole number from 1 to 1000"),
-    (["--min-length", "50"], "--min-length 50 must be less than the maximum length, 20 tokens"),
+    (["--min-length", "50"], "--min-length is 50, and --max-length is 20 by default"),
     (["--top-p", "2.50"], "--top-p is 2.50: "),
     (["--top-p", "0"], "--top-p is 0: "),
     (["--length-penalty", "1e9"], "--length-penalty is 1e9: "),
@@ -440,7 +440,7 @@ def test_the_default_length_fits_every_model(run):
 
 def test_numbers_agree_with_their_nouns(refused):
     message = refused("caption", PAIR, "--max-length", "1", "--min-length", "0")
-    assert "--max-length 1 must be more than --min-length 0 and the prompt's 1 id;" in message
+    assert "--max-length 1 must be more than --min-length 0 and the prompt's 1 token;" in message
 
 
 @pytest.mark.parametrize("count", [2, 6, 9])
