@@ -279,8 +279,8 @@ def keep_freed_memory() -> None:
 
     Nothing in this package calls it but the command line and the benchmarks, since it changes the whole
     process. Otherwise glibc returns each large array to the system, which clears it and hands it out again
-    page by page: a fifth of ViT-B/32's time. glibc itself raises these two limits as a program runs, but not
-    far enough, and not in threads.
+    page by page; README.md says what that costs. glibc itself raises these two limits as a program runs, but
+    not far enough, and not in threads.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
