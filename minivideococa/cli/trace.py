@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     messages.refuse_unknown_words(args, model, [args.text or ""])
     activations = activations_of(args, model)
     messages.warn_of_words(args, model, [args.text or ""])
+    messages.warn_of_length(args, model, [args.text or ""])
     write_trace(args.output, activations, model)
     tensors = [
         {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in activations.items()
@@ -83,6 +84,6 @@ def activations_of(args: argparse.Namespace, model: VideoCoCa) -> dict[str, Any]
         ids[0, : len(caption)] = caption
     else:
         ids = model.tokenize(args.text)
-    with trace() as decoding:  # apart from the beam search, which computes the same names step by step
+    with trace() as decoding:  # apart from the beam search, which records the same names step by step
         model.decode(video.tokens, ids)
     return encoding | decoding
