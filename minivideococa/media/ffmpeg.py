@@ -175,6 +175,8 @@ def no_video(path: str, log: str) -> ValueError | OSError:
             f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
             "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
         )
+    if "moov atom not found" in complaint:  # MP4 and MOV usually end with their index
+        return ValueError(f"{path}: the file is incomplete ({complaint}); download or copy it again")
     return ValueError(
         f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "
         "give a video, an image or a folder of images"

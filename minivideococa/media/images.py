@@ -103,7 +103,10 @@ def list_images(folder: str) -> list[str]:
     ]
     paths = [path for path in paths if not os.path.isdir(path)]
     if not paths:
-        raise ValueError(f"{folder}: no images in this folder; give a video or a folder of .jpg or .png")
+        raise ValueError(
+            f"{folder}: no videos and no images directly in this folder (subfolders are not searched); "
+            "give the folder that holds them"
+        )
     for path in paths:
         regular_file(path, "a folder of images holds regular files; remove it")
     return paths
@@ -254,7 +257,9 @@ def _frame_positions(image: Any) -> list[int]:
             sizes.append(image.size)
     if len(set(sizes)) > 1:
         page, size = next((page, size) for page, size in zip(pages, sizes, strict=True) if size != sizes[0])
-        raise ValueError(f"page {page + 1} is {_size_text(size)}, the first one {_size_text(sizes[0])}")
+        raise ValueError(
+            f"page {page + 1} is {_size_text(size)}, but the first page is {_size_text(sizes[0])}"
+        )
     if not pages:
         raise ValueError("reduced-resolution pictures only, as in a camera's raw file")
     image.seek(pages[0])
@@ -366,8 +371,8 @@ def _folder_frames(
             first_size = first_size or size
             if size != first_size:
                 raise ValueError(
-                    f"{path}: it is {_size_text(size)} upright, the first one, "
-                    f"{os.path.basename(paths[0])}, {_size_text(first_size)}; remove it, or scale it"
+                    f"{path} is {_size_text(size)}, but {os.path.basename(paths[0])}, the first, is "
+                    f"{_size_text(first_size)}; remove it, or scale it"
                 )
             if index in sampled:
                 _, frame = next(_file_frames(path, image, positions, np.zeros(1, np.int64)))

@@ -245,7 +245,7 @@ def test_commands_for_one_video_refuse_a_folder_of_videos(refused, tmp_path, com
 
 
 def test_a_folder_without_videos_or_images_is_refused(refused, tmp_path):
-    assert f"{tmp_path}: no images" in refused("caption", tmp_path)
+    assert f"{tmp_path}: no videos and no images directly in this folder" in refused("caption", tmp_path)
 
 
 # Labels and answers
