@@ -96,9 +96,7 @@ def _download(name: str, revision: str | None) -> Path:
     """
     try:
         return _fetch_files(name, revision)
-    except (
-        Exception
-    ) as error:  # when a connection breaks, the HTTP library's errors pass through huggingface_hub
+    except Exception as error:  # errors of the HTTP library pass through huggingface_hub
         reason = " ".join(_reason(error, revision).split())
     raise ValueError(f"hf-hub:{name}: {reason}")
 

@@ -19,9 +19,8 @@ UNSUPPORTED = {
     "coca_base": "it has no attentional pooler",
     "coca_roberta-ViT-B-32": "its text tower is RoBERTa",
 }
-CAPTIONS_ONLY = (
-    "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"  # the repository's name, whoever owns the copy
-)
+# the repository's name, whoever owns the copy
+CAPTIONS_ONLY = "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"
 
 
 def config_names() -> list[str]:

@@ -218,9 +218,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
         arrays = get(cache, clip.key)
         if arrays is None:
             pixels = model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
-    except (
-        Exception
-    ) as error:  # decoders raise many kinds, and one video must not cost the others their results
+    except Exception as error:  # decoders raise many kinds; the other videos keep their results
         clip.unreadable = _reason(clip.path, error)
         return None
     if arrays is not None:

@@ -229,7 +229,7 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
             "the most that is decoded; scale it down"
         )
     animated = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
-    copies = 4 * (12 if animated else 4)  # 4 bytes a pixel: decoded, upright, converted; canvases
+    copies = 4 * (12 if animated else 4)  # 4 bytes per pixel: decoded, upright, converted; canvases
     subject = f"{path}: reading {num_frames} frames of {_size_text(image.size)} pixels"
     need = (copies + 3 * num_frames) * width * height
     require_memory(need, subject, "scale it down or ask for fewer frames")
@@ -332,10 +332,8 @@ def _decode_still(reader: PillowPlugin, image: Image.Image) -> NDArray[np.uint8]
             return array_to_rgb(pixels)
         except MemoryError:
             raise
-        except (
-            Exception
-        ):  # imageio fails on damaged EXIF data; Pillow's message for damaged pixels is clearer
-            pass
+        except Exception:
+            pass  # imageio fails on damaged EXIF data; Pillow's message for damaged pixels is clearer
     return to_rgb(image)
 
 
