@@ -291,11 +291,9 @@ def warn_if_cut(model: VideoCoCa, texts: Sequence[str], stacklevel: int = 3) -> 
     longest = model.config.text.context_length
     cut = [length for length in model.require_tokenizer().lengths(texts) if length > longest]
     if cut:
-        subject = (
-            f"the text has {cut[0]} ids"
-            if len(texts) == 1
-            else f"{len(cut)} of {len(texts)} texts have more than {longest} ids, up to {max(cut)}"
-        )
+        subject = f"{'the' if len(texts) == 1 else 'a'} text has {cut[0]} ids"
+        if len(cut) > 1:
+            subject = f"{len(cut)} of {len(texts)} texts have more than {longest} ids, up to {max(cut)}"
         warnings.warn(f"{subject}; the first {longest} are used", stacklevel=stacklevel)
 
 

@@ -266,7 +266,7 @@ def test_each_task_warns_once_of_texts_that_are_cut(model):
         "the text has 23 ids; the first 9 are used"
     ]
     assert cut_messages(lambda: mvc.answer(model, video, "there is", ["a", "a b " * 5])) == [
-        "1 of 2 texts have more than 9 ids, up to 14; the first 9 are used"
+        "a text has 14 ids; the first 9 are used"
     ]
     assert cut_messages(lambda: mvc.retrieve(model, video, ["a red circle"])) == []
 

@@ -260,7 +260,10 @@ def test_files_without_video(tmp_path):
     (tmp_path / "half.png").write_bytes(cover.read_bytes()[: cover.stat().st_size // 2])
     for name in ("sound.mp3", "album.mp3", "text.mp4", "text.txt", "text.png", "empty.mp4"):
         assert_rejected(tmp_path / name, "no video", "give")
-    assert_rejected(tmp_path / "half.mp4", "incomplete (moov atom not found)", "download")
+    assert_rejected(tmp_path / "half.mp4", "incomplete or damaged (moov atom not found)", "download")
+    faststart = make(tmp_path / "faststart.mp4", *H264, "-movflags", "+faststart")
+    faststart.write_bytes(faststart.read_bytes()[:2500])
+    assert_rejected(faststart, "incomplete or damaged", "download")
     assert_rejected(tmp_path / "half.png", "repair")
     assert_rejected(tmp_path / "missing.mp4", "check the path", error=FileNotFoundError)
     for num_frames in (0, -1):
@@ -314,7 +317,9 @@ def test_interrupt_ends_ffmpeg(tmp_path):
     reader.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in reader.communicate(timeout=20)[1]
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        for _ in range(100):
+            os.kill(pid, 0)
+            time.sleep(0.05)
 
 
 @posix
