@@ -41,7 +41,7 @@ def decode(
         with block(f"decoder.block.{i}.self"):
             x = residual_block(x, self_block, config, mask, cache=caches[i] if caches else None)
         x = record_texts(f"decoder.block.{i}.self", x)
-        with block(f"decoder.block.{i}.cross"):
+        with block(f"decoder.block.{i}.cross", texts=len(x)):
             by_video = x.reshape(len(kv[i][0]), -1, x.shape[-1])  # [B, (R / B) L, E]
             x = residual_block(by_video, cross_block, config, kv=kv[i]).reshape(features.shape)
         x = record_texts(f"decoder.block.{i}.cross", x)

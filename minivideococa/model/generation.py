@@ -66,13 +66,13 @@ class DecodingOptions:
     beams: int = _option(6, "beams of the beam search; 1 is greedy decoding", "N")
     beam_groups: int | None = _option(
         None,
-        "groups of beams, alike without a diversity penalty (default: open_clip's 3 for 6 beams, else 1)",
+        "groups of beams; without a diversity penalty all find the same (default: 3 for 6 beams, else 1)",
         "N",
     )
-    min_length: int = _option(5, "fewest ids before the end token, the start token included", "N")
+    min_length: int = _option(5, "fewest tokens before the end token, the start token included", "N")
     max_length: int | None = _option(
         None,
-        "most ids, start and end tokens included (default: 30, or the context length if that is less)",
+        "most tokens, start and end included (default: 30, or the context length if that is less)",
         "N",
     )
     prompt: str = _option("", "text that the generated text continues", "TEXT")
@@ -152,7 +152,7 @@ class DecodingOptions:
             raise ValueError(f"top_p is {self.top_p}: give a number of more than 0, at most 1")
         if self.temperature is not None and self.temperature < 1e-6:
             raise ValueError(
-                f"temperature is {self.temperature}: give a number from 1e-06 to 1e+06; for the most likely "
+                f"temperature is {self.temperature}: give a number of 1e-06 or more; for the most likely "
                 "token give beams=1 and no temperature"
             )
         if not self.is_sampling and self.beams > 1 and self.beams % self.groups:
@@ -160,10 +160,12 @@ class DecodingOptions:
                 f"beam_groups is {self.beam_groups}: give a number that divides the {self.beams} beams; 1 is "
                 "plain beam search"
             )
+        if self.candidates > 1 and self.is_sampling:
+            raise ValueError("candidates needs beam search: leave out top_k, top_p and temperature")
         if self.candidates > self.rows_per_text:
             raise ValueError(
                 f"candidates is {self.candidates}: this search has {self.rows_per_text} beams; give more "
-                "beams in one group, and no sampling"
+                "beams, in one group (beam_groups=1)"
             )
 
     @property
@@ -623,13 +625,18 @@ def _prompt_ids(model: VideoCoCa, prompt: str) -> Array:
 def _max_length(options: DecodingOptions, prompt_length: int, context_length: int) -> int:
     """Return the maximum length, by default min(30, context_length). Raise ValueError if it is too short."""
     max_length = min(30, context_length) if options.max_length is None else options.max_length
+    limit = f"this model's texts have at most {context_length} tokens"
     if max_length > context_length:
-        raise ValueError(f"max_length is {max_length}: this model's texts have at most {context_length} ids")
+        raise ValueError(f"max_length is {max_length}: {limit}")
+    if options.max_length is None and options.min_length >= max_length:
+        raise ValueError(
+            f"min_length is {options.min_length}, and max_length is {max_length} by default: {limit}"
+        )
     if not max(options.min_length, prompt_length) < max_length:
-        ids = "id" if prompt_length == 1 else "ids"
+        tokens = "token" if prompt_length == 1 else "tokens"
         raise ValueError(
             f"max_length {max_length} must be more than min_length {options.min_length} and the prompt's "
-            f"{prompt_length} {ids}; this model's texts have at most {context_length}"
+            f"{prompt_length} {tokens}; {limit}"
         )
     return max_length
 

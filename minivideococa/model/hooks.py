@@ -10,6 +10,8 @@ and the model's own worker threads inherit the context of their caller.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,8 +42,15 @@ class _Reached(BaseException):  # not for `except Exception` in the block
     """The activation that a trace waits for has been recorded."""
 
 
+# The names of activations: "vision.block.3", "decoder.block.0.cross.weights"
+STAGES = r"frames|pixels|ids|logits|vision\.embed|pool\.(flat|attended|tokens|latent)"
+TEXT = r"text\.(embed|tokens|latent)"
+BLOCKS = r"(vision|text)\.block\.\d+|decoder\.block\.\d+\.(self|cross)|pool(\.contrastive)?"
+INSIDE = r"q|k|v|weights|attention|mlp|mlp\.hidden"
+NAME = re.compile(rf"{STAGES}|{TEXT}|({BLOCKS})(\.({INSIDE}))?")
+
 _trace: ContextVar[_Trace | None] = ContextVar("trace", default=None)
-_block: ContextVar[str] = ContextVar("block", default="")
+_block: ContextVar[tuple[str, int | None]] = ContextVar("block", default=("", None))
 
 
 # Activations
@@ -56,17 +65,32 @@ def trace(
     Yield a dict from name to array. A name that is computed again replaces the earlier array. A trace inside
     another takes over until it ends.
 
-    patch : arrays of the recorded shapes, or functions of the activation that return one. After each of these
-        names the model continues from the given array (activation patching); its own activation is recorded
-        all the same.
-    weights : also record the attention weights, and inside each block q, k, v, the attention's output and the
-        two halves of the MLP. These are large.
+    patch : arrays of the recorded shapes, or functions of the activation that return an array. After each of
+        these names the model continues from the given array (activation patching); its own activation is
+        recorded all the same.
+    weights : also record the attention weights, and inside each block q, k, v, the attention's output, and
+        the MLP's hidden activations and output. These are large.
     until : end the `with` block as soon as this activation has been recorded.
+
+    While a text is generated with a key-value cache, only the newest position is computed, and so recorded.
+
+    Raises ValueError for a name that no activation has, and for a patch of another shape. Warns (UserWarning)
+    of `until` and of patches that were never reached.
     """
+    for name in {*(patch or ()), *([until] if until is not None else [])}:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"{name!r} is not the name of an activation, such as vision.block.0 or pool.latent"
+            )
     current = _Trace(patch, weights, until)
     token = _trace.set(current)
     try:
         yield current.activations
+        if until is not None:
+            warnings.warn(f"until={until!r}: no such activation was computed", stacklevel=3)
+        if patch and not patch.keys() & current.activations.keys():
+            name = next(iter(patch))
+            warnings.warn(f"patch: {name} was never computed, nor any other of its names", stacklevel=3)
     except _Reached:
         pass
     finally:
@@ -81,10 +105,20 @@ def record(name: str, x: Array) -> Array:
     current.activations[name] = x.copy()  # later operations may work in place
     if name == current.until:
         raise _Reached
-    if current.patch is None:
+    if current.patch is None or name not in current.patch:
         return x
-    value = current.patch.get(name, x)
-    return value(x) if callable(value) else value
+    value = current.patch[name]
+    return value(x) if callable(value) else _as_patch(name, value, x)
+
+
+def _as_patch(name: str, value: Any, x: Array) -> Array:
+    """Return an array to patch in for x: of its shape and, unless it is an input, of its dtype."""
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.shape != x.shape or array.dtype.kind not in "fiu":
+        raise ValueError(f"patch of {name}: {array.dtype} {list(array.shape)}, not {x.dtype} {list(x.shape)}")
+    return array if name in ("frames", "pixels", "ids") else array.astype(x.dtype, copy=False)
 
 
 def record_texts(name: str, x: Array) -> Array:
@@ -97,14 +131,29 @@ def record_inside(name: str, x: Array) -> Array:
     current = _trace.get()
     if current is None or not current.weights:
         return x
-    prefix = _block.get()
-    return (record_texts if prefix.startswith(("text", "decoder")) else record)(f"{prefix}.{name}", x)
+    prefix, texts = _block.get()
+    if not prefix.startswith(("text", "decoder")):
+        return record(f"{prefix}.{name}", x)
+    if texts is None or len(x) == texts:
+        return record_texts(f"{prefix}.{name}", x)
+    unfolded = x.reshape(len(x), *x.shape[1:-2], texts // len(x), -1, x.shape[-1])  # [B, ..., R / B, L, C]
+    last = unfolded.ndim - 1
+    order = [0, last - 2, *range(1, last - 2), last - 1, last]
+    by_text = unfolded.transpose(order)  # [B, R / B, ..., L, C]
+    patched = record_texts(f"{prefix}.{name}", by_text.reshape(texts, *by_text.shape[2:]))
+    return (
+        patched.reshape(by_text.shape).transpose([order.index(i) for i in range(last + 1)]).reshape(x.shape)
+    )
 
 
 @contextmanager
-def block(name: str) -> Iterator[None]:
-    """Name the block that `record_inside` records for inside the `with` block."""
-    token = _block.set(name)
+def block(name: str, texts: int | None = None) -> Iterator[None]:
+    """Name the block that `record_inside` records for inside the `with` block.
+
+    texts: the number R of texts, where those of a video are folded into one sequence [B, ..., (R / B) L, C].
+    They are recorded as [R, ..., L, C].
+    """
+    token = _block.set((name, texts))
     try:
         yield
     finally:
@@ -168,14 +217,25 @@ def replace_operations(replacements: Mapping[str, Callable[[Any], Any]]) -> Iter
     Raises ValueError for a name that is not marked as `replaceable`.
     """
     if unknown := replacements.keys() - REPLACEABLE.keys():
-        raise ValueError(
-            f"no replaceable operation {min(unknown)}: there are {', '.join(sorted(REPLACEABLE))}"
-        )
+        names = ", ".join(sorted(REPLACEABLE))
+        raise ValueError(f"no replaceable operation {', '.join(sorted(unknown))}: there are {names}")
     current = dict(_replacements.get() or {})
     for name, make in replacements.items():
-        current[name] = make(current.get(name, REPLACEABLE[name]))
+        current[name] = _replacement(name, make, current.get(name, REPLACEABLE[name]))
     token = _replacements.set(current)
     try:
         yield
     finally:
         _replacements.reset(token)
+
+
+def _replacement(name: str, make: Callable[[Any], Any], operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what replaces an operation. Raises ValueError unless `make` returns a function."""
+    hint = f"{name}: give a function that takes the operation and returns its replacement"
+    try:
+        replacement = make(operation)
+    except Exception as error:
+        raise ValueError(f"{hint} ({type(error).__name__}: {error})") from error
+    if not callable(replacement):
+        raise ValueError(f"{hint}, which is a function too")
+    return replacement

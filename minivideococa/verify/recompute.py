@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def recompute(
     change does not fit the shapes.
     """
     if patch is None:
-        patch = {key: x for key, x in known.items() if key not in needed}
+        # as functions, which may return other shapes and dtypes
+        patch = {key: partial(_constant, x) for key, x in known.items() if key not in needed}
     with ExitStack() as stack:
         for replacements in operations:
             stack.enter_context(replace_operations(replacements))
@@ -50,6 +52,10 @@ def recompute(
         activations = stack.enter_context(trace(patch, until=name))
         run_stages(model, inputs, known, needed)
     return activations[name]
+
+
+def _constant(x: Array, _: Array) -> Array:
+    return x
 
 
 def run_stages(model: VideoCoCa, inputs: Arrays, known: Arrays, needed: set[str]) -> None:

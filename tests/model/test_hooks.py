@@ -1,5 +1,6 @@
 """The trace: names in path order, shapes, and that it records what ran, nothing else and nobody else's."""
 
+import contextlib
 import contextvars
 import threading
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
-from minivideococa.model import ops, vision
+from minivideococa.model import decoder, ops, text, vision
 from minivideococa.model.hooks import record, record_texts, replace_operations
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 20, 16, 3), np.uint8)
@@ -388,20 +389,22 @@ def test_until_ends_the_block(tiny_model):
             run(model)
             reached.append(name)
         assert list(t)[-1] == name and not reached
-    with mvc.trace(until="logits of another model") as t:
+    never = pytest.warns(UserWarning, match="no such activation was computed")
+    with never, mvc.trace(until="vision.block.99") as t:
         run(model)
     assert "logits" in t
 
 
 def test_an_inner_trace_does_not_end_the_outer_one():
-    with mvc.trace(until="a") as outer:
-        with mvc.trace(until="b") as inner:
-            record("a", np.zeros(1))
-            record("b", np.zeros(1))
-        assert set(inner) == {"a", "b"}
-        record("a", np.ones(1))
+    with mvc.trace(until="pixels") as outer:
+        with mvc.trace(until="logits") as inner:
+            record("pixels", np.zeros(1))
+            record("logits", np.zeros(1))
+        assert set(inner) == {"pixels", "logits"}
+        with contextlib.suppress(Exception):  # the caller's: it does not catch the end of the trace
+            record("pixels", np.ones(1))
         raise AssertionError("not reached")
-    assert outer["a"] == 1
+    assert outer["pixels"] == 1
 
 
 # Replaced operations
@@ -468,3 +471,78 @@ def test_an_error_ends_a_replacement():
     with pytest.raises(KeyError), replace_operations({"ops.normalize": lambda normalize: lambda x: x}):
         raise KeyError
     np.testing.assert_allclose(ops.normalize(x), x / 5)
+
+
+def test_what_is_no_replacement_is_an_error():
+    """The operation to use instead, where a function that makes it is expected, is refused at once."""
+    for make in (ops.quick_gelu, lambda gelu: None, None, lambda: 3):
+        refused = pytest.raises(ValueError, match=r"^ops\.gelu: give a function that takes the operation")
+        with refused, replace_operations({"ops.gelu": make}):
+            pass
+
+
+# Names and values of patches
+
+
+@pytest.mark.parametrize("name", ["vison.block.0", "vision.block", "logit", "", "pool.q.weights", 3])
+def test_a_name_that_no_activation_has(name):
+    for arguments in ({"patch": {name: np.zeros(1)}}, {"until": name}):
+        with pytest.raises(ValueError, match="is not the name of an activation"), mvc.trace(**arguments):
+            pass
+
+
+def test_a_patch_that_is_never_reached_is_warned_of(tiny_model):
+    model = tiny_model()
+    for name in ("vision.block.99", "vision.block.0.weights"):
+        with (
+            pytest.warns(UserWarning, match=f"patch: {name} was never computed"),
+            mvc.trace({name: np.zeros(1)}),
+        ):
+            run(model)
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 10, 12)), np.zeros(3), 0.0, None, [[1.0]], "x"], ids=str)
+def test_a_patch_of_another_shape_is_an_error(tiny_model, value):
+    refused = pytest.raises(ValueError, match=r"^patch of vision\.block\.0: .*, not float64 \[3, 10, 12\]")
+    with refused, mvc.trace({"vision.block.0": value}):
+        run(tiny_model())
+
+
+def test_a_patch_keeps_the_dtype_of_the_model(tiny_model):
+    model = tiny_model(dtype="float32")
+    with mvc.trace() as t:
+        run(model)
+    patch = {name: x.astype(np.float64) for name, x in t.items() if name not in ("frames", "pixels", "ids")}
+    with mvc.trace(patch) as again:
+        run(model)
+    assert {x.dtype for name, x in again.items() if name in patch} == {np.dtype("float32")}
+    doubled = {"vision.block.0": lambda x: 2 * x}
+    with mvc.trace(doubled) as after:
+        run(model)
+    np.testing.assert_array_equal(after["vision.block.0"], t["vision.block.0"])
+    assert np.abs(after["pool.latent"] - t["pool.latent"]).max() > 1e-4
+
+
+@pytest.mark.parametrize("videos", [1, 2, 6])
+def test_several_texts_of_a_video_are_recorded_one_by_one(tiny_model, videos):
+    """The texts of a video are folded into one sequence for cross-attention, but not in the trace."""
+    model, rng = tiny_model(), np.random.default_rng(0)
+    tokens, ids = rng.standard_normal((videos, 3, 8)), rng.integers(3, 20, (6, 4))
+    with mvc.trace(weights=True) as t:
+        kv = decoder.cross_attention_kv(tokens, model.params["text_decoder"], model.config.decoder)
+        _, features = text.encode_text(ids, model.params["text"], model.config.text)
+        logits = decoder.decode(features, kv, model.params["text_decoder"], model.config.decoder)
+    inside = {"q": (2, 4, 4), "weights": (2, 4, 3), "attention": (4, 8), "mlp.hidden": (4, 32), "mlp": (4, 8)}
+    for name, shape in inside.items():
+        assert t[f"decoder.block.1.cross.{name}"].shape == (6, *shape), name
+    for i, row in enumerate(ids):
+        with mvc.trace(weights=True) as alone:
+            model.decode(tokens[i * videos // 6], row[None])
+        for name in inside:
+            full = f"decoder.block.1.cross.{name}"
+            np.testing.assert_allclose(t[full][i], alone[full], rtol=1e-9, atol=1e-12, err_msg=name)
+    with mvc.trace(
+        {f"decoder.block.0.cross.{name}": t[f"decoder.block.0.cross.{name}"] for name in inside}, weights=True
+    ):
+        again = decoder.decode(features, kv, model.params["text_decoder"], model.config.decoder)
+    np.testing.assert_array_equal(again, logits)
