@@ -1,4 +1,4 @@
-"""Generates the API reference from the docstrings, one page per module, with pdoc.
+"""Generate the API reference from the docstrings, one page per module, with pdoc.
 
 python docs/build.py [FOLDER]            # default: build/api; needs the extra `docs`
 """
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(folder: Path = ROOT / "build" / "api") -> None:
-    for name in minivideococa.__all__:  # pdoc sees only what is imported already
+    for name in minivideococa.__all__:  # attributes that are imported on first use
         setattr(minivideococa, name, getattr(minivideococa, name))
     modules = ["minivideococa"]
     for module in pkgutil.walk_packages(minivideococa.__path__, "minivideococa."):

@@ -24,7 +24,7 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
     Returns {"clips": [{"clip", "set", "text", "caption", ...}],
     "retrieval": [{"text", "found", "cosine", "right"}]}.
 
-    Each answer has a bool beside it whose name ends in `right`. A caption is right if it names exactly the
+    Beside each answer is a bool whose name ends in `right`. A caption is right if it names exactly the
     shapes of the clip. The best label, for a clip with one shape, is right if it is that shape. The best
     match of a text is right if it is the clip that the text describes.
     """

@@ -1,4 +1,4 @@
-"""Progress of long work, reported through arguments: the library calls a function, the caller draws.
+"""Progress of long work: the library calls a function that the caller passes.
 
 Work of one kind takes `progress: Update | None`, a function called with the number of parts just finished:
 

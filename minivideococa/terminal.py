@@ -1,7 +1,7 @@
 """Standard output and standard error, whatever they are connected to.
 
-A result is written, or an error says that it was not. A message that cannot be written is dropped and the
-work goes on. Characters that a stream cannot encode are escaped, and so are control characters in names.
+A result that cannot be written is an error; a message that cannot be written is dropped. Characters that a
+stream cannot encode are escaped, and so are control characters in names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def open_streams() -> None:
 def write(text: str) -> None:
     """Write a result and a line break to standard output, and flush it.
 
-    A reader that has left, such as `head`, is no error. Raises OSError if standard output is closed or cannot
+    A closed pipe, as of `head`, is no error. Raises OSError if standard output is closed or cannot
     be written to.
     """
     if sys.stdout is None:
@@ -56,7 +56,7 @@ def tell(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text as one line: line breaks, control characters and undecodable bytes are escaped."""
+    """Return text as one line: line breaks, control characters and undecodable bytes are escaped."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -67,7 +67,7 @@ def _escaped(c: str) -> str:
 
 
 def encodable(text: str, stream: TextIO | None) -> str:
-    """Return a text with the characters escaped that the encoding of `stream` lacks."""
+    """Return text in which the characters that the encoding of `stream` lacks are escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -78,6 +78,6 @@ def _write_line(stream: TextIO, text: str) -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Redirect a stream to the null device; else what is left in its buffer is an error at exit."""
+    """Redirect a stream to the null device; otherwise flushing its buffer at exit fails."""
     with contextlib.suppress(OSError):  # a stream in memory has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

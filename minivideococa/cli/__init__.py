@@ -25,6 +25,12 @@ from .arguments import Parser
 COMMANDS = (caption, classify, retrieve, answer, demo, convert, trace, verify, evaluate, shapes)
 
 
+EXIT_STATUS = (
+    "Exit status: 0, success; 1, verify found a wrong tensor; 2, an error, which one line describes; 3, "
+    "there is a result, but some videos could not be read and were left out; 130, interrupted by Ctrl-C."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. Without arguments, print the help.
 
@@ -57,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     """Return the parser of all commands."""
     top = Parser(
-        prog="minivideococa", description="VideoCoCa in NumPy: caption, classify and retrieve videos."
+        prog="minivideococa",
+        description="VideoCoCa in NumPy: caption, classify and retrieve videos.",
+        epilog=EXIT_STATUS,
     )
     top.add_argument("--version", action="version", version=f"minivideococa {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")

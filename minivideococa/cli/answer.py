@@ -44,15 +44,16 @@ def add_arguments(parser: arguments.Parser) -> None:
         action="append",
         type=arguments.text,
         metavar="A",
-        help="one answer to rank; repeat it for others",
+        help="one answer to rank; repeat it for others. The number printed is the log-probability of "
+        "the answer after the question",
     )
-    arguments.add_model(parser)
+    arguments.add_model(parser, f"; {arguments.IN_WORLD}")
     arguments.add_adapter(parser)
     arguments.add_part(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the answer, or the given answers, the most probable first."""
+    """Print the generated answer, or the given ones, the most probable first."""
     answers = args.answer or ([] if args.answers is None else arguments.items("--answers", args.answers))
     videos.check_one(args.video)  # before the weights
     model = arguments.load_model(args)

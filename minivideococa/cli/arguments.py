@@ -8,7 +8,9 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from .. import terminal
@@ -23,12 +25,19 @@ if TYPE_CHECKING:
 
 Run = Callable[[argparse.Namespace], int]
 
+EXIT_STATUS = "Exit status: 0, success; 2, an error, which one line describes."
+EXIT_STATUS_OF_SEVERAL = (
+    "Exit status: 0, success; 2, an error, which one line describes; 3, there is a result, but some videos "
+    "could not be read and were left out."
+)
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that reports a usage error in one line, and prints help as results are printed.
 
-    `add_arguments` is called when the parser is first used, so that a command imports what its own choices
-    come from and nothing for the other commands.
+    With `add_arguments` it is the parser of a command. It adds the arguments when it is first used, so that a
+    command imports the source of its own choices and nothing for the other commands. Options may stand
+    between the other arguments. Each of `checks` returns what is wrong with the parsed arguments, or None.
     """
 
     def __init__(
@@ -36,21 +45,63 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(*args, **options)
         self.add_arguments = add_arguments
+        self.checks: list[Callable[[argparse.Namespace], str | None]] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as `ArgumentParser` does."""
-        if self.add_arguments:
-            self.add_arguments(self)
-            self.add_arguments = None
-        return super().parse_known_args(args, namespace)
+        """Parse as `ArgumentParser` does; the parser of a command reports unknown arguments itself."""
+        if self.add_arguments is None:  # the parser of all commands, or a call of argparse's own from below
+            return super().parse_known_args(args, namespace)
+        add_arguments, self.add_arguments = self.add_arguments, None
+        add_arguments(self)
+        self._require_known_options(args)
+        # argparse drops "--" from intermixed arguments and then reads the names after it as options
+        parse = self.parse_known_args if "--" in args else self.parse_known_intermixed_args
+        parsed, rest = parse(args, namespace)
+        if rest:
+            self.error(self._unexpected(rest))
+        for check in self.checks:
+            if problem := check(parsed):
+                self.error(problem)
+        return parsed, []
+
+    def _require_known_options(self, args: Sequence[str]) -> None:
+        """Exit if an argument is a misspelled option; argparse would report what is missing instead."""
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for argument in before_hyphens(args):
+            name = argument.partition("=")[0]
+            if re.fullmatch(r"--[\w-]+", name) and not any(option.startswith(name) for option in known):
+                nearest = get_close_matches(name, known, n=1, cutoff=0.7)
+                self.error(
+                    f"there is no option {name}" + (f": did you mean {nearest[0]}?" if nearest else "")
+                )
+
+    def _unexpected(self, rest: Sequence[str]) -> str:
+        """Return the message for arguments that are left over."""
+        for argument in before_hyphens(rest):
+            if argument.startswith("-"):
+                return f"there is no option {argument}"
+        positionals = self._get_positional_actions()
+        if any(action.nargs for action in positionals):  # several; see "--" above
+            return "with -- among the arguments, all options stand before the other arguments"
+        names = [f"one {action.metavar}" for action in positionals]
+        command = self.prog.split()[-1]
+        return f"{command} takes {' and '.join(names) or 'no arguments'}: {rest[0]!r} is one too many"
 
     def error(self, message: str) -> NoReturn:
         """Print one line that points to --help, and exit with status 2."""
-        terminal.tell(f"minivideococa: {message}; see {self.prog} --help")
+        # "argument NAME: is empty" -> "NAME is empty", for messages that begin with a verb
+        message = re.sub(r"^argument (?:-\w/)?(\S+): (?=is |must |\S+ leaves )", r"\1 ", message)
+        separator = "" if message.endswith("?") else ";"
+        terminal.tell(f"minivideococa: {message}{separator} see {self.prog} --help")
         raise SystemExit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         terminal.write(message.rstrip("\n"))
+
+
+def before_hyphens(args: Sequence[str]) -> Sequence[str]:
+    """Return the arguments before "--", after which none is an option."""
+    return args[: args.index("--")] if "--" in args else args
 
 
 def add_command(
@@ -60,9 +111,15 @@ def add_command(
     description: str,
     add_arguments: Callable[[Parser], None],
     prints_result: Callable[[argparse.Namespace], bool] = lambda args: True,
+    exit_status: str = EXIT_STATUS,
 ) -> None:
-    """Add a command. `prints_result` is whether it writes to standard output with these arguments."""
-    parser = commands.add_parser(name, help=description, description=description, add_arguments=add_arguments)
+    """Add a command.
+
+    `prints_result` is whether it writes to standard output with these arguments; `exit_status` ends its help.
+    """
+    parser = commands.add_parser(
+        name, help=description, description=description, epilog=exit_status, add_arguments=add_arguments
+    )
     parser.set_defaults(run=run, prints_result=prints_result)
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="print the result only, no progress and no messages"
@@ -75,18 +132,33 @@ def progress(args: argparse.Namespace) -> Progress:
 
 
 def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
-    """Load the model of --weights."""
+    """Return the model of --weights.
+
+    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
+    """
     from ..checkpoint import load
 
+    require_weights(args)
     return load(args.weights, dtype, progress=progress(args))
+
+
+def require_weights(args: argparse.Namespace) -> None:
+    """Raise FileNotFoundError if --weights is neither a path nor a repository on the Hugging Face hub."""
+    if args.weights and not args.weights.startswith("hf-hub:") and not os.path.lexists(args.weights):
+        raise FileNotFoundError(
+            f"--weights {args.weights}: no such folder; give a checkpoint folder, or hf-hub:OWNER/NAME for a "
+            "repository on the Hugging Face hub"
+        )
 
 
 # Shared arguments
 
+IN_WORLD = "with the embedded checkpoint, in_world is whether a video looks like its coloured shapes"
 
-def add_json(parser: Parser) -> None:
-    """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+def add_json(parser: Parser, more: str = "") -> None:
+    """Add --json. `more` ends its help."""
+    parser.add_argument("--json", action="store_true", help=f"print JSON, for programs{more}")
 
 
 def add_weights(parser: Parser) -> None:
@@ -100,9 +172,9 @@ def add_weights(parser: Parser) -> None:
     )
 
 
-def add_model(parser: Parser) -> None:
-    """Add --json, --weights, --frames and --force."""
-    add_json(parser)
+def add_model(parser: Parser, json_help: str = "") -> None:
+    """Add --json, --weights, --frames and --force. `json_help` ends the help of --json."""
+    add_json(parser, json_help)
     add_weights(parser)
     parser.add_argument(
         "--frames", type=positive, default=8, metavar="T", help="number of frames to sample (default: 8)"
@@ -131,6 +203,15 @@ def add_part(parser: Parser) -> None:
         parser.add_argument(
             f"--{name}", type=time, metavar="TIME", help=f"{place} this time: seconds, mm:ss or hh:mm:ss"
         )
+    parser.checks.append(wrong_part)
+
+
+def wrong_part(args: argparse.Namespace) -> str | None:
+    """Return what is wrong if --end is not after --start."""
+    if args.end is None or args.end > (args.start or 0):
+        return None
+    start = "the start" if args.start is None else f"--start {args.start.text}"
+    return f"--end {args.end.text} is not after {start}"
 
 
 def add_templates(parser: Parser) -> None:
@@ -140,7 +221,7 @@ def add_templates(parser: Parser) -> None:
         "--templates-file",
         type=path,
         metavar="F",
-        help='a file with one template a line, {} standing for the label (default: "a video of {}.")',
+        help='a file with one template per line, {} standing for the label (default: "a video of {}.")',
     )
     group.add_argument(
         "--ensemble", action="store_true", help="average over several templates that come with the package"
@@ -148,7 +229,7 @@ def add_templates(parser: Parser) -> None:
 
 
 def templates(args: argparse.Namespace) -> Sequence[str] | None:
-    """Return the templates that are asked for; None for the default."""
+    """Return the chosen templates; None for the default."""
     from ..tasks import ENSEMBLE
 
     return lines(args.templates_file) if args.templates_file else ENSEMBLE if args.ensemble else None
@@ -157,6 +238,10 @@ def templates(args: argparse.Namespace) -> Sequence[str] | None:
 # Decoding: one flag for each field of DecodingOptions, with its default and help
 
 NO_FLAGS = ("start_id", "end_id", "cache")  # fields for Python callers
+MORE_HELP = {  # after the default
+    "candidates": ". More than 1: one group of at least 6 or N beams, so the first may differ from the "
+    "single caption; the number printed is the text's log-probability",
+}
 
 
 def add_decoding(parser: Parser, leave_out: Sequence[str] = ()) -> None:
@@ -172,7 +257,7 @@ def add_decoding(parser: Parser, leave_out: Sequence[str] = ()) -> None:
             group.add_argument(
                 flag(field.name),
                 metavar=field.metadata.get("metavar"),
-                help=field.metadata["help"].replace("%", "%%") + shown,
+                help=field.metadata["help"].replace("%", "%%") + shown + MORE_HELP.get(field.name, ""),
                 **_value(field.name, hints[field.name]),
             )
     group.add_argument(
@@ -202,35 +287,85 @@ def _value(name: str, hint: Any) -> dict[str, Any]:
 def decoding_options(args: argparse.Namespace) -> DecodingOptions:
     """Return the given options. Several candidates come from one search with at least as many beams.
 
-    Raises ValueError, which names the flag, for impossible values.
+    Warns of options without effect. Raises ValueError, which names the flag, for impossible values.
     """
+    from ..model.generation import MAX_BEAMS, DecodingOptions
+
+    given = given_decoding(args)
+    values = dict(given)
+    if (candidates := given.get("candidates", 1)) > 1:
+        _refuse_sampling(given)
+        values = {"beams": min(max(DecodingOptions.beams, candidates), MAX_BEAMS)} | values
+    try:
+        options = DecodingOptions(**values)
+    except ValueError as error:
+        raise ValueError(with_flags(str(error), given)) from None
+    if messages := list(without_effect(given, options)):
+        warnings.warn("; ".join(messages), stacklevel=2)
+    return options
+
+
+def given_decoding(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the decoding options that are given, by the names of their fields."""
     from ..model.generation import DecodingOptions
 
     names = {field.name for field in dataclasses.fields(DecodingOptions)} - {*NO_FLAGS}
-    given = {name: value for name, value in vars(args).items() if name in names}
-    if given.get("candidates", 1) > 1:
-        given = {"beams": max(DecodingOptions.beams, given["candidates"])} | given
-    try:
-        return DecodingOptions(**given)
-    except ValueError as error:
-        raise ValueError(with_flags(str(error))) from None
+    return {name: value for name, value in vars(args).items() if name in names}
 
 
-def check_decoding(model: VideoCoCa, options: DecodingOptions) -> None:
-    """Raise ValueError, which names the flag, for options that the model cannot fulfil."""
+SAMPLING = ("top_k", "top_p", "temperature")
+
+
+def _refuse_sampling(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of sampling, which does not go together with several candidates."""
+    for name in SAMPLING:
+        if name in given:
+            raise ValueError(
+                f"--candidates {given['candidates']} and {flag(name)} exclude each other: candidates come "
+                "from a beam search, not from sampling"
+            )
+
+
+def without_effect(given: Mapping[str, Any], options: DecodingOptions) -> Iterator[str]:
+    """Yield a message for each kind of given option that has no effect."""
+    of_search = ("beams", "beam_groups", "diversity_penalty", "length_penalty")
+    if options.is_sampling:
+        yield from _no_effect(given, of_search, f"with {', '.join(flag(x) for x in SAMPLING if x in given)}")
+        return
+    yield from _no_effect(given, ["seed"], f"without sampling ({', '.join(map(flag, SAMPLING))})")
+    if options.beams == 1:
+        yield from _no_effect(given, of_search[1:], "with --beams 1")
+    elif options.groups == 1:
+        yield from _no_effect(given, ["diversity_penalty"], "with one group of beams: give --beam-groups")
+
+
+def _no_effect(given: Mapping[str, Any], names: Sequence[str], reason: str) -> Iterator[str]:
+    """Yield a message if some of the names are given."""
+    if flags := [flag(name) for name in names if name in given]:
+        yield f"{' and '.join(flags)} {'has' if len(flags) == 1 else 'have'} no effect {reason}"
+
+
+def check_decoding(args: argparse.Namespace, model: VideoCoCa, options: DecodingOptions) -> None:
+    """Raise ValueError, which names the flag, for options that do not suit the model."""
     from ..model.generation import prepare
 
     model.require_tokenizer()
     try:
         prepare(model, options)
     except ValueError as error:
-        raise ValueError(with_flags(str(error))) from None
+        raise ValueError(with_flags(str(error), given_decoding(args))) from None
 
 
-def with_flags(message: str) -> str:
-    """Return a message about fields of `DecodingOptions` with their flags: max_length -> --max-length."""
+def with_flags(message: str, given: Mapping[str, Any]) -> str:
+    """Return a message about fields of `DecodingOptions` with their flags, and numbers as they were typed.
+
+    "top_p is 2.0: ..." becomes "--top-p is 2: ...".
+    """
     from ..model.generation import DecodingOptions
 
+    for name, value in given.items():
+        if isinstance(value, TypedFloat):
+            message = message.replace(f"{name} is {value!r}:", f"{name} is {value.text}:")
     for field in dataclasses.fields(DecodingOptions):
         place = r"\b" if "_" in field.name else "^"  # "beams" inside a sentence is a word
         message = re.sub(rf"\b{field.name}=", f"{flag(field.name)} ", message)
@@ -238,7 +373,7 @@ def with_flags(message: str) -> str:
     return message
 
 
-# Types of values. argparse adds the name of the argument to the message of an error.
+# Types of values. argparse puts the name of the argument before the message of an error.
 
 
 def whole(text: str, least: int = 0, most: int = 2**64 - 1) -> int:
@@ -257,31 +392,44 @@ def positive(text: str) -> int:
     return whole(text, 1, 2**31 - 1)
 
 
-def number(text: str) -> float:
+class TypedFloat(float):
+    """A number with the `text` that it was read from, for messages."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str) -> TypedFloat:
+        """Return `value`, with `text`."""
+        number = super().__new__(cls, value)
+        number.text = text
+        return number
+
+
+def number(text: str) -> TypedFloat:
     """Read a finite number."""
     try:
         if math.isfinite(value := float(text)):
-            return value
+            return TypedFloat(value, text)
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a finite number")
 
 
-def temperature(text: str) -> float:
+def temperature(text: str) -> TypedFloat:
     """Read a temperature, which is not 0."""
-    if (value := number(text)) == 0:
+    value = number(text)
+    if not value:
         raise argparse.ArgumentTypeError(
-            "is 0, which leaves nothing to chance: give --beams 1 for greedy decoding, or a number above 0"
+            f"{text} leaves nothing to chance: give --beams 1 for greedy decoding, or a number above 0"
         )
     return value
 
 
-def time(text: str) -> float:
+def time(text: str) -> TypedFloat:
     """Read a time: seconds, mm:ss or hh:mm:ss."""
     from ..media.sampling import seconds
 
     try:
-        return seconds(text)
+        return TypedFloat(seconds(text), text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -296,7 +444,7 @@ def path(text: str) -> str:
 
 
 def weights(text: str) -> str:
-    """Read the path of a checkpoint folder, or hf-hub:OWNER/NAME. A name without the prefix is refused."""
+    """Read the path of a checkpoint folder, or hf-hub:OWNER/NAME. OWNER/NAME alone is refused."""
     name = re.sub(r"^https?://(www\.)?huggingface\.co/|/$", "", text)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and name[0] != "." and not os.path.exists(text):
         raise argparse.ArgumentTypeError(
@@ -306,14 +454,14 @@ def weights(text: str) -> str:
 
 
 def text(value: str) -> str:
-    """Read a text that is not blank."""
+    """Read text that is not blank."""
     if not value.strip():
-        raise argparse.ArgumentTypeError("is empty: give a text")
+        raise argparse.ArgumentTypeError("is empty: give some text")
     return value
 
 
 def items(name: str, value: str) -> list[str]:
-    """Split texts at the commas outside double quotes, as in CSV. Raises ValueError if there is none."""
+    """Split at the commas outside double quotes, as in CSV. Raises ValueError if there is no text."""
     line = re.sub(r'"\s+(?=,|$)', '"', value.replace("\n", " "))  # csv takes no space after a closing quote
     try:
         [row] = csv.reader([line], skipinitialspace=True, strict=True)
@@ -327,8 +475,8 @@ def items(name: str, value: str) -> list[str]:
 
 
 def lines(path: str) -> list[str]:
-    """Read the lines of a text file that are not blank. Raises ValueError if there is none."""
-    hint = "give a file with one entry a line"
+    """Return the lines of a text file that are not blank. Raises ValueError if there are none."""
+    hint = "give a file with one entry per line"
     if not (found := [line.strip() for line in read_text(path, hint).split("\n") if line.strip()]):
         raise ValueError(f"{path} is empty: {hint}")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import arguments, messages, videos
@@ -15,13 +16,23 @@ if TYPE_CHECKING:
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    arguments.add_command(commands, "caption", run, "Describe what videos show.", add_arguments)
+    arguments.add_command(
+        commands,
+        "caption",
+        run,
+        "Describe what videos show.",
+        add_arguments,
+        exit_status=arguments.EXIT_STATUS_OF_SEVERAL,
+    )
 
 
 def add_arguments(parser: arguments.Parser) -> None:
     """Add the arguments."""
     videos.add_videos(parser)
-    arguments.add_model(parser)
+    arguments.add_model(
+        parser,
+        f", one object per line and video; left_out is why a video could not be read; {arguments.IN_WORLD}",
+    )
     arguments.add_adapter(parser)
     arguments.add_part(parser)
     arguments.add_decoding(parser)
@@ -34,25 +45,38 @@ def run(args: argparse.Namespace) -> int:
     failed = videos.check_all(paths)  # before the weights
     model = arguments.load_model(args)
     messages.refuse_unknown_words(args, model, [options.prompt])
-    arguments.check_decoding(model, options)
+    arguments.check_decoding(args, model, options)
     several, in_world = paths != args.videos or len(paths) > 1, []
+    left_out: list[str] = []  # printed when there is a result
     for path in paths:
-        if path in failed:
-            continue
         try:
-            video = videos.encode_with_bar(args, model, path)
+            video = None if path in failed else videos.encode_with_bar(args, model, path)
         except videos.READ_ERRORS as error:
-            failed[path] = videos.reason_for(path, error)
+            failed[path], video = videos.reason_for(path, error), None
+        if video is None:
+            left_out.append(path)
             continue
+        print_left_out(args, left_out, failed)
+        left_out.clear()
         captions = write_captions(args, model, video, options)
-        first = None if args.adapter == "mean" else captions[0]["caption"]  # mean pooling misses short events
-        known = messages.videos_in_world(args, [video], first)
+        known = messages.videos_in_world(args, [video], judged_caption(args, captions))
         in_world += known or []
         print_captions(args, path, captions, known, f"{path}: " if several else "")
-    if len(failed) == len(paths):
+    if len(left_out) == len(paths):
         raise videos.none_readable(failed)
+    print_left_out(args, left_out, failed)
     messages.warn_of_limits(args, model, [options.prompt], in_world)
     return videos.report_left_out(args, failed, paths)
+
+
+def judged_caption(args: argparse.Namespace, captions: list[dict[str, Any]]) -> str | None:
+    """Return the caption by which `in_world` may judge a video; None if an option may have distorted it.
+
+    Mean pooling, few frames and a part of a video miss short events.
+    """
+    whole = args.adapter != "mean" and args.frames >= 8 and args.start is None and args.end is None
+    default = not arguments.given_decoding(args).keys() - {"candidates", "beams", "convention"}
+    return captions[0]["caption"] if whole and default else None
 
 
 def write_captions(
@@ -69,6 +93,12 @@ def write_captions(
     captions = list(dict.fromkeys(captions))  # different ids may spell the same text
     scores = score(model, video, captions)
     return [{"caption": captions[i], "score": float(scores[i])} for i in best_first(scores)]
+
+
+def print_left_out(args: argparse.Namespace, paths: Sequence[str], failed: Mapping[str, str]) -> None:
+    """With --json, print an object for each video that is left out."""
+    for path in paths if args.json else ():
+        messages.print_result(args, [], {"video": path, "left_out": failed[path]})
 
 
 def print_captions(

@@ -27,9 +27,9 @@ def add_arguments(parser: arguments.Parser) -> None:
         "--label", action="append", type=arguments.text, metavar="A", help="one label; repeat it for others"
     )
     labels.add_argument(
-        "--labels-file", type=arguments.path, metavar="F", help="a file with one label a line"
+        "--labels-file", type=arguments.path, metavar="F", help="a file with one label per line"
     )
-    arguments.add_model(parser)
+    arguments.add_model(parser, f"; {arguments.IN_WORLD}")
     arguments.add_adapter(parser)
     arguments.add_part(parser)
     arguments.add_templates(parser)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     messages.warn_of_limits(args, model, [*labels, *(templates or [])], known)
     messages.print_result(
         args,
-        [f"{probability:.3f}  {probability:6.1%}  {label}" for label, probability in ranking],
+        [f"{probability:.6f}  {probability:6.1%}  {label}" for label, probability in ranking],
         {
             "video": args.video,
             "labels": [{"label": label, "probability": probability} for label, probability in ranking],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
 def add_parser(commands: arguments.Commands) -> None:
     """Add the command."""
-    arguments.add_command(commands, "evaluate", run, "Measure a model on a data set.", add_arguments)
+    arguments.add_command(
+        commands,
+        "evaluate",
+        run,
+        "Measure a model on a data set.",
+        add_arguments,
+        exit_status=arguments.EXIT_STATUS_OF_SEVERAL,
+    )
 
 
 def add_arguments(parser: arguments.Parser) -> None:
@@ -26,7 +34,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         "manifest",
         type=arguments.path,
         metavar="MANIFEST",
-        help="a file with one JSON object a line: a video with its captions, labels, question and answer; "
+        help="a file with one JSON object per line: a video with its captions, labels, question and answer; "
         "or, with --format, the annotation file of a data set",
     )
     parser.add_argument(
@@ -52,7 +60,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         "--answers-file",
         type=arguments.path,
         metavar="F",
-        help="a file with one answer a line, to rank for each question (default: generate one)",
+        help="a file with one answer per line, to rank for each question (default: generate one)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -75,7 +83,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         "--output",
         type=arguments.path,
         metavar="FILE",
-        help="write the predictions: one JSON object for each line of MANIFEST, in its order",
+        help="write the predictions: one JSON object per line of MANIFEST, in its order",
     )
     arguments.add_model(parser)
     arguments.add_adapter(parser)
@@ -87,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
     from ..checkpoint.hub import cache_folder
     from ..evaluation import evaluate, report, write_predictions
+    from ..evaluation.run import choose_tasks
+    from ..media.video import files_of
 
     options = arguments.decoding_options(args)
     entries = read_entries(args)
@@ -96,11 +106,15 @@ def run(args: argparse.Namespace) -> int:
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates = arguments.templates(args)
     answers = arguments.lines(args.answers_file) if args.answers_file else None
-    videos.check_all([str(entry.video) for entry in entries])  # before the weights
+    videos.try_each([str(entry.video) for entry in entries], files_of)  # before the weights
+    chosen = [task.name for task in choose_tasks(tasks, entries)]
+    warn_of_unused(args, chosen)
     model = arguments.load_model(args)
     given = [options.prompt, *(answers or []), *(templates or [] if args.templates_file else [])]
     messages.refuse_unknown_words(args, model, given)
     templates = messages.known_templates(args, model, templates)
+    if "caption" in chosen:
+        arguments.check_decoding(args, model, options)
     result = evaluate(
         model,
         entries,
@@ -116,13 +130,28 @@ def run(args: argparse.Namespace) -> int:
     )
     predictions = result.pop("predictions")
     texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
-    messages.warn_of_limits(args, model, [options.prompt, *texts, *(templates or []), *(answers or [])])
+    messages.warn_of_words(args, model, [options.prompt, *texts, *(templates or []), *(answers or [])])
     try:
         if output:
             write_predictions(output, predictions)
+            messages.say(args, f"wrote the predictions to {args.output}")
     finally:  # metrics are printed although the predictions cannot be written
         messages.print_result(args, report(result).split("\n"), {"manifest": args.manifest, **result})
     return 3 if result["unreadable"] else 0
+
+
+def warn_of_unused(args: argparse.Namespace, tasks: Sequence[str]) -> None:
+    """Print which of the given options have no effect on these tasks."""
+    flags = {
+        "--templates-file": args.templates_file and "classify" not in tasks,
+        "--ensemble": args.ensemble and "classify" not in tasks,
+        "--answers-file": args.answers_file and "qa" not in tasks,
+    }
+    if "caption" not in tasks and ("qa" not in tasks or args.answers_file):
+        flags |= {arguments.flag(name): True for name in arguments.given_decoding(args)}
+    if unused := [flag for flag, is_unused in flags.items() if is_unused]:
+        verb = "has" if len(unused) == 1 else "have"
+        messages.say(args, f"{' and '.join(unused)} {verb} no effect on the tasks {', '.join(tasks)}")
 
 
 def read_entries(args: argparse.Namespace) -> list[Entry]:

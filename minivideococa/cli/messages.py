@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, messages on standard error."""
+"""Output of the commands: results on standard output, messages on standard error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from .. import terminal
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from ..model.videococa import VideoCoCa
 
 NO_DESCRIPTION = (
-    "(not a description: the embedded checkpoint was trained on coloured shapes only, and this video does "
-    "not look like them; use --weights)"
+    "(may not be a description: the embedded checkpoint was trained on coloured shapes only, and this video "
+    "does not look like them; use --weights)"
 )
 WORDS_NAMED = 20  # at most, in a message
 
@@ -69,7 +70,7 @@ def printed_warnings(quiet: bool) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the text of an error, beginning with the file's name."""
+    """Return the message of an error, beginning with the file's name if it has one."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     if isinstance(error, MemoryError):
@@ -97,9 +98,10 @@ def world_field(known: Sequence[bool] | None, i: int = 0) -> dict[str, bool]:
 def warn_of_limits(
     args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], known: Sequence[bool] | None = None
 ) -> None:
-    """Print what limits a result: the embedded checkpoint, and words missing from its vocabulary.
+    """Print what limits a result: the embedded checkpoint, and words missing from the vocabulary.
 
-    `known` is from `videos_in_world`. The first is not printed if all videos look like its shapes.
+    `known` is the result of `videos_in_world`. The checkpoint is not mentioned if all videos look like its
+    shapes.
     """
     from ..world import is_embedded
 
@@ -116,17 +118,18 @@ def warn_of_limits(
 
 def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
     """Print the words of the texts that are missing from the vocabulary."""
+    from ..world import is_embedded
+
     if unknown := unknown_words(model, texts):
+        checkpoint = "the embedded" if is_embedded(args.weights) else "this"
         say(
             args,
-            f"this checkpoint's vocabulary lacks {word_list(unknown)}: the result is not reliable",
+            f"{checkpoint} checkpoint's vocabulary lacks {word_list(unknown)}: the result is not reliable",
         )
 
 
 def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
     """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given."""
-    from difflib import get_close_matches
-
     if args.force or not model.tokenizer:
         return
     for text in filter(str.strip, texts):
@@ -135,28 +138,42 @@ def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequ
                 f"{text!r} has no word that this checkpoint's tokenizer reads; give other words, or --force "
                 "to go on"
             )
-    if not (unknown := unknown_words(model, texts)):
-        return
-    special = {token.content for token in model.tokenizer.vocabulary.get_added_tokens_decoder().values()}
-    words = sorted(model.tokenizer.vocabulary.get_vocab().keys() - special)
-    named = [
+    if unknown := unknown_words(model, texts):
+        raise ValueError(_refusal(args, with_nearest(model, unknown)))
+
+
+def _refusal(args: argparse.Namespace, words: Sequence[str]) -> str:
+    """Return the message for words that are missing from the vocabulary."""
+    from ..world import is_embedded
+
+    if is_embedded(args.weights):
+        return (
+            "the embedded checkpoint is for coloured shapes only, and its vocabulary lacks "
+            f"{word_list(words)}: give --weights (see README.md), other words, or --force to go on"
+        )
+    return f"this checkpoint's vocabulary lacks {word_list(words)}: give other words, or --force to go on"
+
+
+def with_nearest(model: VideoCoCa, unknown: Sequence[str]) -> list[str]:
+    """Return unknown words, each with the word of the vocabulary that it may be a misspelling of."""
+    vocabulary = model.require_tokenizer().vocabulary
+    special = {token.content for token in vocabulary.get_added_tokens_decoder().values()}
+    words = sorted(vocabulary.get_vocab().keys() - special)
+    named = [  # the few that are printed
         f"{word} (nearest: {nearest[0]})"
-        if (nearest := get_close_matches(word, words, n=1, cutoff=0.1))
+        if (nearest := get_close_matches(word, words, n=1, cutoff=0.65))
         else word
         for word in unknown[:WORDS_NAMED]
     ]
-    raise ValueError(
-        f"this checkpoint's vocabulary lacks {word_list([*named, *unknown[WORDS_NAMED:]])}; "
-        "give other words, or --force to go on"
-    )
+    return [*named, *unknown[WORDS_NAMED:]]
 
 
 def known_templates(
     args: argparse.Namespace, model: VideoCoCa, templates: Sequence[str] | None
 ) -> Sequence[str] | None:
-    """Return the templates without the package's own that hold unknown words; "{}" alone if none is left.
+    """Return the templates, without those of the package that have unknown words; "{}" if none is left.
 
-    The user's own templates are kept as they are.
+    The user's own templates are kept.
     """
     from ..tasks import TEMPLATES
 

@@ -20,12 +20,12 @@ def add_parser(commands: arguments.Commands) -> None:
         run,
         "Find the first wrong tensor of another implementation, and the cause.",
         add_arguments,
+        exit_status=EXIT_STATUS,
     )
 
 
 def add_arguments(parser: arguments.Parser) -> None:
     """Add the arguments."""
-    parser.epilog = EXIT_STATUS
     parser.add_argument(
         "trace",
         type=arguments.path,
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; return 1 if something is wrong."""
     from ..verify import as_json, text, verify_file
 
+    arguments.require_weights(args)
     report = verify_file(args.trace, args.weights, args.dtype, progress=arguments.progress(args))
     messages.print_result(args, text(report).split("\n"), as_json(report))
     incomplete = bool(report.missing) or len(report.compared) < len(report.rows)

@@ -1,4 +1,4 @@
-"""The videos that a command is given: folders of them, files that cannot be read, and encoding."""
+"""The videos of a command: folders of them, files that cannot be read, and encoding."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 VIDEO = "a video, a GIF, an image, or a folder of images"
+VIDEOS = f"{VIDEO} or of videos"
 # fmt: off
 VIDEO_ENDINGS = (
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg",
@@ -34,21 +35,28 @@ def add_video(parser: arguments.Parser) -> None:
 
 def add_videos(parser: arguments.Parser) -> None:
     """Add VIDEO ..., several videos or folders of them."""
-    parser.add_argument(
-        "videos", type=arguments.path, metavar="VIDEO", nargs="+", help=f"{VIDEO}, or a folder of videos"
-    )
+    parser.add_argument("videos", type=arguments.path, metavar="VIDEO", nargs="+", help=VIDEOS)
 
 
 def expand(paths: Iterable[str]) -> list[str]:
-    """Return the paths without repeats, with the videos of each folder of videos in its place."""
-    return list(dict.fromkeys(video for path in paths for video in (videos_in(path) or [path])))
+    """Return the paths, with the videos of each folder of videos in its place.
+
+    A folder that cannot be used stays in the list; `check_all` finds out why.
+    """
+    expanded = []
+    for path in paths:
+        try:
+            expanded += videos_in(path) or [path]
+        except READ_ERRORS:
+            expanded.append(path)
+    return expanded
 
 
 def videos_in(path: str) -> list[str]:
     """Return the videos of a folder in natural order; [] for a file or a folder of images, which is one clip.
 
-    Hidden files, folders inside and files of other kinds are passed over; an animated GIF is a video.
-    Raises ValueError if the folder holds images as well.
+    Hidden files, subfolders and other kinds of files are skipped; an animated GIF is a video. Raises
+    ValueError if the folder holds images as well.
     """
     if not os.path.isdir(path):
         return []
@@ -87,24 +95,37 @@ def _is_animated(image: str) -> bool:
     try:
         with Image.open(image) as opened:
             return bool(getattr(opened, "is_animated", False))
-    except READ_ERRORS:  # what is wrong with it is said when it is read
+    except READ_ERRORS:  # reported when it is read
         return False
 
 
 def check_one(path: str) -> None:
     """Raise an error, before the weights are loaded, if a path cannot be one video."""
-    from ..media.video import files_of
-
     if videos := videos_in(path):
         raise ValueError(f"{path}: a folder of videos: give one of them, such as {videos[0]}")
-    files_of(path)
+    require_video(path)
 
 
 def check_all(paths: Iterable[str]) -> dict[str, str]:
     """Return why videos cannot be opened, by path. Raises ValueError if none can."""
+    return try_each(paths, require_video)[1]
+
+
+def require_video(path: str) -> None:
+    """Raise an error if a path is neither a file nor a folder of images or of videos."""
+    from ..media.images import SUFFIXES
     from ..media.video import files_of
 
-    return try_each(paths, files_of)[1]
+    if videos_in(path):
+        return
+    if os.path.isdir(path) and not any(
+        os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+        for name in os.listdir(path)
+    ):
+        raise ValueError(
+            f"{path}: no videos and no images directly in this folder (subfolders are not searched)"
+        )
+    files_of(path)
 
 
 def try_each(paths: Iterable[str], read: Callable[[str], T]) -> tuple[dict[str, T], dict[str, str]]:
@@ -127,7 +148,7 @@ def reason_for(path: str, error: BaseException) -> str:
 
 
 def none_readable(failed: Mapping[str, str]) -> ValueError:
-    """Return the error for videos that cannot be read, any of them."""
+    """Return the error for videos of which none can be read."""
     first = next(iter(failed.values()))
     return ValueError(first if len(failed) == 1 else f"none of the {len(failed)} videos can be read: {first}")
 
@@ -141,7 +162,7 @@ def report_left_out(args: argparse.Namespace, failed: Mapping[str, str], paths: 
 
 
 def encode(args: argparse.Namespace, model: VideoCoCa, path: str, update: Update) -> Video:
-    """Encode a video, or the part of it that is asked for. `update` counts frames."""
+    """Encode a video, or the part from --start to --end. `update` counts frames."""
     names = ("adapter", "start", "end")
     options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     return model.encode(path, args.frames, **options, progress=update)

@@ -632,6 +632,9 @@ def _max_length(options: DecodingOptions, prompt_length: int, context_length: in
         raise ValueError(
             f"min_length is {options.min_length}, and max_length is {max_length} by default: {limit}"
         )
+    if options.max_length is None and prompt_length >= max_length:
+        prompt = f"prompt has {prompt_length} tokens, the start token included"
+        raise ValueError(f"{prompt}, and max_length is {max_length} by default: {limit}")
     if not max(options.min_length, prompt_length) < max_length:
         tokens = "token" if prompt_length == 1 else "tokens"
         raise ValueError(

@@ -74,7 +74,7 @@ def _in_parts(rows: Array, weight: Array) -> Array:
 
 # Row-wise formulas
 
-BLOCK = 2**16  # elements per block: the few arrays of that size that a formula makes fit in the L2 cache
+BLOCK = 2**17  # elements per block: the few arrays of that size that a formula makes fit in the L2 cache
 
 
 def blockwise(formula: Callable[..., Array]) -> Callable[..., Array]:
@@ -279,8 +279,8 @@ def keep_freed_memory() -> None:
 
     Nothing in this package calls it but the command line and the benchmarks, since it changes the whole
     process. Otherwise glibc returns each large array to the system, which clears it and hands it out again
-    page by page: a fifth of ViT-B/32's time. glibc itself raises these two limits as a program runs, but not
-    far enough, and not in threads.
+    page by page; README.md says what that costs. glibc itself raises these two limits as a program runs, but
+    not far enough, and not in threads.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -343,36 +343,36 @@ def refused(capsys):
 @pytest.mark.parametrize(
     "arguments, names",
     [
-        (["caption", ""], "VIDEO: is empty"),
-        (["caption", PAIR, "--weights", ""], "--weights: is empty"),
-        (["classify", PAIR, "--labels-file", ""], "--labels-file: is empty"),
+        (["caption", ""], "VIDEO is empty"),
+        (["caption", PAIR, "--weights", ""], "--weights is empty"),
+        (["classify", PAIR, "--labels-file", ""], "--labels-file is empty"),
         (["classify", PAIR, "--labels", " ,"], "--labels is empty"),
-        (["classify", PAIR, "--labels", "a", "--templates-file", ""], "--templates-file: is empty"),
-        (["retrieve", "", PAIR], "TEXT: is empty"),
-        (["retrieve", " \n", PAIR], "TEXT: is empty"),
-        (["retrieve", "a", ""], "VIDEO: is"),
-        (["answer", PAIR, " "], "QUESTION: is empty"),
+        (["classify", PAIR, "--labels", "a", "--templates-file", ""], "--templates-file is empty"),
+        (["retrieve", "", PAIR], "TEXT is empty"),
+        (["retrieve", " \n", PAIR], "TEXT is empty"),
+        (["retrieve", "a", ""], "VIDEO is"),
+        (["answer", PAIR, " "], "QUESTION is empty"),
         (["answer", PAIR, "a", "--answers", ""], "--answers is empty"),
-        (["trace", PAIR, "-o", ""], "--output: is empty"),
-        (["verify", ""], "TRACE: is empty"),
-        (["evaluate", "", "--no-cache"], "MANIFEST: is empty"),
-        (["evaluate", "m.jsonl", "--cache", ""], "--cache: is empty"),
-        (["evaluate", "m.jsonl", "--answers-file", ""], "--answers-file: is empty"),
-        (["shapes", ""], "DIR: is empty"),
-        (["convert", "", "x"], "SRC: is empty"),
-        (["convert", "x", ""], "DEST: is empty"),
+        (["trace", PAIR, "-o", ""], "--output is empty"),
+        (["verify", ""], "TRACE is empty"),
+        (["evaluate", "", "--no-cache"], "MANIFEST is empty"),
+        (["evaluate", "m.jsonl", "--cache", ""], "--cache is empty"),
+        (["evaluate", "m.jsonl", "--answers-file", ""], "--answers-file is empty"),
+        (["shapes", ""], "DIR is empty"),
+        (["convert", "", "x"], "SRC is empty"),
+        (["convert", "x", ""], "DEST is empty"),
         (["convert", "x", "y", "--config", ""], "--config"),
-        (["caption", PAIR, "--frames", "9" * 22], "--frames: must be"),
-        (["caption", PAIR, "--frames", "9" * 5000], "--frames: must be"),
-        (["caption", PAIR, "--frames", "0"], "--frames: must be"),
+        (["caption", PAIR, "--frames", "9" * 22], "--frames must be"),
+        (["caption", PAIR, "--frames", "9" * 5000], "--frames must be"),
+        (["caption", PAIR, "--frames", "0"], "--frames must be"),
         (["caption", PAIR, "--frames", "8.5"], "--frames: '8.5' is not a whole"),
-        (["caption", PAIR, "--beams", "9" * 22], "--beams: must be"),
+        (["caption", PAIR, "--beams", "9" * 22], "--beams must be"),
         (["caption", PAIR, "--max-length", "x"], "--max-length: 'x' is"),
-        (["caption", PAIR, "--seed", "-1"], "--seed: must be"),
+        (["caption", PAIR, "--seed", "-1"], "--seed must be"),
         (["caption", PAIR, "--temperature", "nan"], "--temperature: 'nan' is"),
         (["caption", PAIR, "--top-p", "inf"], "--top-p: 'inf' is"),
         (["caption", PAIR, "--length-penalty", "1e999"], "--length-penalty: "),
-        (["shapes", "x", "--count", "9" * 22], "--count: must be"),
+        (["shapes", "x", "--count", "9" * 22], "--count must be"),
         (["sing"], "'sing'"),
         (["caption"], "VIDEO"),
     ],
@@ -534,7 +534,11 @@ def test_unknown_words_of_the_users_own_end_the_command(refused, capsys, tmp_pat
     )
     message = refused(*command)
     assert (
-        "rad (nearest: red)" in message and "entropy (nearest: crescent)" in message and "--force" in message
+        "the embedded checkpoint is for coloured shapes only" in message
+        and "rad (nearest: red)" in message
+        and "entropy" in message
+        and "entropy (nearest" not in message
+        and "give --weights (see README.md), other words, or --force" in message
     )
     assert not Path("t").exists()
     assert cli.main([*command, "--force", "--frames", "1"]) == 0

@@ -169,7 +169,7 @@ def test_a_folder_of_weights_needs_no_prefix(run, tmp_path, monkeypatch):
 def test_several_videos_are_captioned_in_order(run):
     alone = {path: run("caption", path, *QUICK)[1] for path in (SINGLE, PAIR)}
     status, out, _ = run("caption", SINGLE, PAIR, SINGLE, *QUICK)
-    assert status == 0 and out == "".join(f"{path}: {alone[path]}" for path in (SINGLE, PAIR))
+    assert status == 0 and out == "".join(f"{path}: {alone[path]}" for path in (SINGLE, PAIR, SINGLE))
 
 
 def test_several_results_are_one_json_object_a_line(run):
@@ -245,7 +245,103 @@ def test_commands_for_one_video_refuse_a_folder_of_videos(refused, tmp_path, com
 
 
 def test_a_folder_without_videos_or_images_is_refused(refused, tmp_path):
-    assert f"{tmp_path}: no videos and no images directly in this folder" in refused("caption", tmp_path)
+    message = f"{tmp_path}: no videos and no images directly in this folder (subfolders are not searched)"
+    for command in ["caption"], ["retrieve", "a ring"], ["classify", "--labels", "a"]:
+        assert message in refused(*command, tmp_path)
+
+
+def test_a_folder_that_cannot_be_used_is_left_out(run, tmp_path):
+    both = folder_of(tmp_path / "both", PAIR, str(CASES / "img" / "photo_plain.jpg"))
+    (tmp_path / "none" / "deeper").mkdir(parents=True)
+    for command in (["caption"], ["retrieve", "a ring"]):
+        status, out, err = run(*command, both, PAIR, tmp_path / "none", "--frames", "1")
+        assert status == 3 and out.count("\n") == 1 and PAIR in out
+        assert f"left out: {both}: a folder of both" in err and "left out: " + str(tmp_path / "none") in err
+
+
+def test_a_video_that_is_left_out_is_an_object_too(run):
+    status, out, _ = run("caption", BROKEN, PAIR, "nowhere.gif", *QUICK, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 3 and [row["video"] for row in rows] == [BROKEN, PAIR, "nowhere.gif"]
+    assert rows[0]["left_out"].startswith(BROKEN) and rows[2]["left_out"].startswith("nowhere.gif: no such")
+    assert run("caption", BROKEN, "nowhere.gif", "--json")[:2] == (2, "")
+
+
+def test_negative_cosines_are_aligned(run, monkeypatch):
+    monkeypatch.setattr("minivideococa.tasks.retrieve", lambda *_: [(1, 0.5), (0, -0.25)])
+    assert (
+        run("retrieve", "a ring", PAIR, SINGLE, "--frames", "1")[1] == f" 0.500  {SINGLE}\n-0.250  {PAIR}\n"
+    )
+
+
+# The order and the spelling of arguments
+
+
+def test_options_can_stand_between_videos(run):
+    last = run("caption", PAIR, SINGLE, *QUICK)
+    assert run("caption", PAIR, *QUICK, SINGLE) == last
+    assert run("caption", PAIR, "-q", SINGLE, *QUICK) == last
+    assert run("caption", *QUICK, "--", PAIR, SINGLE) == last
+    last = run("retrieve", "a ring", PAIR, SINGLE, "--frames", "1")
+    assert last[0] == 0 and run("retrieve", "a ring", PAIR, "--frames", "1", SINGLE) == last
+    assert run("retrieve", "--frames", "1", "a ring", PAIR, SINGLE) == last
+
+
+def test_a_name_with_a_hyphen_follows_two_hyphens(refused, tmp_path, monkeypatch):
+    assert "minivideococa: -b.gif: no such file" in refused("caption", *QUICK, "--", "-b.gif")
+    assert "minivideococa: --frames: no such file" in refused("caption", "--", "--frames")
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (["caption", PAIR, "--lable", "a"], "there is no option --lable; see minivideococa caption"),
+        (["classify", PAIR, "--lables", "a"], "no option --lables: did you mean --labels? see minivideococa"),
+        (["classify", PAIR, "--lables=a"], "no option --lables: did you mean --labels? see minivideococa"),
+        (["caption", PAIR, "-x"], "there is no option -x; see minivideococa caption --help"),
+        (
+            ["classify", PAIR, "b.gif", "--labels", "a"],
+            "classify takes one VIDEO: 'b.gif' is one too many; see",
+        ),
+        (["answer", PAIR, "what?", "b"], "answer takes one VIDEO and one QUESTION: 'b' is one too many"),
+        (["caption", PAIR, "-q", "b", "--", "-c"], "all options stand before the other arguments; see"),
+        (["demo", "b"], "demo takes no arguments: 'b' is one too many"),
+        (["caption", PAIR, "--start", "4", "--end", "0:02"], "--end 0:02 is not after --start 4; see"),
+        (["trace", PAIR, "-o", "t", "--end", "0"], "--end 0 is not after the start; see minivideococa trace"),
+        (["retrieve", PAIR], f"TEXT: {PAIR} is a file: the first argument is the text to search for"),
+        (["retrieve", PAIR, SINGLE], f"TEXT: {PAIR} is a file: the first argument is the text to search for"),
+        (
+            ["caption", PAIR, "--weights", "nope"],
+            "--weights nope: no such folder; give a checkpoint folder, or hf-",
+        ),
+        (
+            ["verify", "t", "--weights", "nope"],
+            "--weights nope: no such folder; give a checkpoint folder, or hf-",
+        ),
+    ],
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
+)
+def test_a_mistyped_command_line(refused, no_video, command, message):
+    assert message in refused(*command)
+
+
+def test_exit_statuses_are_in_the_help(run):
+    for name in ("caption", "retrieve", "evaluate"):
+        assert "3, there is a result, but some videos" in " ".join(run(name, "--help")[1].split())
+    assert "Exit status: 0, success; 2, an error" in " ".join(run("classify", "--help")[1].split())
+    text = " ".join(run("--help")[1].split())
+    assert "1, verify found a wrong tensor;" in text and "3, there is a result" in text
+
+
+def test_numbers_and_fields_are_explained_in_the_help(run):
+    text = " ".join(run("caption", "--help")[1].split())
+    assert (
+        "at least 6 or N beams, so the first may differ from the single caption; the number printed" in text
+    )
+    assert "left_out" in text
+    for name in ("caption", "retrieve", "classify", "answer"):
+        assert "in_world is whether a video looks like" in " ".join(run(name, "--help")[1].split())
+    assert "is the log-probability of the answer" in " ".join(run("answer", "--help")[1].split())
 
 
 # Labels and answers
@@ -270,7 +366,7 @@ def test_a_label_can_hold_a_comma(run, refused):
     for wrong in '"red, white', '"red" ring,blue':
         assert "a double quote is not closed, or text follows it" in refused(*command, "--labels", wrong)
     assert "not allowed with argument" in refused(*command, "--labels", "a", "--label", "b")
-    assert "--label: is empty" in refused(*command, "--label", " ")
+    assert "--label is empty" in refused(*command, "--label", " ")
 
 
 def test_an_answer_can_hold_a_comma(run):
@@ -291,7 +387,7 @@ def test_probabilities_are_percentages_too(run):
 
 
 IMPOSSIBLE = [
-    (["--temperature", "0"], "--temperature: is 0, which leaves nothing to chance: give --beams 1"),
+    (["--temperature", "0"], "minivideococa: --temperature 0 leaves nothing to chance: give --beams 1"),
     (["--temperature", "0.0"], "give --beams 1"),
     (["--max-length", "21"], "at most 20"),
     (["--max-length", "99"], "at most 20"),
@@ -302,10 +398,16 @@ IMPOSSIBLE = [
     (["--beams", "6", "--beam-groups", "4"], "--beam-groups is 4"),
     (["--top-p", "2"], "--top-p is 2"),
     (["--top-k", "0"], "--top-k is 0"),
-    (["--length-penalty", "1e9"], "--length-penalty is"),
     (["--candidates", "0"], "--candidates is 0"),
-    (["--candidates", "4", "--beams", "2"], "--candidates is 4"),
-    (["--candidates", "2", "--top-k", "5"], "--candidates is 2"),
+    (["--candidates", "4", "--beams", "2"], "--candidates is 4: this search has 2 beams"),
+    (["--candidates", "2", "--top-k", "5"], "--candidates 2 and --top-k exclude each other"),
+    (["--candidates", "3", "--temperature", "1"], "--candidates 3 and --temperature exclude each other"),
+    (["--candidates", "3", "--beam-groups", "3"], "one group (--beam-groups 1)"),
+    (["--candidates", "1001"], "--candidates is 1001: give a whole number from 1 to 1000"),
+    (["--min-length", "50"], "--min-length is 50, and --max-length is 20 by default"),
+    (["--top-p", "2.50"], "--top-p is 2.50: "),
+    (["--top-p", "0"], "--top-p is 0: "),
+    (["--length-penalty", "1e9"], "--length-penalty is 1e9: "),
     (["--prompt", " ".join(["a red ring"] * 9)], "prompt"),
 ]
 
@@ -338,7 +440,7 @@ def test_the_default_length_fits_every_model(run):
 
 def test_numbers_agree_with_their_nouns(refused):
     message = refused("caption", PAIR, "--max-length", "1", "--min-length", "0")
-    assert "--max-length 1 must be more than --min-length 0 and the prompt's 1 id;" in message
+    assert "--max-length 1 must be more than --min-length 0 and the prompt's 1 token;" in message
 
 
 @pytest.mark.parametrize("count", [2, 6, 9])
@@ -370,7 +472,63 @@ def test_candidates_as_json_and_of_several_videos(run):
     assert "candidates" not in json.loads(run("caption", PAIR, *QUICK, "--candidates", "1", "--json")[1])
 
 
+def test_options_without_effect_are_named(run, tmp_path):
+    def message(*flags):
+        status, _, err = run("caption", PAIR, "--frames", "1", *flags)
+        assert status == 0 and err.count("\n") <= 1
+        return err
+
+    assert "--seed has no effect without sampling" in message("--seed", "3")
+    assert "--beams has no effect with --top-k" in message("--top-k", "2", "--beams", "3")
+    assert (
+        "--seed has no effect without sampling (--top-k, --top-p, --temperature); --diversity-penalty and "
+        "--length-penalty have no effect with --beams 1"
+    ) in message("--beams", "1", "--seed", "3", "--diversity-penalty", "2", "--length-penalty", "2")
+    assert "--diversity-penalty has no effect with one group" in message(
+        "--beams", "2", "--diversity-penalty=2"
+    )
+    assert message("--top-k", "2", "--seed", "1") == message("--diversity-penalty", "2") == ""
+    source = tmp_path / "m.jsonl"
+    source.write_text(json.dumps({"video": PAIR, "label": "a red ring", "captions": ["a red ring"]}))
+    command = ["evaluate", source, "--no-cache", "--frames", "1", "--tasks"]
+    err = run(*command, "classify", "--beams", "3", "--answers-file", __file__, "--force")[2]
+    assert "--answers-file and --beams have no effect on the tasks classify" in err
+    assert run(*command, "caption", "--beams", "3")[2] == ""
+    assert "--ensemble has no effect on the tasks caption" in run(*command, "caption", "--ensemble")[2]
+
+
 # Messages
+
+
+def test_texts_that_are_longer_than_the_context_are_named(run):
+    text = " ".join(["a red ring"] * 30)
+    message = "minivideococa: the text has 92 ids; the first 20 are used\n"
+    assert run("retrieve", text, PAIR, "--frames", "1")[2] == message
+    err = run("classify", PAIR, "--label", text, "--label", "a red ring", "--frames", "1")[2]
+    assert "a text has 95 ids; the first 20 are used" in err
+    assert "the text has 94 ids" in run("answer", PAIR, "there is", "--answer", text, "--frames", "1")[2]
+    assert run("retrieve", " ".join(["a red ring"] * 6), PAIR, "--frames", "1")[2] == ""
+
+
+@pytest.mark.parametrize(
+    "flags", [["--prompt", "nothing"], ["--end", "9"], ["--frames", "1"], ["--top-k", "1"]]
+)
+def test_no_caveat_for_a_caption_that_says_nothing_because_of_an_option(run, monkeypatch, flags):
+    monkeypatch.setattr(mvc.VideoCoCa, "caption", lambda *_, **__: "nothing")
+    assert messages.NO_DESCRIPTION in run("caption", PAIR)[1]
+    status, out, err = run("caption", PAIR, *flags)
+    assert (status, out, err) == (0, "nothing\n", "")
+
+
+def test_evaluate_names_its_file_and_has_no_caveat(run, tmp_path):
+    source = tmp_path / "m.jsonl"
+    source.write_text(json.dumps({"video": PAIR, "label": "a red ring"}))
+    command = ["evaluate", source, "--no-cache", "--frames", "1"]
+    assert run(*command)[2] == ""
+    assert (
+        run(*command, "-o", tmp_path / "out")[2]
+        == f"minivideococa: wrote the predictions to {tmp_path}/out\n"
+    )
 
 
 def test_quiet_prints_the_results_alone(run, tmp_path):

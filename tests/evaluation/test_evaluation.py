@@ -594,8 +594,8 @@ def manifest(tmp_path, monkeypatch):
 def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
-    (caveat,) = [line for line in err.splitlines() if not line.endswith("would do")]
-    assert "coloured shapes only" in caveat
+    (written,) = [line for line in err.splitlines() if not line.endswith("would do")]
+    assert written == f"minivideococa: wrote the predictions to {tmp_path / 'out.jsonl'}"
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)
     assert before["encode_video"] == 5 and (tmp_path / "home" / "videos").is_dir()
@@ -761,8 +761,8 @@ def test_no_cache_writes_no_files(manifest, tmp_path, capsys):
         (["--answers-file", "t.txt", "-o", "t.txt"], "t.txt"),
         (["-o", str(CLIPS / "pair.gif")], "pair.gif"),
         (["--weights", "nowhere"], "nowhere"),
-        (["--prompt", "a " * 40], "max_length"),
-        (["--max-length", "5"], "max_length"),
+        (["--prompt", "a " * 40], "--max-length"),
+        (["--max-length", "5"], "--max-length 5"),
     ],
 )
 def test_an_error_is_one_line_and_changes_no_file(manifest, monkeypatch, capsys, arguments, names):

@@ -177,7 +177,8 @@ def run(capsys, *arguments):
 def test_a_caption_of_other_footage_carries_a_caveat(capsys, foreign):
     out, err = run(capsys, "caption", foreign)
     caption, note = out.splitlines()
-    assert note.startswith("(not a description: ") and "coloured shapes" in note and "--weights" in note
+    assert note.startswith("(may not be a description: ")
+    assert "coloured shapes" in note and "--weights" in note
     assert caption == mvc.load().caption(foreign) and "coloured shapes only" in err
     assert json.loads(run(capsys, "caption", foreign, "--json").out) == {
         "video": foreign,
@@ -195,7 +196,7 @@ def test_a_caption_of_nothing_carries_a_caveat(capsys, tmp_path):
         )
     page.save(tmp_path / "page.png")
     out = run(capsys, "caption", tmp_path / "page.png").out
-    assert "nothing" in out and "(not a description: " in out
+    assert "nothing" in out and "(may not be a description: " in out
     assert json.loads(run(capsys, "caption", tmp_path / "page.png", "--json").out)["in_world"] is False
 
 
