@@ -33,7 +33,7 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
     videos = []
     with warnings.catch_warnings(), progress(len(manifest), "videos") as update:
         # brief.gif stores equal frames once
-        warnings.filterwarnings("ignore", ".*frames repeat", UserWarning)
+        warnings.filterwarnings("ignore", ".*different frames? at the", UserWarning)
         for entry in manifest:
             videos.append(model.encode(CLIPS / entry["clip"]))
             update(1)

@@ -59,7 +59,9 @@ def label_latents(
     and as `label_sentences`.
     """
     labels = check_texts("labels", labels, blank=False)
-    return np.stack([mean_latent(model, texts, progress) for texts in label_sentences(labels, templates)])
+    sentences = label_sentences(labels, templates)
+    warn_if_cut(model, [text for texts in sentences for text in texts])
+    return np.stack([mean_latent(model, texts, progress) for texts in sentences])
 
 
 def mean_latent(model: VideoCoCa, texts: Sequence[str], progress: Update | None = None) -> Array:
@@ -103,6 +105,7 @@ def classify(
     sentences = label_sentences(labels, templates)
     if by == "latent":
         _warn_of_caveat(model)
+        warn_if_cut(model, [text for texts in sentences for text in texts])
         latents = np.stack([mean_latent(model, texts, progress) for texts in sentences])
     video = model.encode(video, num_frames, adapter, start, end)
     if by == "latent":
@@ -129,8 +132,8 @@ def score(
     """Return the log-probability (natural logarithm) of each text given the video and the prompt: `[B]`.
 
     It is the sum, over the text's tokens and its end token, of the log-probability that the decoder assigns
-    to each given the tokens before it (teacher forcing). The tokens of the prompt do not count. A text that
-    is longer than the context is cut.
+    to each given the tokens before it (teacher forcing). The tokens of the prompt do not count. Text beyond
+    the context is cut, with a warning.
 
     Parameters
     ----------
@@ -142,11 +145,13 @@ def score(
     `VideoCoCa.encode`.
     """
     texts, prompt = check_texts("texts", texts), check_text("prompt", prompt)
-    ids = model.tokenize([f"{prompt} {text}" for text in texts] if prompt else texts)  # [B, L]
     begin = prompt_length(model, prompt)
     longest = model.config.text.context_length
     if begin > longest - 2:
         raise ValueError(f"{prompt!r} leaves no room: this model's texts have at most {longest} tokens")
+    texts = [f"{prompt} {text}" for text in texts] if prompt else texts
+    warn_if_cut(model, texts)
+    ids = model.tokenize(texts)  # [B, L]
     tokens = model.encode(video, num_frames, adapter, start, end).tokens
     scores = np.zeros(len(ids), model.dtype)
     for rows in batches(len(ids)):
@@ -260,10 +265,12 @@ def retrieve(
         query = check_text("query", query, blank=False)
         if not isinstance(candidates, list | tuple) or not candidates:
             raise ValueError(f"candidates must be a list of at least one video, not {describe(candidates)}")
+        warn_if_cut(model, [query])
         text = model.encode_text(query)[0]  # [E]
         cosines = cosine(np.stack([latent(video) for video in candidates]), text)
     else:
         texts = check_texts("candidates", candidates, blank=False)
+        warn_if_cut(model, texts)
         latents = []
         for rows in batches(len(texts)):
             latents.append(model.encode_text(texts[rows]))
@@ -277,6 +284,17 @@ def _warn_of_caveat(model: VideoCoCa) -> None:
     """Warn if the weights are known to have latents that cannot be compared."""
     if model.caveat:
         warnings.warn(model.caveat, stacklevel=3)
+
+
+def warn_if_cut(model: VideoCoCa, texts: Sequence[str], stacklevel: int = 3) -> None:
+    """Warn, once for all of the texts, if some have more ids than the model's context."""
+    longest = model.config.text.context_length
+    cut = [length for length in model.require_tokenizer().lengths(texts) if length > longest]
+    if cut:
+        subject = f"{'the' if len(texts) == 1 else 'a'} text has {cut[0]} ids"
+        if len(cut) > 1:
+            subject = f"{len(cut)} of {len(texts)} texts have more than {longest} ids, up to {max(cut)}"
+        warnings.warn(f"{subject}; the first {longest} are used", stacklevel=stacklevel)
 
 
 def batches(count: int) -> Iterator[slice]:

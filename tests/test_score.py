@@ -147,7 +147,9 @@ def test_a_text_longer_than_the_context_is_cut(model):
     long = "a red circle and a blue square " * 3
     ids = model.tokenize([long])[0].tolist()
     assert len(ids) == 9 and ids[-1] == END
-    [got] = mvc.score(model, a_video(), [long])
+    with pytest.warns(UserWarning, match="the text has 23 ids; the first 9 are used") as caught:
+        [got] = mvc.score(model, a_video(), [long])
+    assert len(caught) == 1
     assert got == pytest.approx(naive_score(model, a_video(), ids), rel=1e-12)
 
 

@@ -1,5 +1,6 @@
 """Classification and retrieval against their formulas; the kinds of input they take, and their errors."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,48 @@ def test_copies_of_a_text_are_adjacent(model):
     video = model.encode(random_frames(0))
     order = [LABELS[i % 4] for i, _ in mvc.retrieve(model, video, LABELS * 5)]
     assert all(len(set(order[first : first + 5])) == 1 for first in range(0, 20, 5))
+
+
+# Texts longer than the context
+
+
+LONG = " and ".join(["a red circle"] * 5)
+
+
+def cut_messages(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(warning.message) for warning in caught]
+
+
+def test_each_task_warns_once_of_texts_that_are_cut(model):
+    video, message = model.encode(random_frames(0)), "the text has 21 ids; the first 9 are used"
+    several = "2 of 3 texts have more than 9 ids, up to 25; the first 9 are used"
+    labels = ["a red circle", LONG, LONG + " star"]
+    for by in ("latent", "likelihood"):
+        calls = {
+            by: lambda by=by: mvc.classify(model, video, [LONG], ["{}"], by),
+            "template": lambda by=by: mvc.classify(model, video, labels, by=by),
+        }
+        assert cut_messages(calls[by]) == [message]
+        assert cut_messages(calls["template"]) == [several]
+    assert cut_messages(lambda: tasks.label_latents(model, labels)) == [several]
+    assert cut_messages(lambda: mvc.retrieve(model, LONG, [video])) == [message]
+    assert cut_messages(lambda: mvc.retrieve(model, video, [LONG])) == [message]
+    assert cut_messages(lambda: mvc.score(model, video, [LONG], "there is")) == [
+        "the text has 23 ids; the first 9 are used"
+    ]
+    assert cut_messages(lambda: mvc.answer(model, video, "there is", ["a", "a b " * 5])) == [
+        "a text has 14 ids; the first 9 are used"
+    ]
+    assert cut_messages(lambda: mvc.retrieve(model, video, ["a red circle"])) == []
+
+
+def test_a_prompt_without_room_is_refused_without_a_warning(model):
+    video = model.encode(random_frames(0))
+
+    def call():
+        refused(lambda: mvc.score(model, video, ["a star"], LONG), "leaves no room")
+
+    assert cut_messages(call) == []

@@ -70,6 +70,8 @@ def convert(
 def _existing(source: str | os.PathLike[str]) -> Path:
     hint = "give a folder, or a file of weights"
     name = path_name(source, hint, "source")
+    if name.startswith("hf-hub:"):
+        raise ValueError(f"{name}: convert takes local files; give hf-hub:... to --weights directly")
     require_exists(name, "file or folder", hint)
     return Path(name)
 

@@ -84,16 +84,20 @@ def read_checkpoint(
 
 def _require_checkpoint(folder: Path) -> None:
     if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder")
+        raise FileNotFoundError(f"{folder}: no such folder; give a checkpoint folder, or hf-hub:OWNER/NAME")
     if not folder.is_dir():
-        raise ValueError(f"{folder}: a file, not a checkpoint folder: minivideococa convert makes one of it")
+        raise ValueError(f"{folder}: a file, not a checkpoint folder: run minivideococa convert on it first")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).exists():
             convertible = any(
                 path.name == "open_clip_config.json" or path.suffix in CONVERTIBLE
                 for path in folder.iterdir()
             )
-            hint = "run minivideococa convert on it first" if convertible else "not a checkpoint folder"
+            hint = (
+                "run minivideococa convert on it first"
+                if convertible
+                else "not a checkpoint folder; give one that minivideococa convert made, or hf-hub:OWNER/NAME"
+            )
             raise FileNotFoundError(f"{folder}: {name} is missing: {hint}")
 
 
@@ -226,7 +230,9 @@ def _header(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         with safe_open(path, framework="numpy"):
             pass
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from None
+        raise ValueError(
+            f"{path}: not a safetensors file, or a damaged one ({error}): download it again"
+        ) from None
     memory = np.asarray(np.memmap(path, np.uint8, mode="c"))  # copy on write: the file never changes
     start = 8 + int(memory[:8].view("<u8")[0])
     return json.loads(memory[8:start].tobytes()), memory[start:]

@@ -20,6 +20,8 @@ from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, is_weights,
 
 TIMEOUT = 10  # seconds until the hub must have listed a repository's files
 ATTEMPTS = 3  # to download a file whose connection breaks
+UNREACHABLE = "the hub cannot be reached, and its files are not in the cache"
+ADVICE = "connect, or download the files elsewhere and run minivideococa convert"
 
 
 def cache_folder() -> Path:
@@ -94,9 +96,7 @@ def _download(name: str, revision: str | None) -> Path:
     """
     try:
         return _fetch_files(name, revision)
-    except (
-        Exception
-    ) as error:  # when a connection breaks, the HTTP library's errors pass through huggingface_hub
+    except Exception as error:  # errors of the HTTP library pass through huggingface_hub
         reason = " ".join(_reason(error, revision).split())
     raise ValueError(f"hf-hub:{name}: {reason}")
 
@@ -115,9 +115,9 @@ def _reason(error: Exception, revision: str | None) -> str:
             "check the connection and HF_ENDPOINT"
         )
     if _is(error, "OfflineModeIsEnabled"):
-        return "the hub cannot be reached, and its files are not in the cache: HF_HUB_OFFLINE is set"
+        return f"{UNREACHABLE}: HF_HUB_OFFLINE is set; {ADVICE}"
     if _is(error, "ConnectError", "ConnectTimeout", "ConnectionError", "LocalEntryNotFoundError"):
-        return f"the hub cannot be reached, and its files are not in the cache: {error.__cause__ or error}"
+        return f"{UNREACHABLE}: {error.__cause__ or error}; {ADVICE}"
     if isinstance(error, ValueError):  # not a repository's name, or not a checkpoint of open_clip
         return str(error)
     if isinstance(error, OSError) and error.filename:
@@ -167,7 +167,7 @@ def _complete_snapshot(cached: Path, error: Exception) -> Path:
     if not weights:
         raise error
     if missing := [shard for path in weights for shard in shard_files(path) if not shard.exists()]:
-        raise ValueError(f"{missing[0].name} is not in the cache, and the hub cannot be reached")
+        raise ValueError(f"{missing[0].name} is not in the cache, and the hub cannot be reached; {ADVICE}")
     return cached
 
 

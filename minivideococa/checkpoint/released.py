@@ -19,9 +19,8 @@ UNSUPPORTED = {
     "coca_base": "it has no attentional pooler",
     "coca_roberta-ViT-B-32": "its text tower is RoBERTa",
 }
-CAPTIONS_ONLY = (
-    "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"  # the repository's name, whoever owns the copy
-)
+# the repository's name, whoever owns the copy
+CAPTIONS_ONLY = "mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k"
 
 
 def config_names() -> list[str]:
@@ -55,9 +54,9 @@ def fitting_config(tensors: Mapping[str, Any]) -> tuple[str, Config]:
             return name, config
     closest = min(mismatches, key=lambda name: sum(map(len, mismatches[name].values())))
     raise ValueError(
-        f"the weights fit none of open_clip's {', '.join(mismatches)} (the closest is {closest}: "
-        f"{format_mismatches(mismatches[closest])}), and {' and '.join(UNSUPPORTED)} are not supported: "
-        "give --config FILE"
+        f"give --config FILE: the weights do not fit open_clip's {' or '.join(mismatches)} "
+        f"(closest: {closest}; {format_mismatches(mismatches[closest], limit=1)}); "
+        f"{' and '.join(UNSUPPORTED)} are not supported"
     )
 
 

@@ -153,9 +153,9 @@ def find_mismatches(tensors: Mapping[str, Any], config: Config) -> dict[str, lis
     }
 
 
-def format_mismatches(mismatches: Mapping[str, list[str]]) -> str:
-    """Return the result of `find_mismatches` as text on one line."""
-    return "; ".join(f"{kind}: {join_names(names)}" for kind, names in mismatches.items() if names)
+def format_mismatches(mismatches: Mapping[str, list[str]], limit: int = 8) -> str:
+    """Return the result of `find_mismatches` as text on one line, with up to `limit` tensors of each kind."""
+    return "; ".join(f"{kind}: {join_names(names, limit)}" for kind, names in mismatches.items() if names)
 
 
 def nest(tensors: Mapping[str, Array]) -> dict[str, Any]:

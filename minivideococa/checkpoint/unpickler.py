@@ -110,7 +110,8 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         if f"{module}.{name}" in UNUSED:
             return Unused
         raise pickle.UnpicklingError(
-            f"it asks for {join_names([f'{module}.{name}'])}, which no state dict needs: refused"
+            f"it asks for {join_names([f'{module}.{name}'])}, which no state dict needs: refused; "
+            "save the model's state_dict() instead"
         )
 
     # Keys of a dict must be strings or numbers: hashing nested tuples may never end, or overflow the stack.
@@ -150,11 +151,13 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     ) -> StoredTensor:
         """Return a view of a storage. Offset and strides count elements."""
         if not all(type(n) is int for n in (offset, *shape, *stride)):
-            raise pickle.UnpicklingError("a tensor's offset, shape or stride is not an integer")
+            raise pickle.UnpicklingError(
+                "a tensor's offset, shape or stride is not an integer: download it again"
+            )
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         span = 0 if 0 in shape else last + 1 - offset
         if min(offset, *shape, *stride, 0) < 0 or (span and last >= storage.length):
-            raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+            raise pickle.UnpicklingError("a tensor reaches beyond its storage: download it again")
 
         def read() -> Array:
             raw = self.read_raw(storage, offset, span)
@@ -208,11 +211,13 @@ def read_pickle(path: Path) -> Any:
 def _reason(error: Exception) -> str:
     """Return on one line why a file cannot be read."""
     if isinstance(error, EOFError):
-        return "it ends too early"
+        return "it ends too early: download it again"
     message = " ".join(str(error).split())
-    if isinstance(error, pickle.UnpicklingError | zipfile.BadZipFile):
+    if isinstance(error, pickle.UnpicklingError):
         return message
-    return f"it is damaged ({type(error).__name__}: {message})"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is damaged ({message}): download it again"
+    return f"it is damaged ({type(error).__name__}: {message}): download it again"
 
 
 SIGNATURES = {
@@ -244,7 +249,7 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
     def position(name: str) -> int:
         """Return where the data of a member begins: after its header, its name and an extra field."""
         if name not in members or members[name].compress_type != zipfile.ZIP_STORED:
-            raise pickle.UnpicklingError(f"its member {name} is missing or compressed")
+            raise pickle.UnpicklingError(f"its member {name} is missing or compressed: download it again")
         file.seek(members[name].header_offset + 26)
         name_length, extra_length = struct.unpack("<HH", file.read(4))
         return members[name].header_offset + 30 + int(name_length) + int(extra_length)
@@ -259,27 +264,27 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
         member = f"data/{storage.key}"
         unpickler.positions[storage.key] = position(member)
         if members[member].file_size < storage.length * _numpy_dtype(storage.dtype).itemsize:
-            raise pickle.UnpicklingError(f"its member {member} is cut short")
+            raise pickle.UnpicklingError(f"its member {member} is cut short: download it again")
     return content
 
 
 def _read_legacy(file: IO[bytes], path: Path) -> Any:
     if _Unpickler(file, path).load() != MAGIC_NUMBER:
-        raise pickle.UnpicklingError("it has no magic number of PyTorch")
+        raise pickle.UnpicklingError("it is a pickle, but torch.save did not write it: give another file")
     _Unpickler(file, path).load()  # the protocol version
     _Unpickler(file, path).load()  # system information
     unpickler = _Unpickler(file, path)
     content = unpickler.load()
     keys = _Unpickler(file, path).load()
     if sorted(keys) != sorted(unpickler.storages):
-        raise pickle.UnpicklingError("its list of storages does not match its tensors")
+        raise pickle.UnpicklingError("its list of storages does not match its tensors: download it again")
     position = file.tell()
     for key in keys:
         unpickler.positions[key] = position + 8
         storage = unpickler.storages[key]
         position += 8 + storage.length * _numpy_dtype(storage.dtype).itemsize
     if position > file.seek(0, 2):
-        raise pickle.UnpicklingError("it is cut short")
+        raise pickle.UnpicklingError("it is cut short: download it again")
     return content
 
 

@@ -62,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
     ranking = answer_question(args, model, video, answers)
     known = messages.videos_in_world(args, [video])
     messages.warn_of_limits(args, model, [args.question, *answers], known)
-    messages.warn_of_length(args, model, [f"{args.question} {answer}" for answer in answers])
     messages.print_result(
         args,
         [f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking],

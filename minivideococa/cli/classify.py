@@ -43,7 +43,7 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the labels, the most probable first."""
-    from ..tasks import classify, label_sentences
+    from ..tasks import classify
 
     labels = args.label or (
         arguments.lines(args.labels_file) if args.labels_file else arguments.items("--labels", args.labels)
@@ -58,9 +58,6 @@ def run(args: argparse.Namespace) -> int:
         ranking = classify(model, video, labels, templates, args.by, progress=update)
     known = messages.videos_in_world(args, [video])
     messages.warn_of_limits(args, model, [*labels, *(templates or [])], known)
-    messages.warn_of_length(
-        args, model, [text for texts in label_sentences(labels, templates) for text in texts]
-    )
     messages.print_result(
         args,
         [f"{probability:.6f}  {probability:6.1%}  {label}" for label, probability in ranking],

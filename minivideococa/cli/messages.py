@@ -128,24 +128,6 @@ def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[st
         )
 
 
-def warn_of_length(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Print how many tokens of a text are used, if some text is longer than the context."""
-    lengths = [token_count(model, text) for text in texts]
-    most = model.config.text.context_length - 2  # beside the start and end tokens
-    if long := [length for length in lengths if length > most]:
-        some = f"{len(long)} of {len(texts)} texts are too long, with up to"
-        subject = "the text has" if len(texts) == 1 else some
-        say(args, f"{subject} {max(long)} tokens: only the first {most} are used")
-
-
-def token_count(model: VideoCoCa, text: str) -> int:
-    """Return the number of tokens of a text, without start and end; 0 without a tokenizer."""
-    if not model.tokenizer:
-        return 0
-    row = model.tokenizer.encode(text, context_length=4 * len(text) + 3)[0]  # a character has up to 4 bytes
-    return int((row == model.tokenizer.end_id).argmax()) - 1
-
-
 def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
     """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given."""
     if args.force or not model.tokenizer:

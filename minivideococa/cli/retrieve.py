@@ -53,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
     ranking = retrieve(model, args.text, list(encoded.values()))
     known = messages.videos_in_world(args, list(encoded.values()))
     messages.warn_of_limits(args, model, [args.text], known)
-    messages.warn_of_length(args, model, [args.text])
     width = 6 if any(cosine < 0 for _, cosine in ranking) else 5
     messages.print_result(
         args,

@@ -37,13 +37,15 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder; with --json, print the path of the manifest."""
-    from ..world.shapes import write_shapes
+    from ..world.shapes import ANSWERS, write_shapes
 
     manifest = write_shapes(args.folder, args.count, args.seed, progress=arguments.progress(args))
     if args.json:
         messages.print_result(args, [], {"manifest": str(manifest), "clips": args.count})
     else:
         messages.say(
-            args, f"wrote {args.count} clips to {args.folder}, and their labels and captions to {manifest}"
+            args,
+            f"wrote {args.count} clips to {args.folder}; to evaluate a model on them: minivideococa evaluate "
+            f"{manifest} --answers-file {manifest.with_name(ANSWERS)}",
         )
     return 0

@@ -49,6 +49,7 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and print the name, dtype and shape of each tensor in it."""
+    from ..tasks import warn_if_cut
     from ..verify import write_trace
 
     resolve_output(args.output, [args.video])  # before the work
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     messages.refuse_unknown_words(args, model, [args.text or ""])
     activations = activations_of(args, model)
     messages.warn_of_words(args, model, [args.text or ""])
-    messages.warn_of_length(args, model, [args.text or ""])
+    if args.text:
+        warn_if_cut(model, [args.text])
     write_trace(args.output, activations, model)
     tensors = [
         {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in activations.items()

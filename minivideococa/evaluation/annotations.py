@@ -135,7 +135,7 @@ def _msrvtt(data: Any) -> Iterator[Item]:
 def _msrvtt_1ka(text: str) -> Iterator[Item]:
     """Read the 1k-A test split of MSR-VTT for retrieval (Yu et al., JSFusion, arXiv 1808.02559).
 
-    The file is MSRVTT_JSFUSION_test.csv.     One sentence per clip, as in github.com/ArrowLuo/CLIP4Clip,
+    The file is MSRVTT_JSFUSION_test.csv. One sentence per clip, as in github.com/ArrowLuo/CLIP4Clip,
     dataloader_msrvtt_retrieval.py.
     """
     for line, (video_id, sentence) in _rows(text, ["video_id"], "sentence"):
@@ -270,8 +270,8 @@ def _field(record: Any, name: str, kind: type, where: str = "", blank: bool = Fa
 def _rows(text: str, columns: list[str], text_column: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of each row of a CSV file with a header.
 
-    The cells are those in `columns` and in `text_column`.     Only the last cell, of `text_column`, may be
-    blank. Raises ValueError with the number of a line that lacks a cell.
+    The cells are those in `columns` and in `text_column`. Only the last cell, of `text_column`, may be blank.
+    Raises ValueError with the number of a line that lacks a cell.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = [*columns, text_column]

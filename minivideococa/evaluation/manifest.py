@@ -35,7 +35,7 @@ NO_OBJECT = (
 class Entry:
     """A line of a manifest: a video, or a part of one, with its ground truth.
 
-    `video` is a path that can be opened.     `start` and `end` select a part of the video, in seconds;
+    `video` is a path that can be opened. `start` and `end` select a part of the video, in seconds;
     strings such as "1:05" are converted as by `media.sampling.seconds`. None is the start or end of the
     video.
 
@@ -121,9 +121,7 @@ def _parse_entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[
     question, answer = (_parse_text(fields, name, where, blanks) for name in ("question", "answer"))
     if label and labels:
         raise ValueError('both "label" and "labels" are there: give one of them')
-    if (
-        question is None and fields.get("question") is not None
-    ):  # a blank question: its answer is left out too
+    if question is None and fields.get("question") is not None:  # a blank one
         answer = None
     return Entry(
         folder / video,

@@ -156,6 +156,15 @@ def caption_scores(
     }
 
 
+def has_caption_metrics() -> bool:
+    """Tell whether the package of the caption metrics is installed."""
+    try:
+        _scorers()
+    except ValueError:
+        return False
+    return True
+
+
 def _scorers() -> tuple[Any, Any, Any]:
     """Return pycocoevalcap's BLEU-1 to 4, ROUGE-L and CIDEr.
 
@@ -167,8 +176,8 @@ def _scorers() -> tuple[Any, Any, Any]:
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError:
         raise ValueError(
-            "caption metrics need pycocoevalcap: pip install pycocoevalcap, "
-            "or choose other tasks with --tasks"
+            'caption metrics need pycocoevalcap: pip install "minivideococa[eval]", or choose other tasks '
+            "with --tasks"
         ) from None
     return Bleu(4), Rouge(), Cider()
 

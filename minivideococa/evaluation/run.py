@@ -21,6 +21,7 @@ from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
+from ..tasks import warn_if_cut
 from .cache import content_hashes, folder_for, get, put
 from .manifest import Entry
 from .tasks import TASKS, Clip, Settings, Task
@@ -49,7 +50,8 @@ def evaluate(
 
     Parameters
     ----------
-    tasks : names out of `TASKS`. Default: every task that an entry has the ground truth for.
+    tasks : names out of `TASKS`. Default: every task that an entry has the ground truth for; without the
+        package of the caption metrics, "caption" is left out with a warning.
 
         - "classify": top-1 and top-5 accuracy, or mean average precision if a video has several labels. The
           labels of all entries are the classes.
@@ -74,9 +76,9 @@ def evaluate(
         entry. The part of a video has "start" and "end" beside "video".
 
     Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
-    question that leaves no room for its answer, missing packages of caption metrics, and a request that does
-    not fit into memory; and for latents that are not finite, and if no video can be read. Raises OSError if
-    the cache cannot be written.
+    question that leaves no room for its answer, "caption" named without the package of its metrics, and a
+    request that does not fit into memory; and for latents that are not finite, and if no video can be read.
+    Raises OSError if the cache cannot be written.
     """
     entries = _check_entries(entries)
     settings = Settings(
@@ -88,12 +90,16 @@ def evaluate(
         folder_for(cache) if cache is not None else None,
     )
     chosen = choose_tasks(tasks, entries)
+    if not tasks:
+        chosen = _installed(chosen)
     clips = collect_clips(entries, chosen)
     running = [task(settings, clips.values()) for task in chosen]
     num_frames, adapter = frame_count(num_frames), check_adapter(adapter)
     _require_memory(model, num_frames, adapter)
     for task in running:
         task.check()
+    texts = list(dict.fromkeys(text for task in running for text in task.texts))
+    warn_if_cut(model, texts)
     if model.caveat and any(task.compares_latents for task in running):
         warnings.warn(model.caveat, stacklevel=2)
     for task in running:
@@ -171,6 +177,16 @@ def choose_tasks(names: Sequence[str] | None, entries: Sequence[Entry]) -> list[
     return [task for task in fitting if not names or task.name in names]
 
 
+def _installed(tasks: list[type[Task]]) -> list[type[Task]]:
+    """Return the tasks whose packages are installed, and warn of the others; all of them if none is left."""
+    missing = {task: command for task in tasks if (command := task.missing_package())}
+    if len(missing) == len(tasks):
+        return tasks
+    for task, command in missing.items():
+        warnings.warn(f"{task.name} left out: {command}", stacklevel=3)
+    return [task for task in tasks if task not in missing]
+
+
 def _part_key(entry: Entry) -> tuple[str, float, float | None]:
     """Return what identifies a video: the path, symbolic links resolved, and the part of it."""
     return os.path.realpath(entry.video), entry.start or 0.0, entry.end
@@ -202,9 +218,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
         arrays = get(cache, clip.key)
         if arrays is None:
             pixels = model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
-    except (
-        Exception
-    ) as error:  # decoders raise many kinds, and one video must not cost the others their results
+    except Exception as error:  # decoders raise many kinds; the other videos keep their results
         clip.unreadable = _reason(clip.path, error)
         return None
     if arrays is not None:

@@ -81,6 +81,8 @@ _UNSUPPORTED = (
     r"Unrecognized option|Option .*not found|Protocol not found|no decoder found for: (?!none)|"
     r"Decoder .*not found"
 )
+# Messages about a video whose end is missing: of MP4 and MOV the index, or the data of a frame
+_INCOMPLETE = r"moov atom not found|Invalid NAL unit size|[Tt]runcated|[Pp]artial file"
 
 
 def _supervise(
@@ -174,6 +176,10 @@ def no_video(path: str, log: str) -> ValueError | OSError:
         return ValueError(
             f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
             "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
+        )
+    if re.search(_INCOMPLETE, complaint):
+        return ValueError(
+            f"{path}: the file is incomplete or damaged ({complaint}); download or copy it again"
         )
     return ValueError(
         f"{path}: ffmpeg finds no video in it ({complaint or 'no frame decodes'}); "

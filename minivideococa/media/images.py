@@ -103,7 +103,10 @@ def list_images(folder: str) -> list[str]:
     ]
     paths = [path for path in paths if not os.path.isdir(path)]
     if not paths:
-        raise ValueError(f"{folder}: no images in this folder; give a video or a folder of .jpg or .png")
+        raise ValueError(
+            f"{folder}: no videos and no images directly in this folder (subfolders are not searched); "
+            "give the folder that holds them"
+        )
     for path in paths:
         regular_file(path, "a folder of images holds regular files; remove it")
     return paths
@@ -226,7 +229,7 @@ def _check_size(path: str, image: Image.Image, num_frames: int) -> None:
             "the most that is decoded; scale it down"
         )
     animated = image.format in ANIMATED and getattr(image, "n_frames", 1) > 1
-    copies = 4 * (12 if animated else 4)  # 4 bytes a pixel: decoded, upright, converted; canvases
+    copies = 4 * (12 if animated else 4)  # 4 bytes per pixel: decoded, upright, converted; canvases
     subject = f"{path}: reading {num_frames} frames of {_size_text(image.size)} pixels"
     need = (copies + 3 * num_frames) * width * height
     require_memory(need, subject, "scale it down or ask for fewer frames")
@@ -254,7 +257,9 @@ def _frame_positions(image: Any) -> list[int]:
             sizes.append(image.size)
     if len(set(sizes)) > 1:
         page, size = next((page, size) for page, size in zip(pages, sizes, strict=True) if size != sizes[0])
-        raise ValueError(f"page {page + 1} is {_size_text(size)}, the first one {_size_text(sizes[0])}")
+        raise ValueError(
+            f"page {page + 1} is {_size_text(size)}, but the first page is {_size_text(sizes[0])}"
+        )
     if not pages:
         raise ValueError("reduced-resolution pictures only, as in a camera's raw file")
     image.seek(pages[0])
@@ -327,10 +332,8 @@ def _decode_still(reader: PillowPlugin, image: Image.Image) -> NDArray[np.uint8]
             return array_to_rgb(pixels)
         except MemoryError:
             raise
-        except (
-            Exception
-        ):  # imageio fails on damaged EXIF data; Pillow's message for damaged pixels is clearer
-            pass
+        except Exception:
+            pass  # imageio fails on damaged EXIF data; Pillow's message for damaged pixels is clearer
     return to_rgb(image)
 
 
@@ -366,8 +369,8 @@ def _folder_frames(
             first_size = first_size or size
             if size != first_size:
                 raise ValueError(
-                    f"{path}: it is {_size_text(size)} upright, the first one, "
-                    f"{os.path.basename(paths[0])}, {_size_text(first_size)}; remove it, or scale it"
+                    f"{path} is {_size_text(size)}, but {os.path.basename(paths[0])}, the first, is "
+                    f"{_size_text(first_size)}; remove it, or scale it"
                 )
             if index in sampled:
                 _, frame = next(_file_frames(path, image, positions, np.zeros(1, np.int64)))

@@ -151,8 +151,17 @@ def warn_if_frames_repeat(path: str, indices: NDArray[np.int64]) -> None:
     """Issue a UserWarning if an index occurs twice among the sampled frames' `indices`, int64 `[T]`."""
     distinct = len(np.unique(indices))
     if distinct < len(indices):
-        frames = f"{distinct} distinct frame{'s' * (distinct > 1)}"
-        warnings.warn(f"{path}: {frames} in {len(indices)} samples; frames repeat", stacklevel=4)
+        frames = f"{distinct} different frame{'s' * (distinct > 1)}"
+        warnings.warn(
+            f"{path}: only {frames} at the {len(indices)} times sampled; "
+            f"--frames/num_frames={distinct} would do",
+            stacklevel=4,
+        )
+
+
+def _plain(time: float | str | None) -> str:
+    """Return a time as in a message: "2" for 2.0."""
+    return f"{time:.12g}" if isinstance(time, float) else str(time)
 
 
 def _cut(
@@ -164,10 +173,11 @@ def _cut(
     last = duration if end is None else Fraction(str(seconds(end, "end"))) / tick
     if last <= first and end is not None:
         raise ValueError(
-            f"end is {end}, not after start, {start or 0}; give an end that is later than the start"
+            f"end {_plain(end)} is not after start {_plain(start or 0)}; give a later end or an earlier start"
         )
     if first >= duration:
         raise ValueError(
-            f"start is {start}, and the clip lasts {float(duration * tick):g} s; give an earlier start"
+            f"start is {_plain(start)}, and the clip lasts {float(duration * tick):g} s; "
+            "give an earlier start"
         )
     return first, min(last, duration)

@@ -181,12 +181,19 @@ class Tokenizer:
             length = check_int("context_length", context_length, 1)
         ids = np.full((len(texts), length), self.pad_id, np.int64)
         for row, text in zip(ids, texts, strict=True):
-            text = _SPECIALS.sub(_escape_special, clean_text(text, self.clean))
-            tokens = [self.start_id, *self._encode(text).ids, self.end_id]
+            tokens = self._ids(text)
             if len(tokens) > len(row):
                 tokens[len(row) - 1 :] = [self.end_id]
             row[: len(tokens)] = tokens
         return ids
+
+    def lengths(self, texts: str | Sequence[str]) -> list[int]:
+        """Return the number of ids of each text, with start and end token, before it is truncated."""
+        return [len(self._ids(text)) for text in _checked(texts)]
+
+    def _ids(self, text: str) -> list[int]:
+        text = _SPECIALS.sub(_escape_special, clean_text(text, self.clean))
+        return [self.start_id, *self._encode(text).ids, self.end_id]
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         # The vocabulary may lack a token for unknown words, for example.

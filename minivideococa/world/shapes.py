@@ -18,8 +18,10 @@ from ..progress import Progress, no_progress
 from ..resources import require_memory
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
+from .scenes import SHAPES
 
 MANIFEST = "manifest.jsonl"
+ANSWERS = "answers.txt"  # of the questions, one per line: the shapes
 FPS = 8
 SCALE = 4  # each pixel becomes 4 x 4, so that chroma subsampling blurs none
 TIMEOUT = 60  # seconds that ffmpeg may take for a clip, plus one per frame
@@ -46,9 +48,10 @@ def write_shapes(
     """Write `count` clips, of each of the `CLIP_SETS` in turn; return the path of their manifest.
 
     The clips are 0000.mp4 and so on: `frames` frames of 256 x 256 pixels at 8 frames per second, H.264. Their
-    entries have captions, a label if one object is shown, and a question with its answer. A clip and its
-    entry depend on the seed and the clip's number only: a larger `count` adds clips, and the same machine
-    writes the same bytes. `progress` is called once, with "clips".
+    entries have captions, a label if one object is shown, and a question with its answer; answers.txt lists
+    the possible answers, one per line. A clip and its entry depend on the seed and the clip's number only: a
+    larger `count` adds clips, and the same machine writes the same bytes. `progress` is called once, with
+    "clips".
 
     The folder is written as a whole or not at all. Raises ValueError if `folder` is not empty or a number is
     out of range, OSError if a file cannot be written or there is no ffmpeg.
@@ -67,6 +70,7 @@ def write_shapes(
             entries.append(entry_of(video, clip, rng))
             update(1)
         write_manifest(partial / MANIFEST, entries)
+        (partial / ANSWERS).write_text("".join(f"{shape}\n" for shape in SHAPES), encoding="utf-8")
     return Path(folder) / MANIFEST
 
 

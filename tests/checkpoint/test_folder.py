@@ -171,7 +171,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
     assert "a file, not a checkpoint folder" in complaint(tmp_path / "file")
     folder = tmp_path / "folder"
     folder.mkdir()
-    assert "config.json is missing" in complaint(folder)
+    assert "config.json is missing: not a checkpoint folder; give one that minivideococa" in complaint(folder)
     (folder / "open_clip_config.json").write_text("{}")
     assert "minivideococa convert" in complaint(folder)
     for text in (b"", b"{", b"\xff\xfe", b"not json"):

@@ -304,6 +304,7 @@ def test_no_connection_fails_at_once(server: ThreadingHTTPServer, tmp_path: Path
         fetch(server, tmp_path, "laion/CoCa-ViT-B-32-laion2B-s13B-b90k", raises=True, HF_ENDPOINT=endpoint)
     took, lines = time.monotonic() - started, str(error.value).splitlines()
     assert len(lines) == 1 and "the hub cannot be reached, and its files are not in the cache: " in lines[0]
+    assert lines[0].endswith("; connect, or download the files elsewhere and run minivideococa convert")
     assert took < 4  # with the start of the process and its imports; five tries take 24
 
 
@@ -353,7 +354,8 @@ def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: P
     (message,) = fetch(server, tmp_path, "owner/parts", HF_HUB_OFFLINE="1")
     assert (
         message
-        == f"refused: hf-hub:owner/parts: {names[1]} is not in the cache, and the hub cannot be reached"
+        == f"refused: hf-hub:owner/parts: {names[1]} is not in the cache, and the hub cannot be reached; "
+        "connect, or download the files elsewhere and run minivideococa convert"
     )
 
 

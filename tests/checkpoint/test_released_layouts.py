@@ -214,15 +214,28 @@ def test_weights_fit_no_configuration(tmp_path: Path, presets: Path) -> None:
         convert(tmp_path / "hub", tmp_path / "out")
     for expected in (
         "it has none of open_clip_config.json, config.json",
-        "coca_ViT-B-32, coca_ViT-L-14",
-        "the closest is coca_ViT-L-14",
+        "coca_ViT-B-32 or coca_ViT-L-14",
+        "closest: coca_ViT-L-14",
         "visual.proj [7, 8], not [8, 8]",
         "--config",
         "coca_base and coca_roberta-ViT-B-32 are not supported",
     ):
         assert expected in str(error.value)
-    with pytest.raises(ValueError, match="--config"):
+    with pytest.raises(ValueError, match="it has no configuration; give --config FILE"):
         convert(tmp_path / "hub" / "w.pt", tmp_path / "out")
+
+
+def test_weights_of_another_model_are_refused_in_a_short_line(tmp_path: Path) -> None:
+    """One missing and one unexpected tensor are named, not all."""
+    torch_file(tmp_path / "w.pt", {f"layer{i}.weight": np.ones((2, 3), "f4") for i in range(40)})
+    with pytest.raises(ValueError, match="give --config FILE.* and 39 more") as error:
+        convert(tmp_path / "w.pt", tmp_path / "out")
+    assert len(str(error.value).removeprefix(str(tmp_path))) < 400
+
+
+def test_a_repository_is_not_a_source_of_convert(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes local files; give hf-hub:... to --weights directly"):
+        convert("hf-hub:laion/CoCa-ViT-B-32-laion2B-s13B-b90k", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -502,11 +502,11 @@ def test_options_without_effect_are_named(run, tmp_path):
 
 def test_texts_that_are_longer_than_the_context_are_named(run):
     text = " ".join(["a red ring"] * 30)
-    message = "minivideococa: the text has 90 tokens: only the first 18 are used\n"
+    message = "minivideococa: the text has 92 ids; the first 20 are used\n"
     assert run("retrieve", text, PAIR, "--frames", "1")[2] == message
     err = run("classify", PAIR, "--label", text, "--label", "a red ring", "--frames", "1")[2]
-    assert "1 of 2 texts are too long, with up to 93 tokens: only the first 18 are used" in err
-    assert "the text has 92 tokens" in run("answer", PAIR, "there is", "--answer", text, "--frames", "1")[2]
+    assert "a text has 95 ids; the first 20 are used" in err
+    assert "the text has 94 ids" in run("answer", PAIR, "there is", "--answer", text, "--frames", "1")[2]
     assert run("retrieve", " ".join(["a red ring"] * 6), PAIR, "--frames", "1")[2] == ""
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -592,7 +594,7 @@ def manifest(tmp_path, monkeypatch):
 def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
-    (written,) = [line for line in err.splitlines() if not line.endswith("frames repeat")]
+    (written,) = [line for line in err.splitlines() if not line.endswith("would do")]
     assert written == f"minivideococa: wrote the predictions to {tmp_path / 'out.jsonl'}"
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)
@@ -792,3 +794,39 @@ def test_an_interrupt_leaves_the_previous_output(manifest, tmp_path, monkeypatch
     (tmp_path / "out.jsonl").write_text("from before")
     assert cli.main(["evaluate", str(manifest), "-o", str(tmp_path / "out.jsonl")]) == 130
     assert (tmp_path / "out.jsonl").read_text() == "from before"
+
+
+# Missing packages and long texts
+
+
+def test_captions_are_left_out_without_their_package(manifest, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
+    assert cli.main(["evaluate", str(manifest), "--beams", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["metrics"]) == ["classify", "retrieve", "qa"]
+    assert err.count('minivideococa: caption left out: pip install "minivideococa[eval]"\n') == 1
+    assert cli.main(["evaluate", str(manifest), "--tasks", "caption"]) == 2
+    assert "caption metrics need pycocoevalcap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_texts_that_are_cut_give_one_warning(model, clips, tmp_path, cached):
+    long, cache = " and ".join(["a red circle"] * 30), tmp_path / "cache" if cached else None
+    entries = [Entry(path, (long, f"{name} {long}", "a star"), ("a circle",)) for name, path in clips.items()]
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evaluate(model, entries, ["classify", "retrieve"], cache=cache)
+        [message] = [str(warning.message) for warning in caught if " ids" in str(warning.message)]
+        assert message.endswith("are used") and message.startswith(
+            f"{1 + len(clips)} of {3 + len(clips)} texts"
+        )
+
+
+def test_long_answers_give_one_warning(model, clips):
+    long = " and ".join(["a red circle"] * 30)
+    entries = [Entry(path, question="there is", answer="a star") for path in clips.values()]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluate(model, entries, answers=["a star", long])
+    assert sum(" ids" in str(warning.message) for warning in caught) == 1

@@ -180,7 +180,7 @@ def test_missing_requirements_are_errors_of_one_line(monkeypatch):
     with pytest.raises(ValueError, match=r"^[^\n]*no java here[^\n]*words$"):
         metrics.tokenizer_for("ptb")
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
-    with pytest.raises(ValueError, match=r"^[^\n]*pip install pycocoevalcap[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^[^\n]*pip install \"minivideococa\[eval\]\"[^\n]*$"):
         metrics.tokenizer_for("words")
 
 

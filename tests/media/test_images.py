@@ -26,7 +26,7 @@ from minivideococa.media.video import read_video
 CASES = Path(__file__).parents[1] / "cases" / "img"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*frames repeat")
+pytestmark = pytest.mark.filterwarnings("ignore:.*times sampled")
 
 
 def plain(colour=(200, 0, 0), size=(16, 8), mode="RGB"):
@@ -226,7 +226,7 @@ def test_pages_of_a_tiff_are_a_sequence_by_index(tmp_path):
     assert which(read_video(path, 8)) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert which(read_video(path, 2)) == [1, 3]
     save(path, [plain(), plain(size=(9, 8))])
-    rejected(path, "page 2 is 9 x 8, the first one 16 x 8")
+    rejected(path, "page 2 is 9 x 8, but the first page is 16 x 8")
 
 
 def test_a_thumbnail_in_a_tiff_is_not_a_page(tmp_path):

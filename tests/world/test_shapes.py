@@ -34,7 +34,7 @@ def blocks(frames: np.ndarray) -> np.ndarray:
 
 def test_files_and_paths_in_the_manifest(written):
     names = [f"{i:04}.mp4" for i in range(COUNT)]
-    assert sorted(contents(written)) == [*names, "manifest.jsonl"]
+    assert sorted(contents(written)) == [*names, "answers.txt", "manifest.jsonl"]
     assert [entry.video for entry in read_manifest(written / "manifest.jsonl")] == [
         written / name for name in names
     ]
@@ -58,8 +58,11 @@ def test_a_seed_determines_every_byte(written, tmp_path):
     lines = fewer.pop("manifest.jsonl")
     assert more["manifest.jsonl"].startswith(lines) and lines.count(b"\n") == 3
     assert fewer.items() <= more.items()
+    assert fewer["answers.txt"].decode().split("\n") == [*world.SHAPES, ""]
     shapes.write_shapes(tmp_path / "others", 3, SEED + 1)
-    assert not set(contents(tmp_path / "others").values()) & set(more.values())
+    others = contents(tmp_path / "others")
+    assert others.pop("answers.txt") == more.pop("answers.txt")
+    assert not set(others.values()) & set(more.values())
 
 
 def test_the_drawn_pixels_are_read_back(written):
@@ -88,7 +91,8 @@ def test_the_checkpoint_classifies_and_answers_on_written_clips(written):
     assert len(single) >= 4
     right = [mvc.classify(model, entry.video, world.LABELS)[0][0] == entry.labels[0] for entry in single]
     right += [
-        mvc.answer(model, entry.video, entry.question, list(world.SHAPES)) == entry.answer
+        mvc.answer(model, entry.video, entry.question, (written / "answers.txt").read_text().split())
+        == entry.answer
         for entry in entries[:6]
     ]
     assert np.mean(right) >= 0.9

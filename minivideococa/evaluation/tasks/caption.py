@@ -9,7 +9,7 @@ from typing import Any
 from ...model.config import Video
 from ...model.generation import prepare
 from ..manifest import Entry
-from ..metrics import caption_scores, tokenizer_for
+from ..metrics import caption_scores, has_caption_metrics, tokenizer_for
 from .task import Clip, Metrics, Task, metrics_of
 
 
@@ -18,6 +18,11 @@ class Caption(Task):
 
     name = "caption"
     needs = '"captions"'
+
+    @classmethod
+    def missing_package(cls) -> str | None:
+        """Return how to install pycocoevalcap if it is missing."""
+        return None if has_caption_metrics() else 'pip install "minivideococa[eval]"'
 
     @staticmethod
     def targets_of(entry: Entry) -> Sequence[str]:

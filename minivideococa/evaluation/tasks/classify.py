@@ -35,9 +35,13 @@ class Classify(Task):
         """Raise ValueError for a template without a place for the label."""
         self.labels: list[str] = sorted({label for labels in self.targets.values() for label in labels})
         self.sentences = label_sentences(self.labels, self.settings.templates)
-        self.ranking: dict[
-            Clip, list[tuple[str, float]]
-        ] = {}  # the five most probable labels, the first is best
+        # the five most probable labels of each clip, the best first
+        self.ranking: dict[Clip, list[tuple[str, float]]] = {}
+
+    @property
+    def texts(self) -> list[str]:
+        """The sentences of the labels."""
+        return [text for sentences in self.sentences for text in sentences]
 
     def prepare(self, progress: Progress) -> None:
         """Encode the labels."""

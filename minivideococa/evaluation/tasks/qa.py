@@ -46,6 +46,12 @@ class QuestionAnswering(Task):
             if not self.settings.answers:
                 prepare(self.model, replace(self._options(question), prompt=question))
 
+    @property
+    def texts(self) -> list[str]:
+        """The questions, each followed by each of the answers to choose from."""
+        questions = dict.fromkeys(question for pairs in self.targets.values() for question, _ in pairs)
+        return [f"{question} {choice}" for question in questions for choice in self.settings.answers or ()]
+
     def predict(self, clip: Clip, video: Video) -> None:
         """Answer each question."""
         choices, options = self.settings.answers, asdict(self.settings.options)
@@ -58,7 +64,9 @@ class QuestionAnswering(Task):
     def _answer(self, video: Video, question: str) -> str:
         """Return the most probable of the given answers, or a generated one."""
         if self.settings.answers:
-            return answer(self.model, video, question, self.settings.answers)
+            with warnings.catch_warnings():  # `evaluate` has warned of long texts, once
+                warnings.filterwarnings("ignore", ".* ids.* are used", UserWarning)
+                return answer(self.model, video, question, self.settings.answers)
         return answer(self.model, video, question, options=self._options(question))
 
     def _options(self, question: str) -> DecodingOptions:

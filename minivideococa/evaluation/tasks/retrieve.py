@@ -44,9 +44,14 @@ class Retrieve(Task):
         self.text_ranks: dict[Clip, dict[str, int]] = {}  # of the video, for each of its captions
         self.video_ranks: dict[Clip, int] = {}  # of the best-ranked of its captions, for the video
 
+    @property
+    def texts(self) -> list[str]:
+        """The captions, each once."""
+        return list(dict.fromkeys(text for captions in self.targets.values() for text in captions))
+
     def prepare(self, progress: Progress) -> None:
         """Encode the captions, in batches that are cached, so that an interrupted run continues."""
-        texts = list(dict.fromkeys(text for captions in self.targets.values() for text in captions))
+        texts = self.texts
         self.latents: dict[str, Array] = {}  # caption -> [E]
         with progress(len(texts), "captions") as update:
             for rows in batches(len(texts)):

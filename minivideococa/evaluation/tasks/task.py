@@ -67,6 +67,16 @@ class Task(ABC):
     needs: ClassVar[str]  # the fields that an entry must have, for messages
     compares_latents: ClassVar[bool] = False
 
+    @classmethod
+    def missing_package(cls) -> str | None:
+        """Return what installs a package that the task needs and that is missing, for a message."""
+        return None
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts that the model encodes; after `check`."""
+        return []
+
     @staticmethod
     @abstractmethod
     def targets_of(entry: Entry) -> Sequence[Any]:
