@@ -27,16 +27,16 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 @blockwise
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
     """Normalize each row of [..., n] to mean 0 and variance 1, then scale and shift it (arXiv 1607.06450)."""
-    centered = x - x.mean(axis=-1, keepdims=True)
-    variance = (centered * centered).mean(axis=-1, keepdims=True)
-    return centered / np.sqrt(variance + eps) * weight + bias
+    x = x - x.mean(axis=-1, keepdims=True)
+    x /= np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+    return x * weight + bias
 
 
 @replaceable
 @blockwise
 def gelu(x: Array) -> Array:
     """Return x times the standard normal CDF: x (1 + erf(x / sqrt 2)) / 2 (arXiv 1606.08415)."""
-    return 0.5 * x * (1 + erf(x * sqrt(0.5)))
+    return (erf(x * sqrt(0.5)) + 1) * x * 0.5
 
 
 @replaceable
