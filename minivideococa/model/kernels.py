@@ -74,7 +74,7 @@ def _in_parts(rows: Array, weight: Array) -> Array:
 
 # Row-wise formulas
 
-BLOCK = 2**18  # elements per block: the few arrays of that size that a formula makes fit in the cache
+BLOCK = 2**19  # elements per block: the few arrays of that size that a formula makes fit in the cache
 
 
 def blockwise(formula: Callable[..., Array]) -> Callable[..., Array]:

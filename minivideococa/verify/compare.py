@@ -184,11 +184,12 @@ def run(model: VideoCoCa, tested: Trace, patch: Mapping[str, Any]) -> Arrays:
     With a patch all frames are computed in one piece, so that no result depends on the number of threads.
     """
     with trace(patch) as activations:
-        tokens = no_caption_tokens(model)
-        if tested.pixels is not None:
-            tokens = model.encode_video(tested.pixels).tokens
-        if "ids" in tested.inputs:
-            model.decode(tokens, np.atleast_2d(tested.inputs["ids"]))
+        if tested.pixels is not None and "ids" in tested.inputs:
+            model(tested.pixels, np.atleast_2d(tested.inputs["ids"]))
+        elif tested.pixels is not None:
+            model.encode_video(tested.pixels)
+        elif "ids" in tested.inputs:
+            model.decode(no_caption_tokens(model), np.atleast_2d(tested.inputs["ids"]))
     return activations
 
 
