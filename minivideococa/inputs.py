@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,3 +102,8 @@ def join_names(names: Sequence[str], limit: int = 8) -> str:
     """Return the first names, and the number of the others, on one line. Unprintable names are escaped."""
     rest = f", ... and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + rest
+
+
+def natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts names in natural order, ignoring case: img2 before IMG10."""
+    return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..inputs import read_json, regular_file
+from ..inputs import natural_key, read_json, regular_file
 from ..model.config import shorten
 from .folder import CONFIG, StoredTensor, open_safetensors
 from .unpickler import read_pickle
@@ -72,8 +72,7 @@ def weights_name(files: Iterable[str], place: str) -> str:
 def _preference(name: str) -> tuple[Any, ...]:
     stem = WEIGHT_SUFFIX.sub("", name)
     known = -WEIGHT_STEMS.index(stem) if stem in WEIGHT_STEMS else -len(WEIGHT_STEMS)
-    natural = [(part.zfill(20) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
-    return known, ".safetensors" in name, natural
+    return known, ".safetensors" in name, natural_key(name)
 
 
 # Content ----------------------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from ..inputs import natural_key
 from . import arguments, messages
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def videos_in(path: str) -> list[str]:
             f"{path}: a folder of both videos and images, such as {os.path.basename(min(videos))} and "
             f"{os.path.basename(min(stills))}: give a folder of one kind, or the files"
         )
-    return sorted(videos, key=_natural)
-
-
-def _natural(path: str) -> list[tuple[str, int]]:
-    """Return a key that sorts clip2 before clip10."""
-    return [(text.casefold(), int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", path)]
+    return sorted(videos, key=natural_key)
 
 
 def _is_animated(image: str) -> bool:

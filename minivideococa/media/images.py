@@ -28,7 +28,6 @@ reader with Pillow. `rgb.py` lists the result for each pixel format.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ from typing import TYPE_CHECKING, Any  # Any: Pillow's format plugins add attrib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import regular_file
+from ..inputs import natural_key, regular_file
 from ..resources import require_memory
 from .animation import ANIMATED, animation_frames, frame_durations
 from .rgb import array_to_rgb, exif_orientation, to_rgb
@@ -92,13 +91,9 @@ def list_images(folder: str) -> list[str]:
     Images are selected by suffix. Hidden files and subfolders are skipped. Raises ValueError for a folder
     without images and for a FIFO or a device among them, OSError for an image without read permission.
     """
-
-    def natural(name: str) -> tuple[list[str | int], str]:
-        return [int(part) if part.isdecimal() else part.casefold() for part in re.split(r"(\d+)", name)], name
-
     paths = [
         os.path.join(folder, name)
-        for name in sorted(os.listdir(folder), key=natural)
+        for name in sorted(os.listdir(folder), key=natural_key)
         if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
     ]
     paths = [path for path in paths if not os.path.isdir(path)]

@@ -14,18 +14,16 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .hooks import Array as Array  # for the other modules too
 from .hooks import patched, record
 
-Array = NDArray[Any]
 Params = dict[str, Any]  # a branch of the parameter tree: names -> arrays, branches or lists of branches
-Progress = Callable[[int], object] | None  # called with the number of frames, texts or tokens just finished
+Callback = Callable[[int], object] | None  # called with the number of frames, texts or tokens just finished
 Time = float | str | None  # seconds, "mm:ss" or "hh:mm:ss"
 # The path of a video; its frames uint8 [T, H, W, 3]; or a list of frames [H, W, 3] or PIL images, of one size
 Source = str | os.PathLike[str] | Array | Sequence[Any]
 
-MAX_FRAMES = 2**31 - 1
 ADAPTERS = {  # the ways from frames to a video that VideoCoCa compares (arXiv 2212.04979, section 3)
     "attentional": "pool the tokens of all frames at once",
     "mean": "pool each frame separately, then average",

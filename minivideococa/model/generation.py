@@ -17,11 +17,12 @@ import numpy as np
 from . import decoder, text
 from .config import (
     Array,
+    Callback,
     Config,
     Params,
-    Progress,
     TextConfig,
     check_bool,
+    check_choice,
     check_finite,
     check_int,
     check_number,
@@ -46,9 +47,24 @@ MAX_BEAMS = 1000  # a search with more takes hours, even with a small model
 # Options
 
 
-def _option(default: Any, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """Return a field of `DecodingOptions` with its help for the command line."""
-    return field(default=default, metadata={"help": help, "metavar": metavar, **more})
+Check = Callable[[str, Any], Any]  # (name, value) -> the value, as in `config`
+
+
+def _option(default: Any, check: Check, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """Return a field of `DecodingOptions` with its check, and its help for the command line."""
+    return field(default=default, metadata={"check": check, "help": help, "metavar": metavar, **more})
+
+
+def _integer(least: int | None = None, most: int | None = None) -> Check:
+    return lambda name, value: check_int(name, value, least, most)
+
+
+def _convention(name: str, value: Any) -> str:
+    return check_choice(name, value, CONVENTIONS)
+
+
+def _number(least: float, most: float) -> Check:
+    return lambda name, value: check_number(name, value, least, most)
 
 
 @dataclass(frozen=True)
@@ -63,45 +79,57 @@ class DecodingOptions:
     beams.
     """
 
-    beams: int = _option(6, "beams of the beam search; 1 is greedy decoding", "N")
+    beams: int = _option(6, _integer(1, MAX_BEAMS), "beams of the beam search; 1 is greedy decoding", "N")
     beam_groups: int | None = _option(
         None,
+        _integer(1),
         "groups of beams; without a diversity penalty all find the same (default: 3 for 6 beams, else 1)",
         "N",
     )
-    min_length: int = _option(5, "fewest tokens before the end token, the start token included", "N")
+    min_length: int = _option(
+        5, _integer(0), "fewest tokens before the end token, the start token included", "N"
+    )
     max_length: int | None = _option(
         None,
+        _integer(),
         "most tokens, start and end included (default: 30, or the context length if that is less)",
         "N",
     )
-    prompt: str = _option("", "text that the generated text continues", "TEXT")
-    top_k: int | None = _option(None, "sample from the N most likely tokens", "N")
+    prompt: str = _option("", check_text, "text that the generated text continues", "TEXT")
+    top_k: int | None = _option(None, _integer(1), "sample from the N most likely tokens", "N")
     top_p: float | None = _option(
-        None, "sample from the most likely tokens whose probabilities add up to P (nucleus sampling)", "P"
+        None,
+        _number(0, 1),
+        "sample from the most likely tokens whose probabilities add up to P (nucleus sampling)",
+        "P",
     )
-    temperature: float | None = _option(None, "sample with the logits divided by X", "X")
-    seed: int = _option(0, "seed of the sampling", "N")
+    temperature: float | None = _option(None, _number(0, 1e6), "sample with the logits divided by X", "X")
+    seed: int = _option(0, _integer(0), "seed of the sampling", "N")
     repetition_penalty: float = _option(
-        1.0, "above 1, tokens that are already in the text become less likely", "X"
+        1.0, _number(1e-6, 1e6), "above 1, tokens that are already in the text become less likely", "X"
     )
     diversity_penalty: float = _option(
-        0.0, "penalty of a group of beams for a token that earlier groups chose", "X"
+        0.0, _number(0, 1e6), "penalty of a group of beams for a token that earlier groups chose", "X"
     )
     length_penalty: float = _option(
-        1.0, "the score of a beam is divided by its length to the power of X", "X"
+        1.0, _number(-100, 100), "the score of a beam is divided by its length to the power of X", "X"
     )
-    candidates: int = _option(1, "number of texts to return, the best of one beam search", "N")
+    candidates: int = _option(
+        1, _integer(1, MAX_BEAMS), "number of texts to return, the best of one beam search", "N"
+    )
     convention: Literal["open_clip", "textbook"] = _option(
         "open_clip",
+        _convention,
         "follow open_clip's generate, or the textbook: sums of log-probabilities, one group of beams",
         choices=("open_clip", "textbook"),
     )
-    start_id: int | None = _option(None, "first id (default: the tokenizer's start token, or CLIP's, V - 2)")
-    end_id: int | None = _option(
-        None, "id that ends a text (default: the tokenizer's end token, or CLIP's, V - 1)"
+    start_id: int | None = _option(
+        None, _integer(0), "first id (default: the tokenizer's start token, or CLIP's, V - 2)"
     )
-    cache: bool = _option(True, "keep keys and values from one token to the next")
+    end_id: int | None = _option(
+        None, _integer(0), "id that ends a text (default: the tokenizer's end token, or CLIP's, V - 1)"
+    )
+    cache: bool = _option(True, check_bool, "keep keys and values from one token to the next")
 
     @classmethod
     def create(cls, options: DecodingOptions | None = None, **keywords: Any) -> DecodingOptions:
@@ -120,34 +148,14 @@ class DecodingOptions:
         return replace(options or cls(), **keywords)
 
     def __post_init__(self) -> None:
-        checks: dict[str, Callable[[str, Any], Any]] = {
-            "beams": lambda name, value: check_int(name, value, 1, MAX_BEAMS),
-            "beam_groups": lambda name, value: check_int(name, value, 1),
-            "min_length": lambda name, value: check_int(name, value, 0),
-            "max_length": check_int,
-            "prompt": check_text,
-            "top_k": lambda name, value: check_int(name, value, 1),
-            "top_p": lambda name, value: check_number(name, value, 0, 1),
-            "temperature": lambda name, value: check_number(name, value, 0, 1e6),
-            "seed": lambda name, value: check_int(name, value, 0),
-            "repetition_penalty": lambda name, value: check_number(name, value, 1e-6, 1e6),
-            "diversity_penalty": lambda name, value: check_number(name, value, 0, 1e6),
-            "length_penalty": lambda name, value: check_number(name, value, -100, 100),
-            "candidates": lambda name, value: check_int(name, value, 1, MAX_BEAMS),
-            "start_id": lambda name, value: check_int(name, value, 0),
-            "end_id": lambda name, value: check_int(name, value, 0),
-            "cache": check_bool,
-        }
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name in checks and not (value is None and option.default is None):
-                object.__setattr__(self, option.name, checks[option.name](option.name, value))
+            if not (value is None and option.default is None):
+                object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
         self._check_together()
 
     def _check_together(self) -> None:
         """Raise ValueError for values that are invalid alone or in combination."""
-        if self.convention not in CONVENTIONS:
-            raise ValueError(f"convention is {shorten(self.convention)}: give {' or '.join(CONVENTIONS)}")
         if self.top_p == 0:
             raise ValueError(f"top_p is {self.top_p}: give a number of more than 0, at most 1")
         if self.temperature is not None and self.temperature < 1e-6:
@@ -290,7 +298,7 @@ def greedy(
     processors: Sequence[LogitsProcessor],
     max_length: int,
     end_id: int,
-    progress: Progress = None,
+    progress: Callback = None,
 ) -> list[Array]:
     """Append the most likely token to rows of ids [R, L0] until the end token or `max_length`: R texts."""
     ended = np.zeros(len(ids), bool)
@@ -307,7 +315,7 @@ def sample(
     max_length: int,
     end_ids: Sequence[int],
     end_is_forced: bool = False,
-    progress: Progress = None,
+    progress: Callback = None,
 ) -> list[Array]:
     """Append a token drawn by its probability to ids [R, L0] until one of `end_ids` or `max_length`: R texts.
 
@@ -341,7 +349,7 @@ def _append(
     max_length: int,
     end_ids: Sequence[int],
     ended: Array,
-    progress: Progress,
+    progress: Callback,
     last: int | None = None,
 ) -> list[Array]:
     """Append chosen tokens to ids [R, L0] until all rows have ended. last: a fixed token at `max_length`."""
@@ -425,7 +433,7 @@ def beam_search(
     end_id: int,
     pad_id: int,
     token_scores: Callable[[Array], Array] = log_softmax,
-    progress: Progress = None,
+    progress: Callback = None,
 ) -> list[list[Array]]:
     """Search for the texts with the highest scores: ids [B, L0] -> the best candidates of each of B videos.
 
@@ -542,7 +550,7 @@ def reorder_caches(caches: list[KVCache], rows: Array) -> None:
 
 
 def generate(
-    model: VideoCoCa, caption_tokens: Array, options: DecodingOptions, progress: Progress = None
+    model: VideoCoCa, caption_tokens: Array, options: DecodingOptions, progress: Callback = None
 ) -> Any:
     """Generate ids int64 [L] from caption tokens [Q', E]; a list of B from [B, Q', E].
 
@@ -584,7 +592,7 @@ def generate_ids(
     end_id: int,
     pad_id: int,
     options: DecodingOptions,
-    progress: Progress = None,
+    progress: Callback = None,
 ) -> list[list[Array]]:
     """Continue ids [B, L0] by the strategy that the options choose: the candidates of each of B texts."""
     convention, max_length = CONVENTIONS[options.convention], options.max_length or 0

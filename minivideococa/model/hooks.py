@@ -16,18 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from typing import Any, TypeVar
 
-TYPE_CHECKING = False  # as in typing, which takes longer to import than this package
-if TYPE_CHECKING:  # importing minivideococa does not import NumPy
-    from typing import Any, TypeVar
+import numpy as np
+from numpy.typing import NDArray
 
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-    Operation = TypeVar("Operation", bound=Callable[..., Any])
-    Patch = Callable[[Array], Array]
-
-Activations = dict[str, "Array"]  # name -> array, in the order in which they were computed
+Array = NDArray[Any]
+Operation = TypeVar("Operation", bound=Callable[..., Any])
+Patch = Callable[[Array], Array]
+Activations = dict[str, Array]  # name -> array, in the order in which they were computed
 
 
 class _Trace:
@@ -113,8 +110,6 @@ def record(name: str, x: Array) -> Array:
 
 def _as_patch(name: str, value: Any, x: Array) -> Array:
     """Return an array to patch in for x: of its shape and, unless it is an input, of its dtype."""
-    import numpy as np
-
     array = np.asarray(value)
     if array.shape != x.shape or array.dtype.kind not in "fiu":
         raise ValueError(f"patch of {name}: {array.dtype} {list(array.shape)}, not {x.dtype} {list(x.shape)}")
@@ -137,13 +132,11 @@ def record_inside(name: str, x: Array) -> Array:
     if texts is None or len(x) == texts:
         return record_texts(f"{prefix}.{name}", x)
     unfolded = x.reshape(len(x), *x.shape[1:-2], texts // len(x), -1, x.shape[-1])  # [B, ..., R / B, L, C]
-    last = unfolded.ndim - 1
-    order = [0, last - 2, *range(1, last - 2), last - 1, last]
-    by_text = unfolded.transpose(order)  # [B, R / B, ..., L, C]
-    patched = record_texts(f"{prefix}.{name}", by_text.reshape(texts, *by_text.shape[2:]))
-    return (
-        patched.reshape(by_text.shape).transpose([order.index(i) for i in range(last + 1)]).reshape(x.shape)
+    by_text = np.moveaxis(unfolded, -3, 1)  # [B, R / B, ..., L, C]
+    by_text = record_texts(f"{prefix}.{name}", by_text.reshape(texts, *by_text.shape[2:])).reshape(
+        by_text.shape
     )
+    return np.moveaxis(by_text, 1, -3).reshape(x.shape)
 
 
 @contextmanager

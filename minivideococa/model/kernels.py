@@ -19,14 +19,12 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .config import Array, Callback
 from .hooks import record, traced, whole_batch
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
-
-Array = NDArray[Any]
 
 # Matrix products
 
@@ -195,9 +193,7 @@ _locks: dict[int, Lock] = {}
 _threads_before = 0  # BLAS's number of threads while it is limited, else 0
 
 
-def map_frames(
-    function: Callable[[Array], Array], x: Array, batch: int, progress: Callable[[int], object] | None = None
-) -> Array:
+def map_frames(function: Callable[[Array], Array], x: Array, batch: int, progress: Callback = None) -> Array:
     """Apply a function of independent frames to x [T, ...], in batches of at most `batch` frames.
 
     Recorded activations are concatenated in the same way. A trace that patches activations patches all T at

@@ -8,9 +8,9 @@ import numpy as np
 from . import decoder, generation, pooling, text, vision
 from .config import (
     Array,
+    Callback,
     Config,
     Params,
-    Progress,
     Source,
     Time,
     Video,
@@ -35,7 +35,7 @@ def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[
 
 
 def encode_video(
-    pixels: Array, visual: Params, config: Config, adapter: str = "attentional", progress: Progress = None
+    pixels: Array, visual: Params, config: Config, adapter: str = "attentional", progress: Callback = None
 ) -> Video:
     """Encode pixels [T, 3, S, S]: the frozen image encoder, then the poolers over all frames' tokens."""
     encode = vision.encode_jointly if adapter == "joint" else vision.encode_frames
@@ -78,7 +78,7 @@ class VideoCoCa:
         frames = record("frames", self.media["to_frames"](frames, name="frames"))
         return self.media["preprocess"](frames, self.config.preprocess)
 
-    def encode_frames(self, pixels: Array, progress: Progress = None) -> Array:
+    def encode_frames(self, pixels: Array, progress: Callback = None) -> Array:
         """Encode each frame separately: pixels [T, 3, S, S] -> frame tokens [T, N, W]."""
         pixels = self._pixels(pixels)
         tokens = vision.encode_frames(pixels, self.params["visual"], self.config.vision, progress)
@@ -91,7 +91,7 @@ class VideoCoCa:
         latent, caption_tokens = pooling.pool(tokens, self.params["visual"], self.config.vision)
         return check_video(Video(latent, caption_tokens))
 
-    def encode_video(self, pixels: Array, adapter: str = "attentional", progress: Progress = None) -> Video:
+    def encode_video(self, pixels: Array, adapter: str = "attentional", progress: Callback = None) -> Video:
         """Encode pixels [T, 3, S, S] by one of the `config.ADAPTERS` (VideoCoCa, section 3)."""
         pixels = self._pixels(pixels, check_adapter(adapter))
         video = encode_video(pixels, self.params["visual"], self.config, adapter, progress)
@@ -105,7 +105,7 @@ class VideoCoCa:
         start: Time = None,
         end: Time = None,
         *,
-        progress: Progress = None,
+        progress: Callback = None,
     ) -> Video:
         """Encode a path, frames uint8 [T, H, W, 3] or a list of frames; return an encoded video as it is.
 
@@ -148,7 +148,7 @@ class VideoCoCa:
         self,
         tokens: Array,
         options: DecodingOptions | None = None,
-        progress: Progress = None,
+        progress: Callback = None,
         **keywords: Any,
     ) -> Any:
         """Generate ids int64 [L] from caption tokens [Q', E]; a list of B from [B, Q', E].
@@ -161,7 +161,7 @@ class VideoCoCa:
         """
         return generation.generate(self, tokens, DecodingOptions.create(options, **keywords), progress)
 
-    def caption(self, video: Video | Source, *args: Any, progress: Progress = None, **keywords: Any) -> Any:
+    def caption(self, video: Video | Source, *args: Any, progress: Callback = None, **keywords: Any) -> Any:
         """Generate a sentence about a video; with several candidates, a list of them.
 
         The arguments are those of `encode`, and as keywords also those of `generate`. progress: called with

@@ -5,7 +5,7 @@ Pixels [T, 3, S, S] become frame tokens [T, N, W]: a class token and floor(S / P
 
 import numpy as np
 
-from .config import Array, Params, Progress, VisionConfig
+from .config import Array, Callback, Params, VisionConfig
 from .hooks import block, record, replaceable
 from .kernels import map_frames
 from .ops import layer_norm, linear
@@ -51,7 +51,7 @@ def transformer(x: Array, visual: Params, config: VisionConfig) -> Array:
     return x
 
 
-def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress: Progress = None) -> Array:
+def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress: Callback = None) -> Array:
     """Encode each frame separately: pixels [T, 3, S, S] -> frame tokens [T, N, W].
 
     The frozen image encoder of VideoCoCa (arXiv 2212.04979, section 3). progress: called with the number of
@@ -64,7 +64,7 @@ def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress:
     return map_frames(encode, pixels, max(1, BATCH_TOKENS // config.tokens_per_frame), progress)
 
 
-def encode_jointly(pixels: Array, visual: Params, config: VisionConfig, progress: Progress = None) -> Array:
+def encode_jointly(pixels: Array, visual: Params, config: VisionConfig, progress: Callback = None) -> Array:
     """Encode all frames as one sequence, every token attending to all others: [T, 3, S, S] -> [T, N, W].
 
     The joint space-time encoder that VideoCoCa compares with (arXiv 2212.04979, section 3). Each frame keeps

@@ -41,7 +41,7 @@ def test_keywords_replace_fields():
 
 def test_the_textbook_has_one_group():
     assert DecodingOptions(convention="textbook").rows_per_text == 6
-    with pytest.raises(ValueError, match="^convention is 'other': give open_clip or textbook"):
+    with pytest.raises(ValueError, match="^convention is 'other': give open_clip, textbook"):
         DecodingOptions(convention="other")
 
 
