@@ -36,7 +36,7 @@ FLOORS = [
     {"model"},
     {"media"},
     {"checkpoint"},
-    {"cache"},
+    {"cache", "question_head"},
     {"tasks"},
     {"evaluation", "verify"},
     {"training"},
