@@ -19,12 +19,19 @@ from ..model.config import Array, Config
 from ..output import is_writable, require_empty
 from ..progress import Progress, no_progress
 from ..resources import require_memory
-from .folder import TOKENIZER, StoredTensor, check_values, read_config, read_origin, write_checkpoint
+from .folder import (
+    CLIP_VOCABULARY,
+    TOKENIZER,
+    StoredTensor,
+    cast_tensor,
+    check_values,
+    read_config,
+    read_origin,
+    write_checkpoint,
+)
 from .released import config_names, fitting_config, named_config
 from .sources import CONFIG_NAMES, config_name, read_weights, sha256, shard_files, weights_name
 from .table import check_tensors
-
-CLIP_VOCABULARY = 49408
 
 
 def convert(
@@ -153,13 +160,7 @@ def _cast(name: str, tensor: StoredTensor, dtype: str | None, file: str) -> Arra
     """Read a tensor and convert it to `dtype`. `file` is the file's name in messages."""
     array = tensor.read()
     check_values(name, array, file)
-    with np.errstate(over="ignore"):
-        cast = array.astype(dtype or array.dtype, copy=False)
-    if not np.isfinite(cast).all():
-        raise ValueError(f"{file}: {name} has values that overflow {dtype}: use --dtype float32")
-    if array.any() and not cast.any():
-        raise ValueError(f"{file}: {name} would underflow to zero in {dtype}: use --dtype float32")
-    return cast
+    return cast_tensor(name, array, dtype, file)
 
 
 def _origin(weights: Path) -> dict[str, str]:
