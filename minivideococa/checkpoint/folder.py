@@ -25,6 +25,7 @@ from .table import check_tensors
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 TUNED = "tuned.safetensors"  # a tuned part, see `tuned`
+NEW_LAYERS = "new_layers.safetensors"  # another, of layers that open_clip does not have, see `export`
 CONVERTIBLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # suffixes of what `convert` reads
 CLIP_VOCABULARY = 49408  # its tokenizer comes with the package
 ORIGIN = "minivideococa.source"  # key of the origin in the metadata of a safetensors file
@@ -93,7 +94,7 @@ def _require_checkpoint(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder; give a checkpoint folder, or hf-hub:OWNER/NAME")
     if folder.name == TUNED or (not (folder / CONFIG).exists() and (folder / TUNED).exists()):
-        raise ValueError(f"{folder}: {LONE_PART}: give it to --tuned, and the checkpoint below to --weights")
+        raise ValueError(f"{folder}: {LONE_PART}: give it to --tuned, and its base to --weights")
     if not folder.is_dir():
         raise ValueError(f"{folder}: a file, not a checkpoint folder: run minivideococa convert on it first")
     for name in (CONFIG, WEIGHTS):
@@ -110,7 +111,7 @@ def _require_checkpoint(folder: Path) -> None:
             raise FileNotFoundError(f"{folder}: {name} is missing: {hint}")
 
 
-LONE_PART = "a tuned part, which holds only the tensors that were tuned"
+LONE_PART = "a tuned part, with some of a model's tensors only"
 
 SMALL = 2**18  # elements: smaller tensors are always checked in full
 LARGEST = 1e6  # magnitude: trained weights stay far below
@@ -173,8 +174,8 @@ def read_origin(weights: Path) -> dict[str, str]:
     """Return where the weights in a safetensors file came from; {} if it is not recorded.
 
     Keys: "weights", the name of the file that was converted; "sha256", its SHA-256 (of several shards, of
-    their concatenation); for a download from the hub, "repository" and "revision"; and, if they were finetuned
-    since, "tuned_for", the task.
+    their concatenation); for a download from the hub, "repository" and "revision"; and, if they have been
+    finetuned, "tuned_for", the task.
     """
     try:
         origin = parse_json(read_metadata(weights).get(ORIGIN, "{}"), str(weights), "")

@@ -15,6 +15,9 @@ from ..model.config import Array, Config, Params
 
 Shapes = dict[str, tuple[int, ...]]
 
+# Layers that are not CoCa's: trained here, and possibly still at their initial value of zero
+ADDED = ("factorized.", "question_head.")
+
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 

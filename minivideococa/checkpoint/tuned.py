@@ -52,6 +52,7 @@ from .folder import (
 from .table import find_mismatches, format_mismatches, parameter_shapes, unnest
 
 if TYPE_CHECKING:
+    from ..media.tokenizer import Tokenizer
     from ..model.videococa import VideoCoCa
 
 QUESTIONS = "questions"  # the name of the embedded part, which answers questions about coloured shapes
@@ -74,18 +75,30 @@ class TunedPart:
     options: dict[str, Any] = field(repr=False)
 
     def require_base(self, tensors: Mapping[str, Array | StoredTensor], name: str) -> None:
-        """Raise ValueError unless these tensors of the checkpoint `name` are those that the part was tuned on."""
+        """Raise ValueError unless these are the tensors of the part's base. `name` is their checkpoint's."""
         kept = [x for x in parameter_shapes(self.config) if x not in self.stored]
         if tensors.keys() >= set(kept) and kept_hash({x: tensors[x] for x in kept}) == self.sha256:
             return
         if self.base == name:
             raise ValueError(
-                f"{self.path}: tuned from {name}, whose weights have changed since: take those it was tuned from"
+                f"{self.path}: tuned from {name}, whose weights are others now: take those of that time"
             )
         hint = f"give {self.base} to --weights"
         if self.base == EMBEDDED:
             hint = "leave out --weights"
         raise ValueError(f"{self.path}: tuned from {self.base}, and {name} has other weights: {hint}")
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the part's tokenizer; None if it is the base's. Raises ValueError for a damaged one."""
+        from ..media.tokenizer import parse_tokenizer
+
+        if self.tokenizer_json is None:
+            return None
+        text, where = self.config.text, f"{self.path}: its tokenizer"
+        clean = self.config.tokenizer_clean
+        return parse_tokenizer(
+            self.tokenizer_json, where, text.context_length, text.pad_id, clean, text.vocab_size
+        )
 
 
 def base_name(folder: str | os.PathLike[str]) -> str:
@@ -187,26 +200,9 @@ def lay_over(model: VideoCoCa, part: TunedPart) -> VideoCoCa:
     tensors = {name: tensor.read().astype(model.dtype) for name, tensor in part.stored.items()}
     for name, tensor in tensors.items():
         check_values(name, tensor, str(part.path))
-    tuned = with_tensors(model, tensors, config=part.config, tokenizer=_tokenizer(part), tuned_for=part.task)
+    tuned = with_tensors(model, tensors, config=part.config, tokenizer=part.tokenizer(), tuned_for=part.task)
     tuned.base = part.base  # the same weights may have another name here
     return tuned
-
-
-def _tokenizer(part: TunedPart) -> Any:
-    """Return the part's tokenizer; None if it is the base's."""
-    from ..media.tokenizer import parse_tokenizer
-
-    if part.tokenizer_json is None:
-        return None
-    text, where = part.config.text, f"{part.path}: its tokenizer"
-    return parse_tokenizer(
-        part.tokenizer_json,
-        where,
-        text.context_length,
-        text.pad_id,
-        part.config.tokenizer_clean,
-        text.vocab_size,
-    )
 
 
 # Writing ----------------------------------------------------------------------------------------------------
@@ -230,11 +226,11 @@ def write_tuned(
     tokenizer = model.tokenizer.json_text() if model.tokenizer and not clip else None
     destination = resolve_output(path)
     with atomic_write(destination) as partial:
-        _save_part(partial, changed, kept, model.config, tokenizer, model.base, model.tuned_for, options)
+        save_part(partial, changed, kept, model.config, tokenizer, model.base, model.tuned_for, options)
     return destination
 
 
-def _save_part(
+def save_part(
     path: Path,
     tensors: Mapping[str, Array],
     kept: Mapping[str, Array],
@@ -244,6 +240,7 @@ def _save_part(
     task: str | None,
     options: Mapping[str, Any] | None = None,
 ) -> None:
+    """Write a tuned part. `kept` are the tensors of the base below it, which is called `base`."""
     about = {
         "base": {"name": base, "sha256": kept_hash(kept)},
         "config": config.source,
