@@ -3,8 +3,8 @@
 open_clip_config.json         open_clip's configuration: none of our extensions
 open_clip_model.safetensors   a state dict that `load_state_dict(strict=True)` accepts
 tokenizer.json                the tokenizer, if there is one; open_clip itself only knows CLIP's
-new_layers.safetensors        what open_clip does not have, if there is any: a tuned part (see `tuned`) over the
-                              rest, with the new layers' tensors and the whole configuration
+new_layers.safetensors        what open_clip does not have, if there is any: a tuned part (see `tuned`) over
+                              the rest, with the new layers' tensors and the whole configuration
 
 `convert` makes a checkpoint folder of such a folder again; with --tuned new_layers.safetensors it is the same
 as before the export.

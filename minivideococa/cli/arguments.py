@@ -179,8 +179,8 @@ def add_tuned(parser: Parser) -> None:
         "--tuned",
         type=path,
         metavar="PATH",
-        help="a tuned part that is laid over the weights: a tuned.safetensors or its folder, or questions for "
-        "the embedded one, which answers questions about coloured shapes",
+        help="a tuned part that is laid over the weights: a tuned.safetensors or its folder, or questions "
+        "for the embedded one, which answers questions about coloured shapes",
     )
 
 

@@ -27,8 +27,8 @@ def add_arguments(parser: arguments.Parser) -> None:
         "source",
         type=arguments.path,
         metavar="SRC",
-        help="a folder with the files of a repository on the Hugging Face hub, a checkpoint folder, or a weights file; "
-        "with --tuned or --to also hf-hub:OWNER/NAME",
+        help="a folder with the files of a repository on the Hugging Face hub, a checkpoint folder, or a "
+        "weights file; with --tuned or --to also hf-hub:OWNER/NAME",
     )
     parser.add_argument("dest", type=arguments.path, metavar="DEST", help="the folder to make")
     parser.add_argument(

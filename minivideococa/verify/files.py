@@ -44,8 +44,9 @@ def verify_file(
 ) -> Report:
     """`verify` for a trace file, written by any program.
 
-    weights: a checkpoint; None is the embedded one. tuned: a tuned part over it, see `load`. dtype: the precision that the trace was computed in; the
-    default is the coarsest dtype that its tensors are stored in.
+    weights: a checkpoint; None is the embedded one. tuned: a tuned part over it, see `checkpoint.load`.
+    dtype: the precision that the trace was computed in; the default is the coarsest dtype that its tensors
+    are stored in.
     Raises OSError if the file does not exist or cannot be read; ValueError if it is not a trace, is of
     another configuration, or needs more memory than there is.
     """
