@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..inputs import join_names
-from ..model.config import Array, Config
+from ..model.config import Array, Config, Params
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -158,20 +158,20 @@ def format_mismatches(mismatches: Mapping[str, list[str]], limit: int = 8) -> st
     return "; ".join(f"{kind}: {join_names(names, limit)}" for kind, names in mismatches.items() if names)
 
 
-def nest(tensors: Mapping[str, Array]) -> dict[str, Any]:
+def nest(tensors: Mapping[str, Array | None]) -> Params:
     """Return the tree of parameters for the forward pass: names split at the dots, numbered parts as lists.
 
     "text.transformer.resblocks.0.ln_1.bias" becomes
     tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"]. `logit_scale` becomes a scalar array, also if
     it is stored as [1].
     """
-    tree: dict[str, Any] = {}
+    tree: Params = {}
     for name, array in tensors.items():
         *path, last = name.split(".")
         node = tree
         for part in path:
             node = node.setdefault(part, {})
-        node[last] = array.reshape(()) if name == "logit_scale" else array
+        node[last] = array.reshape(()) if name == "logit_scale" and array is not None else array
     return {name: _lists(child) for name, child in tree.items()}
 
 
@@ -183,3 +183,16 @@ def _lists(node: Any) -> Any:
     if all(key.isdecimal() for key in children):
         return [children[key] for key in sorted(children, key=int)]
     return children
+
+
+def unnest(params: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the tensors of a tree of parameters by name, in the tree's order: the inverse of `nest`."""
+    tensors: dict[str, Array] = {}
+    for name, node in params.items():
+        if isinstance(node, list):
+            node = {str(i): child for i, child in enumerate(node)}
+        if isinstance(node, dict):
+            tensors |= {f"{name}.{rest}": array for rest, array in unnest(node).items()}
+        else:
+            tensors[name] = node
+    return tensors
