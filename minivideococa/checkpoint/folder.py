@@ -144,6 +144,12 @@ def read_config(path: Path) -> Config:
     )
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file. Raises ValueError for any other file."""
+    metadata: dict[str, str] = _header(path)[0].get("__metadata__", {})
+    return metadata
+
+
 def read_origin(weights: Path) -> dict[str, str]:
     """Return where the weights in a safetensors file came from; {} if it is not recorded.
 
@@ -151,8 +157,7 @@ def read_origin(weights: Path) -> dict[str, str]:
     their concatenation); and, for a download from the hub, "repository" and "revision".
     """
     try:
-        metadata = _header(weights)[0].get("__metadata__", {})
-        origin = parse_json(metadata.get(ORIGIN, "{}"), str(weights), "")
+        origin = parse_json(read_metadata(weights).get(ORIGIN, "{}"), str(weights), "")
     except ValueError:  # written by another program
         return {}
     return origin if isinstance(origin, dict) else {}

@@ -272,7 +272,7 @@ def add_options(
             group.add_argument(
                 flag(field.name),
                 help=field.metadata["help"].replace("%", "%%") + shown + MORE_HELP.get(field.name, ""),
-                **_value(field.name, hints[field.name], field.metadata["metavar"]),
+                **_value(field, hints[field.name]),
             )
     return group
 
@@ -282,13 +282,14 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _value(name: str, hint: Any, metavar: str | None) -> dict[str, Any]:
+def _value(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     """Return how argparse reads the value of a field, given its type hint."""
+    metavar = field.metadata["metavar"]
     if hint is bool:
         return {"action": "store_true"}
-    if get_origin(hint) is Literal:
-        return {"choices": get_args(hint), "metavar": metavar}
-    if name == "temperature":
+    if choices := get_args(hint) if get_origin(hint) is Literal else field.metadata.get("choices"):
+        return {"choices": choices, "metavar": metavar}
+    if field.name == "temperature":
         return {"type": temperature, "metavar": metavar}
     kinds = get_args(hint) or (hint,)  # int | None -> (int, NoneType)
     return {"type": whole if int in kinds else number if float in kinds else str, "metavar": metavar}
