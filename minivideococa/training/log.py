@@ -19,10 +19,10 @@ from ..output import atomic_write, json_text
 
 
 class Log:
-    """A log that is open for appending. A line is on disk, or in the system's cache of it, when it is written."""
+    """A log that is open for appending. A line that was written survives a kill of the process."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Open a log for going on after `step`: lines of later steps, of a run that was killed, are removed."""
+        """Open a log to go on after `step`. Lines of later steps, of a run that was killed, are removed."""
         self.lines = [line for line in read_log(path) if line["step"] <= step]
         with atomic_write(path) as partial:
             partial.write_text("".join(json_text(line) + "\n" for line in self.lines), encoding="utf-8")
@@ -55,8 +55,8 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
-            'a plot needs matplotlib, which is not installed: pip install "minivideococa[docs]", or plot '
-            f"{'log.jsonl'} with another program"
+            'a plot needs matplotlib, which is not installed: pip install "minivideococa[docs]", or plot the '
+            "log with another program"
         ) from None
 
 

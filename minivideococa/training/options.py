@@ -6,16 +6,29 @@ default says where it is from; "ours" has no precedent to follow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from ..model.config import ADAPTERS, Options, check_bool, choice, integer, number, option
 from .parameters import TUNINGS
 
-Task = Literal["caption", "contrastive", "caption+contrastive", "qa"]
-Head = Literal["generate", "classifier"]
+TASKS = {
+    "caption": "the captions",
+    "contrastive": "latents of videos and captions that match",
+    "caption+contrastive": "both",
+    "qa": "the answers to questions",
+}
+HEADS = {
+    "generate": "as a text that continues the question",
+    "classifier": "as one of the most frequent answers",
+}
 
 MOST = 10**9  # of what is counted
+
+
+def _described(choices: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {text}" for name, text in choices.items())
 
 
 @dataclass(frozen=True)
@@ -34,16 +47,13 @@ class TuningOptions(Options):
     Raises ValueError, one line that names the field, for a value that makes no sense.
     """
 
-    task: Task = option(
-        "caption+contrastive",
-        choice(get_args(Task)),
-        "what is learned: captions, the same latent for a video and its caption, both, or answers",
+    task: str = option(
+        "caption+contrastive", choice(TASKS), f"what is learned. {_described(TASKS)}", choices=list(TASKS)
     )
     tune: str = option(
         "lit",
         choice(TUNINGS),
-        f"what is tuned. {'; '.join(f'{name}: {text}' for name, text in TUNINGS.items())}; each of two parts "
-        "takes half of the steps",
+        f"what is tuned. {_described(TUNINGS)}, each for half of the steps",
         choices=list(TUNINGS),
     )
     adapter: str | None = option(None, choice(ADAPTERS), "default: the checkpoint's", "NAME")
@@ -51,10 +61,8 @@ class TuningOptions(Options):
     positions: bool = option(
         False, check_bool, "with a new factorized adapter: give its frames learned positions"
     )
-    head: Head = option(
-        "generate",
-        choice(get_args(Head)),
-        "qa: the answer is a text that continues the question, or one class of the most frequent answers",
+    head: str = option(
+        "generate", choice(HEADS), f"how a question is answered. {_described(HEADS)}", choices=list(HEADS)
     )
     max_answers: int = option(
         3129, integer(1, MOST), "classifier: the N most frequent answers of MANIFEST are its classes", "N"
@@ -122,6 +130,11 @@ class TuningOptions(Options):
             raise ValueError(f"micro_batch is {self.micro_batch}: give at most the batch, {self.batch}")
         if self.head == "classifier" and self.task != "qa":
             raise ValueError(f"head is 'classifier' and task {self.task!r}: a classifier is of the task qa")
+
+    @property
+    def loss_task(self) -> str:
+        """The task by the name that `step` knows it by."""
+        return "qa-classifier" if self.head == "classifier" else self.task
 
     def steps_of(self, phases: int, batches: int) -> list[int]:
         """Return the steps of each phase, for `batches` batches an epoch.

@@ -73,8 +73,7 @@ def run_folder(folder: Path, run: Mapping[str, Any]) -> Iterator[None]:
             _require_same_run(folder, run)
         elif others := sorted(path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)):
             raise ValueError(
-                f"{folder}: exists and holds no run of finetune ({others[0]}): give another folder, or remove "
-                "it first"
+                f"{folder}: exists and holds no run of finetune ({others[0]}): give another folder"
             )
         with atomic_write(folder / RUN) as partial:
             partial.write_text(json_text(run) + "\n", encoding="utf-8")
@@ -89,8 +88,8 @@ def _require_same_run(folder: Path, run: Mapping[str, Any]) -> None:
         if name not in ("options", *FREE) and before != value:
             said = f"{name} was {before!r} and is {value!r}" if name in new["options"] else f"another {name}"
             raise ValueError(
-                f"{folder}: holds a run with other options ({said}): repeat its command to resume it, or give "
-                "another folder"
+                f"{folder}: holds a run with other options ({said}): repeat its command to resume it, or "
+                "give another folder"
             )
 
 
