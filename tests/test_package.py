@@ -36,7 +36,7 @@ FLOORS = [
     {"model"},
     {"media"},
     {"checkpoint"},
-    {"question_head"},
+    {"cache", "question_head"},
     {"tasks"},
     {"evaluation", "verify"},
     {"training"},

@@ -13,6 +13,8 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+from ..cache import content_hashes, folder_for, get, put
+from ..inputs import why_unreadable
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
 from ..model.config import Video, check_adapter
@@ -22,8 +24,7 @@ from ..output import atomic_write, json_text
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
 from ..tasks import warn_if_cut
-from .cache import content_hashes, folder_for, get, put
-from .manifest import Entry
+from .manifest import Entry, part_key
 from .tasks import TASKS, Clip, Settings, Task
 from .tasks.task import finite_latents
 
@@ -187,17 +188,12 @@ def _installed(tasks: list[type[Task]]) -> list[type[Task]]:
     return [task for task in tasks if task not in missing]
 
 
-def _part_key(entry: Entry) -> tuple[str, float, float | None]:
-    """Return what identifies a video: the path, symbolic links resolved, and the part of it."""
-    return os.path.realpath(entry.video), entry.start or 0.0, entry.end
-
-
 def collect_clips(entries: Sequence[Entry], tasks: Sequence[type[Task]]) -> dict[Any, Clip]:
     """Return the videos that the tasks have ground truth for, each with all entries about it."""
     clips: dict[Any, Clip] = {}
     for entry in entries:
         if any(task.targets_of(entry) for task in tasks):
-            clip = clips.setdefault(_part_key(entry), Clip(entry.video, entry.start, entry.end))
+            clip = clips.setdefault(part_key(entry), Clip(entry.video, entry.start, entry.end))
             clip.entries.append(entry)
     return clips
 
@@ -219,7 +215,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
         if arrays is None:
             pixels = model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
     except Exception as error:  # decoders raise many kinds; the other videos keep their results
-        clip.unreadable = _reason(clip.path, error)
+        clip.unreadable = why_unreadable(clip.path, error)
         return None
     if arrays is not None:
         video = Video(**arrays)
@@ -229,16 +225,6 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
         put(cache, clip.key, vars(video))
     clip.latent = video.latent
     return video
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Return why a video cannot be read, in one line that names the video."""
-    name, text = " ".join(str(path).split()), " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        text = "there is not enough memory to read it"
-    elif not isinstance(error, OSError | ValueError):  # a library's internal error
-        text = f"it cannot be read ({type(error).__name__}: {text})"
-    return text if name in text else f"{name}: {text}"
 
 
 # After the videos
@@ -264,7 +250,7 @@ def _result(entries: Sequence[Entry], clips: dict[Any, Clip], tasks: Sequence[Ta
         "videos": len(readable),
         "unreadable": unreadable,
         "metrics": metrics,
-        "predictions": [_prediction(entry, clips.get(_part_key(entry)), tasks) for entry in entries],
+        "predictions": [_prediction(entry, clips.get(part_key(entry)), tasks) for entry in entries],
     }
 
 

@@ -8,7 +8,8 @@ backward      the backward pass of the stages, from the losses to the frame toke
 losses        captioning, contrastive and answer loss
 parameters    which tensors are tuned; one flat vector of their values and one of their gradients
 optimizer     AdamW, learning rate, clipping of gradients
-data          examples and batches, frame tokens on disk
+data          examples and batches
+tokens        frame tokens or pixels of clips, on disk
 step          losses and gradients of a batch
 options       what can be set
 finetune      the loop: steps, validation, checkpoints, log

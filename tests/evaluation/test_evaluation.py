@@ -436,7 +436,7 @@ def test_the_key_of_a_video_contains_everything_it_depends_on(
     elif change == "configuration":
         model = tiny_model(2, tokenizer=tokenizer, vision={"attn_pooler_heads": 4})
     else:
-        monkeypatch.setattr("minivideococa.evaluation.cache.__version__", "0.0.0")
+        monkeypatch.setattr("minivideococa.cache.__version__", "0.0.0")
     evaluate(model, entries, ["classify"], **how)
     assert calls["encode_video"] == encoded + again
     evaluate(model, entries, ["classify"], **how)
@@ -546,7 +546,7 @@ def test_an_interrupt_while_a_file_is_written_leaves_nothing(model, clips, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("minivideococa.evaluation.cache.save_tensors", ended)
+        patch.setattr("minivideococa.cache.save_tensors", ended)
         evaluate(model, everything(clips), cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

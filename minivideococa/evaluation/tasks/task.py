@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...cache import cached, model_hash
 from ...model.config import Array, Video
 from ...model.generation import DecodingOptions
 from ...model.videococa import VideoCoCa
 from ...progress import Progress
-from ..cache import cached, model_hash
 from ..manifest import Entry
 
 # metric -> {"value": ..., "items": number of videos, captions or questions}
