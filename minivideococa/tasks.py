@@ -82,7 +82,7 @@ def classify(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     progress: Update | None = None,
 ) -> list[tuple[str, float]]:
     """Classify a video zero-shot: return (label, probability) for each label, the most probable first.
@@ -126,7 +126,7 @@ def score(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     progress: Update | None = None,
 ) -> Array:
     """Return the log-probability (natural logarithm) of each text given the video and the prompt: `[B]`.
@@ -187,7 +187,7 @@ def answer(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     options: DecodingOptions | None = None,
     progress: Update | None = None,
     **keywords: Any,
@@ -241,7 +241,7 @@ def retrieve(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     progress: Update | None = None,
 ) -> list[tuple[int, float]]:
     """Rank videos by a text, or texts by a video: return (index, cosine) for each candidate, the best first.

@@ -21,7 +21,7 @@ from ..model.config import Array, Config
 from ..output import atomic_folder
 from ..resources import require_memory
 from .config import parse_config
-from .table import check_tensors
+from .table import ADDED, check_tensors
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 CONVERTIBLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # suffixes of what `convert` reads
@@ -109,8 +109,8 @@ def check_values(name: str, tensor: Array, file: str, full: bool = True) -> None
     """Check a tensor for values that no trained weight has. `file` is the file's name in the message.
 
     If `full` is False, only the first 4096 elements are checked, so that the rest of a memory-mapped tensor
-    is not read. Raises ValueError for NaN, infinity, magnitudes above LARGEST, a weight that is zero
-    everywhere, and a `logit_scale` whose exponential overflows or underflows.
+    is not read. Raises ValueError for NaN, infinity, magnitudes above LARGEST, a weight of CoCa that is
+    zero everywhere, and a `logit_scale` whose exponential overflows or underflows.
     """
     head = tensor.reshape(-1)[:4096]
     checked = tensor if full else head
@@ -124,7 +124,8 @@ def check_values(name: str, tensor: Array, file: str, full: bool = True) -> None
             f"{file}: {name} has values up to {largest:.3g}, and no weight exceeds {LARGEST:g}: "
             "the file is damaged, download it again"
         )
-    if (tensor.ndim > 1 or name.endswith("weight")) and not head.any() and not tensor.any():
+    must_be_filled = (tensor.ndim > 1 or name.endswith("weight")) and not name.startswith(ADDED)
+    if must_be_filled and not head.any() and not tensor.any():
         raise ValueError(f"{file}: {name} is zero everywhere: the file is damaged, or was never filled")
     if name == "logit_scale" and not -20 < tensor.max() < 80:
         size = "large" if tensor.max() > 0 else "small"

@@ -193,8 +193,8 @@ def add_adapter(parser: Parser) -> None:
     parser.add_argument(
         "--adapter",
         choices=list(ADAPTERS),
-        default="attentional",
-        help=f"how frames are combined into a video (default: attentional). {described}".replace("%", "%%"),
+        help="how frames are combined into a video (default: the one that the checkpoint was tuned with, "
+        f"attentional if it was not). {described}".replace("%", "%%"),
     )
 
 

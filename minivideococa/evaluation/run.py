@@ -17,7 +17,7 @@ from ..cache import content_hashes, folder_for, get, put
 from ..inputs import why_unreadable
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
-from ..model.config import Video, check_adapter
+from ..model.config import Video
 from ..model.generation import DecodingOptions
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text
@@ -35,7 +35,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     *,
     num_frames: int = 8,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     templates: Sequence[str] | None = None,
     answers: Sequence[str] | None = None,
     tokenizer: str = "words",
@@ -95,7 +95,7 @@ def evaluate(
         chosen = _installed(chosen)
     clips = collect_clips(entries, chosen)
     running = [task(settings, clips.values()) for task in chosen]
-    num_frames, adapter = frame_count(num_frames), check_adapter(adapter)
+    num_frames, adapter = frame_count(num_frames), model.config.check_adapter(adapter)
     _require_memory(model, num_frames, adapter)
     for task in running:
         task.check()
@@ -142,7 +142,8 @@ def _check_options(options: DecodingOptions | None, keywords: dict[str, Any]) ->
 
 
 def _require_memory(model: VideoCoCa, num_frames: int, adapter: str) -> None:
-    """Raise ValueError if the frames of one video do not fit into memory."""
+    """Raise ValueError if the frames of one video do not fit into memory, or the adapter's positions."""
+    model.config.check_frames(num_frames, adapter)
     need = model.config.bytes_to_encode(adapter, model.dtype)
     require_memory_for(num_frames, need, f"encoding {num_frames} frames", "frames")
 
