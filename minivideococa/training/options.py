@@ -94,8 +94,8 @@ class TuningOptions(Options):
     beta2: float = option(0.98, number(0, 0.999999), "AdamW's decay rate of the second moments", "X")
     epsilon: float = option(1e-6, number(1e-30, 1), "AdamW's term against a division by zero", "X")
     max_norm: float = option(1.0, number(1e-9, 1e30), "gradients with a larger norm are scaled to it", "X")
-    caption_weight: float = option(2.0, number(0, 1e6), "weight of the captioning loss", "X")
-    contrastive_weight: float = option(1.0, number(0, 1e6), "weight of the contrastive loss", "X")
+    caption_weight: float = option(2.0, number(0, 1e6), "caption+contrastive: weight of the captioning loss", "X")
+    contrastive_weight: float = option(1.0, number(0, 1e6), "caption+contrastive: weight of the contrastive loss", "X")
     validate_every: int | None = option(
         None, integer(1, MOST), "steps between validations (default: a tenth of the steps)", "N"
     )
@@ -132,9 +132,14 @@ class TuningOptions(Options):
             raise ValueError(f"head is 'classifier' and task {self.task!r}: a classifier is of the task qa")
 
     @property
-    def loss_task(self) -> str:
-        """The task by the name that `step` knows it by."""
-        return "qa-classifier" if self.head == "classifier" else self.task
+    def loss_weights(self) -> dict[str, float]:
+        """The losses of the task with their factors. A loss alone has the factor 1."""
+        if self.task == "caption+contrastive":
+            return {"caption": self.caption_weight, "contrastive": self.contrastive_weight}
+        if self.task == "contrastive":
+            return {"contrastive": 1.0}
+        # an answer is generated as a caption is, after the question, unless it is a class
+        return {"answer" if self.head == "classifier" else "caption": 1.0}
 
     def steps_of(self, phases: int, batches: int) -> list[int]:
         """Return the steps of each phase, for `batches` batches an epoch.
