@@ -6,7 +6,7 @@ the vector is an update of the tree, and nothing is copied between the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -29,6 +29,8 @@ PHASES = ("lit", "frozen", "full")
 NEW_LAYERS = ("factorized.", "question_head.")
 POOLERS = ("visual.attn_pool.", "visual.attn_pool_contrastive.", "visual.ln_post.", "visual.proj")
 VISION = "visual."
+DECODER = "text_decoder."
+LATENTS = ("visual.proj", "text.cls_emb", "text.ln_final.", "text.text_projection", "logit_scale")
 
 
 def phases(tune: str) -> list[str]:
@@ -43,6 +45,29 @@ def is_tuned(name: str, phase: str) -> bool:
     if phase == "full" or name.startswith(NEW_LAYERS + POOLERS):
         return True
     return phase == "lit" and not name.startswith(VISION)
+
+
+def is_reached(name: str, config: Config, task: str, adapter: str) -> bool:
+    """Return whether the losses of a task depend on the tensor of this name, with one of the `ADAPTERS`.
+
+    task: "caption", "contrastive", "caption+contrastive" or "qa", which has the classifier's loss if the
+    configuration lists answers, else the captioning loss. A tensor without a gradient must not be tuned, or
+    weight decay would shrink it; PyTorch leaves out such parameters too.
+    """
+    contrastive, classifier = "contrastive" in task, task == "qa" and bool(config.answers)
+    if name.startswith(LATENTS):
+        return contrastive
+    if name.startswith(DECODER):
+        return task != "contrastive" and not (classifier and name == "text_decoder.text_projection")
+    if name.startswith("question_head."):
+        return classifier
+    if name.startswith("factorized."):
+        return adapter == "factorized"
+    if name.startswith("visual.attn_pool_contrastive."):
+        return contrastive or adapter == "factorized"
+    if name.startswith("visual.attn_pool.") and config.vision.attentional_pool == "parallel":
+        return task != "contrastive" and adapter != "factorized"
+    return True
 
 
 def is_decayed(name: str, shape: tuple[int, ...]) -> bool:
@@ -66,14 +91,17 @@ class Parameters:
     _shapes: Shapes = field(repr=False)  # of the tuned tensors, in the order of `values`
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], phase: str) -> Parameters:
+    def of(
+        cls, params: Mapping[str, Any], phase: str, reached: Callable[[str], bool] = lambda name: True
+    ) -> Parameters:
         """Copy what the phase tunes into one vector; keep the frozen arrays as they are.
 
         params: the tree of parameters, or the tensors by name, all of one dtype. Gradients start at 0.
+        reached: which tensors have gradients, see `is_reached`; the others are frozen.
         """
         tensors = unnest(params)
         names = sorted(  # stable: path order within the two groups
-            (name for name in tensors if is_tuned(name, phase)),
+            (name for name in tensors if is_tuned(name, phase) and reached(name)),
             key=lambda name: not is_decayed(name, tensors[name].shape),
         )
         shapes: Shapes = {name: () if name == "logit_scale" else tensors[name].shape for name in names}
