@@ -66,6 +66,9 @@ class VideoCoCa:
 
     origin: dict[str, str] | None = None  # of the weights, as `checkpoint.folder.read_origin` returns it
     caveat: str | None = None  # what to know about the weights before latents are compared
+    base: str = "a model in memory"  # the checkpoint that was loaded, for messages
+    changed: frozenset[str] = frozenset()  # names of the tensors that are not that checkpoint's
+    tuned_for: str | None = None  # the task that the model was finetuned for: "qa", "caption", ...
 
     def __init__(self, config: Config, params: Params, tokenizer: Any = None, **media: Any) -> None:
         self.config, self.params, self.tokenizer = config, params, tokenizer
