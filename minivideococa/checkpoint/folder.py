@@ -171,12 +171,6 @@ def read_config(path: Path) -> Config:
     )
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file. Raises ValueError for any other file."""
-    metadata: dict[str, str] = _header(path)[0].get("__metadata__", {})
-    return metadata
-
-
 def read_origin(weights: Path) -> dict[str, str]:
     """Return where the weights in a safetensors file came from; {} if it is not recorded.
 

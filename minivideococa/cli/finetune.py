@@ -129,7 +129,11 @@ def texts_of(entries: Sequence[Entry], options: TuningOptions) -> list[str]:
     if options.task != "qa":
         return [caption for entry in entries for caption in entry.captions]
     pairs = [(entry.question, entry.answer) for entry in entries if entry.question and entry.answer]
-    return [text for question, answer in pairs for text in ((question,), (question, answer))[options.head == "generate"]]
+    return [
+        text
+        for question, answer in pairs
+        for text in ((question,), (question, answer))[options.head == "generate"]
+    ]
 
 
 def say_how_to_resume(args: argparse.Namespace) -> None:

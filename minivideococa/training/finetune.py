@@ -22,6 +22,7 @@ from ..checkpoint.tuned import write_tuned, write_whole
 from ..checkpoint.vocabulary import add_words
 from ..evaluation.manifest import Entry, read_manifest
 from ..inputs import join_names, path_name
+from ..model.config import Array
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
@@ -198,8 +199,8 @@ def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
         return add_words(model, unknown)
     if unknown:
         warnings.warn(
-            f"the checkpoint's vocabulary lacks {join_names(unknown, 20)}: give add_words (--add-words) to add "
-            "them",
+            f"the checkpoint's vocabulary lacks {join_names(unknown, 20)}: add them with add_words "
+            "(--add-words)",
             stacklevel=4,
         )
     return model
@@ -220,7 +221,7 @@ def with_layers(model: VideoCoCa, answers: Sequence[str], options: TuningOptions
     if answers:
         video["answers"] = list(answers)
     config = parse_config({**old.source, "video_cfg": video})
-    tensors = {}
+    tensors: dict[str, Array] = {}
     if not old.factorized:
         tensors |= new_factorized(config, options.seed, model.dtype)
     if config.answers != old.answers:

@@ -7,11 +7,11 @@ killed goes on to the same bits as one that was not, on the same machine with th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from .data import Batch, Dataset
 from .log import Log
 from .optimizer import AdamW, clamp_logit_scale, clip, learning_rate
 from .options import TuningOptions
-from .parameters import Parameters, is_tuned
+from .parameters import Parameters, is_reached, is_tuned
 from .state import Position
 from .step import Losses, Objective, accumulate, losses_of
 
@@ -79,8 +79,11 @@ class Tuner:
     def begin(cls, run: Run, position: Position, params: Params) -> Tuner:
         """Begin the position's phase with a new optimizer, from these parameters."""
         phase, options = run.phases[position.phase], run.options
-        _require_memory(params, phase.name)
-        parameters = Parameters.of(params, phase.name)
+        reached = partial(
+            is_reached, config=run.model.config, task=options.task, adapter=run.objective.adapter
+        )
+        _require_memory(params, phase.name, reached)
+        parameters = Parameters.of(params, phase.name, reached)
         optimizer = AdamW.of(
             parameters, options.weight_decay, (options.beta1, options.beta2), options.epsilon
         )
@@ -173,7 +176,7 @@ def take_step(run: Run, tuner: Tuner, log: Log) -> Losses:
 
 
 def _update(run: Run, tuner: Tuner, batch: Batch) -> tuple[Losses, float, float]:
-    """Change the parameters by one step on a batch. Return the losses, the norm of the gradients, the rate."""
+    """Change the parameters by a step on a batch. Return the losses, the gradients' norm and the rate."""
     options, parameters, position = run.options, tuner.parameters, tuner.position
     parameters.gradients[:] = 0
     with np.errstate(all="ignore"):  # what is not finite is an error below
@@ -214,7 +217,8 @@ def _is_improved(position: Position, loss: float) -> bool:
     return True
 
 
-def _require_memory(params: Mapping[str, Any], phase: str) -> None:
+def _require_memory(params: Params, phase: str, reached: Callable[[str], bool]) -> None:
     """Raise ValueError if the tuned tensors, gradients and moments do not fit into memory."""
-    tuned = sum(array.nbytes for name, array in unnest(params).items() if is_tuned(name, phase))
+    tensors = unnest(params).items()
+    tuned = sum(array.nbytes for name, array in tensors if is_tuned(name, phase) and reached(name))
     require_memory(4 * tuned, f"tuning ({phase})", "tune less (--tune lit or frozen), or a smaller model")

@@ -123,4 +123,6 @@ def read_state(folder: Path, step: int) -> tuple[Position, dict[str, Array]]:
     try:
         return Position(**json.loads(read_metadata(path)[POSITION])), vectors
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: is not a state of finetune: remove it, to go on from an older one") from None
+        raise ValueError(
+            f"{path}: is not a state of finetune: remove it, to go on from an older one"
+        ) from None
