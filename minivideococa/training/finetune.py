@@ -179,6 +179,8 @@ def prepare(
 
     names = phases(options.tune)
     weights = options.loss_weights
+    if "contrastive" in weights and min(options.batch, len(examples)) == 1:
+        warnings.warn("batches of one clip: the contrastive loss has nothing to contrast", stacklevel=3)
     steps = options.steps_of(len(names), -(-len(examples) // options.batch))
     return Run(
         model,

@@ -198,7 +198,8 @@ def validate(run: Run, data: Dataset, params: Params) -> Losses:
     """Return the mean losses over all clips of a validation set. Raises NotFiniteError."""
     sums: dict[str, float] = {}
     for batch in data.batches(0):
-        losses = losses_of(batch, params, run.objective, run.options.micro_batch)
+        with np.errstate(all="ignore"):
+            losses = losses_of(batch, params, run.objective, run.options.micro_batch)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value * len(batch.examples)
     means = {name: total / len(data.examples) for name, total in sums.items()}

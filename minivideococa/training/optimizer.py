@@ -126,7 +126,7 @@ def clip(gradients: Array, max_norm: float) -> float:
     bounds = [0, len(gradients)]
     norm = sqrt(sum(each_block(squares, bounds, np.float64)))
     factor = max_norm / (norm + 1e-6)
-    if factor < 1:
+    if 0 < factor < 1:  # 0 and NaN: the norm is not finite
         each_block(scale, bounds, gradients.dtype)
     return norm
 

@@ -9,7 +9,14 @@ import pytest
 from platforms import posix
 
 from minivideococa.training import state
-from minivideococa.training.state import Position, read_state, record_run, run_folder, saved_steps, write_state
+from minivideococa.training.state import (
+    Position,
+    read_state,
+    record_run,
+    run_folder,
+    saved_steps,
+    write_state,
+)
 
 
 def vectors(seed=0):
@@ -70,7 +77,10 @@ def test_a_folder_in_use_is_refused_and_free_when_its_process_is_killed(tmp_path
     )
     try:
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match="another process is writing there"), run_folder(tmp_path / "run"):
+        with (
+            pytest.raises(ValueError, match="another process is writing there"),
+            run_folder(tmp_path / "run"),
+        ):
             pass
     finally:
         process.kill()
