@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_a_whole_checkpoint_needs_no_base(tune, tmp_path):
 @pytest.mark.parametrize("tune_name", ["lit", "frozen", "full", "frozen-then-full"])
 def test_nothing_else_is_tuned_and_the_model_stays_as_it_was(tune, model, tune_name):
     before = {name: array.copy() for name, array in unnest(model.params).items()}
-    wrong = [Entry(a.video, b.captions) for a, b in zip(ENTRIES, ENTRIES[1:])]  # gradients of some size
+    wrong = [Entry(a.video, b.captions) for a, b in pairwise(ENTRIES)]  # gradients of some size
     after = unnest(tune(wrong, tune=tune_name, steps=2, batch=4).params)
     assert all(np.array_equal(array, before[name]) for name, array in unnest(model.params).items())
     phase = "full" if tune_name == "frozen-then-full" else tune_name
