@@ -61,9 +61,11 @@ def write_open_clip(
 
 
 def open_clip_config(config: Config) -> dict[str, Any]:
-    """Return a configuration that open_clip reads: without our extensions, and as one of a CoCa."""
+    """Return a configuration from which open_clip builds a CoCa: without our extensions."""
     source: dict[str, Any] = copy.deepcopy(config.source)
     model = source["model_cfg"] | {"custom_text": True}  # without it open_clip's factory builds a CLIP
+    for tower in ("vision_cfg", "text_cfg"):  # without it the towers return no caption tokens, no features
+        model[tower]["output_tokens"] = True
     model["text_cfg"].pop("correct_cls_mask", None)
     return {"model_cfg": model, "preprocess_cfg": source["preprocess_cfg"]}
 

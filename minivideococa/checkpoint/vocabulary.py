@@ -27,8 +27,8 @@ VARIANCE = 1e-9  # of the noise, relative to that of the known words
 def add_words(model: VideoCoCa, words: Sequence[str], seed: int = 0) -> VideoCoCa:
     """Return the model with the words of `words` that its vocabulary lacks, in order of appearance.
 
-    `words` may be words or whole texts. Ids, embeddings and logits of the known words stay the same. The model itself
-    is returned if it knows all words, as one with a byte-level vocabulary does.
+    `words` may be words or whole texts. Ids, embeddings and logits of the known words stay the same. A model
+    that knows all words, as one with a byte-level vocabulary does, is returned itself.
 
     Raises ValueError if the model has no tokenizer, or one that cannot learn whole words.
     """
@@ -55,9 +55,10 @@ def new_rows(rows: Array, count: int, rng: np.random.Generator) -> Array:
     """Return initial rows [count, E] for new words: the mean of the known words' rows [K, E], with noise.
 
     A new word's logit is then the mean of the known words' logits and not the largest one, so captions stay
-    as they are until the word is trained; random rows could have the largest logit anywhere. The noise tells
+    as they are until the word is trained; a random row could have the largest logit anywhere. The noise tells
     new words apart. Its covariance is that of the rows times 1e-9, as in `resize_token_embeddings` of Hugging
-    Face transformers. Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021.
+    Face transformers. Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models",
+    2021.
     """
     mean = rows.mean(axis=0)
     weights = rng.standard_normal((count, len(rows))) * np.sqrt(VARIANCE / len(rows))
