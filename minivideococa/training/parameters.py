@@ -7,7 +7,7 @@ the vector, in place, is an update of the tree, and nothing is copied between th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -88,6 +88,7 @@ class Parameters:
     params: Params  # the whole tree for the forward pass: tuned leaves are views of `values`
     grads: Params  # the same tree: tuned leaves are views of `gradients`, frozen leaves are None
     _shapes: Shapes  # of the tuned tensors, in the order of `values`
+    _scratch: list[tuple[Array, Params]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -123,6 +124,20 @@ class Parameters:
     def tensors(self) -> dict[str, Array]:
         """Return the tuned tensors by name, as views of `values`."""
         return _views(self.values, self._shapes)
+
+    def grads_of_threads(self, threads: int) -> list[Params]:
+        """Return `grads` and, for each other thread, a tree of its own, for `gather` to add up."""
+        while len(self._scratch) < threads - 1:
+            vector = np.zeros_like(self.gradients)
+            frozen = dict.fromkeys(unnest(self.params))
+            self._scratch.append((vector, nest(frozen | _views(vector, self._shapes))))
+        return [self.grads, *(tree for _, tree in self._scratch[: threads - 1])]
+
+    def gather(self) -> None:
+        """Add what the other threads have to `gradients`, in their order, and set theirs to 0."""
+        for vector, _ in self._scratch:
+            np.add(self.gradients, vector, out=self.gradients)
+            vector[:] = 0
 
     def segment(self, name: str) -> slice:
         """Return where a tuned tensor lies in `values` and `gradients`."""
