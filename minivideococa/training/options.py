@@ -129,11 +129,13 @@ class TuningOptions(Options):
     def check_together(self) -> None:
         """Raise ValueError for values that are invalid in combination."""
         if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"epochs is {self.epochs} and steps {self.steps}: give one of them")
+            raise ValueError(
+                f"epochs={self.epochs} and steps={self.steps} exclude each other: give one of them"
+            )
         if self.micro_batch is not None and self.micro_batch > self.batch:
             raise ValueError(f"micro_batch is {self.micro_batch}: give at most the batch, {self.batch}")
         if self.head == "classifier" and self.task != "qa":
-            raise ValueError(f"head is 'classifier' and task {self.task!r}: a classifier is of the task qa")
+            raise ValueError(f"head=classifier needs task=qa, not {self.task}")
 
     @property
     def loss_weights(self) -> dict[str, float]:
