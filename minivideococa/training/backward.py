@@ -153,9 +153,7 @@ def attentional_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) ->
     return dcontext
 
 
-def pool_tokens(
-    dembedding: Array, dtokens: Array, tape: Tape, config: VisionConfig, grads: Params
-) -> Array:
+def pool_tokens(dembedding: Array, dtokens: Array, tape: Tape, config: VisionConfig, grads: Params) -> Array:
     """Back-propagate through `pooling.pool_tokens`: dembedding [..., E], dtokens [..., Q', E] -> [..., M, W]."""
     heads = config.pooler_heads
     if config.attentional_pool is True:

@@ -6,7 +6,7 @@ the vector is an update of the tree, and nothing is copied between the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -29,6 +29,7 @@ PHASES = ("lit", "frozen", "full")
 NEW_LAYERS = ("factorized.", "question_head.")
 POOLERS = ("visual.attn_pool.", "visual.attn_pool_contrastive.", "visual.ln_post.", "visual.proj")
 VISION = "visual."
+LATENTS = ("visual.proj", "text.cls_emb", "text.ln_final.", "text.text_projection", "logit_scale")
 
 
 def phases(tune: str) -> list[str]:
@@ -43,6 +44,23 @@ def is_tuned(name: str, phase: str) -> bool:
     if phase == "full" or name.startswith(NEW_LAYERS + POOLERS):
         return True
     return phase == "lit" and not name.startswith(VISION)
+
+
+def is_used(name: str, losses: Collection[str], adapter: str) -> bool:
+    """Return whether any of these losses depends on a tensor, under an adapter.
+
+    The others stay as they are: without a gradient, weight decay alone would move them. losses: some of
+    "caption", "contrastive" and "answer".
+    """
+    if name.startswith("question_head."):
+        return "answer" in losses
+    if name.startswith("factorized."):
+        return adapter == "factorized"
+    if name == "text_decoder.text_projection":
+        return "caption" in losses
+    if name.startswith("text_decoder."):
+        return set(losses) != {"contrastive"}
+    return "contrastive" in losses or not name.startswith(LATENTS)
 
 
 def is_decayed(name: str, shape: tuple[int, ...]) -> bool:
@@ -67,14 +85,21 @@ class Parameters:
     _scratch: list[tuple[Array, Params]] = field(repr=False, default_factory=list)
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], phase: str) -> Parameters:
+    def of(
+        cls,
+        params: Mapping[str, Any],
+        phase: str,
+        losses: Collection[str] = ("caption", "contrastive", "answer"),
+        adapter: str = "factorized",
+    ) -> Parameters:
         """Copy what the phase tunes into one vector; keep the frozen arrays as they are.
 
-        params: the tree of parameters, or the tensors by name, all of one dtype. Gradients start at 0.
+        params: the tree of parameters, or the tensors by name, all of one dtype. losses, adapter: what no
+        loss depends on is not tuned, see `is_used`; by default everything is. Gradients start at 0.
         """
         tensors = unnest(params)
         names = sorted(  # stable: path order within the two groups
-            (name for name in tensors if is_tuned(name, phase)),
+            (name for name in tensors if is_tuned(name, phase) and is_used(name, losses, adapter)),
             key=lambda name: not is_decayed(name, tensors[name].shape),
         )
         shapes: Shapes = {name: () if name == "logit_scale" else tensors[name].shape for name in names}

@@ -100,9 +100,7 @@ def accumulate(
     return _total(shares, objective)
 
 
-def losses_of(
-    batch: Batch, params: Params, objective: Objective, micro_batch: int | None = None
-) -> Losses:
+def losses_of(batch: Batch, params: Params, objective: Objective, micro_batch: int | None = None) -> Losses:
     """Return the losses of a batch, as `accumulate` does, without gradients."""
     passes, shares, counts = [], [], _counts(batch)
     with _threads(batch, micro_batch) as (micro_batches, run):
@@ -128,14 +126,19 @@ def _threads(
     with frame_threads(size) as threads, ThreadPoolExecutor(threads) as executor:
 
         def run(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-            calls = [partial(copy_context().run, function, *values) for values in zip(*arguments, strict=False)]
+            calls = [
+                partial(copy_context().run, function, *values) for values in zip(*arguments, strict=False)
+            ]
             return list(executor.map(lambda call: call(), calls))
 
         step = -(-size // threads)
-        yield [
-            [batch.part(slice(j, min(j + step, i + size))) for j in range(i, min(i + size, B), step)]
-            for i in range(0, B, size)
-        ], run
+        yield (
+            [
+                [batch.part(slice(j, min(j + step, i + size))) for j in range(i, min(i + size, B), step)]
+                for i in range(0, B, size)
+            ],
+            run,
+        )
 
 
 def _counts(batch: Batch) -> Losses:
@@ -296,7 +299,9 @@ def back_propagate(
         dfeatures[:, : dx.shape[1]] = dx
         dtokens = backward.cross_attention_kv(dkv, tapes["decoder"], grads["text_decoder"])
     if "text" in tapes:
-        dx = backward.encode_text(dtexts, dfeatures, tapes["text"], params["text"], config.text, grads["text"])
+        dx = backward.encode_text(
+            dtexts, dfeatures, tapes["text"], params["text"], config.text, grads["text"]
+        )
         backward.embed_text(dx, done.batch.ids, grads["text"])
     dx = _pool(dvideos, dtokens, done, params, objective, grads)
     if "vision" in tapes:
