@@ -141,7 +141,7 @@ def _threads(
         )
 
 
-def _counts(batch: Batch) -> Losses:
+def _counts(batch: Batch) -> dict[str, int]:
     """Return what the sums over a batch are divided by, to be means."""
     labels = batch.labels if batch.labels is not None else np.zeros(0)
     return {
@@ -176,7 +176,8 @@ def forward(
     decode: whether to compute the logits, if a loss depends on them. Those after the last target are not
     computed: the decoder is causal, so the others are the same without them.
     """
-    config, adapter, tapes = objective.config, objective.adapter, {}
+    config, adapter = objective.config, objective.adapter
+    tapes: dict[str, Tape] = {}
 
     def stage(name: str) -> Any:
         return _kept(tapes, name, recompute) if name in stages else nullcontext()
@@ -231,12 +232,12 @@ def _logits(
     return decoder.decode(features[:, : batch.lengths.max() - 1], kv, layers, config.decoder)
 
 
-def _share(done: Pass, objective: Objective, counts: Losses) -> tuple[Losses, Array | None]:
+def _share(done: Pass, objective: Objective, counts: Mapping[str, int]) -> tuple[Losses, Array | None]:
     """Return what a part adds to the captioning or the answer loss, and the gradient of its logits."""
     batch, logits = done.batch, done.logits
     if logits is None:
         return {}, None
-    if "answer" in objective.losses:
+    if batch.labels is not None and "answer" in objective.losses:
         loss, dlogits = answer_loss(logits, batch.labels, counts["answer"])
         correct = int((logits.argmax(axis=1) == batch.labels).sum())
         return {"answer": loss, "accuracy": correct / counts["accuracy"]}, dlogits
@@ -283,7 +284,7 @@ def back_propagate(
     *,
     params: Params,
     objective: Objective,
-    counts: Losses,
+    counts: Mapping[str, int],
 ) -> Losses:
     """Back-propagate through the forward pass of a part of a batch, and return its shares of the losses.
 
