@@ -34,9 +34,12 @@ def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
     negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none.
     """
     if task == "qa":
-        needs, asked = '"question" with "answer"', [e for e in entries if e.question and e.answer]
-        questions = {(part_key(e), e.question, e.answer): e for e in reversed(asked)}  # the first of equals
-        examples = [replace(e, captions=(), labels=()) for e in reversed(questions.values())]
+        questions: dict[Any, Entry] = {}
+        for entry in entries:
+            if entry.question and entry.answer:
+                questions.setdefault((part_key(entry), entry.question, entry.answer), entry)
+        examples = [replace(entry, captions=(), labels=()) for entry in questions.values()]
+        needs = '"question" with "answer"'
     else:
         clips: dict[Any, list[Entry]] = {}
         for entry in entries:
