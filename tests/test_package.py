@@ -36,8 +36,10 @@ FLOORS = [
     {"model"},
     {"media"},
     {"checkpoint"},
+    {"cache", "question_head"},
     {"tasks"},
     {"evaluation", "verify"},
+    {"training"},
     {"world"},
     {"demo"},
     {"cli"},
@@ -262,7 +264,7 @@ def test_lines_are_counted(tmp_path):
 
 def test_the_reference_is_short():
     """The model without its kernels, hooks, decoding and configuration: what a learner reads."""
-    assert sum(len(code_lines(path)) for path in REFERENCE) <= 350
+    assert sum(len(code_lines(path)) for path in REFERENCE) <= 380
 
 
 @pytest.mark.parametrize("path", MODEL, ids=lambda path: path.name)

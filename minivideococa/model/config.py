@@ -28,6 +28,7 @@ ADAPTERS = {  # the ways from frames to a video that VideoCoCa compares (arXiv 2
     "attentional": "pool the tokens of all frames at once",
     "mean": "pool each frame separately, then average",
     "joint": "encode all frames as one sequence, then pool",
+    "factorized": "pool each frame to one embedding, then apply new transformer layers across the frames",
 }
 
 
@@ -89,6 +90,18 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class FactorizedConfig:
+    """The transformer layers across the frames that the factorized adapter adds to a CoCa."""
+
+    width: int  # = E
+    layers: int
+    heads: int
+    mlp_width: int  # always 4 * width
+    quick_gelu: bool
+    frames: int | None  # the most frames, where these have learned positions; None without positions
+
+
+@dataclass(frozen=True)
 class PreprocessConfig:
     """From frames to pixels."""
 
@@ -113,6 +126,9 @@ class Config:
     tokenizer_clean: str  # "lower" or "whitespace": what is done to a text before it is tokenized
     # the config.json, always with both "model_cfg" and "preprocess_cfg"
     source: dict[str, Any] = field(repr=False, compare=False)
+    adapter: str = "attentional"  # the one that the checkpoint was tuned with: the default everywhere
+    factorized: FactorizedConfig | None = None
+    answers: tuple[str, ...] = ()  # the classes of the question head; () without one
 
     def bytes_to_encode(self, adapter: str, dtype: Any) -> Callable[[int], int]:
         """Return T -> an estimate of the bytes that encoding T frames takes, their pixels included."""
@@ -125,9 +141,27 @@ class Config:
             # norm, keys, values, scores; and jointly every token attends to all others
             pooling = tokens * (3 * c.width + 3 * self.embed_dim + c.pooler_heads * c.queries)
             joint = tokens * (4 * c.width + c.mlp_width + c.heads * tokens) if adapter == "joint" else 0
-            return int(dtype.itemsize) * (encoding + max(pooling, joint))
+            new = self.factorized if adapter == "factorized" else None  # every frame attends to all others
+            across = frames * (4 * new.width + new.mlp_width + new.heads * frames) if new else 0
+            return int(dtype.itemsize) * (encoding + max(pooling, joint, across))
 
         return estimate
+
+    def check_adapter(self, adapter: Any) -> str:
+        """Return the name of one of the `ADAPTERS` that this checkpoint has; for None, its own."""
+        name = self.adapter if adapter is None else check_choice("adapter", adapter, ADAPTERS)
+        if name == "factorized" and self.factorized is None:
+            raise ValueError(
+                "adapter is factorized: this checkpoint has no layers across the frames: add and train them "
+                "with minivideococa finetune --adapter factorized"
+            )
+        return name
+
+    def check_frames(self, frames: int, adapter: str) -> None:
+        """Raise ValueError for more frames than the factorized layers have positions."""
+        most = self.factorized.frames if adapter == "factorized" and self.factorized else None
+        if most is not None and frames > most:
+            raise ValueError(f"{frames} frames: the factorized layers have positions for {most}: take fewer")
 
     def check_pixels(self, pixels: Any, dtype: Any) -> Array:
         """Return pixels [T, 3, S, S] in this dtype, after recording them as they are."""
@@ -167,15 +201,10 @@ class Config:
         return ids
 
 
-StackConfig = VisionConfig | TextConfig | DecoderConfig  # of a stack of residual blocks
+StackConfig = VisionConfig | TextConfig | DecoderConfig | FactorizedConfig  # of a stack of residual blocks
 
 
 # Checks of arguments; not needed to understand the model
-
-
-def check_adapter(adapter: Any) -> str:
-    """Return the name of one of the `ADAPTERS`."""
-    return check_choice("adapter", adapter, ADAPTERS)
 
 
 def check_choice(name: str, value: Any, choices: Mapping[str, Any] | Sequence[str]) -> str:
