@@ -132,14 +132,14 @@ def progress(args: argparse.Namespace) -> Progress:
 
 
 def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
-    """Return the model of --weights.
+    """Return the model of --weights and --tuned.
 
     Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
     """
     from ..checkpoint import load
 
     require_weights(args)
-    return load(args.weights, dtype, progress=progress(args))
+    return load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
 
 
 def require_weights(args: argparse.Namespace) -> None:
@@ -162,7 +162,7 @@ def add_json(parser: Parser, more: str = "") -> None:
 
 
 def add_weights(parser: Parser) -> None:
-    """Add --weights."""
+    """Add --weights and --tuned."""
     parser.add_argument(
         "--weights",
         type=weights,
@@ -170,10 +170,22 @@ def add_weights(parser: Parser) -> None:
         help="a checkpoint folder, or hf-hub:OWNER/NAME (default: the embedded tiny checkpoint, trained "
         "on coloured shapes only)",
     )
+    add_tuned(parser)
+
+
+def add_tuned(parser: Parser) -> None:
+    """Add --tuned."""
+    parser.add_argument(
+        "--tuned",
+        type=path,
+        metavar="PATH",
+        help="a tuned part that is laid over the weights: a tuned.safetensors or its folder, or questions "
+        "for the embedded one, which answers questions about coloured shapes",
+    )
 
 
 def add_model(parser: Parser, json_help: str = "") -> None:
-    """Add --json, --weights, --frames and --force. `json_help` ends the help of --json."""
+    """Add --json, --weights, --tuned, --frames and --force. `json_help` ends the help of --json."""
     add_json(parser, json_help)
     add_weights(parser)
     parser.add_argument(

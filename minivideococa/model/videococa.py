@@ -38,8 +38,15 @@ def encode_video(
     pixels: Array, params: Params, config: Config, adapter: str, progress: Callback = None
 ) -> Video:
     """Encode pixels [T, 3, S, S]: the frozen image encoder, then the poolers over all frames' tokens."""
+    return pool(frame_tokens(pixels, params, config, adapter, progress), params, config, adapter)
+
+
+def frame_tokens(
+    pixels: Array, params: Params, config: Config, adapter: str, progress: Callback = None
+) -> Array:
+    """Encode pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame separately unless jointly."""
     encode = vision.encode_jointly if adapter == "joint" else vision.encode_frames
-    return pool(encode(pixels, params["visual"], config.vision, progress), params, config, adapter)
+    return encode(pixels, params["visual"], config.vision, progress)
 
 
 @threads_of_frames
@@ -66,6 +73,9 @@ class VideoCoCa:
 
     origin: dict[str, str] | None = None  # of the weights, as `checkpoint.folder.read_origin` returns it
     caveat: str | None = None  # what to know about the weights before latents are compared
+    base: str = "a model in memory"  # the checkpoint that was loaded, for messages
+    changed: frozenset[str] = frozenset()  # names of the tensors that are not that checkpoint's
+    tuned_for: str | None = None  # the task that the model was finetuned for: "qa", "caption", ...
 
     def __init__(self, config: Config, params: Params, tokenizer: Any = None, **media: Any) -> None:
         self.config, self.params, self.tokenizer = config, params, tokenizer

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,7 +132,7 @@ def test_another_adapter_is_refused(model):
 
 
 def test_factorized_is_as_the_paper_says(model):
-    """One embedding a frame, layers across the frames: their outputs for the captions, their mean compared."""
+    """One embedding a frame, layers across the frames: their outputs are the caption tokens."""
     pixels, visual = random_pixels(3), model.params["visual"]
     with mvc.trace(weights=True) as t:
         video = model.encode_video(pixels, "factorized")
