@@ -24,16 +24,16 @@ from .tape import Tape, pop
 FROZEN: Params = {"weight": None, "bias": None}
 
 
-def linear(dy: Array, x: Array, weight: Array, grads: Params) -> Array:
+def linear(dy: Array, grads: Params, x: Array, weight: Array) -> Array:
     """Back-propagate through y = x W^T + b: dy [..., n_out] -> dx [..., n_in].
 
     y_o = sum_i x_i W_oi + b_o, so dy_o / dx_i = W_oi and dx_i = sum_o dy_o W_oi, that is dx = dy W.
     """
-    linear_parameters(dy, x, grads)
+    linear_parameters(dy, grads, x)
     return ops.linear(dy, weight.T)
 
 
-def linear_parameters(dy: Array, x: Array, grads: Params) -> None:
+def linear_parameters(dy: Array, grads: Params, x: Array) -> None:
     """Add the gradients of W and b of y = x W^T + b, for dy [..., n_out] and x [..., n_in].
 
     For one row, dy_o / dW_oi = x_i and dy_o / db_o = 1. All R rows share W and b, so their gradients add up:
@@ -46,7 +46,7 @@ def linear_parameters(dy: Array, x: Array, grads: Params) -> None:
         grads["bias"] += dy.sum(axis=0)  # [n_out]
 
 
-def layer_norm(dy: Array, x: Array, weight: Array, bias: Array, eps: float, grads: Params) -> Array:
+def layer_norm(dy: Array, grads: Params, x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Back-propagate through y = w z + b, z = (x - mean(x)) / s, s = sqrt(var(x) + eps): dy -> dx [..., n].
 
     dw = sum over the rows of dy z, db = sum of dy, and dz = dy w. Each z_j depends on x_i directly, through
@@ -117,7 +117,7 @@ def attention(dy: Array, tape: Tape, heads: int, grads: Params) -> tuple[Array, 
     share, as a pooler's, receive the sum of their gradients.
     """
     keys, values = pop(tape, "attention")  # [..., H, M, D]
-    d = split_heads(linear(dy, *pop(tape, "linear"), grads["out_proj"]), heads)  # dO [..., H, L, D]
+    d = split_heads(linear(dy, grads["out_proj"], *pop(tape, "linear")), heads)  # dO [..., H, L, D]
     (weights,) = pop(tape, "softmax")  # A [..., H, L, M]
     (queries,) = pop(tape, "split_heads")  # [..., H, L, D]
     dvalues = weights.swapaxes(-1, -2) @ d
@@ -125,7 +125,7 @@ def attention(dy: Array, tape: Tape, heads: int, grads: Params) -> tuple[Array, 
     dscores /= sqrt(queries.shape[-1])
     dkeys = dscores.swapaxes(-1, -2) @ queries
     dqueries = sum_to(dscores @ keys, queries.shape)
-    dx = linear(merge_heads(dqueries), *pop(tape, "linear"), in_projection(grads, "q"))
+    dx = linear(merge_heads(dqueries), in_projection(grads, "q"), *pop(tape, "linear"))
     return dx, dkeys, dvalues
 
 
@@ -135,9 +135,9 @@ def keys_and_values(dkeys: Array, dvalues: Array, tape: Tape, grads: Params) -> 
     The context is used twice, so its gradient is the sum of both.
     """
     pop(tape, "split_heads")
-    dcontext = linear(merge_heads(dvalues), *pop(tape, "linear"), in_projection(grads, "v"))
+    dcontext = linear(merge_heads(dvalues), in_projection(grads, "v"), *pop(tape, "linear"))
     pop(tape, "split_heads")
-    dcontext += linear(merge_heads(dkeys), *pop(tape, "linear"), in_projection(grads, "k"))
+    dcontext += linear(merge_heads(dkeys), in_projection(grads, "k"), *pop(tape, "linear"))
     return dcontext
 
 

@@ -88,7 +88,7 @@ class Parameters:
     params: Params  # the whole tree for the forward pass: tuned leaves are views of `values`
     grads: Params  # the same tree: tuned leaves are views of `gradients`, frozen leaves are None
     _shapes: Shapes  # of the tuned tensors, in the order of `values`
-    _scratch: list[tuple[Array, Params]] = field(default_factory=list)
+    _others: list[tuple[Array, Params]] = field(default_factory=list)  # gradients and trees of other threads
 
     @classmethod
     def of(
@@ -127,15 +127,16 @@ class Parameters:
 
     def grads_of_threads(self, threads: int) -> list[Params]:
         """Return `grads` and, for each other thread, a tree of its own, for `gather` to add up."""
-        while len(self._scratch) < threads - 1:
+        while len(self._others) < threads - 1:
             vector = np.zeros_like(self.gradients)
-            frozen = dict.fromkeys(unnest(self.params))
-            self._scratch.append((vector, nest(frozen | _views(vector, self._shapes))))
-        return [self.grads, *(tree for _, tree in self._scratch[: threads - 1])]
+            self._others.append(
+                (vector, nest(dict.fromkeys(unnest(self.params)) | _views(vector, self._shapes)))
+            )
+        return [self.grads, *(grads for _, grads in self._others[: threads - 1])]
 
     def gather(self) -> None:
-        """Add what the other threads have to `gradients`, in their order, and set theirs to 0."""
-        for vector, _ in self._scratch:
+        """Add the gradients of the other threads to `gradients`, in their order, and set theirs to 0."""
+        for vector, _ in self._others:
             np.add(self.gradients, vector, out=self.gradients)
             vector[:] = 0
 
