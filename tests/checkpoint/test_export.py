@@ -1,4 +1,4 @@
-"""`convert --to open_clip`, without open_clip; tests/oracle/test_to_open_clip_oracle.py loads its output there."""
+"""`convert --to open_clip`. tests/oracle/test_to_open_clip_oracle.py loads its output with open_clip."""
 
 import json
 import warnings
