@@ -76,12 +76,10 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune, and print what came out."""
-    from ..training.finetune import check_plot, finetune
+    from ..training.finetune import finetune
     from ..training.state import SUMMARY
 
     options = tuning_options(args)
-    if args.plot:
-        check_plot(args.plot)
     entries, validation = read_entries(args)
     model = arguments.load_model(args)
     if not options.add_words:

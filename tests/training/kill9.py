@@ -63,7 +63,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def kill_and_resume(moments: int, seed: int, work: Path) -> list[str]:
-    """Return a line for each moment. Raises AssertionError for a run that does not resume to the same bits."""
+    """Return a line for each moment. Raises AssertionError if a run does not resume to the same bits."""
     manifest = work / "manifest.jsonl"
     entries = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
     write_manifest(manifest, [Entry(CLIPS / entry["clip"], (entry["text"],)) for entry in entries])
