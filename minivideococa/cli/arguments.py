@@ -280,7 +280,7 @@ def add_options(
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
         if field.name not in leave_out:
             default = f"{field.default:g}" if isinstance(field.default, float) else field.default
-            shown = "" if default in (None, "", False) else f" (default: {default})"
+            shown = f" (default: {default})" if default or type(default) in (int, float) else ""
             group.add_argument(
                 flag(field.name),
                 help=field.metadata["help"].replace("%", "%%") + shown + MORE_HELP.get(field.name, ""),

@@ -44,6 +44,8 @@ def test_curves():
     assert found["loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert found["validation loss"] == [(2, 2.5)] and "validation contrastive" in found
     assert "answer" not in found
+    alone = [{"step": 1, "loss": 3.0, "answer": 3.0, "accuracy": 0.5}]
+    assert curves(alone) == {"answer": [(1, 3.0)]}
 
 
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
