@@ -175,7 +175,7 @@ def _config_and_weights(
         raise ValueError(f"{weights}: it has no configuration; {error}") from None
     warnings.warn(
         f"{weights}: no configuration beside it; using open_clip's {name}, which has the same shapes",
-        stacklevel=3,
+        stacklevel=4,
     )
     return fitting, stored
 

@@ -141,7 +141,11 @@ def test_words_are_added_as_the_vocabulary_reads_them(tiny_model, tokenizer):
 
 def test_other_vocabularies_are_refused(tiny_model, tokenizer):
     content = json.loads(tokenizer.json_text())
-    content["model"] |= {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 99}
+    content["model"] |= {
+        "type": "WordPiece",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 99,
+    }
     pieces = parse_tokenizer(json.dumps(content), "pieces", 9, 0, "lower")
     with pytest.raises(ValueError, match="lacks 'mauve' and is not one of whole words, so no word can be"):
         add_words(tiny_model(tokenizer=pieces), ["mauve"])
