@@ -132,15 +132,20 @@ def progress(args: argparse.Namespace) -> Progress:
     return no_progress if args.quiet else progress_bar
 
 
-def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
+def load_model(args: argparse.Namespace, dtype: str = "float32", adds_layers: bool = False) -> VideoCoCa:
     """Return the model of --weights and --tuned.
 
-    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
+    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`; unless the command adds layers,
+    also ValueError for an --adapter that the checkpoint does not have or more --frames than it has positions.
     """
     from ..checkpoint import load
 
     require_weights(args)
-    return load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
+    model = load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
+    if not adds_layers:
+        adapter = model.config.check_adapter(getattr(args, "adapter", None))
+        model.config.check_frames(getattr(args, "frames", 1), adapter)
+    return model
 
 
 def require_weights(args: argparse.Namespace) -> None:

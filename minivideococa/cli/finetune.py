@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
     options = tuning_options(args)
     entries, validation = read_entries(args)
-    model = arguments.load_model(args)
+    model = arguments.load_model(args, adds_layers=True)
     if not options.add_words:
         messages.refuse_unknown_words(args, model, texts_of([*entries, *(validation or [])], options))
     try:

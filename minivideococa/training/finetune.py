@@ -152,6 +152,7 @@ def prepare(
     model = _with_words(model, texts_of([*examples, *(tested or [])]), options.add_words)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
+    model.config.check_frames(options.num_frames, adapter)
     stores = {}
     for pixels in dict.fromkeys(phase == "full" for phase in phases(options.tune)):
         stores[pixels] = store = ClipStore(

@@ -73,7 +73,7 @@ def plot_losses(path: Path, lines: Sequence[Mapping[str, Any]], best_step: int |
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes, found = figure.add_subplot(), curves(lines)
     for name, points in found.items():
-        style = {"linewidth": 1, "alpha": 0.6}
+        style: dict[str, Any] = {"linewidth": 1, "alpha": 0.6}
         if name.startswith("validation "):
             style = {"linewidth": 2, "marker": "o", "markersize": 4}
         colour = f"C{LOSSES.index(name.removeprefix('validation '))}"
@@ -81,7 +81,7 @@ def plot_losses(path: Path, lines: Sequence[Mapping[str, Any]], best_step: int |
     if best_step is not None:
         axes.axvline(best_step, color="grey", linestyle=":", label=f"best validation: step {best_step}")
     axes.set(xlabel="step", ylabel="loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     figure.legend(loc="outside right upper")
     with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix.removeprefix(".") or "png", dpi=150)
