@@ -84,13 +84,17 @@ def finetune(
     training, validation = read_entries("entries", entries), None
     if validate is not None:
         validation = read_entries("validate", validate)
+    _warn_of_unused(options, validation is not None)
     plot = None if plot is None else check_plot(plot)
     folder = Path(path_name(output, "give a folder for the run", "output"))
     cache = cache_folder() / "videos" if cache is None else cache
     with state.run_folder(folder):
-        state.record_run(folder, {"options": asdict(options), "model": model_hash(model)})
+        facts = {"options": asdict(options), "model": model_hash(model)}
+        state.require_same_run(folder, facts)  # before hours of encoding
         run = prepare(model, training, validation, folder, cache, options, progress)
-        state.record_run(folder, {"data": _fingerprints(run)})
+        facts["data"] = _fingerprints(run)
+        state.require_same_run(folder, facts)
+        state.record_run(folder, facts)
         steps = state.saved_steps(folder)
         with Log(folder / state.LOG, steps[-1] if steps else 0) as log:
             try:
@@ -118,6 +122,20 @@ def read_entries(name: str, entries: Any) -> list[Entry]:
         if not isinstance(entry, Entry):
             raise ValueError(f"{name} has a {type(entry).__name__} in it: give a list of Entry")
     return checked
+
+
+def _warn_of_unused(options: TuningOptions, validates: bool) -> None:
+    """Warn of options that are given and have no effect."""
+    needs = {
+        "patience": (validates, "a validation set"),
+        "validate_every": (validates, "a validation set"),
+        "positions": (options.adapter == "factorized", "adapter factorized"),
+        "max_answers": (options.head == "classifier", "head classifier"),
+        "half": (options.tune != "full", "a frozen image encoder"),
+    }
+    for name, (is_used, condition) in needs.items():
+        if not is_used and getattr(options, name) != getattr(TuningOptions, name):
+            warnings.warn(f"{name} has no effect without {condition}", stacklevel=3)
 
 
 def check_plot(plot: str | os.PathLike[str]) -> Path:

@@ -10,11 +10,11 @@ started, or was resumed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..inputs import parse_json
 from ..output import atomic_write, json_text
 
 LOSSES = ("loss", "caption", "contrastive", "answer")  # the sum, and its parts
@@ -44,11 +44,14 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log, without one that was cut short; [] if there is no such file."""
+    """Return the lines of a log, without one that was cut short; [] if there is no such file.
+
+    Raises ValueError for a file that is not JSON lines.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a line break
-    return [json.loads(line) for line in lines]
+    return [parse_json(line, str(path), "remove it, and its run goes on without") for line in lines]
 
 
 def require_matplotlib() -> None:

@@ -79,7 +79,7 @@ def kill_and_resume(moments: int, seed: int, work: Path) -> list[str]:
         finish(command(manifest, folder))
         for name, content in results(folder).items():
             assert content == expected[name], f"killed after {moment:.3f} s: {name} differs"
-        left = [path.name for path in folder.glob("run/.partial-*")]
+        left = [path.name for path in folder.glob("run/.*")]
         assert not left, f"killed after {moment:.3f} s: {left} are left"
         lines.append(
             f"{number}: killed after {moment:.2f} of {seconds:.2f} s, with {', '.join(saved) or 'nothing'}"

@@ -373,6 +373,8 @@ def test_unreadable_clips_are_left_out_and_counted(tune, tmp_path):
     assert summary["clips"] == 2 and [clip["video"] for clip in summary["left_out"]] == [str(BROKEN)]
     with pytest.raises(ValueError, match="allow_bad .--allow-bad. is 0"):
         tune(entries, "strict", steps=1, allow_bad=0)
+    with pytest.warns(UserWarning, match="left out"):
+        tune(entries, "strict", steps=1, allow_bad=1)
 
 
 @pytest.mark.parametrize(
@@ -390,6 +392,22 @@ def test_arguments_that_make_no_sense(tune, tmp_path, entries, keywords, message
     with pytest.raises((ValueError, TypeError), match=message):
         tune(entries, **keywords)
     assert not contents(tmp_path / "run") if (tmp_path / "run").exists() else True
+
+
+def test_options_without_effect_are_warned_of(tune):
+    unused = {"patience": 2, "validate_every": 1, "positions": True, "max_answers": 7, "half": True}
+    with pytest.warns(UserWarning) as warned:
+        tune(steps=1, tune="full", **unused)
+    messages = [str(warning.message) for warning in warned]
+    for name in unused:
+        assert any(message.startswith(f"{name} has no effect without ") for message in messages), name
+
+
+def test_it_computes_in_the_models_dtype(cache, tmp_path):
+    model = mvc.load(dtype="float64")
+    tuned = mvc.finetune(model, ENTRIES, tmp_path / "run", cache=cache, steps=1, **QUICK)
+    assert tuned.dtype == np.float64
+    assert state.read_state(tmp_path / "run", 1)[1]["values"].dtype == np.float64
 
 
 def test_a_manifest_may_be_a_path(tune, tmp_path):

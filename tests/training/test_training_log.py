@@ -39,6 +39,12 @@ def test_a_line_that_was_cut_short_is_no_line(tmp_path):
         assert log.lines == LINES[:1]
 
 
+def test_a_log_that_is_none_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_text("step 1\n")
+    with pytest.raises(ValueError, match="log.jsonl: not JSON"):
+        read_log(tmp_path / "log.jsonl")
+
+
 def test_curves():
     found = curves(LINES)
     assert found["loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
