@@ -71,7 +71,7 @@ def run_folder(folder: Path) -> Iterator[None]:
 
 
 def require_same_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Raise ValueError, which names the difference, if a folder has saved states of a run with other facts."""
+    """Raise ValueError, which names the difference, if a folder has saved states of another run."""
     if not saved_steps(folder):
         return
     recorded = read_json(folder / RUN, "remove the folder, and start again")
