@@ -9,9 +9,9 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -325,3 +325,60 @@ def shorten(value: Any) -> str:
     except ValueError:  # an int of more digits than Python prints
         line = "a number of thousands of digits"
     return line if len(line) <= 40 else line[:37] + "..."
+
+
+# Options: dataclasses whose fields are the keywords of a function and the flags of a command
+
+Check = Callable[[str, Any], Any]  # (name, value) -> the value, as the checks above
+
+
+def option(default: Any, check: Check, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """Return a field of `Options` with its check, and its help for the command line."""
+    return field(default=default, metadata={"check": check, "help": help, "metavar": metavar, **more})
+
+
+def integer(least: int | None = None, most: int | None = None) -> Check:
+    """Return the check of an option that is a whole number."""
+    return lambda name, value: check_int(name, value, least, most)
+
+
+def number(least: float, most: float) -> Check:
+    """Return the check of an option that is a number."""
+    return lambda name, value: check_number(name, value, least, most)
+
+
+def choice(choices: Mapping[str, Any] | Sequence[str]) -> Check:
+    """Return the check of an option that is one of several names."""
+    return lambda name, value: check_choice(name, value, choices)
+
+
+class Options:
+    """What frozen dataclasses of options share. None is accepted where it is a field's default."""
+
+    kind: ClassVar[str]  # of options, for messages
+
+    @classmethod
+    def create(cls, options: Any = None, **keywords: Any) -> Self:
+        """Return the options, some replaced by keywords.
+
+        Raises TypeError for an unknown keyword, and ValueError as the class itself.
+        """
+        if options is not None and not isinstance(options, cls):
+            raise ValueError(
+                f"options is {shorten(options)}: give a {cls.__name__}, or its fields as keywords"
+            )
+        names = {option.name for option in fields(cls)}  # type: ignore[arg-type]
+        if unknown := keywords.keys() - names:
+            raise TypeError(f"unknown {cls.kind} option {min(unknown)!r}")
+        return replace(options or cls(), **keywords)  # type: ignore[type-var]
+
+    def __post_init__(self) -> None:
+        """Check each field, then all together."""
+        for option in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, option.name)
+            if not (value is None and option.default is None):
+                object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise ValueError for values that are invalid in combination."""

@@ -15,7 +15,19 @@ import numpy as np
 from ..model import ops, transformer
 from ..model.config import Array, Config, DecoderConfig, Params, TextConfig, VisionConfig
 from . import gradients
-from .gradients import attention, embedding, keys_and_values, layer_norm, linear, linear_parameters, normalize
+from .gradients import (
+    attention,
+    embedding,
+    in_projection,
+    keys_and_values,
+    layer_norm,
+    linear,
+    linear_parameters,
+    merge_heads,
+    normalize,
+    rows,
+)
+from .kernels import frozen_projections
 from .tape import Tape, keep, pop
 
 KV = tuple[Array, Array]  # gradients of keys and values, each [..., H, M, D]
@@ -26,10 +38,10 @@ KV = tuple[Array, Array]  # gradients of keys and values, each [..., H, M, D]
 
 def mlp(dy: Array, tape: Tape, grads: Params) -> Array:
     """Back-propagate through y = W_2 gelu(W_1 x + b_1) + b_2: dy [..., C] -> dx [..., C]."""
-    dhidden = linear(dy, *pop(tape, "linear"), grads["c_proj"])  # [..., mlp_width]
+    dhidden = linear(dy, grads["c_proj"], *pop(tape, "linear"))  # [..., mlp_width]
     name = tape[-1][0]
     activation = gradients.quick_gelu if name == "quick_gelu" else gradients.gelu
-    return linear(activation(dhidden, *pop(tape, name)), *pop(tape, "linear"), grads["c_fc"])
+    return linear(activation(dhidden, *pop(tape, name)), grads["c_fc"], *pop(tape, "linear"))
 
 
 def residual_block(dy: Array, tape: Tape, heads: int, grads: Params, cross: bool = False) -> tuple[Array, KV]:
@@ -43,11 +55,11 @@ def residual_block(dy: Array, tape: Tape, heads: int, grads: Params, cross: bool
         args, keywords = pop(tape, "residual_block")
         with keep() as tape:
             transformer.residual_block(*args, **keywords)
-    dh = dy + layer_norm(mlp(dy, tape, grads["mlp"]), *pop(tape, "layer_norm"), grads["ln_2"])
+    dh = dy + layer_norm(mlp(dy, tape, grads["mlp"]), grads["ln_2"], *pop(tape, "layer_norm"))
     dnormed, dkeys, dvalues = attention(dh, tape, heads, grads["attn"])
     if not cross:
         dnormed = dnormed + keys_and_values(dkeys, dvalues, tape, grads["attn"])
-    return dh + layer_norm(dnormed, *pop(tape, "layer_norm"), grads["ln_1"]), (dkeys, dvalues)
+    return dh + layer_norm(dnormed, grads["ln_1"], *pop(tape, "layer_norm")), (dkeys, dvalues)
 
 
 def self_attention_blocks(dx: Array, tape: Tape, heads: int, grads: list[Params]) -> Array:
@@ -62,7 +74,7 @@ def projection(dy: Array, x: Array, weight: Array, grad: Array | None) -> Array:
 
     P is stored the other way round than the weight of `linear`: P = W^T.
     """
-    return linear(dy, x, weight.T, {"weight": None if grad is None else grad.T})
+    return linear(dy, {"weight": None if grad is None else grad.T}, x, weight.T)
 
 
 # The multimodal text decoder
@@ -80,7 +92,7 @@ def hidden_states(dx: Array, tape: Tape, config: DecoderConfig, grads: Params) -
 
     Return also the gradients of each layer's keys and values of the caption tokens, the last layer first.
     """
-    dx = layer_norm(dx, *pop(tape, "layer_norm"), grads["ln_final"])
+    dx = layer_norm(dx, grads["ln_final"], *pop(tape, "layer_norm"))
     dkv = []
     layers = zip(grads["resblocks"], grads["cross_attn"], strict=True)
     for self_block, cross_block in reversed(list(layers)):
@@ -98,7 +110,7 @@ def cross_attention_kv(dkv: list[KV], tape: Tape, grads: Params) -> Array:
     dtokens: Any = 0.0
     for kv, block in zip(dkv, reversed(grads["cross_attn"]), strict=True):
         dnormed = keys_and_values(*kv, tape, block["attn"])
-        dtokens = dtokens + layer_norm(dnormed, *pop(tape, "layer_norm"), block["ln_1_kv"])
+        dtokens = dtokens + layer_norm(dnormed, block["ln_1_kv"], *pop(tape, "layer_norm"))
     return dtokens
 
 
@@ -119,7 +131,7 @@ def encode_text(
     if dlatents is not None:
         x = ops.layer_norm(*normed)  # [B, E], a second time: it is small
         d = projection(normalize(dlatents, *latents), x, text["text_projection"], grads["text_projection"])
-        dclass = layer_norm(d, *normed, grads["ln_final"])[:, None]
+        dclass = layer_norm(d, grads["ln_final"], *normed)[:, None]
     dx = np.concatenate([dfeatures, dclass], axis=1)
     return self_attention_blocks(dx, tape, config.heads, grads["transformer"]["resblocks"])
 
@@ -140,34 +152,54 @@ def embed_text(dx: Array, ids: Array, grads: Params) -> None:
 
 
 def attentional_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) -> Array:
-    """Back-propagate through `pooling.attentional_pooler`: dpooled [..., Q, E] -> dcontext [..., M, C].
-
-    The queries are parameters: their gradient moves them towards the tokens that lower the loss.
-    """
+    """Back-propagate through `pooling.attentional_pooler`: dpooled [..., Q, E] -> dcontext [..., M, C]."""
     dqueries, dkeys, dvalues = attention(dpooled, tape, heads, grads["attn"])
     dcontext = keys_and_values(dkeys, dvalues, tape, grads["attn"])
-    dcontext = layer_norm(dcontext, *pop(tape, "layer_norm"), grads["ln_k"])
-    dqueries = layer_norm(dqueries, *pop(tape, "layer_norm"), grads["ln_q"])
+    dcontext = layer_norm(dcontext, grads["ln_k"], *pop(tape, "layer_norm"))
+    queries(dqueries, tape, grads)
+    return dcontext
+
+
+def queries(dqueries: Array, tape: Tape, grads: Params) -> None:
+    """Back-propagate to the learned queries [Q, E]: the gradient moves them towards what lowers the loss."""
+    dqueries = layer_norm(dqueries, grads["ln_q"], *pop(tape, "layer_norm"))
     if grads["query"] is not None:
         grads["query"] += dqueries
-    return dcontext
+
+
+def frozen_context_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) -> None:
+    """Do what `attentional_pooler` does where nothing before the context is tuned, in less time."""
+    dqueries, dkeys, dvalues = attention(dpooled, tape, heads, grads["attn"])
+    projections = []
+    for name, d in ("v", dvalues), ("k", dkeys):
+        pop(tape, "split_heads")
+        _, weight = pop(tape, "linear")
+        projections.append((rows(merge_heads(d)), weight, in_projection(grads["attn"], name)))
+    frozen_projections(projections, grads["ln_k"], *pop(tape, "layer_norm"))
+    queries(dqueries, tape, grads)
 
 
 def pool_tokens(
     dembedding: Array, dtokens: Array, tape: Tape, config: VisionConfig, grads: Params
-) -> Array:
-    """Back-propagate through `pooling.pool_tokens`: dembedding [..., E], dtokens [..., Q', E] -> [..., M, W]."""
+) -> Array | None:
+    """Back-propagate through `pooling.pool_tokens`: dembedding [..., E], dtokens [..., Q', E] -> [..., M, W].
+
+    Return None if the image encoder, which makes the tokens, is frozen.
+    """
     heads = config.pooler_heads
     if config.attentional_pool is True:
         d = np.concatenate([dembedding[..., None, :], dtokens], axis=-2)  # [..., Q, E]
-        d = layer_norm(d, *pop(tape, "layer_norm"), grads["ln_post"])
+        d = layer_norm(d, grads["ln_post"], *pop(tape, "layer_norm"))
+        if grads["class_embedding"] is None:
+            frozen_context_pooler(d, tape, heads, grads["attn_pool"])
+            return None
         return attentional_pooler(d, tape, heads, grads["attn_pool"])
     dcontext = attentional_pooler(dembedding[..., None, :], tape, heads, grads["attn_pool_contrastive"])
     if config.attentional_pool == "cascade":  # the context of the contrastive pooler is the pooled queries
         d = attentional_pooler(dtokens + dcontext, tape, heads, grads["attn_pool"])
     else:
         d = attentional_pooler(dtokens, tape, heads, grads["attn_pool"]) + dcontext
-    return layer_norm(d, *pop(tape, "layer_norm"), grads["ln_post"])
+    return layer_norm(d, grads["ln_post"], *pop(tape, "layer_norm"))
 
 
 def pooled_embedding(tape: Tape, visual: Params, config: VisionConfig) -> Array:
@@ -179,7 +211,9 @@ def pooled_embedding(tape: Tape, visual: Params, config: VisionConfig) -> Array:
     return ops.linear(x, **visual["attn_pool_contrastive"]["attn"]["out_proj"])[..., 0, :]
 
 
-def pool(dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Config, grads: Params) -> Array:
+def pool(
+    dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Config, grads: Params
+) -> Array | None:
     """Back-propagate through `pooling.pool`: dlatent [B, E], dtokens [B, Q', E] -> the tokens [B, T N, W]."""
     visual = params["visual"]
     dlatent = normalize(dlatent, *pop(tape, "normalize"))
@@ -190,7 +224,7 @@ def pool(dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Con
 
 def mean_pool(
     dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Config, grads: Params
-) -> Array:
+) -> Array | None:
     """Back-propagate through `pooling.mean_pool`: dlatent [B, E], dtokens [B, Q', E] -> [B, T, N, W].
 
     The mean over T frames hands each of them a share of 1 / T, the same for all.
@@ -206,7 +240,7 @@ def mean_pool(
 
 def factorized_pool(
     dlatent: Array, dtokens: Array, x: Array, tape: Tape, params: Params, config: Config, grads: Params
-) -> Array:
+) -> Array | None:
     """Back-propagate through `pooling.factorized_pool`: dlatent [B, E], dtokens [B, T, E] -> [B, T, N, W].
 
     x [B, T, E]: the caption tokens, which are the last layer's outputs. Queries that give caption tokens of
@@ -236,12 +270,12 @@ def encode_images(dtokens: Array, tape: Tape, config: VisionConfig, grads: Param
 def embed_images(dx: Array, tape: Tape, config: VisionConfig, grads: Params) -> None:
     """Back-propagate through `vision.embed`: dx [R, N, W], of R frames. Pixels need no gradient."""
     if config.ln_pre:
-        dx = layer_norm(dx, *pop(tape, "layer_norm"), grads["ln_pre"])
+        dx = layer_norm(dx, grads["ln_pre"], *pop(tape, "layer_norm"))
     grads["positional_embedding"] += dx.sum(axis=0)
     grads["class_embedding"] += dx[:, 0].sum(axis=0)
     patches, kernel = pop(tape, "linear")
     weight = grads["conv1"]["weight"].reshape(kernel.shape)  # a view [W, 3 P P]
-    linear_parameters(dx[:, 1:], patches, {"weight": weight})
+    linear_parameters(dx[:, 1:], {"weight": weight}, patches)
 
 
 # The classifier of answers
@@ -249,5 +283,5 @@ def embed_images(dx: Array, tape: Tape, config: VisionConfig, grads: Params) -> 
 
 def answer_logits(dlogits: Array, tape: Tape, heads: int, grads: Params) -> Array:
     """Back-propagate through `question_head.answer_logits`: dlogits [B, answers] -> dhidden [B, L, E]."""
-    dpooled = linear(dlogits, *pop(tape, "linear"), grads["classifier"])  # [B, E]
+    dpooled = linear(dlogits, grads["classifier"], *pop(tape, "linear"))  # [B, E]
     return attentional_pooler(dpooled[:, None], tape, heads, grads["pooler"])

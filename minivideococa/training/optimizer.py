@@ -104,7 +104,7 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     the warm-up to 1 at `steps`, one step after the last.
     """
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * ((step + 1) / warmup)
     x = (step - warmup) / max(1, steps - warmup)
     return peak * (1 + cos(pi * min(1.0, x))) / 2
 
@@ -126,7 +126,7 @@ def clip(gradients: Array, max_norm: float) -> float:
     bounds = [0, len(gradients)]
     norm = sqrt(sum(each_block(squares, bounds, np.float64)))
     factor = max_norm / (norm + 1e-6)
-    if factor < 1:
+    if 0 < factor < 1:  # 0 and NaN: the norm is not finite
         each_block(scale, bounds, gradients.dtype)
     return norm
 

@@ -1,7 +1,7 @@
 """The tensors that are tuned, as one flat vector: the optimizer takes a single array, the model takes a tree.
 
 A tensor that is tuned is a view of the vector, one that is frozen is the model's own array. So an update of
-the vector is an update of the tree, and nothing is copied between the two.
+the vector, in place, is an update of the tree, and nothing is copied between the two.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.table import Shapes, nest, parameter_shapes, unnest
+from ..checkpoint.table import ADDED, Shapes, nest, parameter_shapes, unnest
 from ..model.config import Array, Config, Params, check_choice
 
 TUNINGS = {  # the ways of tuning that VideoCoCa compares (arXiv 2212.04979); all of them tune new layers
@@ -26,7 +26,6 @@ TUNINGS = {  # the ways of tuning that VideoCoCa compares (arXiv 2212.04979); al
 PHASES = ("lit", "frozen", "full")
 
 # Beginnings of names
-NEW_LAYERS = ("factorized.", "question_head.")
 POOLERS = ("visual.attn_pool.", "visual.attn_pool_contrastive.", "visual.ln_post.", "visual.proj")
 VISION = "visual."
 DECODER = "text_decoder."
@@ -42,7 +41,7 @@ def phases(tune: str) -> list[str]:
 def is_tuned(name: str, phase: str) -> bool:
     """Return whether a phase ("lit", "frozen" or "full") tunes the tensor of this name."""
     check_choice("phase", phase, PHASES)
-    if phase == "full" or name.startswith(NEW_LAYERS + POOLERS):
+    if phase == "full" or name.startswith(ADDED + POOLERS):
         return True
     return phase == "lit" and not name.startswith(VISION)
 
@@ -79,7 +78,7 @@ def is_decayed(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) >= 2 and not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Parameters:
     """A model's parameters for one phase of tuning. Made by `Parameters.of`."""
 
@@ -88,8 +87,8 @@ class Parameters:
     decayed: int  # values[:decayed] have weight decay, the rest does not
     params: Params  # the whole tree for the forward pass: tuned leaves are views of `values`
     grads: Params  # the same tree: tuned leaves are views of `gradients`, frozen leaves are None
-    _shapes: Shapes = field(repr=False)  # of the tuned tensors, in the order of `values`
-    _scratch: list[tuple[Array, Params]] = field(repr=False, default_factory=list)
+    _shapes: Shapes  # of the tuned tensors, in the order of `values`
+    _others: list[tuple[Array, Params]] = field(default_factory=list)  # gradients and trees of other threads
 
     @classmethod
     def of(
@@ -105,7 +104,7 @@ class Parameters:
             (name for name in tensors if is_tuned(name, phase) and reached(name)),
             key=lambda name: not is_decayed(name, tensors[name].shape),
         )
-        shapes: Shapes = {name: () if name == "logit_scale" else tensors[name].shape for name in names}
+        shapes: Shapes = {name: tensors[name].shape for name in names}
         values = np.concatenate([tensors[name].ravel() for name in names])
         gradients = np.zeros_like(values)
         return cls(
@@ -128,15 +127,16 @@ class Parameters:
 
     def grads_of_threads(self, threads: int) -> list[Params]:
         """Return `grads` and, for each other thread, a tree of its own, for `gather` to add up."""
-        while len(self._scratch) < threads - 1:
+        while len(self._others) < threads - 1:
             vector = np.zeros_like(self.gradients)
-            frozen = dict.fromkeys(unnest(self.params))
-            self._scratch.append((vector, nest(frozen | _views(vector, self._shapes))))
-        return [self.grads, *(tree for _, tree in self._scratch[: threads - 1])]
+            self._others.append(
+                (vector, nest(dict.fromkeys(unnest(self.params)) | _views(vector, self._shapes)))
+            )
+        return [self.grads, *(grads for _, grads in self._others[: threads - 1])]
 
     def gather(self) -> None:
-        """Add what the other threads have to `gradients`, in their order, and set theirs to 0."""
-        for vector, _ in self._scratch:
+        """Add the gradients of the other threads to `gradients`, in their order, and set theirs to 0."""
+        for vector, _ in self._others:
             np.add(self.gradients, vector, out=self.gradients)
             vector[:] = 0
 

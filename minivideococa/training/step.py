@@ -100,9 +100,7 @@ def accumulate(
     return _total(shares, objective)
 
 
-def losses_of(
-    batch: Batch, params: Params, objective: Objective, micro_batch: int | None = None
-) -> Losses:
+def losses_of(batch: Batch, params: Params, objective: Objective, micro_batch: int | None = None) -> Losses:
     """Return the losses of a batch, as `accumulate` does, without gradients."""
     passes, shares, counts = [], [], _counts(batch)
     with _threads(batch, micro_batch) as (micro_batches, run):
@@ -128,17 +126,22 @@ def _threads(
     with frame_threads(size) as threads, ThreadPoolExecutor(threads) as executor:
 
         def run(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-            calls = [partial(copy_context().run, function, *values) for values in zip(*arguments, strict=False)]
+            calls = [
+                partial(copy_context().run, function, *values) for values in zip(*arguments, strict=False)
+            ]
             return list(executor.map(lambda call: call(), calls))
 
         step = -(-size // threads)
-        yield [
-            [batch.part(slice(j, min(j + step, i + size))) for j in range(i, min(i + size, B), step)]
-            for i in range(0, B, size)
-        ], run
+        yield (
+            [
+                [batch.part(slice(j, min(j + step, i + size))) for j in range(i, min(i + size, B), step)]
+                for i in range(0, B, size)
+            ],
+            run,
+        )
 
 
-def _counts(batch: Batch) -> Losses:
+def _counts(batch: Batch) -> dict[str, int]:
     """Return what the sums over a batch are divided by, to be means."""
     labels = batch.labels if batch.labels is not None else np.zeros(0)
     return {
@@ -173,7 +176,8 @@ def forward(
     decode: whether to compute the logits, if a loss depends on them. Those after the last target are not
     computed: the decoder is causal, so the others are the same without them.
     """
-    config, adapter, tapes = objective.config, objective.adapter, {}
+    config, adapter = objective.config, objective.adapter
+    tapes: dict[str, Tape] = {}
 
     def stage(name: str) -> Any:
         return _kept(tapes, name, recompute) if name in stages else nullcontext()
@@ -228,12 +232,12 @@ def _logits(
     return decoder.decode(features[:, : batch.lengths.max() - 1], kv, layers, config.decoder)
 
 
-def _share(done: Pass, objective: Objective, counts: Losses) -> tuple[Losses, Array | None]:
+def _share(done: Pass, objective: Objective, counts: Mapping[str, int]) -> tuple[Losses, Array | None]:
     """Return what a part adds to the captioning or the answer loss, and the gradient of its logits."""
     batch, logits = done.batch, done.logits
     if logits is None:
         return {}, None
-    if "answer" in objective.losses:
+    if batch.labels is not None and "answer" in objective.losses:
         loss, dlogits = answer_loss(logits, batch.labels, counts["answer"])
         correct = int((logits.argmax(axis=1) == batch.labels).sum())
         return {"answer": loss, "accuracy": correct / counts["accuracy"]}, dlogits
@@ -280,7 +284,7 @@ def back_propagate(
     *,
     params: Params,
     objective: Objective,
-    counts: Losses,
+    counts: Mapping[str, int],
 ) -> Losses:
     """Back-propagate through the forward pass of a part of a batch, and return its shares of the losses.
 
@@ -296,11 +300,13 @@ def back_propagate(
         dfeatures[:, : dx.shape[1]] = dx
         dtokens = backward.cross_attention_kv(dkv, tapes["decoder"], grads["text_decoder"])
     if "text" in tapes:
-        dx = backward.encode_text(dtexts, dfeatures, tapes["text"], params["text"], config.text, grads["text"])
+        dx = backward.encode_text(
+            dtexts, dfeatures, tapes["text"], params["text"], config.text, grads["text"]
+        )
         backward.embed_text(dx, done.batch.ids, grads["text"])
-    dx = _pool(dvideos, dtokens, done, params, objective, grads)
-    if "vision" in tapes:
-        _vision(dx, tapes["vision"], objective, grads["visual"])
+    dframes = _pool(dvideos, dtokens, done, params, objective, grads)
+    if "vision" in tapes and dframes is not None:
+        _vision(dframes, tapes["vision"], objective, grads["visual"])
     return share
 
 
@@ -318,7 +324,7 @@ def _decoder(
 
 def _pool(
     dvideos: Array, dtokens: Array, done: Pass, params: Params, objective: Objective, grads: Params
-) -> Array:
+) -> Array | None:
     """Back-propagate from latents and caption tokens to the frame tokens [B, T, N, W] or [B, T N, W]."""
     where = (done.tapes["pool"], params, objective.config, grads)
     if objective.adapter == "factorized":

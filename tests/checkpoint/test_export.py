@@ -1,4 +1,4 @@
-"""`convert --to open_clip`, without open_clip; tests/oracle/test_to_open_clip_oracle.py loads its output there."""
+"""`convert --to open_clip`. tests/oracle/test_to_open_clip_oracle.py loads its output with open_clip."""
 
 import json
 import warnings
@@ -106,7 +106,9 @@ def test_a_tuned_part_is_laid_over_first(tmp_path, tiny_model, tokenizer):
 
 def test_float16(tmp_path, tiny_model):
     out, _ = export(
-        write_whole(tmp_path / "ours", tiny_model(dtype="float32", video=FACTORIZED)), tmp_path, dtype="float16"
+        write_whole(tmp_path / "ours", tiny_model(dtype="float32", video=FACTORIZED)),
+        tmp_path,
+        dtype="float16",
     )
     for name in ("open_clip_model.safetensors", "new_layers.safetensors"):
         assert {x.dtype for x in load_file(out / name).values()} == {np.dtype("float16")}
@@ -135,7 +137,9 @@ def test_from_the_hub(tmp_path, tiny_model, monkeypatch):
     folder = write_whole(tmp_path / "ours", tiny_model(dtype="float32"))
     monkeypatch.setattr(hub, "fetch", lambda name, progress=None: folder)
     base = mvc.load("hf-hub:me/mine")
-    part = write_tuned(tmp_path / "x", with_tensors(base, {"visual.proj": -unnest(base.params)["visual.proj"]}))
+    part = write_tuned(
+        tmp_path / "x", with_tensors(base, {"visual.proj": -unnest(base.params)["visual.proj"]})
+    )
     assert read_tuned(part).base == "hf-hub:me/mine"
     out, _ = export("hf-hub:me/mine", tmp_path, tuned=part)
     assert (out / "open_clip_model.safetensors").is_file()

@@ -36,13 +36,17 @@ VISION = {
 }
 TEXT = {"context_length": 7, "vocab_size": 30, "width": 16, "layers": 2, "heads": 2, "embed_cls": True}
 DECODER = {"context_length": 7, "width": 16, "layers": 2, "heads": 4}
-NEW = {"adapter": "factorized", "factorized": {"layers": 2, "heads": 2, "positions": 4}, "answers": ["a", "b"]}
+NEW = {
+    "adapter": "factorized",
+    "factorized": {"layers": 2, "heads": 2, "positions": 4},
+    "answers": ["a", "b"],
+}
 
 
 def model(
     vision: dict | None = None, text: dict | None = None, video: dict | None = None, **fields: object
 ) -> mvc.VideoCoCa:
-    """Return a small model with random weights. No field that only open_clip needs is in its configuration."""
+    """Return a small model with random weights, without the fields that only open_clip needs."""
     cfg = {
         "embed_dim": 16,
         "vision_cfg": VISION | (vision or {}),
@@ -91,13 +95,13 @@ def assert_same_outputs(ours: mvc.VideoCoCa, theirs: CoCa, cls_mask: bool = Fals
     found: Arrays = {
         "image": video.latent,
         "text": ours.encode_text(ids)[0],
-        "logits": ours.decode(video.tokens, ids)[0],
+        "logits": ours.decode(video.tokens, ids)[0, :-1],  # open_clip returns those that have a label
         "scale": np.array(ours.logit_scale),
     }
     with torch.no_grad():
         result = theirs(torch.from_numpy(pixels), torch.from_numpy(ids))
     expected = {
-        "image": result["image_features"][0],
+        "image": result["image_features"].reshape(-1),  # [1, E], or [1, 1, E] of a pooler with one query
         "text": result["text_features"][0],
         "logits": result["logits"][0],
         "scale": result["logit_scale"].reshape(()),
