@@ -262,12 +262,17 @@ def _fingerprints(run: Run) -> list[Any]:
 
 
 def finish(run: Run, tuner: Tuner) -> VideoCoCa:
-    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model."""
-    best = tuner.position.best_step
+    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model.
+
+    The tuner's parameters are then those of the tuned model.
+    """
+    best, parameters = tuner.position.best_step, tuner.parameters
     if best is not None and best != tuner.position.step:
-        tuner = Tuner.restore(run, best)
-    tensors = tuner.parameters.tensors()
-    tuned = with_tensors(run.model, tensors, config=run.model.config, tuned_for=run.options.task)
+        position, vectors = state.read_state(run.folder, best)
+        if position.phase != tuner.position.phase:
+            parameters = run.parameters(run.phases[position.phase], run.model.params)
+        parameters.values[:] = vectors["values"]
+    tuned = with_tensors(run.model, parameters.tensors(), config=run.model.config, tuned_for=run.options.task)
     write_tuned(run.folder / TUNED, tuned, options=asdict(run.options))
     return tuned
 

@@ -216,6 +216,15 @@ def test_the_model_of_the_best_validation_is_the_result(tune, monkeypatch, tmp_p
     assert (summary["best_step"], summary["validation"], summary["steps"]) == (2, {"loss": 1.0}, 5)
 
 
+def test_the_best_model_may_be_of_the_first_phase(tune, model, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, [3.0, 1.0, 2.0, 2.0])
+    asked = {"tune": "frozen-then-full", "validate": ENTRIES, "validate_every": 1, "keep": 1}
+    tuned = unnest(tune(steps=4, **asked).params)
+    assert np.array_equal(tuned["visual.conv1.weight"], model.params["visual"]["conv1"]["weight"])
+    _, vectors = state.read_state(tmp_path / "run", 2)
+    assert np.isin(tuned["visual.proj"].ravel(), vectors["values"]).all()
+
+
 def test_validation_comes_at_intervals_and_at_the_end(tune, monkeypatch, tmp_path):
     fake_validation(monkeypatch, range(9, 0, -1))
     tune(steps=5, validate=ENTRIES, validate_every=2)
