@@ -150,6 +150,12 @@ def test_only_the_most_frequent_answers_are_classes(tune, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["clips"] == 2
 
 
+def test_words_of_a_classifiers_answers_are_not_needed(tune, recwarn):
+    entries = [Entry(CLIPS / "single.gif", question="what shape is green", answer="wooden moon")]
+    tune(entries, task="qa", head="classifier", steps=1)
+    assert not [warning for warning in recwarn if "wooden" in str(warning.message)]
+
+
 def test_a_head_that_is_not_used_is_left_out(tune, cache, tmp_path):
     first = tune(QUESTIONS, task="qa", head="classifier", steps=1)
     again = mvc.finetune(first, QUESTIONS, tmp_path / "b", cache=cache, task="qa", steps=1, **QUICK)
