@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def prepare(
     if options.head == "classifier":
         answers = frequent_answers(examples, options.max_answers)
         examples = with_answer_among(examples, answers)
-    model = _with_words(model, texts_of([*examples, *(tested or [])]), options.add_words)
+    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options.add_words)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
@@ -211,6 +211,12 @@ def prepare(
             for name, count in zip(names, steps, strict=True)
         ],
     )
+
+
+def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
+    """Return the texts of examples that are tokenized, each once. The answers of a classifier are not."""
+    is_class = options.head == "classifier"
+    return texts_of([replace(example, answer=None) if is_class else example for example in examples])
 
 
 def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
@@ -262,12 +268,17 @@ def _fingerprints(run: Run) -> list[Any]:
 
 
 def finish(run: Run, tuner: Tuner) -> VideoCoCa:
-    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model."""
-    best = tuner.position.best_step
+    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model.
+
+    The tuner's parameters are then those of the tuned model.
+    """
+    best, parameters = tuner.position.best_step, tuner.parameters
     if best is not None and best != tuner.position.step:
-        tuner = Tuner.restore(run, best)
-    tensors = tuner.parameters.tensors()
-    tuned = with_tensors(run.model, tensors, config=run.model.config, tuned_for=run.options.task)
+        position, vectors = state.read_state(run.folder, best)
+        if position.phase != tuner.position.phase:
+            parameters = run.parameters(run.phases[position.phase], run.model.params)
+        parameters.values[:] = vectors["values"]
+    tuned = with_tensors(run.model, parameters.tensors(), config=run.model.config, tuned_for=run.options.task)
     write_tuned(run.folder / TUNED, tuned, options=asdict(run.options))
     return tuned
 

@@ -150,6 +150,12 @@ def test_only_the_most_frequent_answers_are_classes(tune, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["clips"] == 2
 
 
+def test_words_of_a_classifiers_answers_are_not_needed(tune, recwarn):
+    entries = [Entry(CLIPS / "single.gif", question="what shape is green", answer="wooden moon")]
+    tune(entries, task="qa", head="classifier", steps=1)
+    assert not [warning for warning in recwarn if "wooden" in str(warning.message)]
+
+
 def test_a_head_that_is_not_used_is_left_out(tune, cache, tmp_path):
     first = tune(QUESTIONS, task="qa", head="classifier", steps=1)
     again = mvc.finetune(first, QUESTIONS, tmp_path / "b", cache=cache, task="qa", steps=1, **QUICK)
@@ -214,6 +220,15 @@ def test_the_model_of_the_best_validation_is_the_result(tune, monkeypatch, tmp_p
     assert np.isin(unnest(tuned.params)["visual.proj"].ravel(), vectors["values"]).all()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["best_step"], summary["validation"], summary["steps"]) == (2, {"loss": 1.0}, 5)
+
+
+def test_the_best_model_may_be_of_the_first_phase(tune, model, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, [3.0, 1.0, 2.0, 2.0])
+    asked = {"tune": "frozen-then-full", "validate": ENTRIES, "validate_every": 1, "keep": 1}
+    tuned = unnest(tune(steps=4, **asked).params)
+    assert np.array_equal(tuned["visual.conv1.weight"], model.params["visual"]["conv1"]["weight"])
+    _, vectors = state.read_state(tmp_path / "run", 2)
+    assert np.isin(tuned["visual.proj"].ravel(), vectors["values"]).all()
 
 
 def test_validation_comes_at_intervals_and_at_the_end(tune, monkeypatch, tmp_path):
