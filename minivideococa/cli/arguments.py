@@ -134,12 +134,16 @@ def progress(args: argparse.Namespace) -> Progress:
 def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
     """Return the model of --weights.
 
-    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
+    Raises FileNotFoundError for a missing folder, ValueError for an --adapter that the checkpoint does not
+    have or more --frames than it has positions, and as `checkpoint.load`.
     """
     from ..checkpoint import load
 
     require_weights(args)
-    return load(args.weights, dtype, progress=progress(args))
+    model = load(args.weights, dtype, progress=progress(args))
+    adapter = model.config.check_adapter(getattr(args, "adapter", None))
+    model.config.check_frames(getattr(args, "frames", 1), adapter)
+    return model
 
 
 def require_weights(args: argparse.Namespace) -> None:

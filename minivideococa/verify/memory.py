@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..model.config import Array, Config
+from .names import FLATTENING
 
 RUNS = 4  # sets of activations held at once: reference, local, the trace's, one with rounding
 
@@ -27,10 +28,15 @@ def _video_elements(config: Config, inputs: Mapping[str, Array]) -> tuple[int, i
         return 0, 0
     c, frames = config.vision, len(np.atleast_1d(video[0]))
     tokens = frames * c.tokens_per_frame
+    separately, across = config.adapter not in FLATTENING, config.factorized
     activations = (
-        3 * frames * c.image_size**2 + (c.layers + 2) * tokens * c.width + 2 * c.queries * config.embed_dim
+        3 * frames * c.image_size**2
+        + (c.layers + 2) * tokens * c.width
+        + (frames if separately else 2) * c.queries * config.embed_dim
+        + (across.layers + 2 if across else 0) * frames * config.embed_dim
     )
-    block = tokens * (6 * c.width + 2 * c.mlp_width + 2 * c.heads * c.tokens_per_frame)
+    keys = tokens if config.adapter == "joint" else c.tokens_per_frame
+    block = tokens * (6 * c.width + 2 * c.mlp_width + 2 * c.heads * keys)
     pooler = 2 * tokens * (config.embed_dim + c.pooler_heads * c.queries)
     return activations, max(block, pooler)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,7 +132,7 @@ def test_another_adapter_is_refused(model):
 
 
 def test_factorized_is_as_the_paper_says(model):
-    """One embedding a frame, layers across the frames: their outputs for the captions, their mean compared."""
+    """One embedding a frame, layers across the frames: their outputs are the caption tokens."""
     pixels, visual = random_pixels(3), model.params["visual"]
     with mvc.trace(weights=True) as t:
         video = model.encode_video(pixels, "factorized")
@@ -183,12 +182,21 @@ def test_the_checkpoints_own_adapter_is_the_default(tiny_model):
         np.testing.assert_array_equal(logits, model.decode(expected.tokens, ids))
         assert same(model.encode(frames), model.encode(frames, adapter=adapter))
         if adapter != "joint":
-            assert same(model.pool(model.encode_frames(pixels)), expected)
+            tokens = model.encode_frames(pixels)
+            assert same(model.pool(tokens), expected)
+            assert same(model.pool(tokens, "mean"), model.encode_video(pixels, "mean"))
 
 
 def test_factorized_needs_its_layers(tiny_model):
-    with pytest.raises(ValueError, match="no layers across the frames: .*finetune --adapter factorized$"):
-        tiny_model().encode_video(random_pixels(2), "factorized")
+    model = tiny_model()
+    tokens = model.encode_frames(random_pixels(2))
+    for call in (
+        lambda: model.encode_video(random_pixels(2), "factorized"),
+        lambda: model.pool(tokens, "factorized"),
+        lambda: model.encode("no such file", adapter="factorized"),
+    ):
+        with pytest.raises(ValueError, match="no layers across the frames: .*finetune --adapter factorized$"):
+            call()
 
 
 def test_more_frames_than_positions_are_refused(tiny_model):
@@ -199,6 +207,7 @@ def test_more_frames_than_positions_are_refused(tiny_model):
     for call in (
         lambda: model.encode_video(random_pixels(4)),
         lambda: model.pool(tokens),
+        lambda: model.pool(tokens, "factorized"),
         lambda: model(random_pixels(4), np.array([[1]])),
     ):
         with pytest.raises(ValueError, match="4 frames: the factorized layers have positions for 3"):
