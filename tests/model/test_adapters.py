@@ -194,7 +194,6 @@ def test_factorized_needs_its_layers(tiny_model):
         lambda: model.encode_video(random_pixels(2), "factorized"),
         lambda: model.pool(tokens, "factorized"),
         lambda: model.encode("no such file", adapter="factorized"),
-        lambda: mvc.classify(model, "no such file", ["a"], adapter="factorized"),
     ):
         with pytest.raises(ValueError, match="no layers across the frames: .*finetune --adapter factorized$"):
             call()

@@ -76,6 +76,23 @@ def test_the_latent_is_computed_from_the_caption_tokens(tuned, form):
     }
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_propagated_error_reaches_the_latent_through_the_layers(tuned, form):
+    model, tape = tuned("factorized", form)
+    wrong = {"factorized.block.1": noise(tape["factorized.block.1"], 0.1)}
+    report = verify(model, run(model, start=wrong))
+    assert having(report, "wrong") == {"factorized.block.1"}
+    assert having(report, "inherited") >= {"pool.tokens", "pool.latent"}
+
+
+def test_a_mistake_in_the_queries_shows_in_the_embeddings(tuned):
+    model, _ = tuned("factorized")
+    with replace_operations({"pooling.split_queries": lambda split: lambda x: (x[..., -1, :], split(x)[1])}):
+        tape = run(model)
+    report = verify(model, tape)
+    assert having(report, "wrong") == {"factorized.embed"} and report.mistake.name == "latent_last_query"
+
+
 def test_the_index_of_the_largest_error(tuned):
     def at(adapter, name, index):
         model, tape = tuned(adapter)
