@@ -36,7 +36,11 @@ VISION = {
 }
 TEXT = {"context_length": 7, "vocab_size": 30, "width": 16, "layers": 2, "heads": 2, "embed_cls": True}
 DECODER = {"context_length": 7, "width": 16, "layers": 2, "heads": 4}
-NEW = {"adapter": "factorized", "factorized": {"layers": 2, "heads": 2, "positions": 4}, "answers": ["a", "b"]}
+NEW = {
+    "adapter": "factorized",
+    "factorized": {"layers": 2, "heads": 2, "positions": 4},
+    "answers": ["a", "b"],
+}
 
 
 def model(
