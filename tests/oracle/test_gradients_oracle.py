@@ -14,7 +14,8 @@ from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import nest, unnest
 from minivideococa.model.config import ADAPTERS
 from minivideococa.training import data
-from minivideococa.training.parameters import Parameters
+from minivideococa.training.optimizer import AdamW, clamp_logit_scale, clip
+from minivideococa.training.parameters import Parameters, is_reached
 from minivideococa.training.step import WEIGHTS, Objective, accumulate
 
 B, T = 4, 3
@@ -39,6 +40,7 @@ TASKS = {
     "both": ("caption", "contrastive"),
     "answer": ("answer",),
 }
+NAMES_OF_TASKS = {"continuation": "caption", "both": "caption+contrastive", "answer": "qa"}  # finetune's
 HOW = [{"micro_batch": n} for n in (1, 2, 3)] + [{"recompute": True}, {"micro_batch": 2, "recompute": True}]
 
 
@@ -102,10 +104,14 @@ def ours(config, weights, batch, adapter, task, phase="full", **how):
 
 
 def theirs(config, weights, batch, adapter, task):
-    """Return the losses and gradients by autograd. Ours has the logit scale as a scalar."""
-    loss_weights = {name: WEIGHTS[name] for name in TASKS[task]}
-    losses, grads = training_reference.gradients(config, weights, batch, adapter, loss_weights)
-    return losses, grads | {"logit_scale": grads["logit_scale"].reshape(())}
+    """Return the losses and gradients by autograd; of the tensors that the losses do not depend on, zeros."""
+    losses, grads = training_reference.gradients(config, weights, batch, adapter, weights_of_losses(task))
+    grads = {name: grads.get(name, np.zeros_like(x)) for name, x in weights.items()}
+    return losses, grads | {"logit_scale": grads["logit_scale"].reshape(())}  # ours is a scalar
+
+
+def weights_of_losses(task):
+    return {name: WEIGHTS[name] for name in TASKS[task]}
 
 
 def assert_same(found, expected):
@@ -172,6 +178,10 @@ def test_gradients(case, adapter, task):
         found = ours(config, weights, batch, adapter, task, phase)
         assert found[1].keys() == training_reference.tuned(weights, phase)
         assert_same(found, expected)
+    parsed, named = parse_config(config), NAMES_OF_TASKS.get(task, task)
+    assert {name for name in weights if is_reached(name, parsed, named, adapter)} == {
+        name for name, grad in expected[1].items() if grad.any()
+    }
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
@@ -183,3 +193,30 @@ def test_gradients_with_less_memory(adapter, task, how):
     weights, batch = weights_of(config, "as_released"), batch_of(config, task, 2)
     expected = theirs(config, weights, batch, adapter, task)
     assert_same(ours(config, weights, batch, adapter, task, **how), expected)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("phase", training_reference.TUNED)
+def test_a_training_run(phase, adapter, task):
+    """Five steps, from losses to weights: gradients, clipping, AdamW, the limits of the logit scale."""
+    config = config_of("as_released", positions=T)
+    weights, parsed = weights_of(config, "as_released"), parse_config(config)
+    weights["logit_scale"] = np.array(0.02)  # the first steps lead below 0
+    batches = [batch_of(config, task, seed) for seed in range(5)]
+    how = {"weight_decay": 0.1, "betas": (0.9, 0.98), "eps": 1e-6}
+    expected = training_reference.train(
+        config, weights, batches, adapter, weights_of_losses(task), phase, rate=1e-2, max_norm=1.0, **how
+    )
+    named = NAMES_OF_TASKS.get(task, task)
+    parameters = Parameters.of(weights, phase, lambda name: is_reached(name, parsed, named, adapter))
+    optimizer, objective = AdamW.of(parameters, **how), Objective(parsed, adapter, TASKS[task])
+    for batch in batches:
+        parameters.gradients[:] = 0
+        accumulate(data.Batch(*batch), parameters, objective)
+        clip(parameters.gradients, 1.0)
+        optimizer.update(parameters.values, parameters.gradients, 1e-2)
+        clamp_logit_scale(parameters)
+    found = unnest(parameters.params)
+    difference = errors({name: found[name] for name in expected}, expected)
+    assert max(difference.values()) < 1e-9, difference

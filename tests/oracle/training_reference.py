@@ -7,6 +7,7 @@ AttentionalPooler. Everything runs in the dtype of the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -181,17 +182,53 @@ def losses(model: CoCa, batch: Batch, adapter: str, weights: Mapping[str, float]
 def gradients(
     config: Mapping[str, Any], weights: Arrays, batch: Batch, adapter: str, loss_weights: Mapping[str, float]
 ) -> tuple[dict[str, float], Arrays]:
-    """Return the losses of a batch, and the gradient of their sum for each tensor, under its name.
-
-    A tensor that the losses do not depend on has a gradient of zeros.
-    """
+    """Return the losses of a batch, and the gradient of their sum for each tensor that it depends on."""
     model = load(config, weights)
     values = losses(model, batch, adapter, loss_weights)
     values["loss"].backward()
-    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
-    return {name: x.item() for name, x in values.items()}, {name: x.numpy() for name, x in grads.items()}
+    grads = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: x.item() for name, x in values.items()}, grads
 
 
 def tuned(names: Iterable[str], phase: str) -> set[str]:
     """Return the names of the tensors that are tuned in a phase."""
     return {name for name in names if name.startswith(TUNED[phase])}
+
+
+def train(
+    config: Mapping[str, Any],
+    weights: Arrays,
+    batches: Iterable[Batch],
+    adapter: str,
+    loss_weights: Mapping[str, float],
+    phase: str,
+    *,
+    rate: float,
+    max_norm: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> Arrays:
+    """Take one step for each batch as open_clip's own training does, and return the tuned tensors."""
+    model = load(config, {name: x.copy() for name, x in weights.items()})
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in tuned([name], phase)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    without = [p for name, p in parameters.items() if not _is_decayed(name, p)]
+    with_decay = [p for name, p in parameters.items() if _is_decayed(name, p)]
+    groups = [{"params": without, "weight_decay": 0.0}, {"params": with_decay}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=eps, weight_decay=weight_decay)
+    for batch in batches:
+        optimizer.zero_grad()
+        losses(model, batch, adapter, loss_weights)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), max_norm)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+    return {name: p.detach().numpy() for name, p in parameters.items()}
+
+
+def _is_decayed(name: str, parameter: Tensor) -> bool:
+    """Return whether open_clip_train/main.py gives this parameter weight decay."""
+    without = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+    return not without
