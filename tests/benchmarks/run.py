@@ -1,9 +1,10 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|memory|startup|all] [--model L-14|B-32] [--rounds 5]
-                                   [--threads N] [--json FILE] [--keep FOLDER]
+    python tests/benchmarks/run.py [encoder|generate|memory|startup|train|train-memory|all]
+                                   [--model L-14|B-32|tiny] [--rounds 5] [--threads N] [--no-wait]
+                                   [--json FILE] [--keep FOLDER]
 
-Needs the extra `bench`, an idle machine, 12 GB of memory and 5 GB of disk. Nothing is downloaded: the weights
+Needs the extra `bench`, an idle machine, 16 GB of memory and 5 GB of disk. Nothing is downloaded: the weights
 are random, in the released shapes, float32, and the same for all.
 """
 
@@ -25,22 +26,38 @@ import encoder
 import generate
 import memory
 import models
+import race
 import startup
+import train_step
 from machine import conditions
 from report import Section
 
-SECTIONS = ("encoder", "generate", "memory", "startup")
+SECTIONS = {  # the models that are measured unless --model names one, and the function
+    "encoder": (("L-14", "B-32"), encoder.measure),
+    "generate": (("L-14",), generate.measure),
+    "memory": (("L-14",), memory.measure),
+    "startup": ((), startup.measure),
+    "train": (("tiny", "B-32"), train_step.measure),
+    "train-memory": (("B-32", "L-14"), train_step.measure_memory),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("section", nargs="?", choices=(*SECTIONS, "all"), default="all")
-    parser.add_argument("--model", choices=("L-14", "B-32"), help="default: L-14; encoder: both")
+    parser.add_argument(
+        "--model", choices=("L-14", "B-32", "tiny"), help="default: by section; tiny: of train alone"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each competitor (default: 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until the machine is idle")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every turn there")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the models there for another run")
     args = parser.parse_args()
+    if args.model == "tiny" and not args.section.startswith("train"):
+        parser.error("--model tiny is of the sections train and train-memory alone")
+    if args.no_wait:
+        race.PATIENCE, race.ATTEMPTS = 0, 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the stopped child processes
 
     known = conditions(args.threads)
@@ -57,12 +74,13 @@ def main() -> int:
 
 def sections(args: argparse.Namespace, folder: Path) -> Iterator[Section]:
     for name in SECTIONS if args.section == "all" else (args.section,):
-        if name == "startup":
-            yield startup.measure(args.rounds, args.threads)
+        names, measure = SECTIONS[name]
+        if not names:
+            yield measure(args.rounds, args.threads)
             continue
-        measure = {"encoder": encoder, "generate": generate, "memory": memory}[name].measure
-        for model in (args.model,) if args.model else ("L-14", "B-32") if name == "encoder" else ("L-14",):
-            models.cached_checkpoint(folder, model)
+        for model in (args.model,) if args.model else names:
+            if model != "tiny":
+                models.cached_checkpoint(folder, model)
             yield measure(folder / model, model, args.rounds, args.threads)
 
 

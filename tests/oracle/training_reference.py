@@ -1,13 +1,14 @@
 """Training VideoCoCa on open_clip's modules: the losses of a batch, and their gradients by torch's autograd.
 
-No layer is reimplemented here. The poolers and the stacks are open_clip's; what VideoCoCa adds for training
-is built from its ResidualAttentionBlock (the factorized encoder's layers) and its AttentionalPooler (the
-question head's). Everything runs in the dtype of the weights.
+No layer is reimplemented here. The poolers and the stacks are open_clip's, and what is new in training is
+built from its modules: the factorized encoder from a Transformer, the question head from an
+AttentionalPooler. Everything runs in the dtype of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from common import Arrays
 from open_clip.coca_model import CoCa
-from open_clip.transformer import AttentionalPooler, QuickGELU, ResidualAttentionBlock
+from open_clip.transformer import AttentionalPooler
 from torch import Tensor, nn
 
 Losses = dict[str, Tensor]
@@ -44,24 +45,6 @@ class Batch(NamedTuple):
 # The model --------------------------------------------------------------------------------------------------
 
 
-class Factorized(nn.Module):
-    """The factorized encoder's layers over the frames' embeddings: [B, T, E] -> [B, T, E]."""
-
-    def __init__(self, width: int, layers: int, heads: int, positions: int | None, quick_gelu: bool) -> None:
-        super().__init__()
-        act_layer = QuickGELU if quick_gelu else nn.GELU
-        blocks = (ResidualAttentionBlock(width, heads, act_layer=act_layer) for _ in range(layers))
-        self.resblocks = nn.ModuleList(blocks)
-        self.positional_embedding = nn.Parameter(torch.empty(positions, width)) if positions else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.positional_embedding is not None:
-            x = x + self.positional_embedding[: x.shape[1]]
-        for block in self.resblocks:
-            x = block(x)
-        return x
-
-
 class PaddedPooler(AttentionalPooler):
     """open_clip's pooler for a padded context: [B, L, E] and a mask [B, L], True where to attend."""
 
@@ -85,12 +68,12 @@ class QuestionHead(nn.Module):
 def new_model(config: Mapping[str, Any]) -> CoCa:
     """Return open_clip's CoCa of a config.json, with the layers that its `video_cfg` adds."""
     model_cfg, video_cfg = config["model_cfg"], config.get("video_cfg", {})
-    model, width = reference.coca(model_cfg), model_cfg["embed_dim"]
+    model = reference.coca(model_cfg)
     if factorized := video_cfg.get("factorized"):
-        layers, heads, positions = (factorized[name] for name in ("layers", "heads", "positions"))
-        model.factorized = Factorized(width, layers, heads, positions, model_cfg.get("quick_gelu", False))
+        reference.with_factorized(model, model_cfg, **factorized)
     if answers := video_cfg.get("answers"):
-        model.question_head = QuestionHead(width, model_cfg["multimodal_cfg"]["heads"], len(answers))
+        heads = model_cfg["vision_cfg"].get("attn_pooler_heads", 8)
+        model.question_head = QuestionHead(model_cfg["embed_dim"], heads, len(answers))
     return model
 
 
@@ -132,9 +115,17 @@ def encode_videos(model: CoCa, inputs: Tensor, adapter: str) -> tuple[Tensor, Te
         if adapter == "mean":
             latents, tokens = (embeddings @ proj).mean(1), tokens.mean(1)
         else:
-            tokens = model.factorized(embeddings)
+            tokens = across_frames(model, embeddings)
             latents = tokens.mean(1) @ proj
     return F.normalize(latents, dim=-1), tokens
+
+
+def across_frames(model: CoCa, embeddings: Tensor) -> Tensor:
+    """Apply the factorized encoder's layers to one embedding per frame: [B, T, E] -> [B, T, E]."""
+    positions = getattr(model.factorized, "positional_embedding", None)
+    if positions is not None:
+        embeddings = embeddings + positions[: embeddings.shape[1]]
+    return model.factorized(embeddings)
 
 
 def hidden_states(model: CoCa, features: Tensor, caption_tokens: Tensor) -> Tensor:
@@ -169,8 +160,8 @@ def contrastive_loss(videos: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 def losses(model: CoCa, batch: Batch, adapter: str, weights: Mapping[str, float]) -> Losses:
     """Return the losses that have a weight, by name, and their weighted sum as "loss".
 
-    weights: of "caption" and "contrastive", or of "answer", whose batch has questions as ids, padded at the
-    end, and labels.
+    weights: of "caption" and "contrastive", or of "answer". The ids of that batch are questions, whose
+    targets are all but the start token; a label of -1 is an answer that is no class.
     """
     inputs, ids, targets = map(torch.from_numpy, batch[:3])
     latents, caption_tokens = encode_videos(model, inputs, adapter)
@@ -182,39 +173,62 @@ def losses(model: CoCa, batch: Batch, adapter: str, weights: Mapping[str, float]
     if "contrastive" in weights:
         result["contrastive"] = contrastive_loss(latents, text_latents, model.logit_scale.exp())
     if "answer" in weights:
-        hidden, mask = hidden_states(model, features, caption_tokens), torch.from_numpy(batch.targets)
-        logits = model.question_head(hidden, mask)
-        result["answer"] = F.cross_entropy(logits, torch.from_numpy(batch.labels))
+        question = torch.cat([torch.ones_like(targets[:, :1]), targets[:, 1:]], dim=1)
+        logits = model.question_head(hidden_states(model, features, caption_tokens), question)
+        result["answer"] = F.cross_entropy(logits, torch.from_numpy(batch.labels), ignore_index=-1)
     return result | {"loss": sum(weights[name] * loss for name, loss in result.items())}
 
 
-def tuned(names: Iterator[str] | list[str], phase: str) -> list[str]:
-    """Return the names of the tensors that are tuned in a phase."""
-    return [name for name in names if name.startswith(TUNED[phase])]
-
-
 def gradients(
-    config: Mapping[str, Any],
-    weights: Arrays,
-    batch: Batch,
-    adapter: str,
-    loss_weights: Mapping[str, float],
-    phase: str = "full",
+    config: Mapping[str, Any], weights: Arrays, batch: Batch, adapter: str, loss_weights: Mapping[str, float]
 ) -> tuple[dict[str, float], Arrays]:
-    """Return the losses of a batch and the gradient of their sum for each tuned tensor, under its name.
-
-    A tensor that the losses do not depend on has a gradient of zeros.
-    """
+    """Return the losses of a batch, and the gradient of their sum for each tensor that it depends on."""
     model = load(config, weights)
-    parameters = dict(model.named_parameters())
-    names = tuned(list(parameters), phase)
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in names)
     values = losses(model, batch, adapter, loss_weights)
     values["loss"].backward()
-    found = {name: parameters[name].grad for name in names}
-    zeros = {name: torch.zeros_like(parameters[name]) for name, grad in found.items() if grad is None}
-    return (
-        {name: loss.item() for name, loss in values.items()},
-        {name: grad.numpy() for name, grad in (found | zeros).items()},
-    )
+    grads = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: x.item() for name, x in values.items()}, grads
+
+
+def tuned(names: Iterable[str], phase: str) -> set[str]:
+    """Return the names of the tensors that are tuned in a phase."""
+    return {name for name in names if name.startswith(TUNED[phase])}
+
+
+def train(
+    config: Mapping[str, Any],
+    weights: Arrays,
+    batches: Iterable[Batch],
+    adapter: str,
+    loss_weights: Mapping[str, float],
+    phase: str,
+    *,
+    rate: float,
+    max_norm: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> Arrays:
+    """Take one step for each batch as open_clip's own training does, and return the tuned tensors."""
+    model = load(config, {name: x.copy() for name, x in weights.items()})
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in tuned([name], phase)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    without = [p for name, p in parameters.items() if not _is_decayed(name, p)]
+    with_decay = [p for name, p in parameters.items() if _is_decayed(name, p)]
+    groups = [{"params": without, "weight_decay": 0.0}, {"params": with_decay}]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=betas, eps=eps, weight_decay=weight_decay)
+    for batch in batches:
+        optimizer.zero_grad()
+        losses(model, batch, adapter, loss_weights)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), max_norm)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+    return {name: p.detach().numpy() for name, p in parameters.items()}
+
+
+def _is_decayed(name: str, parameter: Tensor) -> bool:
+    """Return whether open_clip_train/main.py gives this parameter weight decay."""
+    without = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+    return not without
