@@ -142,30 +142,15 @@ def ours(folder: str, model: str) -> Callable[[str], dict[str, Any]]:
 
     models.tune()
     loaded = minivideococa.load(checkpoint(folder, model))
-<<<<<<< HEAD
-    weights = minivideococa.checkpoint.table.unnest(loaded.params)
-    parameters = Parameters.of(weights, "lit")
-    objective = Objective(loaded.config, "attentional", ("caption", "contrastive"), LOSS_WEIGHTS)
-    optimizer = AdamW.of(parameters, WEIGHT_DECAY)
-=======
     objective = Objective(loaded.config, "attentional", tuple(LOSS_WEIGHTS), LOSS_WEIGHTS)
     parameters = Parameters.of(loaded.params, "lit")
     del loaded  # the tuned tensors have been copied
     optimizer = AdamW.of(parameters, WEIGHT_DECAY, BETAS, EPS)
->>>>>>> oracle
     given = {texts: data.Batch(*batch) for texts, batch in batches(folder, model).items()}
 
     def losses_of(texts: str) -> dict[str, float]:
         parameters.gradients[:] = 0
-<<<<<<< HEAD
-        return accumulate(
-            given[texts],
-            parameters,
-            objective,
-        )
-=======
         return accumulate(given[texts], parameters, objective)
->>>>>>> oracle
 
     def step(texts: str) -> None:
         losses_of(texts)
