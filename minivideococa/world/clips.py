@@ -38,10 +38,9 @@ QUESTION_SETS = {  # further sets, for questions
     "moment": "two objects: one always visible, one for 2 or 3 of 8 frames",
     "order": "one object in the first half, another, of another shape, in the second",
 }
-# The pairs of a colour and a shape that training on questions never shows: a fifth of all, two of each colour,
-# one or two of each shape.
+# pairs of a colour and a shape that training on questions never shows: two of each colour, a fifth of all
 HELD_OUT = tuple(name for i, name in enumerate(NAMES) if (i % len(SHAPES) - i // len(SHAPES)) % 5 == 0)
-# What clips with questions are drawn from. The test also has other pairs, sizes, backgrounds and speeds.
+# what clips with questions are drawn from; the test also has those pairs, medium sizes, clouds and more speed
 SPLITS = {
     "train": Composition(
         names=tuple(name for name in NAMES if name not in HELD_OUT), backgrounds=("plain", "graded", "grain")

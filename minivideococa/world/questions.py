@@ -1,17 +1,18 @@
 """Questions about clips and their answers: eight kinds, several wordings of each.
 
-A question is asked only where its answer is unique, and true in every frame:
+A question is asked only where its answer is unique, and true in every frame. Where nothing else is said, all
+objects of the clip are always visible:
 
-| kind    | asked of clips in which                                              | example                  |
-|---------|----------------------------------------------------------------------|--------------------------|
-| colour  | all objects are always visible, one has the shape                    | what colour is the star? |
-| shape   | all objects are always visible, one has the colour                   | what shape is red?       |
-| count   | all objects are always visible                                       | how many shapes are there? |
-| exists  | all objects, at least one, are always visible                        | is there a red star?     |
-| largest | one object is LARGER than every other, in radius and in area         | which is largest?        |
-| where   | two objects: one axis dominates, by CLEAR, and no side changes       | where is the star?       |
-| moment  | one object is visible for at most 3 of 8 frames, all others always   | what appears for a moment? |
-| first   | two objects of different shapes, one after the other                 | what comes first?        |
+| kind    | example                    | asked of clips                                                      |
+|---------|----------------------------|---------------------------------------------------------------------|
+| colour  | what colour is the star?   | with one object of the shape                                        |
+| shape   | what shape is red?         | with one object of the colour                                       |
+| count   | how many shapes are there? | of any number of objects                                            |
+| exists  | is there a red star?       | with an object                                                      |
+| largest | which is largest?          | with one object LARGER than all others, in radius and in area       |
+| where   | where is the star?         | of two objects, on one side of each other throughout: see `_side`   |
+| moment  | what appears for a moment? | with one object visible for a MOMENT, and all others always         |
+| first   | what comes first?          | of two objects of different shapes, one after the other             |
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .captions import SPECIAL, VOCABULARY
+from ..model.config import check_choice, check_int
+from .captions import VOCABULARY
 from .clips import SPLITS, Clip, sample_clip
-from .scenes import COLOURS, NAMES, SHAPES, Object, pick
+from .scenes import NAMES, Object, pick
 
 NUMBERS = ("zero", "one", "two", "three")
 LARGER = 1.25  # least ratio of the largest radius, and of the largest area, to the next
@@ -33,6 +35,7 @@ CLEAR = 1.5  # least ratio of the distances along the two axes
 MOMENT = 3 / 8  # of the frames, at most
 
 Wordings = Literal["training", "canonical", "held-out"]
+Names = tuple[tuple[str, str], ...]  # pairs of a colour and a shape
 Fields = dict[str, str]  # what a wording names: "colour", "shape", "a"
 
 
@@ -49,22 +52,14 @@ class Kind(NamedTuple):
     """A kind of questions.
 
     `ask` returns the fields of a wording and the answer; None if the question has no single true answer.
-    `clips` is the set of clips whose answers are balanced. `training` wordings include the canonical one;
-    `held_out` wordings are never trained on, but their words are.
+    `clips` is the set of clips whose answers are balanced. The first of the `training` wordings is the
+    canonical one. `held_out` wordings are never trained on, but all of their words are.
     """
 
     ask: Callable[[Clip, Names, np.random.Generator], tuple[Fields, str] | None]
     clips: str
     training: tuple[str, ...]
     held_out: tuple[str, ...]
-
-    @property
-    def canonical(self) -> str:
-        """The wording that is always understood."""
-        return self.training[0]
-
-
-Names = tuple[tuple[str, str], ...]  # pairs of a colour and a shape
 
 
 def _ask_colour(clip: Clip, names: Names, rng: np.random.Generator) -> tuple[Fields, str] | None:
@@ -266,12 +261,14 @@ QUESTION_KINDS = {
 }
 
 
+# The kinds of a part that is trained with attentional pooling, which does not know the order of frames.
+ASKED = tuple(kind for kind in QUESTION_KINDS if kind != "first")
+
+
 def _wordings(kind: Kind, wordings: str) -> tuple[str, ...]:
     """Return the wordings of one kind. Raises ValueError for an unknown choice."""
-    choices = {"training": kind.training, "canonical": (kind.canonical,), "held-out": kind.held_out}
-    if wordings not in choices:
-        raise ValueError(f"unknown wordings {wordings!r}: give one of {', '.join(choices)}")
-    return choices[wordings]
+    choices = {"training": kind.training, "canonical": kind.training[:1], "held-out": kind.held_out}
+    return choices[check_choice("wordings", wordings, choices)]
 
 
 def questions_of(
@@ -293,7 +290,7 @@ def ask(
     wordings: Wordings = "training",
     names: Names = NAMES,
 ) -> Question | None:
-    """Return a question of one kind about a clip; None if it has no single true answer. See `questions_of`."""
+    """Return a question of one kind, as `questions_of`; None if it has no single true answer."""
     templates = _wordings(QUESTION_KINDS[kind], wordings)
     asked = QUESTION_KINDS[kind].ask(clip, names, rng)
     if asked is None:
@@ -302,23 +299,29 @@ def ask(
     return Question(kind, pick(templates, rng).format(**fields), answer)
 
 
-def sample_question(
+def sample_questions(
     kind: str,
     rng: np.random.Generator,
     frames: int = 8,
     split: Literal["train", "test"] = "train",
     wordings: Wordings = "training",
-) -> tuple[Clip, Question]:
-    """Return a random clip of which a question of one kind can be asked, and the question.
+) -> tuple[Clip, list[Question]]:
+    """Return a random clip that allows a question of one kind, with this and its other questions.
 
-    `split` is one of `SPLITS`. The answers of a kind are balanced: no answer to any question is much more
-    frequent than the others. Raises KeyError for an unknown kind or split.
+    `split` is one of `SPLITS`. The answers to each question are balanced over many clips. "count" is only
+    asked as the first question for this reason: every clip for "where" has two objects.
+
+    Raises ValueError for an unknown kind, split or choice of wordings, and for less than 3 frames.
     """
-    composition = SPLITS[split]
+    check_choice("kind", kind, QUESTION_KINDS)
+    check_int("frames", frames, 3)  # one of two frames is not a moment
+    composition = SPLITS[check_choice("split", split, SPLITS)]
     while True:
         clip = sample_clip(QUESTION_KINDS[kind].clips, rng, frames, composition)
         if question := ask(kind, clip, rng, wordings, composition.names):
-            return clip, question
+            break
+    others = questions_of(clip, rng, wordings, composition.names)
+    return clip, [question, *(q for q in others if q.kind not in (kind, "count"))]
 
 
 def words_of(text: str) -> list[str]:

@@ -166,9 +166,7 @@ def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, flo
     return colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value)
 
 
-def sample_background(
-    rng: np.random.Generator, kinds: Sequence[str] = BACKGROUNDS
-) -> NDArray[np.float32]:
+def sample_background(rng: np.random.Generator, kinds: Sequence[str] = BACKGROUNDS) -> NDArray[np.float32]:
     """Return a background of low saturation, of one of the `kinds`: float32 `[64, 64, 3]`, 0..1."""
     kind = pick(kinds, rng)
     hue, value = rng.uniform(0, 360), rng.uniform(0.1, 1.0)
