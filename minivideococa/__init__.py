@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from .model.hooks import trace
     from .model.videococa import VideoCoCa
     from .tasks import answer, classify, retrieve, score
+    from .training.finetune import finetune
 
 __version__ = "0.2.0"
-__all__ = ["Video", "VideoCoCa", "answer", "classify", "load", "read_video", "retrieve", "score", "trace"]
+__all__ = [
+    "Video",
+    "VideoCoCa",
+    "answer",
+    "classify",
+    "finetune",
+    "load",
+    "read_video",
+    "retrieve",
+    "score",
+    "trace",
+]
 
 _MODULES = {
     "load": "checkpoint",
@@ -32,6 +44,7 @@ _MODULES = {
     "classify": "tasks",
     "retrieve": "tasks",
     "score": "tasks",
+    "finetune": "training.finetune",
 }
 
 

@@ -98,6 +98,16 @@ def parse_json(text: str, source: str, hint: str) -> Any:
         raise ValueError(f"{source}: not JSON: {error}; {hint}") from None
 
 
+def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
+    """Return why a file or folder cannot be read, in one line that names it."""
+    name, text = " ".join(os.fspath(path).split()), " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory to read it"
+    elif not isinstance(error, OSError | ValueError):  # a library's internal error
+        text = f"it cannot be read ({type(error).__name__}: {text})"
+    return text if name in text else f"{name}: {text}"
+
+
 def join_names(names: Sequence[str], limit: int = 8) -> str:
     """Return the first names, and the number of the others, on one line. Unprintable names are escaped."""
     rest = f", ... and {len(names) - limit} more" if len(names) > limit else ""

@@ -112,6 +112,24 @@ def require_empty(folder: Path) -> None:
         raise ValueError(f"{folder}: exists and is not empty: give another name, or remove it first")
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder while the `with` block lasts; the system releases it if the process ends.
+
+    Raises ValueError if another process holds it. Where folders cannot be locked, there is no lock.
+    """
+    try:
+        lock = _lock(folder, wait=False)
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder}: another process is writing there: wait until it ends, or give another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        _unlock(lock)
+
+
 def is_writable(folder: Path) -> bool:
     """Return whether files can be made in `folder`, or if it does not exist, in its nearest parent."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())

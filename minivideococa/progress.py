@@ -11,6 +11,8 @@ Work in several stages takes `progress: Progress`, which is called once per stag
         for clip in clips:
             ...
             update(1)
+
+The function of a stage also takes a note, which stands beside the bar: `update(1, "loss 1.23")`.
 """
 
 from __future__ import annotations
@@ -19,19 +21,29 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 Update = Callable[[int], object]  # called with the number of parts just finished
-Progress = Callable[[int, str], AbstractContextManager[Update]]  # (total, unit) -> a stage of the work
+
+
+class StageUpdate(Protocol):
+    """An `Update` that also takes a note for the bar."""
+
+    def __call__(self, count: int, note: str = "", /) -> object:
+        """Report the number of parts just finished."""
+
+
+Progress = Callable[[int, str], AbstractContextManager[StageUpdate]]  # (total, unit) -> a stage of the work
 
 
 @contextmanager
-def no_progress(total: int, unit: str) -> Iterator[Update]:
+def no_progress(total: int, unit: str) -> Iterator[StageUpdate]:
     """Yield a function that does nothing. The default of functions that take a `Progress`."""
-    yield lambda count: None
+    yield lambda count, note="": None
 
 
 @contextmanager
-def progress_bar(total: int, unit: str) -> Iterator[Update]:
+def progress_bar(total: int, unit: str) -> Iterator[StageUpdate]:
     """Yield the update function of a tqdm bar on standard error. Nothing is drawn unless that is a terminal.
 
     The bar is visible at once, at 0, and is removed at the end.
@@ -39,7 +51,13 @@ def progress_bar(total: int, unit: str) -> Iterator[Update]:
     from tqdm import tqdm
 
     with tqdm(total=total, unit=f" {unit}", leave=False, disable=None, **_size()) as bar:
-        yield bar.update
+
+        def update(count: int, note: str = "") -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.update(count)
+
+        yield update
 
 
 def _size() -> dict[str, int]:

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .model.config import Array, Source, Time, Video, check_finite, check_text, check_texts, describe, shorten
-from .model.generation import DecodingOptions
+from .model.config import (
+    Array,
+    Source,
+    Time,
+    Video,
+    check_finite,
+    check_int,
+    check_text,
+    check_texts,
+    describe,
+    shorten,
+)
+from .model.generation import MAX_BEAMS, DecodingOptions
 from .model.ops import log_softmax, normalize, softmax
 from .model.videococa import VideoCoCa
 from .progress import Update
+from .question_head import classify_questions
 
 TEMPLATES = ("a video of {}.",)
 ENSEMBLE = (  # for labels that are things and for labels that are actions
@@ -82,7 +94,7 @@ def classify(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     progress: Update | None = None,
 ) -> list[tuple[str, float]]:
     """Classify a video zero-shot: return (label, probability) for each label, the most probable first.
@@ -126,7 +138,7 @@ def score(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     progress: Update | None = None,
 ) -> Array:
     """Return the log-probability (natural logarithm) of each text given the video and the prompt: `[B]`.
@@ -178,29 +190,40 @@ def prompt_length(model: VideoCoCa, prompt: str) -> int:
     return int(text_lengths(model, model.tokenize(prompt))[0]) - 1 if prompt else 1
 
 
+class RankedAnswer(NamedTuple):
+    """An answer with its log-probability (natural logarithm) and its probability, see `rank_answers`."""
+
+    answer: str
+    score: float
+    probability: float
+
+
 def answer(
     model: VideoCoCa,
     video: Video | Source,
     question: str,
     answers: Sequence[str] | Array | None = None,
     *,
+    top: int | None = None,
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     options: DecodingOptions | None = None,
     progress: Update | None = None,
     **keywords: Any,
-) -> str:
-    """Return the answer to a question about a video.
+) -> Any:
+    """Return the answer to a question about a video; with `top`, the best as a list of (answer, probability).
 
-    With `answers` it is the most probable of them as a continuation of the question, by `score`. Without, it
-    is what the decoder generates after the question. A model that was not finetuned for question answering
-    has only seen captions: "the colour of the circle is" may suit it better than "what colour is the
-    circle?".
+    A model with a classifier of answers, which `finetune --task qa --head classifier` trains, takes the most
+    probable class. Another one generates a continuation of the question. With `answers` it is the most
+    probable of those, see `rank_answers`. A model that was not finetuned for question answering has only seen
+    captions: "the colour of the circle is" may suit it better than "what colour is the circle?".
 
     Parameters
     ----------
+    top : the number of answers to return, with their probabilities as in `rank_answers`; fewer if there are
+        not as many. None: the best, a str.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `max_length` counts the question too;
         `min_length` is 1 unless given. The prompt is the question.
@@ -209,28 +232,151 @@ def answer(
     Raises ValueError for a blank question, for one that leaves no room in the context, and as
     `VideoCoCa.encode`.
     """
+    top = None if top is None else check_int("top", top, 1)
+    check_question(question)
+    answers = None if answers is None else check_texts("answers", answers)
+    video = model.encode(video, num_frames, adapter, start, end)
+    if top is None and answers is None and not model.config.answers:
+        options = _answering(question, options, keywords)
+        return _generate_answers(model, video, question, options, progress)[0]
+    ranking = rank_answers(
+        model, video, question, answers, top or 1, options=options, progress=progress, **keywords
+    )
+    return ranking[0].answer if top is None else [(row.answer, row.probability) for row in ranking[:top]]
+
+
+def rank_answers(
+    model: VideoCoCa,
+    video: Video,
+    question: str,
+    answers: Sequence[str] | Array | None = None,
+    candidates: int = 1,
+    *,
+    options: DecodingOptions | None = None,
+    progress: Update | None = None,
+    **keywords: Any,
+) -> list[RankedAnswer]:
+    """Rank answers to a question about an encoded video, the most probable first.
+
+    Where the numbers come from:
+
+    - A classifier of answers without `answers`: all its classes, by its softmax.
+    - `answers`, without a classifier: each is scored as a continuation of the question, see `score`. The
+      probability is the softmax over the scores of the given answers, so it sums to 1 over them; a long
+      answer is less probable than a short one.
+    - `answers` and a classifier: the given answers among its classes, in any case of letters, by its
+      log-probabilities; the probability is their softmax. Others are left out with a warning. If none is
+      among the classes, the decoder scores them, with a warning: finetuning the classifier has not trained it
+      to continue questions.
+    - Neither: `candidates` that beam search finds, scored by `score`. The probability is that of the text
+      among all texts, the exponential of the score, so the sum is at most 1. Unless the options are given,
+      the search is for the most probable texts; `answer` without `top` searches as `generate` does by
+      default, and may find another one.
+
+    options, keywords, progress : as in `answer`. Raises ValueError as `answer`.
+    """
+    check_question(question)
+    if answers is None and not model.config.answers:
+        options = _answering(question, options, _most_probable(candidates, options, keywords))
+        return _rank_generated(model, video, question, options, progress)
+    given = None if answers is None else check_texts("answers", answers)
+    classes = _classes(model, given)
+    if given and not classes:
+        scores = score(model, video, given, question, progress=progress)
+        return _ranking(given, scores, softmax(scores))
+    scores = log_softmax(class_logits(model, video, question))[[*classes]]
+    return _ranking([*classes.values()], scores, softmax(scores))
+
+
+def _ranking(answers: Sequence[str], scores: Array, probabilities: Array) -> list[RankedAnswer]:
+    """Return answers with their scores and probabilities, the best first."""
+    return [RankedAnswer(answers[i], float(scores[i]), float(probabilities[i])) for i in best_first(scores)]
+
+
+def check_question(question: str) -> str:
+    """Return a question. Raises ValueError if it is blank."""
     if not check_text("question", question).strip():
         raise ValueError("question is blank: give a question")
-    if answers is not None:
-        answers = check_texts("answers", answers)
-        scores = score(
-            model,
-            video,
-            answers,
-            question,
-            num_frames=num_frames,
-            start=start,
-            end=end,
-            adapter=adapter,
-            progress=progress,
-        )
-        return answers[int(scores.argmax())]
+    return question
+
+
+def is_tuned_for_questions(model: VideoCoCa) -> bool:
+    """Tell whether a model was finetuned for question answering, by either head."""
+    return bool(model.config.answers) or model.tuned_for == "qa"
+
+
+# By the classifier
+
+
+def _classes(model: VideoCoCa, answers: list[str] | None) -> dict[int, str]:
+    """Return the classes of the classifier: class -> answer; of `answers`, those that it knows.
+
+    Warns of the others. Empty without a classifier, and if it knows none of `answers`.
+    """
+    if answers is None or not model.config.answers:
+        return dict(enumerate(model.config.answers))
+    numbers = {text.strip().lower(): i for i, text in enumerate(model.config.answers)}
+    known = {numbers[key]: text for text in answers if (key := text.strip().lower()) in numbers}
+    if unknown := [text for text in answers if text.strip().lower() not in numbers]:
+        what = "is not a class" if len(unknown) == 1 else "are not classes"
+        then = "left out" if known else "ranked by the decoder, which was not trained for it"
+        named = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        warnings.warn(f"{named} {what} of this model's classifier of answers: {then}", stacklevel=4)
+    return known
+
+
+def class_logits(model: VideoCoCa, video: Video, question: str) -> Array:
+    """Return the logits of the classifier's answers to a question: `[answers]`.
+
+    A question beyond the context is cut, with a warning.
+    """
+    warn_if_cut(model, [question])
+    ids = model.tokenize(question)  # [1, context_length]
+    ids = ids[:, : text_lengths(model, ids)[0]]  # [1, L], start and end included, without padding
+    tokens = model.config.check_caption_tokens(video.tokens, model.dtype)  # [1, Q', E]
+    logits = classify_questions(ids, tokens, model.params, model.config)[0]
+    return check_finite("the logits of the answers are", logits)
+
+
+# By generation
+
+
+def _most_probable(
+    candidates: int, options: DecodingOptions | None, keywords: dict[str, Any]
+) -> dict[str, Any]:
+    """Return keywords for a search for the most probable texts, as far as the caller leaves it open.
+
+    Textbook beam search without a length penalty ranks texts by their log-probability, as `score` does;
+    open_clip's sums raw logits.
+    """
+    defaults: dict[str, Any] = {"beams": min(max(DecodingOptions.beams, candidates), MAX_BEAMS)}
+    defaults |= {"convention": "textbook", "length_penalty": 0.0}
+    return {"candidates": candidates} | (defaults if options is None else {}) | keywords
+
+
+def _answering(question: str, options: DecodingOptions | None, keywords: dict[str, Any]) -> DecodingOptions:
+    """Return the options with which an answer to a question is generated."""
     if options is None:
         keywords = {"min_length": 1} | keywords
-    options = DecodingOptions.create(options, prompt=question, **keywords)
-    tokens = model.encode(video, num_frames, adapter, start, end).tokens
-    ids = model.generate(tokens, options, progress=progress)
-    return str(model.require_tokenizer().decode(ids[prompt_length(model, question) :]))
+    return DecodingOptions.create(options, prompt=question, **keywords)
+
+
+def _generate_answers(
+    model: VideoCoCa, video: Video, question: str, options: DecodingOptions, progress: Update | None
+) -> list[str]:
+    """Return `options.candidates` generated answers: the decoder's texts after the question."""
+    texts = model.generate(video.tokens, options, progress=progress)
+    decode, begin = model.require_tokenizer().decode, prompt_length(model, question)
+    return [str(decode(ids[begin:])) for ids in (texts if isinstance(texts, list) else [texts])]
+
+
+def _rank_generated(
+    model: VideoCoCa, video: Video, question: str, options: DecodingOptions, progress: Update | None
+) -> list[RankedAnswer]:
+    """Return different generated answers, by their scores."""
+    found = list(dict.fromkeys(_generate_answers(model, video, question, options, progress)))
+    scores = score(model, video, found, question)
+    return _ranking(found, scores, np.exp(scores))
 
 
 def retrieve(
@@ -241,7 +387,7 @@ def retrieve(
     num_frames: int = 8,
     start: Time = None,
     end: Time = None,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     progress: Update | None = None,
 ) -> list[tuple[int, float]]:
     """Rank videos by a text, or texts by a video: return (index, cosine) for each candidate, the best first.

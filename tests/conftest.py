@@ -58,8 +58,13 @@ def random_weights(config, seed, dtype):
     }
 
 
-def make_model(seed=0, dtype="float64", tokenizer=None, vision=None, text=None, decoder=None, **model):
-    """A small VideoCoCa. `vision`, `text`, `decoder` and `model` override fields of the configuration."""
+def make_model(
+    seed=0, dtype="float64", tokenizer=None, vision=None, text=None, decoder=None, video=None, **model
+):
+    """A small VideoCoCa. `vision`, `text`, `decoder` and `model` override fields of the configuration.
+
+    video: the "video_cfg", as `{"factorized": {"layers": 2, "heads": 2}}`.
+    """
     model = {
         "embed_dim": 8,
         "vision_cfg": VISION | (vision or {}),
@@ -68,7 +73,8 @@ def make_model(seed=0, dtype="float64", tokenizer=None, vision=None, text=None, 
         **model,
     }
     size = model["vision_cfg"]["image_size"]
-    config = parse_config({"model_cfg": model, "preprocess_cfg": {"size": size}})
+    source = {"model_cfg": model, "preprocess_cfg": {"size": size}}
+    config = parse_config(source | ({"video_cfg": video} if video else {}))
     return assemble(config, nest(random_weights(config, seed, dtype)), tokenizer)
 
 

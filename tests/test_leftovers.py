@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from platforms import posix
 
+from minivideococa import cache
 from minivideococa.checkpoint import hub
 from minivideococa.checkpoint.convert import convert
 from minivideococa.checkpoint.folder import embedded_checkpoint, read_checkpoint
-from minivideococa.evaluation import cache
 from minivideococa.output import atomic_folder, atomic_write
 
 PACKAGE = Path(hub.__file__).parents[2]
@@ -87,7 +87,7 @@ def test_two_processes_cache_the_same_arrays(tmp_path: Path) -> None:
     code = """
 import numpy as np
 from pathlib import Path
-from minivideococa.evaluation import cache
+from minivideococa import cache
 ready()
 for i in range(100):
     cache.put(Path(sys.argv[1]), ["facts", i % 3], {"array": np.full(1000, i % 3)})

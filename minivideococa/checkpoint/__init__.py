@@ -6,13 +6,16 @@ folder      reading and writing a checkpoint folder
 unpickler   reading PyTorch's files without PyTorch
 sources     the files of a downloaded repository
 released    the configurations of open_clip's released weights, and the weights' known defects
-convert     from open_clip's files to a checkpoint folder
+convert     from open_clip's files to a checkpoint folder, and back
+tuned       a tuned part: the tensors that finetuning has changed, laid over the rest at load
+vocabulary  adding words to a vocabulary of whole words
 hub         from the Hugging Face hub to a checkpoint folder
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,7 @@ def load(
     source: str | os.PathLike[str] | None = None,
     dtype: str = "float32",
     *,
+    tuned: str | os.PathLike[str] | None = None,
     progress: Progress = no_progress,
 ) -> VideoCoCa:
     """Load a model in `dtype`: "float32" or "float64".
@@ -41,14 +45,21 @@ def load(
     accepts token ids only. `model.origin` says where the weights came from. `progress` counts the tensors of
     a conversion.
 
+    `tuned` is a tuned part that is laid over the checkpoint: a tuned.safetensors, a folder that holds one, or
+    "questions", which answers questions about the embedded checkpoint's coloured shapes. `model.tuned_for` is
+    the task that it was tuned for.
+
     Raises FileNotFoundError, PermissionError or IsADirectoryError for a folder or a file that cannot be read;
     ValueError for an invalid name, a folder that is not a checkpoint, files that do not fit each other or the
-    memory, weights with values that are not finite, and a repository that cannot be downloaded.
+    memory, weights with values that are not finite, a repository that cannot be downloaded, and a tuned part
+    of another checkpoint.
     """
     from .folder import WEIGHTS, embedded_checkpoint, read_checkpoint, read_origin
     from .released import weights_caveat
     from .table import nest
+    from .tuned import base_name, lay_over, read_tuned
 
+    part = None if tuned is None else read_tuned(tuned)
     repository = str(source).removeprefix(HUB) if str(source).startswith(HUB) else None
     if repository is not None:
         from .hub import fetch
@@ -61,7 +72,9 @@ def load(
     if repository:  # a checkpoint that was converted by version 0.1 may lack its origin
         model.origin.setdefault("repository", repository.partition("@")[0])
     model.caveat = weights_caveat(model.origin)
-    return model
+    model.tuned_for = model.origin.get("tuned_for")
+    model.base = f"{HUB}{repository}" if repository else base_name(folder)
+    return model if part is None else lay_over(model, part)
 
 
 def assemble(config: Config, params: Params, tokenizer: Tokenizer | None = None) -> VideoCoCa:
@@ -90,6 +103,34 @@ def assemble(config: Config, params: Params, tokenizer: Tokenizer | None = None)
         preprocess=preprocess,
         require_memory_for=require_memory_for,
     )
+
+
+def with_tensors(
+    model: VideoCoCa,
+    tensors: Mapping[str, Array],
+    *,
+    config: Config | None = None,
+    tokenizer: Tokenizer | None = None,
+    tuned_for: str | None = None,
+) -> VideoCoCa:
+    """Return a model with `tensors`, by name, in place of `model`'s or in addition to them.
+
+    The others are shared with `model`, not copied. `config`, `tokenizer` and `tuned_for` are `model`'s unless
+    given. Raises ValueError if the tensors do not fit the configuration.
+    """
+    from .table import check_tensors, nest, parameter_shapes, unnest
+
+    config = config or model.config
+    own = unnest(model.params)
+    merged = {name: own[name] for name in parameter_shapes(config) if name in own} | dict(tensors)
+    check_tensors(merged, config, "the new tensors")
+    new = assemble(config, nest(merged), tokenizer or model.tokenizer)
+    new.origin, new.caveat, new.base = model.origin, model.caveat, model.base
+    new.changed = model.changed | tensors.keys()
+    new.tuned_for = tuned_for or model.tuned_for
+    if "contrastive" in (tuned_for or ""):  # the caveat is about latents, which have been trained since
+        new.caveat = None
+    return new
 
 
 def _tokenizer(folder: Path, config: Config) -> Tokenizer | None:

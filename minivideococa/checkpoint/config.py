@@ -1,10 +1,12 @@
 """The configuration of a CoCa in open_clip's layout, and its conversion to a `Config`.
 
-A `config.json` is `{"model_cfg": {...}, "preprocess_cfg": {...}}`. A bare model_cfg (open_clip's own
-model_configs/*.json, with `embed_dim` at the top level) is accepted too. The tables below list every field
-with its default and its valid values. Defaults are those of open_clip 3.3.0 (CLIPVisionCfg, CLIPTextCfg,
-MultimodalCfg and PreprocessCfg). Fields that open_clip's CoCa accepts and never uses are accepted; unknown
-fields, and values that ask for something this package does not implement, are errors that name the field.
+A `config.json` is `{"model_cfg": {...}, "preprocess_cfg": {...}}`, and for a finetuned model also
+"video_cfg", which is not open_clip's: its adapter, the factorized adapter's layers and the question head's
+answers. A bare model_cfg (open_clip's own model_configs/*.json, with `embed_dim` at the top level) is
+accepted too. The tables below list every field with its default and its valid values. Defaults are those of
+open_clip 3.3.0 (CLIPVisionCfg, CLIPTextCfg, MultimodalCfg and PreprocessCfg). Fields that open_clip's CoCa
+accepts and never uses are accepted; unknown fields, and values that ask for something this package does not
+implement, are errors that name the field.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ..inputs import join_names
-from ..model.config import Config, DecoderConfig, PreprocessConfig, TextConfig, VisionConfig
+from ..model.config import (
+    ADAPTERS,
+    Config,
+    DecoderConfig,
+    FactorizedConfig,
+    PreprocessConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 Section = dict[str, Any]
 
@@ -96,6 +106,28 @@ def optional_section() -> Field:
     return Field(None, lambda value: value is None or isinstance(value, dict), "expected a section {...}")
 
 
+def optional_integer(maximum: int = MAX_SIZE) -> Field:
+    """Return a field for an integer from 1 to a maximum, or null."""
+    return Field(
+        None,
+        lambda value: value is None or (type(value) is int and 1 <= value <= maximum),
+        f"expected null or an integer from 1 to {maximum}",
+    )
+
+
+def distinct_strings() -> Field:
+    """Return a field for a list of distinct strings that are not blank, by default empty."""
+    return Field(
+        [],
+        lambda value: (
+            isinstance(value, list)
+            and all(isinstance(text, str) and text.strip() for text in value)
+            and len(set(value)) == len(value)
+        ),
+        "expected a list of distinct strings that are not blank",
+    )
+
+
 def supported(*values: Any, unsupported: str, default: Any = ...) -> Field:
     """Return a field for one of the supported values, by default the first. 1 is not the same as true.
 
@@ -119,6 +151,7 @@ def ignored() -> Field:
 FILE = {
     "model_cfg": section(),
     "preprocess_cfg": section({}),
+    "video_cfg": optional_section(),
 }
 MODEL = {
     "embed_dim": integer(),
@@ -222,6 +255,16 @@ PREPROCESS = {
     "resize_mode": supported("shortest", "longest", "squash", unsupported="this resize mode"),
     "fill_color": integer(0, minimum=0, maximum=255),
 }
+VIDEO = {
+    "adapter": supported(*ADAPTERS, unsupported="this adapter"),
+    "factorized": optional_section(),
+    "answers": distinct_strings(),
+}
+FACTORIZED = {
+    "layers": integer(4, maximum=MAX_LAYERS),  # the paper's number; its heads are not known
+    "heads": integer(8),
+    "positions": optional_integer(),
+}
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -236,6 +279,8 @@ class _Sections(NamedTuple):
     tokenizer: Section
     decoder: Section
     preprocess: Section
+    video: Section
+    factorized: Section | None
 
 
 def parse_config(source: Section, name: str = "config") -> Config:
@@ -265,6 +310,9 @@ def parse_config(source: Section, name: str = "config") -> Config:
         pad_id=model["pad_id"],
         source=source,
         tokenizer_clean=sections.tokenizer["clean"] or clean,
+        adapter=sections.video["adapter"],
+        factorized=_factorized_config(sections),
+        answers=tuple(sections.video["answers"]),
     )
 
 
@@ -303,6 +351,8 @@ def _read_sections(source: Section, reader: _Reader) -> _Sections:
     text = reader.read("text_cfg.", model["text_cfg"], TEXT)
     # in open_clip a null in preprocess_cfg stands for the default
     preprocess = {name: value for name, value in top["preprocess_cfg"].items() if value is not None}
+    video = reader.read("video_cfg.", top["video_cfg"] or {}, VIDEO)
+    layers = video["factorized"]
     return _Sections(
         model=model,
         vision=reader.read("vision_cfg.", model["vision_cfg"], VISION),
@@ -310,6 +360,8 @@ def _read_sections(source: Section, reader: _Reader) -> _Sections:
         tokenizer=reader.read("text_cfg.tokenizer_kwargs.", text["tokenizer_kwargs"] or {}, TOKENIZER),
         decoder=reader.read("multimodal_cfg.", model["multimodal_cfg"], DECODER),
         preprocess=reader.read("preprocess_cfg.", preprocess, PREPROCESS),
+        video=video,
+        factorized=None if layers is None else reader.read("video_cfg.factorized.", layers, FACTORIZED),
     )
 
 
@@ -357,6 +409,20 @@ def _decoder_config(sections: _Sections) -> DecoderConfig:
     )
 
 
+def _factorized_config(sections: _Sections) -> FactorizedConfig | None:
+    layers, width = sections.factorized, sections.model["embed_dim"]
+    if layers is None:
+        return None
+    return FactorizedConfig(
+        width=width,
+        layers=layers["layers"],
+        heads=layers["heads"],
+        mlp_width=4 * width,
+        quick_gelu=sections.model["quick_gelu"],
+        frames=layers["positions"],
+    )
+
+
 def _preprocess_config(sections: _Sections) -> PreprocessConfig:
     preprocess = sections.preprocess
     return PreprocessConfig(
@@ -375,7 +441,7 @@ def _preprocess_config(sections: _Sections) -> PreprocessConfig:
 
 def _contradictions(sections: _Sections) -> Iterator[str]:
     """Yield contradictions between fields that are valid on their own."""
-    model, vision, text, _, decoder, _ = sections
+    model, vision, text, decoder = sections.model, sections.vision, sections.text, sections.decoder
     yield from _wrong_widths(sections)
     yield from _wrong_heads(sections)
     size, patch = _side(vision["image_size"]), _side(vision["patch_size"])
@@ -383,6 +449,8 @@ def _contradictions(sections: _Sections) -> Iterator[str]:
         yield f"vision_cfg.patch_size {patch} is larger than vision_cfg.image_size {size}"
     if vision["attentional_pool"] is True and vision["attn_pooler_queries"] < 2:
         yield "vision_cfg.attn_pooler_queries 1 leaves no caption tokens: query 0 is the contrastive one"
+    if sections.video["adapter"] == "factorized" and sections.factorized is None:
+        yield "video_cfg.factorized is missing, as video_cfg.adapter factorized requires"
     if decoder["context_length"] < text["context_length"]:
         yield (
             f"multimodal_cfg.context_length {decoder['context_length']} is less than "
@@ -394,7 +462,7 @@ def _contradictions(sections: _Sections) -> Iterator[str]:
 
 
 def _wrong_widths(sections: _Sections) -> Iterator[str]:
-    model, vision, text, _, decoder, _ = sections
+    model, vision, text, decoder = sections.model, sections.vision, sections.text, sections.decoder
     E = model["embed_dim"]
     if text["width"] != E:
         yield f"text_cfg.width {text['width']} is not embed_dim {E}"
@@ -409,7 +477,8 @@ def _wrong_widths(sections: _Sections) -> Iterator[str]:
 
 
 def _wrong_heads(sections: _Sections) -> Iterator[str]:
-    model, vision, text, _, decoder, _ = sections
+    model, vision, text, decoder = sections.model, sections.vision, sections.text, sections.decoder
+    factorized = sections.factorized or {"heads": 1}
     for name, heads, width_name, width in (
         (
             "vision_cfg.head_width",
@@ -420,6 +489,7 @@ def _wrong_heads(sections: _Sections) -> Iterator[str]:
         ("vision_cfg.attn_pooler_heads", vision["attn_pooler_heads"], "embed_dim", model["embed_dim"]),
         ("text_cfg.heads", text["heads"], "text_cfg.width", text["width"]),
         ("multimodal_cfg.heads", decoder["heads"], "multimodal_cfg.width", decoder["width"]),
+        ("video_cfg.factorized.heads", factorized["heads"], "embed_dim", model["embed_dim"]),
     ):
         if not heads or width % heads:
             yield f"{name}: {heads} heads do not divide {width_name} {width}"

@@ -1,7 +1,8 @@
-"""Conversion of open_clip's CoCa weights to a checkpoint folder.
+"""Conversion of open_clip's CoCa weights to a checkpoint folder, and back.
 
 The source is a downloaded repository, another checkpoint folder, or a file of weights, such as a training
-checkpoint. See `sources` for the files, and `released` for weights without a configuration.
+checkpoint. See `sources` for the files, and `released` for weights without a configuration. A tuned part can
+be laid over the source. See `export` for the way back.
 """
 
 from __future__ import annotations
@@ -11,20 +12,46 @@ import re
 import warnings
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..inputs import path_name, read_text, require_exists
-from ..model.config import Array, Config
+from ..model.config import Array, Config, check_choice
 from ..output import is_writable, require_empty
 from ..progress import Progress, no_progress
 from ..resources import require_memory
-from .folder import TOKENIZER, StoredTensor, check_values, read_config, read_origin, write_checkpoint
+from .export import write_open_clip
+from .folder import (
+    CLIP_VOCABULARY,
+    LONE_PART,
+    TOKENIZER,
+    TUNED,
+    StoredTensor,
+    cast_tensor,
+    check_values,
+    read_config,
+    read_origin,
+    write_checkpoint,
+)
 from .released import config_names, fitting_config, named_config
 from .sources import CONFIG_NAMES, config_name, read_weights, sha256, shard_files, weights_name
-from .table import check_tensors
+from .table import check_tensors, parameter_shapes
+from .tuned import TunedPart, base_name, read_tuned
 
-CLIP_VOCABULARY = 49408
+TARGETS = {  # what `convert` writes
+    "minivideococa": "a checkpoint folder",
+    "open_clip": "a folder that open_clip loads",
+}
+
+
+class _Content(NamedTuple):
+    """What a source holds. The tensors are not read yet."""
+
+    config: Config
+    stored: dict[str, StoredTensor]
+    tokenizer: str | None
+    files: dict[str, str]  # of each tensor, for messages
 
 
 def convert(
@@ -33,6 +60,8 @@ def convert(
     dtype: str | None = None,
     config: str | os.PathLike[str] | None = None,
     *,
+    tuned: str | os.PathLike[str] | None = None,
+    to: str = "minivideococa",
     progress: Progress = no_progress,
 ) -> Path:
     """Convert `source`, a folder or a file of weights, to the checkpoint folder `dest`, and return its path.
@@ -42,34 +71,43 @@ def convert(
     none, the one of these two that has the shapes of all tensors, with a warning that names it. `dtype` is
     "float16" or "float32"; None keeps the dtype of each tensor, except that bfloat16 becomes float32. `dest`
     gets CLIP's tokenizer if the vocabulary is CLIP's, otherwise the tokenizer.json of the source, if there is
-    one. `progress` counts tensors.
+    one. `tuned` is a tuned part that is laid over the source first, see `checkpoint.load`. With `to`
+    "open_clip", `dest` is a folder that open_clip loads, see `export`. With one of these two, `source` may
+    also be "hf-hub:OWNER/NAME". `progress` counts tensors.
 
     Raises FileNotFoundError for a missing file; PermissionError for one that cannot be read, or if `dest`
     cannot be written; ValueError if `dest` is not empty, the configuration is not supported, the weights do
-    not fit it or are damaged, or a value is out of the range of `dtype`.
+    not fit it or are damaged, a value is out of the range of `dtype`, or the source is not the base of
+    `tuned`.
     """
     if not (dtype is None or (isinstance(dtype, str) and dtype in ("float16", "float32"))):
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
-    source = _existing(source)
+    check_choice("to", to, TARGETS)
+    part = None if tuned is None else read_tuned(tuned)
+    name, place = str(source), _existing(source, from_hub=part is not None or to == "open_clip")
     dest = _free(dest)
-    files = sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
-    weights = source / weights_name(files, str(source)) if source.is_dir() else source
-    parsed, stored = _config_and_weights(source, config_name(files), weights, config)
-    check_tensors(stored, parsed, str(weights))
-    tokenizer = _tokenizer(parsed, source)
-    _require_memory(stored, dtype, weights)
-    origin = _origin(weights)
+    weights = _weights(place)
+    content = _read(place, weights, config)
+    if part:
+        content = _lay_over(content, part, name if name.startswith("hf-hub:") else base_name(place))
+    _require_memory(content.stored, dtype, weights)
+    origin = _origin(weights) | ({"tuned_for": part.task} if part and part.task else {})
     tensors = {}
-    with progress(len(stored), "tensors") as update:
-        for name, tensor in stored.items():
-            tensors[name] = _cast(name, tensor, dtype, str(weights))
+    with progress(len(content.stored), "tensors") as update:
+        for name, tensor in content.stored.items():
+            tensors[name] = _cast(name, tensor, dtype, content.files[name])
             update(1)
-    return write_checkpoint(dest, parsed, tensors, tokenizer, origin)
+    write = write_open_clip if to == "open_clip" else write_checkpoint
+    return write(dest, content.config, tensors, content.tokenizer, origin)
 
 
-def _existing(source: str | os.PathLike[str]) -> Path:
+def _existing(source: str | os.PathLike[str], from_hub: bool = False) -> Path:
     hint = "give a folder, or a file of weights"
     name = path_name(source, hint, "source")
+    if name.startswith("hf-hub:") and from_hub:
+        from .hub import fetch  # which imports this module
+
+        return fetch(name.removeprefix("hf-hub:"))
     if name.startswith("hf-hub:"):
         raise ValueError(f"{name}: convert takes local files; give hf-hub:... to --weights directly")
     require_exists(name, "file or folder", hint)
@@ -82,6 +120,39 @@ def _free(dest: str | os.PathLike[str]) -> Path:
     if not is_writable(path if path.is_dir() else path.parent):
         raise PermissionError(f"{path}: cannot be written; give another place")
     return path
+
+
+def _weights(source: Path) -> Path:
+    """Return the file of the weights of a source, or the index of their shards."""
+    files = _files(source)
+    if TUNED in (*files, source.name) and not config_name(files):
+        raise ValueError(f"{source}: {LONE_PART}: give it to --tuned, and its base as the source")
+    return source / weights_name(files, str(source)) if source.is_dir() else source
+
+
+def _files(source: Path) -> list[str]:
+    """Return the names of the files in a folder; of a file, nothing."""
+    return sorted(path.name for path in source.iterdir() if path.is_file()) if source.is_dir() else []
+
+
+def _read(source: Path, weights: Path, config: str | os.PathLike[str] | None) -> _Content:
+    """Return what a source holds, after checking that weights and configuration fit each other."""
+    parsed, stored = _config_and_weights(source, config_name(_files(source)), weights, config)
+    check_tensors(stored, parsed, str(weights))
+    return _Content(parsed, stored, _tokenizer(parsed, source), dict.fromkeys(stored, str(weights)))
+
+
+def _lay_over(content: _Content, part: TunedPart, name: str) -> _Content:
+    """Return the content of the tuned model. `name` is that of the checkpoint in `content`, for messages."""
+    part.require_base(content.stored, name)
+    part.tokenizer()  # checked before it is written
+    merged = content.stored | part.stored
+    return _Content(
+        part.config,
+        {name: merged[name] for name in parameter_shapes(part.config)},
+        part.tokenizer_json or content.tokenizer,
+        content.files | dict.fromkeys(part.stored, str(part.path)),
+    )
 
 
 def _config_and_weights(
@@ -153,13 +224,7 @@ def _cast(name: str, tensor: StoredTensor, dtype: str | None, file: str) -> Arra
     """Read a tensor and convert it to `dtype`. `file` is the file's name in messages."""
     array = tensor.read()
     check_values(name, array, file)
-    with np.errstate(over="ignore"):
-        cast = array.astype(dtype or array.dtype, copy=False)
-    if not np.isfinite(cast).all():
-        raise ValueError(f"{file}: {name} has values that overflow {dtype}: use --dtype float32")
-    if array.any() and not cast.any():
-        raise ValueError(f"{file}: {name} would underflow to zero in {dtype}: use --dtype float32")
-    return cast
+    return cast_tensor(name, array, dtype, file)
 
 
 def _origin(weights: Path) -> dict[str, str]:

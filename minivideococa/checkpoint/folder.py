@@ -21,10 +21,13 @@ from ..model.config import Array, Config
 from ..output import atomic_folder
 from ..resources import require_memory
 from .config import parse_config
-from .table import check_tensors
+from .table import ADDED, check_tensors
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+TUNED = "tuned.safetensors"  # a tuned part, see `tuned`
+NEW_LAYERS = "new_layers.safetensors"  # another, of layers that open_clip does not have, see `export`
 CONVERTIBLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # suffixes of what `convert` reads
+CLIP_VOCABULARY = 49408  # its tokenizer comes with the package
 ORIGIN = "minivideococa.source"  # key of the origin in the metadata of a safetensors file
 
 
@@ -46,6 +49,11 @@ def embedded_checkpoint() -> Path:
         if (parent / "weights" / "tiny" / CONFIG).is_file():
             return parent / "weights" / "tiny"
     raise FileNotFoundError(f"{package}: the embedded checkpoint is missing: reinstall minivideococa")
+
+
+def is_embedded(weights: str | os.PathLike[str] | None) -> bool:
+    """Tell whether `load(weights)` loads the embedded checkpoint: None, or the path of its folder."""
+    return weights is None or (os.path.isdir(weights) and os.path.samefile(weights, embedded_checkpoint()))
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -85,6 +93,8 @@ def read_checkpoint(
 def _require_checkpoint(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder; give a checkpoint folder, or hf-hub:OWNER/NAME")
+    if folder.name == TUNED or (not (folder / CONFIG).exists() and (folder / TUNED).exists()):
+        raise ValueError(f"{folder}: {LONE_PART}: give it to --tuned, and its base to --weights")
     if not folder.is_dir():
         raise ValueError(f"{folder}: a file, not a checkpoint folder: run minivideococa convert on it first")
     for name in (CONFIG, WEIGHTS):
@@ -101,6 +111,8 @@ def _require_checkpoint(folder: Path) -> None:
             raise FileNotFoundError(f"{folder}: {name} is missing: {hint}")
 
 
+LONE_PART = "a tuned part, with some of a model's tensors only"
+
 SMALL = 2**18  # elements: smaller tensors are always checked in full
 LARGEST = 1e6  # magnitude: trained weights stay far below
 
@@ -109,8 +121,8 @@ def check_values(name: str, tensor: Array, file: str, full: bool = True) -> None
     """Check a tensor for values that no trained weight has. `file` is the file's name in the message.
 
     If `full` is False, only the first 4096 elements are checked, so that the rest of a memory-mapped tensor
-    is not read. Raises ValueError for NaN, infinity, magnitudes above LARGEST, a weight that is zero
-    everywhere, and a `logit_scale` whose exponential overflows or underflows.
+    is not read. Raises ValueError for NaN, infinity, magnitudes above LARGEST, a weight of CoCa that is
+    zero everywhere, and a `logit_scale` whose exponential overflows or underflows.
     """
     head = tensor.reshape(-1)[:4096]
     checked = tensor if full else head
@@ -124,13 +136,28 @@ def check_values(name: str, tensor: Array, file: str, full: bool = True) -> None
             f"{file}: {name} has values up to {largest:.3g}, and no weight exceeds {LARGEST:g}: "
             "the file is damaged, download it again"
         )
-    if (tensor.ndim > 1 or name.endswith("weight")) and not head.any() and not tensor.any():
+    must_be_filled = (tensor.ndim > 1 or name.endswith("weight")) and not name.startswith(ADDED)
+    if must_be_filled and not head.any() and not tensor.any():
         raise ValueError(f"{file}: {name} is zero everywhere: the file is damaged, or was never filled")
     if name == "logit_scale" and not -20 < tensor.max() < 80:
         size = "large" if tensor.max() > 0 else "small"
         raise ValueError(
             f"{file}: logit_scale is {tensor.max():g}, too {size} for its exponential: the file is damaged"
         )
+
+
+def cast_tensor(name: str, tensor: Array, dtype: str | None, file: str) -> Array:
+    """Return a tensor in `dtype`; None keeps its own. `file` is the file's name in the message.
+
+    Raises ValueError if a value overflows, or if the whole tensor would underflow to zero.
+    """
+    with np.errstate(over="ignore"):
+        cast = tensor.astype(dtype or tensor.dtype, copy=False)
+    if not np.isfinite(cast).all():
+        raise ValueError(f"{file}: {name} has values that overflow {dtype}: use --dtype float32")
+    if tensor.any() and not cast.any():
+        raise ValueError(f"{file}: {name} would underflow to zero in {dtype}: use --dtype float32")
+    return cast
 
 
 def read_config(path: Path) -> Config:
@@ -148,14 +175,20 @@ def read_origin(weights: Path) -> dict[str, str]:
     """Return where the weights in a safetensors file came from; {} if it is not recorded.
 
     Keys: "weights", the name of the file that was converted; "sha256", its SHA-256 (of several shards, of
-    their concatenation); and, for a download from the hub, "repository" and "revision".
+    their concatenation); for a download from the hub, "repository" and "revision"; and, if they have been
+    finetuned, "tuned_for", the task.
     """
     try:
-        metadata = _header(weights)[0].get("__metadata__", {})
-        origin = parse_json(metadata.get(ORIGIN, "{}"), str(weights), "")
+        origin = parse_json(read_metadata(weights).get(ORIGIN, "{}"), str(weights), "")
     except ValueError:  # written by another program
         return {}
     return origin if isinstance(origin, dict) else {}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file. Raises ValueError for any other file."""
+    metadata: dict[str, str] = _header(path)[0].get("__metadata__", {})
+    return metadata
 
 
 # Writing ----------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..output import is_writable, require_empty
 from ..progress import Progress, no_progress
-from .convert import CLIP_VOCABULARY, convert
-from .folder import CONFIG, TOKENIZER, WEIGHTS, open_safetensors, read_config
+from .convert import convert
+from .folder import CLIP_VOCABULARY, CONFIG, TOKENIZER, WEIGHTS, open_safetensors, read_config
 from .sources import CONFIG_NAMES, SHARD, WEIGHT_STEMS, config_name, is_weights, shard_files, weights_name
 
 TIMEOUT = 10  # seconds until the hub must have listed a repository's files

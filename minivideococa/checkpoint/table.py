@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..inputs import join_names
-from ..model.config import Array, Config
+from ..model.config import Array, Config, Params
 
 Shapes = dict[str, tuple[int, ...]]
+
+# Layers that are not CoCa's: trained here, and possibly still at their initial value of zero
+ADDED = ("factorized.", "question_head.")
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -23,10 +26,12 @@ def parameter_shapes(config: Config) -> Shapes:
     return (
         _vision_shapes(config)
         | _pooling_shapes(config)
+        | _factorized_shapes(config)
         | _text_shapes(config)
         | _decoder_shapes(config)
         # the logarithm of the contrastive loss's inverse temperature; open_clip may write it as [1] too
         | {"logit_scale": ()}
+        | _question_head_shapes(config)
     )
 
 
@@ -58,6 +63,19 @@ def _pooling_shapes(config: Config) -> Shapes:
     return shapes | _norm("visual.ln_post", E) | {"visual.proj": (E, E)}
 
 
+def _factorized_shapes(config: Config) -> Shapes:
+    """Return the shapes of the layers across the frames: [T, E] to [T, E]. The names are ours."""
+    shapes: Shapes = {}
+    if config.factorized is None:
+        return shapes
+    E, frames = config.embed_dim, config.factorized.frames
+    if frames is not None:
+        shapes["factorized.positional_embedding"] = (frames, E)
+    for i in range(config.factorized.layers):
+        shapes |= _block(f"factorized.resblocks.{i}", E, config.factorized.mlp_width)
+    return shapes
+
+
 def _text_shapes(config: Config) -> Shapes:
     """Return the shapes from ids [B, L] to latent [B, E] and token features [B, L, E]."""
     text, E = config.text, config.embed_dim
@@ -79,6 +97,16 @@ def _decoder_shapes(config: Config) -> Shapes:
         shapes |= _block(f"text_decoder.resblocks.{i}", E, decoder.mlp_width)
         shapes |= _block(f"text_decoder.cross_attn.{i}", E, decoder.mlp_width, cross=True)
     return shapes | _norm("text_decoder.ln_final", E) | {"text_decoder.text_projection": (E, V)}
+
+
+def _question_head_shapes(config: Config) -> Shapes:
+    """Return the shapes from the decoder's hidden states [L, E] to an answer's logits. The names are ours."""
+    if not config.answers:
+        return {}
+    E = config.embed_dim
+    return _pooler("question_head.pooler", 1, E, E) | _linear(
+        "question_head.classifier", E, len(config.answers)
+    )
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Shapes:
@@ -158,20 +186,20 @@ def format_mismatches(mismatches: Mapping[str, list[str]], limit: int = 8) -> st
     return "; ".join(f"{kind}: {join_names(names, limit)}" for kind, names in mismatches.items() if names)
 
 
-def nest(tensors: Mapping[str, Array]) -> dict[str, Any]:
+def nest(tensors: Mapping[str, Array | None]) -> Params:
     """Return the tree of parameters for the forward pass: names split at the dots, numbered parts as lists.
 
     "text.transformer.resblocks.0.ln_1.bias" becomes
     tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"]. `logit_scale` becomes a scalar array, also if
     it is stored as [1].
     """
-    tree: dict[str, Any] = {}
+    tree: Params = {}
     for name, array in tensors.items():
         *path, last = name.split(".")
         node = tree
         for part in path:
             node = node.setdefault(part, {})
-        node[last] = array.reshape(()) if name == "logit_scale" else array
+        node[last] = array.reshape(()) if name == "logit_scale" and array is not None else array
     return {name: _lists(child) for name, child in tree.items()}
 
 
@@ -183,3 +211,16 @@ def _lists(node: Any) -> Any:
     if all(key.isdecimal() for key in children):
         return [children[key] for key in sorted(children, key=int)]
     return children
+
+
+def unnest(params: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the tensors of a tree of parameters by name, in the tree's order: the inverse of `nest`."""
+    tensors: dict[str, Array] = {}
+    for name, node in params.items():
+        if isinstance(node, list):
+            node = {str(i): child for i, child in enumerate(node)}
+        if isinstance(node, dict):
+            tensors |= {f"{name}.{rest}": array for rest, array in unnest(node).items()}
+        else:
+            tensors[name] = node
+    return tensors

@@ -19,10 +19,23 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from .. import __version__, terminal
-from . import answer, caption, classify, convert, demo, evaluate, messages, retrieve, shapes, trace, verify
+from . import (
+    answer,
+    caption,
+    classify,
+    convert,
+    demo,
+    evaluate,
+    finetune,
+    messages,
+    retrieve,
+    shapes,
+    trace,
+    verify,
+)
 from .arguments import Parser
 
-COMMANDS = (caption, classify, retrieve, answer, demo, convert, trace, verify, evaluate, shapes)
+COMMANDS = (caption, classify, retrieve, answer, demo, convert, trace, verify, evaluate, finetune, shapes)
 
 
 EXIT_STATUS = (

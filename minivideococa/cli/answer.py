@@ -45,7 +45,14 @@ def add_arguments(parser: arguments.Parser) -> None:
         type=arguments.text,
         metavar="A",
         help="one answer to rank; repeat it for others. The number printed is the log-probability of "
-        "the answer after the question",
+        "the answer after the question; of a checkpoint with a classifier of answers, that of its class",
+    )
+    parser.add_argument(
+        "--top",
+        type=arguments.positive,
+        metavar="K",
+        help="print the K best answers with their probabilities: among the given answers, among the classes "
+        "of a classifier, or of a generated answer among all texts",
     )
     arguments.add_model(parser, f"; {arguments.IN_WORLD}")
     arguments.add_adapter(parser)
@@ -53,7 +60,7 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the generated answer, or the given ones, the most probable first."""
+    """Print the answer, or the best ones, the most probable first."""
     answers = args.answer or ([] if args.answers is None else arguments.items("--answers", args.answers))
     videos.check_one(args.video)  # before the weights
     model = arguments.load_model(args)
@@ -62,10 +69,17 @@ def run(args: argparse.Namespace) -> int:
     ranking = answer_question(args, model, video, answers)
     known = messages.videos_in_world(args, [video])
     messages.warn_of_limits(args, model, [args.question, *answers], known)
+    tuned = warn_if_not_tuned(args, model)
     messages.print_result(
         args,
-        [f"{row['score']:8.3f}  {row['answer']}" if answers else row["answer"] for row in ranking],
-        {"video": args.video, "question": args.question, "answers": ranking, **messages.world_field(known)},
+        [line_of(args, row) for row in ranking],
+        {
+            "video": args.video,
+            "question": args.question,
+            "answers": ranking,
+            "tuned_for_questions": tuned,
+            **messages.world_field(known),
+        },
     )
     return 0
 
@@ -73,11 +87,35 @@ def run(args: argparse.Namespace) -> int:
 def answer_question(
     args: argparse.Namespace, model: VideoCoCa, video: Video, answers: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return [{"answer", "score"}] of the given answers, best first; or [{"answer"}], generated."""
-    from ..tasks import answer, best_first, score
+    """Return [{"answer"}]; with given answers or --top [{"answer", "score", "probability"}], best first."""
+    from ..tasks import answer, rank_answers
 
     with arguments.progress(args)(len(answers) or 30, "texts" if answers else "tokens") as update:
-        if not answers:
+        if not answers and args.top is None:
             return [{"answer": answer(model, video, args.question, progress=update)}]
-        scores = score(model, video, answers, args.question, progress=update)
-        return [{"answer": answers[i], "score": float(scores[i])} for i in best_first(scores)]
+        ranking = rank_answers(model, video, args.question, answers or None, args.top or 1, progress=update)
+    return [row._asdict() for row in ranking[: args.top]]
+
+
+def line_of(args: argparse.Namespace, row: dict[str, Any]) -> str:
+    """Return the line of an answer: its probability with --top, else its log-probability if it is ranked."""
+    if "score" not in row:
+        return str(row["answer"])
+    if args.top is None:
+        return f"{row['score']:8.3f}  {row['answer']}"
+    number = f"{row['probability']:.3f}" if row["probability"] >= 0.0005 else f"{row['probability']:.1e}"
+    return f"{number:>8}  {row['answer']}"
+
+
+def warn_if_not_tuned(args: argparse.Namespace, model: VideoCoCa) -> bool:
+    """Return whether the model was finetuned for questions; if not, print that it was not."""
+    from ..tasks import is_tuned_for_questions
+
+    tuned = is_tuned_for_questions(model)
+    if not tuned:
+        messages.say(
+            args,
+            "this checkpoint was not finetuned for questions: an answer is what continues the question as in "
+            "a caption",
+        )
+    return tuned

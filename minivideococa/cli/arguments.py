@@ -18,6 +18,7 @@ from ..inputs import read_text
 from ..progress import Progress, no_progress, progress_bar
 
 if TYPE_CHECKING:
+    from ..model.config import Options
     from ..model.generation import DecodingOptions
     from ..model.videococa import VideoCoCa
 
@@ -132,14 +133,14 @@ def progress(args: argparse.Namespace) -> Progress:
 
 
 def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
-    """Return the model of --weights.
+    """Return the model of --weights and --tuned.
 
     Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
     """
     from ..checkpoint import load
 
     require_weights(args)
-    return load(args.weights, dtype, progress=progress(args))
+    return load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
 
 
 def require_weights(args: argparse.Namespace) -> None:
@@ -162,7 +163,7 @@ def add_json(parser: Parser, more: str = "") -> None:
 
 
 def add_weights(parser: Parser) -> None:
-    """Add --weights."""
+    """Add --weights and --tuned."""
     parser.add_argument(
         "--weights",
         type=weights,
@@ -170,10 +171,22 @@ def add_weights(parser: Parser) -> None:
         help="a checkpoint folder, or hf-hub:OWNER/NAME (default: the embedded tiny checkpoint, trained "
         "on coloured shapes only)",
     )
+    add_tuned(parser)
+
+
+def add_tuned(parser: Parser) -> None:
+    """Add --tuned."""
+    parser.add_argument(
+        "--tuned",
+        type=path,
+        metavar="PATH",
+        help="a tuned part that is laid over the weights: a tuned.safetensors or its folder, or questions "
+        "for the embedded one, which answers questions about coloured shapes",
+    )
 
 
 def add_model(parser: Parser, json_help: str = "") -> None:
-    """Add --json, --weights, --frames and --force. `json_help` ends the help of --json."""
+    """Add --json, --weights, --tuned, --frames and --force. `json_help` ends the help of --json."""
     add_json(parser, json_help)
     add_weights(parser)
     parser.add_argument(
@@ -192,8 +205,8 @@ def add_adapter(parser: Parser) -> None:
     parser.add_argument(
         "--adapter",
         choices=list(ADAPTERS),
-        default="attentional",
-        help=f"how frames are combined into a video (default: attentional). {described}".replace("%", "%%"),
+        help="how frames are combined into a video (default: the one that the checkpoint was tuned with, "
+        f"attentional if it was not). {described}".replace("%", "%%"),
     )
 
 
@@ -248,18 +261,7 @@ def add_decoding(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     """Add a flag for each field of `DecodingOptions`, and --textbook."""
     from ..model.generation import DecodingOptions
 
-    hints = get_type_hints(DecodingOptions)
-    group = parser.add_argument_group("decoding", argument_default=argparse.SUPPRESS)
-    for field in dataclasses.fields(DecodingOptions):
-        if field.name not in (*NO_FLAGS, *leave_out):
-            default = f"{field.default:g}" if isinstance(field.default, float) else field.default
-            shown = "" if default in (None, "") else f" (default: {default})"
-            group.add_argument(
-                flag(field.name),
-                metavar=field.metadata.get("metavar"),
-                help=field.metadata["help"].replace("%", "%%") + shown + MORE_HELP.get(field.name, ""),
-                **_value(field.name, hints[field.name]),
-            )
+    group = add_options(parser, DecodingOptions, "decoding", (*NO_FLAGS, *leave_out))
     group.add_argument(
         "--textbook",
         dest="convention",
@@ -269,19 +271,40 @@ def add_decoding(parser: Parser, leave_out: Sequence[str] = ()) -> None:
     )
 
 
+def add_options(
+    parser: Parser, options: type[Options], title: str, leave_out: Sequence[str]
+) -> argparse._ArgumentGroup:
+    """Add a group of flags, one for each field of a class of options, with its default and help."""
+    hints = get_type_hints(options)
+    group = parser.add_argument_group(title, argument_default=argparse.SUPPRESS)
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        if field.name not in leave_out:
+            default = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            shown = "" if default in (None, "", False) else f" (default: {default})"
+            group.add_argument(
+                flag(field.name),
+                help=field.metadata["help"].replace("%", "%%") + shown + MORE_HELP.get(field.name, ""),
+                **_value(field, hints[field.name]),
+            )
+    return group
+
+
 def flag(name: str) -> str:
     """Return the flag of a field: max_length -> --max-length."""
     return f"--{name.replace('_', '-')}"
 
 
-def _value(name: str, hint: Any) -> dict[str, Any]:
+def _value(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     """Return how argparse reads the value of a field, given its type hint."""
-    if get_origin(hint) is Literal:
-        return {"choices": get_args(hint)}
-    if name == "temperature":
-        return {"type": temperature}
+    metavar = field.metadata["metavar"]
+    if hint is bool:
+        return {"action": "store_true"}
+    if choices := get_args(hint) if get_origin(hint) is Literal else field.metadata.get("choices"):
+        return {"choices": choices, "metavar": metavar}
+    if field.name == "temperature":
+        return {"type": temperature, "metavar": metavar}
     kinds = get_args(hint) or (hint,)  # int | None -> (int, NoneType)
-    return {"type": whole if int in kinds else number if float in kinds else str}
+    return {"type": whole if int in kinds else number if float in kinds else str, "metavar": metavar}
 
 
 def decoding_options(args: argparse.Namespace) -> DecodingOptions:
@@ -299,7 +322,7 @@ def decoding_options(args: argparse.Namespace) -> DecodingOptions:
     try:
         options = DecodingOptions(**values)
     except ValueError as error:
-        raise ValueError(with_flags(str(error), given)) from None
+        raise ValueError(with_flags(str(error), given, DecodingOptions)) from None
     if messages := list(without_effect(given, options)):
         warnings.warn("; ".join(messages), stacklevel=2)
     return options
@@ -309,7 +332,13 @@ def given_decoding(args: argparse.Namespace) -> dict[str, Any]:
     """Return the decoding options that are given, by the names of their fields."""
     from ..model.generation import DecodingOptions
 
-    names = {field.name for field in dataclasses.fields(DecodingOptions)} - {*NO_FLAGS}
+    given = given_options(args, DecodingOptions)
+    return {name: value for name, value in given.items() if name not in NO_FLAGS}
+
+
+def given_options(args: argparse.Namespace, options: type[Options]) -> dict[str, Any]:
+    """Return the given ones of a class of options, by the names of their fields."""
+    names = {field.name for field in dataclasses.fields(options)}  # type: ignore[arg-type]
     return {name: value for name, value in vars(args).items() if name in names}
 
 
@@ -347,26 +376,24 @@ def _no_effect(given: Mapping[str, Any], names: Sequence[str], reason: str) -> I
 
 def check_decoding(args: argparse.Namespace, model: VideoCoCa, options: DecodingOptions) -> None:
     """Raise ValueError, which names the flag, for options that do not suit the model."""
-    from ..model.generation import prepare
+    from ..model.generation import DecodingOptions, prepare
 
     model.require_tokenizer()
     try:
         prepare(model, options)
     except ValueError as error:
-        raise ValueError(with_flags(str(error), given_decoding(args))) from None
+        raise ValueError(with_flags(str(error), given_decoding(args), DecodingOptions)) from None
 
 
-def with_flags(message: str, given: Mapping[str, Any]) -> str:
-    """Return a message about fields of `DecodingOptions` with their flags, and numbers as they were typed.
+def with_flags(message: str, given: Mapping[str, Any], options: type[Options]) -> str:
+    """Return a message about fields of `options` with their flags, and numbers as they were typed.
 
     "top_p is 2.0: ..." becomes "--top-p is 2: ...".
     """
-    from ..model.generation import DecodingOptions
-
     for name, value in given.items():
         if isinstance(value, TypedFloat):
             message = message.replace(f"{name} is {value!r}:", f"{name} is {value.text}:")
-    for field in dataclasses.fields(DecodingOptions):
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
         place = r"\b" if "_" in field.name else "^"  # "beams" inside a sentence is a word
         message = re.sub(rf"\b{field.name}=", f"{flag(field.name)} ", message)
         message = re.sub(rf"{place}{field.name}\b", flag(field.name), message)

@@ -1,4 +1,4 @@
-"""`convert SRC DEST`: make a checkpoint folder from open_clip's files."""
+"""`convert SRC DEST`: make a checkpoint folder from open_clip's files, or the reverse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add_parser(commands: arguments.Commands) -> None:
         commands,
         "convert",
         run,
-        "Make a checkpoint folder from open_clip's files.",
+        "Make a checkpoint folder from open_clip's files, or the reverse.",
         add_arguments,
         prints_result=lambda args: False,
     )
@@ -21,11 +21,14 @@ def add_parser(commands: arguments.Commands) -> None:
 
 def add_arguments(parser: arguments.Parser) -> None:
     """Add the arguments."""
+    from ..checkpoint.convert import TARGETS
+
     parser.add_argument(
         "source",
         type=arguments.path,
         metavar="SRC",
-        help="a folder with the files of a repository on the Hugging Face hub, or a weights file",
+        help="a folder with the files of a repository on the Hugging Face hub, a checkpoint folder, or a "
+        "weights file; with --tuned or --to also hf-hub:OWNER/NAME",
     )
     parser.add_argument("dest", type=arguments.path, metavar="DEST", help="the folder to make")
     parser.add_argument(
@@ -38,6 +41,14 @@ def add_arguments(parser: arguments.Parser) -> None:
         help="the configuration: a file, coca_ViT-B-32 or coca_ViT-L-14 (default: that in SRC, else that of "
         "these two which fits the weights)",
     )
+    arguments.add_tuned(parser)
+    described = "; ".join(f"{name}: {text}" for name, text in TARGETS.items())
+    parser.add_argument(
+        "--to",
+        choices=list(TARGETS),
+        default="minivideococa",
+        help=f"what to write (default: minivideococa). {described}",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +56,16 @@ def run(args: argparse.Namespace) -> int:
     from ..checkpoint.convert import convert
 
     folder = convert(
-        args.source, args.dest, dtype=args.dtype, config=args.config, progress=arguments.progress(args)
+        args.source,
+        args.dest,
+        dtype=args.dtype,
+        config=args.config,
+        tuned=args.tuned,
+        to=args.to,
+        progress=arguments.progress(args),
     )
-    messages.say(args, f"{folder} is ready: use it with --weights {folder}")
+    use = f"--weights {folder}"
+    if args.to == "open_clip":
+        use = f'open_clip.create_model("local-dir:{folder}")'
+    messages.say(args, f"{folder} is ready: use it with {use}")
     return 0

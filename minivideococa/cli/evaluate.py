@@ -60,7 +60,15 @@ def add_arguments(parser: arguments.Parser) -> None:
         "--answers-file",
         type=arguments.path,
         metavar="F",
-        help="a file with one answer per line, to rank for each question (default: generate one)",
+        help="a file with one answer per line, to rank for each question without choices of its own "
+        "(default: the checkpoint's classifier answers, or else one is generated)",
+    )
+    parser.add_argument(
+        "--train",
+        type=arguments.path,
+        metavar="MANIFEST",
+        help="the training set of the questions, in the form of the first MANIFEST: the question-only "
+        "baseline has the mean of its videos in place of a video (default: the mean of the evaluated ones)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -100,8 +108,9 @@ def run(args: argparse.Namespace) -> int:
 
     options = arguments.decoding_options(args)
     entries = read_entries(args)
-    inputs = [args.manifest, args.answers_file or "", args.templates_file or ""]
-    inputs += [str(entry.video) for entry in entries]
+    train = read_list(args, args.train) if args.train else []
+    inputs = [args.manifest, args.train or "", args.answers_file or "", args.templates_file or ""]
+    inputs += [str(entry.video) for entry in (*entries, *train)]
     output = resolve_output(args.output, inputs) if args.output else None
     tasks = [task.strip() for task in args.tasks.split(",")] if args.tasks is not None else None
     templates = arguments.templates(args)
@@ -124,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         templates=templates,
         answers=answers,
         tokenizer=args.tokenizer,
+        train=train,
         cache=None if args.no_cache else Path(args.cache or cache_folder() / "videos"),
         options=options,
         progress=arguments.progress(args),
@@ -146,6 +156,7 @@ def warn_of_unused(args: argparse.Namespace, tasks: Sequence[str]) -> None:
         "--templates-file": args.templates_file and "classify" not in tasks,
         "--ensemble": args.ensemble and "classify" not in tasks,
         "--answers-file": args.answers_file and "qa" not in tasks,
+        "--train": args.train and "qa" not in tasks,
     }
     if "caption" not in tasks and ("qa" not in tasks or args.answers_file):
         flags |= {arguments.flag(name): True for name in arguments.given_decoding(args)}
@@ -156,10 +167,15 @@ def warn_of_unused(args: argparse.Namespace, tasks: Sequence[str]) -> None:
 
 def read_entries(args: argparse.Namespace) -> list[Entry]:
     """Read the manifest or annotation file. Raises ValueError for flags that need --format."""
-    from ..evaluation import read_annotations, read_manifest
-
     if (args.format is None) != (args.videos is None) or (args.split and not args.format):
         raise ValueError("--format and --videos go together, and --split with them")
+    return read_list(args, args.manifest, args.split)
+
+
+def read_list(args: argparse.Namespace, path: str, split: str | None = None) -> list[Entry]:
+    """Read a file in the form of the manifest: one, or an annotation file of --format."""
+    from ..evaluation import read_annotations, read_manifest
+
     if args.format:
-        return read_annotations(args.format, args.manifest, args.videos, args.split)
-    return read_manifest(args.manifest)
+        return read_annotations(args.format, path, args.videos, split)
+    return read_manifest(path)

@@ -84,10 +84,14 @@ def reason(error: BaseException) -> str:
 def videos_in_world(
     args: argparse.Namespace, videos: Sequence[Video], caption: str | None = None
 ) -> list[bool] | None:
-    """Return whether each video looks like the embedded checkpoint's shapes; None for other checkpoints."""
+    """Return whether each video looks like the embedded checkpoint's shapes; None for other checkpoints.
+
+    None also with a tuned part, which may have tuned the poolers: their outputs are what is compared.
+    """
     from ..world import in_world, is_embedded
 
-    return [in_world(video, caption) for video in videos] if is_embedded(args.weights) else None
+    known = is_embedded(args.weights) and args.tuned is None
+    return [in_world(video, caption) for video in videos] if known else None
 
 
 def world_field(known: Sequence[bool] | None, i: int = 0) -> dict[str, bool]:

@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
     from ..verify import as_json, text, verify_file
 
     arguments.require_weights(args)
-    report = verify_file(args.trace, args.weights, args.dtype, progress=arguments.progress(args))
+    report = verify_file(
+        args.trace, args.weights, args.dtype, tuned=args.tuned, progress=arguments.progress(args)
+    )
     messages.print_result(args, text(report).split("\n"), as_json(report))
     incomplete = bool(report.missing) or len(report.compared) < len(report.rows)
     return 0 if report.right and not (args.strict and incomplete) else 1

@@ -8,7 +8,6 @@ annotations   the annotation files that data sets publish, read as the entries o
 tasks         classify, retrieve, caption, qa: one module each
 run           evaluate: the loop over videos and tasks
 metrics       recall, average precision, caption metrics, accuracy of answers
-cache         encoded videos and generated texts on disk
 """
 
 from .annotations import FORMATS, read_annotations

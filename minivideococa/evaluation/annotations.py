@@ -6,8 +6,6 @@ To add a format, write a reader and add it to `FORMATS`.
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,23 +15,25 @@ from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
 from ..inputs import read_json, read_text
+from . import questions
+from .fields import Item, field, rows, seconds_of, short
 from .manifest import Entry, is_blank, warn_of_blanks
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")  # the first is preferred if two files have the same stem
-
-Item = tuple[str | None, Entry, list[str]]  # split, entry, and where the blank texts are
 
 
 class Format(NamedTuple):
     """A reader of annotation files.
 
     `read` takes the text of a file, or its value if `json`, and yields items. Their videos are relative to
-    the folder with the clips. `example` shows the format in error messages.
+    the folder with the clips. `example` shows the format in error messages. `endings` are those of the names
+    of two files that belong together: `read` then takes the contents of both.
     """
 
-    read: Callable[[Any], Iterable[Item]]
+    read: Callable[..., Iterable[Item]]
     json: bool
     example: str
+    endings: tuple[str, str] | None = None
 
 
 def read_annotations(
@@ -43,8 +43,9 @@ def read_annotations(
 
     `videos` is the folder that holds the clips, or folders of them. A clip is found by its stem, whatever its
     suffix; one that is missing keeps the path of the data set. `split` ("train", "val", "test") selects a
-    split, if the file has several. Blank captions, labels, questions and answers are left out with a warning;
-    their entries stay.
+    split, if the file has several. Of ActivityNet-QA's two files `path` is the one with the questions; that
+    with the answers is found beside it. Blank captions, labels, questions, answers and choices are left out
+    with a warning; their entries stay.
 
     Raises OSError if the file cannot be read or the folder does not exist; ValueError for an unknown format,
     for a file that does not have this format or does not fit into memory, and if it, or the split, has no
@@ -68,16 +69,27 @@ def read_annotations(
 def _read_items(format: Format, path: str | os.PathLike[str], videos: Path) -> list[Item]:
     """Return the items of an annotation file. Raises as `read_annotations`."""
     hint = f"it should look like {format.example}"
-    content = read_json(path, hint) if format.json else read_text(path, hint)
+    load = read_json if format.json else read_text
+    contents = [load(path, hint)]
     if not videos.is_dir():
         raise FileNotFoundError(f"{videos}: there is no such folder; give the one that holds the clips")
     try:
-        items = list(format.read(content))
+        if format.endings:
+            contents.append(load(_beside(path, *format.endings), f"it belongs to {path}"))
+        items = list(format.read(*contents))
         if not items:
             raise ValueError("it has no entries")
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: {error}; {hint}") from None
     return items
+
+
+def _beside(path: str | os.PathLike[str], ending: str, other: str) -> Path:
+    """Return the path with another ending. Raises ValueError if it does not have this `ending`."""
+    name = os.path.basename(path)
+    if not name.endswith(ending):
+        raise ValueError(f"the name of this file should end in {ending}, of that with its answers in {other}")
+    return Path(path).with_name(name.removesuffix(ending) + other)
 
 
 def _select_split(items: list[Item], split: str, path: str | os.PathLike[str]) -> list[Item]:
@@ -114,20 +126,20 @@ def _msrvtt(data: Any) -> Iterator[Item]:
     """
     captions: dict[str, list[str]] = {}
     blanks: dict[str, list[str]] = {}
-    for number, video in enumerate(_field(data, "videos", list), 1):
-        video_id = _field(video, "video_id", str, f"video {number}: ")
+    for number, video in enumerate(field(data, "videos", list), 1):
+        video_id = field(video, "video_id", str, f"video {number}: ")
         captions[video_id], blanks[video_id] = [], []
-    for number, sentence in enumerate(_field(data, "sentences", list), 1):
-        video_id = _field(sentence, "video_id", str, f"sentence {number}: ")
+    for number, sentence in enumerate(field(data, "sentences", list), 1):
+        video_id = field(sentence, "video_id", str, f"sentence {number}: ")
         if video_id not in captions:
             raise ValueError(
                 f"sentence {number} is about {shortened(video_id)}, which is not among the videos"
             )
-        caption = _field(sentence, "caption", str, f"sentence {number}: ", blank=True)
+        caption = field(sentence, "caption", str, f"sentence {number}: ", blank=True)
         if not is_blank(caption, f"sentence {number}, about {shortened(video_id)}", blanks[video_id]):
             captions[video_id].append(caption)
     for number, video in enumerate(data["videos"], 1):
-        split = _field(video, "split", str, f"video {number}: ") if "split" in video else None
+        split = field(video, "split", str, f"video {number}: ") if "split" in video else None
         video_id = video["video_id"]
         yield split, Entry(Path(f"{video_id}.mp4"), tuple(captions[video_id])), blanks.pop(video_id, [])
 
@@ -138,30 +150,10 @@ def _msrvtt_1ka(text: str) -> Iterator[Item]:
     The file is MSRVTT_JSFUSION_test.csv. One sentence per clip, as in github.com/ArrowLuo/CLIP4Clip,
     dataloader_msrvtt_retrieval.py.
     """
-    for line, (video_id, sentence) in _rows(text, ["video_id"], "sentence"):
+    for line, (video_id, sentence) in rows(text, ["video_id"], ["sentence"]):
         blanks: list[str] = []
         is_blank(sentence, f"the sentence of line {line}, about {shortened(video_id)}", blanks)
         yield None, Entry(Path(f"{video_id}.mp4"), () if blanks else (sentence,)), blanks
-
-
-def _msrvtt_qa(data: Any) -> Iterator[Item]:
-    """Read MSRVTT-QA (Xu et al., ACM Multimedia 2017): train_qa.json, val_qa.json or test_qa.json.
-
-    One entry per question, as in github.com/xudejing/video-question-answering. The clip of `video_id` 7 is
-    MSR-VTT's video7.mp4.
-    """
-    if not isinstance(data, list):
-        raise ValueError("it is not a list")
-    for number, item in enumerate(data, 1):
-        video = f"video{_field(item, 'video_id', int, f'item {number}: ')}"
-        question, answer = (
-            _field(item, name, str, f"item {number}: ", blank=True) for name in ("question", "answer")
-        )
-        blanks: list[str] = []
-        for name, value in (("question", question), ("answer", answer)):
-            is_blank(value, f"the {name} of item {number}, about {shortened(video)}", blanks)
-        path = Path(f"{video}.mp4")
-        yield None, Entry(path) if blanks else Entry(path, question=question, answer=answer), blanks
 
 
 def _activitynet(data: Any) -> Iterator[Item]:
@@ -174,9 +166,9 @@ def _activitynet(data: Any) -> Iterator[Item]:
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
     for video_id, video in data.items():
-        sentences = _field(video, "sentences", list, f"{shortened(video_id)}: ")
+        sentences = field(video, "sentences", list, f"{shortened(video_id)}: ")
         if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
-            raise ValueError(f"the sentences of {video_id} are {_short(sentences)}")
+            raise ValueError(f"the sentences of {video_id} are {short(sentences)}")
         blanks: list[str] = []
         kept = [
             sentence
@@ -194,11 +186,9 @@ def _kinetics(text: str) -> Iterator[Item]:
     Crawler/Kinetics/download.py.
     """
     columns = ["youtube_id", "time_start", "time_end", "split"]
-    for line, (youtube_id, start, end, split, label) in _rows(text, columns, "label"):
-        for time in (start, end):
-            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", time):
-                raise ValueError(f"line {line}: a time of {youtube_id} is {_short(time)}, not in seconds")
-        clip = f"{youtube_id}_{int(float(start)):06d}_{int(float(end)):06d}.mp4"
+    for line, (youtube_id, start, end, split, label) in rows(text, columns, ["label"]):
+        begin, stop = (int(seconds_of(time, line, youtube_id)) for time in (start, end))
+        clip = f"{youtube_id}_{begin:06d}_{stop:06d}.mp4"
         blanks: list[str] = []
         is_blank(label, f"the label of line {line}, of {shortened(youtube_id)}", blanks)
         yield split, Entry(Path(label, clip), labels=() if blanks else (label,)), blanks
@@ -214,7 +204,7 @@ def _ucf101(text: str) -> Iterator[Item]:
         if line.strip():
             match = re.fullmatch(r"(\w+)/(\w+\.\w+)( \d+)?", line.strip())
             if not match:
-                raise ValueError(f"line {number}: {_short(line.strip())} is not a clip")
+                raise ValueError(f"line {number}: {short(line.strip())} is not a clip")
             label = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", match[1]).lower()
             yield None, Entry(Path(match[1], match[2]), labels=(label,)), []
 
@@ -232,9 +222,33 @@ FORMATS: dict[str, Format] = {
         example="lines of key,vid_key,video_id,sentence, after a header with these names",
     ),
     "msrvtt-qa": Format(
-        _msrvtt_qa,
+        questions.msrvtt_qa,
         json=True,
         example='[{"video_id": 0, "question": "what does a man do?", "answer": "sing"}]',
+    ),
+    "msvd-qa": Format(
+        questions.msvd_qa,
+        json=True,
+        example='[{"video_id": 1, "question": "what does a man do?", "answer": "sing"}]',
+    ),
+    "activitynet-qa": Format(
+        questions.activitynet_qa,
+        json=True,
+        example='[{"video_name": "ID", "question": "is it a cat", "question_id": "v_ID_1"}], with '
+        '[{"question_id": "v_ID_1", "answer": "yes", "type": 3}] in a second file',
+        endings=("_q.json", "_a.json"),
+    ),
+    "next-qa": Format(
+        questions.next_qa,
+        json=False,
+        example="lines of video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4, after a "
+        "header with these names",
+    ),
+    "ivqa": Format(
+        questions.ivqa,
+        json=False,
+        example="lines of video_id,question,answer1,answer2,answer3,answer4,answer5, after a header "
+        "with these names",
     ),
     "activitynet": Format(
         _activitynet,
@@ -252,43 +266,3 @@ FORMATS: dict[str, Format] = {
         example="lines of Class/v_Class_g01_c01.avi, with or without a number after it",
     ),
 }
-
-
-def _field(record: Any, name: str, kind: type, where: str = "", blank: bool = False) -> Any:
-    """Return a field of a JSON object.
-
-    Raises ValueError if it is missing or of another type, or blank unless `blank`.
-    """
-    value = record.get(name) if isinstance(record, dict) else None
-    valid = isinstance(value, kind) and not isinstance(value, bool)
-    if not valid or (isinstance(value, str) and not blank and not value.strip()):
-        expected = {str: "text", int: "number", list: "list"}[kind]
-        raise ValueError(f'{where}"{name}" is missing or no {expected} in {_short(record)}')
-    return value
-
-
-def _rows(text: str, columns: list[str], text_column: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line number and the cells of each row of a CSV file with a header.
-
-    The cells are those in `columns` and in `text_column`. Only the last cell, of `text_column`, may be blank.
-    Raises ValueError with the number of a line that lacks a cell.
-    """
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = [*columns, text_column]
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise ValueError(f"it has no column {', '.join(missing)}")
-    for row in reader:
-        for name in columns:
-            if row[name] is None or (name != text_column and not row[name].strip()):
-                raise ValueError(f"line {reader.line_num}: {name} is missing")
-        yield reader.line_num, [row[name].strip() for name in columns]
-
-
-def _short(value: Any) -> str:
-    """Return a JSON value in at most 80 characters."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        text = shortened(value)
-    return text if len(text) <= 80 else text[:77] + "..."

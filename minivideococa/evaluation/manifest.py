@@ -6,16 +6,26 @@
 
 `video` is a path, relative to the manifest's folder unless it is absolute. All other fields are optional:
 `captions`, `label` or, if several are correct, `labels`, `question` with its `answer`, and `start` and `end`,
-which select a part of the video. Unknown fields are ignored. Blank captions, labels, questions and answers
-are left out with a warning.
+which select a part of the video. Unknown fields are ignored. Blank captions, labels, questions, answers and
+choices are left out with a warning.
+
+A question may have more fields:
+
+    {"video": "1.mp4", "question": "why does he run?", "answer": "to win", "choices": ["to win", "for fun"]}
+    {"video": "1.mp4", "question": "what does he cut?", "answers": ["bread", "bun", "bread"]}
+    {"video": "1.mp4", "question": "is it a cat?", "answer": "yes", "question_type": "free/yes or no"}
+
+`choices`, the answers to choose from, with the right one among them; `answers` in place of `answer`, one for
+each annotator; and `question_type`, for the table of results by type, with `/` before a type within a type.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -25,6 +35,7 @@ from ..media.sampling import seconds
 from ..output import atomic_write, json_text, resolve_output
 
 HINT = "a manifest has one JSON object per line"
+LISTS = ("captions", "labels", "choices", "answers")  # fields that hold several texts
 NO_OBJECT = (
     'it is not a JSON object like {"video": "clip.mp4", "captions": ["a dog runs"]}; other annotation files '
     "are read with --format"
@@ -37,10 +48,12 @@ class Entry:
 
     `video` is a path that can be opened. `start` and `end` select a part of the video, in seconds;
     strings such as "1:05" are converted as by `media.sampling.seconds`. None is the start or end of the
-    video.
+    video. `answers` are those of several annotators, one each; then `answer` is the most frequent of them.
+    `choices` are the answers to choose from, if the question has choices of its own.
 
-    Raises ValueError for an impossible path, a string in place of a tuple of strings, a blank text, an answer
-    without its question, and an end that is not after the start.
+    Raises ValueError for an impossible path, a string in place of a tuple of strings, a blank text, answers,
+    choices or a type without their question, an answer that is not among the choices, and an end that is not
+    after the start.
     """
 
     video: Path
@@ -50,22 +63,36 @@ class Entry:
     answer: str | None = None
     start: float | None = None
     end: float | None = None
+    choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    question_type: str | None = None
 
     def __post_init__(self) -> None:
         """Check the fields and convert the times to seconds."""
         path_name(self.video, "give the path of a video", '"video"')
-        for name in ("captions", "labels"):
+        for name in LISTS:
             texts = getattr(self, name)
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
                 raise ValueError(f'"{name}" is {shortened(texts)}: give a list of texts')
-        for caption in self.captions:
-            _check_text("caption", caption)
-        for label in self.labels:
-            _check_text("label", label)
-        _check_text("question", self.question)
-        _check_text("answer", self.answer)
-        if self.answer is not None and self.question is None:
-            raise ValueError('an "answer" needs its "question"')
+            for text in texts:
+                _check_text(name.removesuffix("s"), text)
+        for name in ("question", "answer", "question_type"):
+            _check_text(name, getattr(self, name))
+        self._check_question()
+        self._check_part()
+
+    def _check_question(self) -> None:
+        """Check what belongs to a question, and set `answer` to the most frequent of `answers`."""
+        if self.answers:
+            object.__setattr__(self, "answer", Counter(self.answers).most_common(1)[0][0])
+        for name in ("answer", "choices", "question_type"):
+            if getattr(self, name) and self.question is None:
+                raise ValueError(f'"{name}" needs its "question"')
+        if self.choices and self.answer is not None and self.answer not in self.choices:
+            raise ValueError(f'the answer {shortened(self.answer)} is not among the "choices"')
+
+    def _check_part(self) -> None:
+        """Check the start and the end, and convert them to seconds."""
         for name in ("start", "end"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, seconds(value, f'"{name}"'))
@@ -80,6 +107,11 @@ def _check_text(name: str, text: Any) -> None:
     if text is not None and (not isinstance(text, str) or not text.strip()):
         fault = "blank" if isinstance(text, str) else "no text"
         raise ValueError(f"the {name} {shortened(text)} is {fault}: give a text, or leave it out")
+
+
+def part_key(entry: Entry) -> tuple[str, float, float | None]:
+    """Return what identifies a video: the path, symbolic links resolved, and the part of it."""
+    return os.path.realpath(entry.video), entry.start or 0.0, entry.end
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
@@ -117,20 +149,31 @@ def _parse_entry(fields: dict[str, Any], folder: Path, where: str, blanks: list[
         raise ValueError('"video" is missing: give the path of a video')
     if not isinstance(video, str) or not video.strip():
         raise ValueError(f'"video" is {shortened(video)}: give the path of a video')
-    label, labels = _parse_text(fields, "label", where, blanks), _parse_texts(fields, "labels", where, blanks)
-    question, answer = (_parse_text(fields, name, where, blanks) for name in ("question", "answer"))
-    if label and labels:
-        raise ValueError('both "label" and "labels" are there: give one of them')
-    if question is None and fields.get("question") is not None:  # a blank one
-        answer = None
-    return Entry(
+    label, question, answer, question_type = (
+        _parse_text(fields, name, where, blanks) for name in ("label", "question", "answer", "question_type")
+    )
+    labels, captions, answers, choices = (
+        _parse_texts(fields, name, where, blanks) for name in ("labels", "captions", "answers", "choices")
+    )
+    for one, several, name in (label, labels, "label"), (answer, answers, "answer"):
+        if one and several:
+            raise ValueError(f'both "{name}" and "{name}s" are there: give one of them')
+    entry = Entry(
         folder / video,
-        _parse_texts(fields, "captions", where, blanks),
+        captions,
         (label.strip(),) if label else labels,
-        question,
-        answer,
-        fields.get("start"),
-        fields.get("end"),
+        start=fields.get("start"),
+        end=fields.get("end"),
+    )
+    if question is None and fields.get("question") is not None:  # a blank one
+        return entry
+    return replace(
+        entry,
+        question=question,
+        answer=answer.strip() if answer else None,
+        answers=answers,
+        choices=choices,
+        question_type=question_type,
     )
 
 
@@ -202,6 +245,9 @@ def _fields(entry: Entry, folder: Path) -> dict[str, Any]:
         "label": entry.labels[0] if single else None,
         "labels": () if single else entry.labels,
         "question": entry.question,
-        "answer": entry.answer,
+        "question_type": entry.question_type,
+        "choices": entry.choices,
+        "answer": None if entry.answers else entry.answer,
+        "answers": entry.answers,
     }
     return {name: value for name, value in fields.items() if value not in (None, ())}

@@ -184,6 +184,7 @@ def _scorers() -> tuple[Any, Any, Any]:
 
 # Answers
 
+Equal = Callable[[str, str], bool]  # whether a predicted answer and a correct one are the same
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -196,3 +197,21 @@ def normalize_answer(answer: str) -> str:
 def same_answer(answer: str, truth: str) -> bool:
     """Tell whether two answers are equal after `normalize_answer`. An empty answer equals none."""
     return normalize_answer(answer) == normalize_answer(truth) != ""
+
+
+def equal_texts(answer: str, truth: str) -> bool:
+    """Tell whether two answers are equal but for case and white space at the ends.
+
+    The published evaluations of MSRVTT-QA, MSVD-QA, ActivityNet-QA and iVQA compare texts as they are, and
+    these data sets are in lower case.
+    """
+    return answer.strip().lower() == truth.strip().lower() != ""
+
+
+def soft_score(answer: str, truths: Sequence[str], equal: Equal = same_answer) -> float:
+    """Return iVQA's score of an answer against those of several annotators: min(annotators / 2, 1).
+
+    It is 1 if at least two of them gave this answer and 1/2 if one did (Just Ask, arXiv 2012.00451, section
+    5).
+    """
+    return min(sum(equal(answer, truth) for truth in truths) / 2, 1.0)

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+from ..cache import content_hashes, folder_for, get, put
+from ..inputs import why_unreadable
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
-from ..model.config import Video, check_adapter
+from ..model.config import Video
 from ..model.generation import DecodingOptions
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
 from ..tasks import warn_if_cut
-from .cache import content_hashes, folder_for, get, put
-from .manifest import Entry
+from .manifest import Entry, part_key
 from .tasks import TASKS, Clip, Settings, Task
 from .tasks.task import finite_latents
 
@@ -34,10 +36,11 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     *,
     num_frames: int = 8,
-    adapter: str = "attentional",
+    adapter: str | None = None,
     templates: Sequence[str] | None = None,
     answers: Sequence[str] | None = None,
     tokenizer: str = "words",
+    train: Iterable[Entry] | None = None,
     cache: str | os.PathLike[str] | None = None,
     options: DecodingOptions | None = None,
     progress: Progress = no_progress,
@@ -58,22 +61,28 @@ def evaluate(
         - "retrieve": recall at 1, 5 and 10 and the median rank, of videos for captions and of captions for
           videos.
         - "caption": BLEU-4, ROUGE-L and CIDEr against all captions of a video.
-        - "qa": accuracy of the generated answers or, with `answers`, of the most probable of those.
+        - "qa": accuracy of the answers, each the most probable of the question's choices, of `answers` or of
+          the model's classifier, or a generated one. Beside it, always, that of the question-only baseline,
+          which has the mean of all videos in place of the video.
     num_frames, adapter : as in `VideoCoCa.encode`.
     templates : as in `tasks.classify`.
-    answers : the answers to choose from. Default: answers are generated.
+    answers : the answers to choose from, for questions without choices of their own. Default: those of the
+        model's classifier; without one, answers are generated.
     tokenizer : "words" or "ptb", how the metrics of captions split texts; see `metrics`.
+    train : the entries of the training set, whose videos' mean the question-only baseline has. Default: the
+        videos with questions that are evaluated.
     cache : a folder for encoded videos and generated texts, which the next run uses. None: no cache.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to
         captions only; the `max_length` of an answer does not count the question.
-    progress : called once for each stage: labels, captions, videos.
+    progress : called once for each stage: labels, captions, training videos, videos, questions.
 
     Returns
     -------
     dict
         "videos", the number of videos that could be read; "unreadable", a list of {"video", "why"};
-        "metrics", {task: {metric: {"value", "items"}}}; "predictions", a list of {"video", ...}, one for each
-        entry. The part of a video has "start" and "end" beside "video".
+        "metrics", {task: {metric: {"value", "items"}}}; "details", {"qa": {"by_type", "note"}}, the
+        metrics by question type, {type: {metric: ...}}, and a line about the baseline; "predictions", a list
+        of {"video", ...}, one for each entry. The part of a video has "start" and "end" beside "video".
 
     Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
     question that leaves no room for its answer, "caption" named without the package of its metrics, and a
@@ -81,6 +90,7 @@ def evaluate(
     Raises OSError if the cache cannot be written.
     """
     entries = _check_entries(entries)
+    training = [] if train is None else _check_entries(train)
     settings = Settings(
         model,
         _check_options(options, keywords),
@@ -94,8 +104,9 @@ def evaluate(
         chosen = _installed(chosen)
     clips = collect_clips(entries, chosen)
     running = [task(settings, clips.values()) for task in chosen]
-    num_frames, adapter = frame_count(num_frames), check_adapter(adapter)
+    num_frames, adapter = frame_count(num_frames), model.config.check_adapter(adapter)
     _require_memory(model, num_frames, adapter)
+    encode = partial(_encode, settings=settings, num_frames=num_frames, adapter=adapter)
     for task in running:
         task.check()
     texts = list(dict.fromkeys(text for task in running for text in task.texts))
@@ -104,15 +115,18 @@ def evaluate(
         warnings.warn(model.caveat, stacklevel=2)
     for task in running:
         task.prepare(progress)
+    _show_training_videos(training, running, encode, progress)
     with progress(len(clips), "videos") as update:
         for clip in clips.values():
-            video = _encode(clip, settings, num_frames, adapter)
+            video = encode(clip)
             if video is None:
                 warnings.warn(f"left out: {clip.unreadable}", stacklevel=2)
             for task in running:
                 if video is not None and clip in task.targets:
                     task.predict(clip, video)
             update(1)
+    for task in running:
+        task.conclude(progress)
     return _result(entries, clips, running)
 
 
@@ -141,7 +155,8 @@ def _check_options(options: DecodingOptions | None, keywords: dict[str, Any]) ->
 
 
 def _require_memory(model: VideoCoCa, num_frames: int, adapter: str) -> None:
-    """Raise ValueError if the frames of one video do not fit into memory."""
+    """Raise ValueError if the frames of one video do not fit into memory, or the adapter's positions."""
+    model.config.check_frames(num_frames, adapter)
     need = model.config.bytes_to_encode(adapter, model.dtype)
     require_memory_for(num_frames, need, f"encoding {num_frames} frames", "frames")
 
@@ -187,17 +202,12 @@ def _installed(tasks: list[type[Task]]) -> list[type[Task]]:
     return [task for task in tasks if task not in missing]
 
 
-def _part_key(entry: Entry) -> tuple[str, float, float | None]:
-    """Return what identifies a video: the path, symbolic links resolved, and the part of it."""
-    return os.path.realpath(entry.video), entry.start or 0.0, entry.end
-
-
 def collect_clips(entries: Sequence[Entry], tasks: Sequence[type[Task]]) -> dict[Any, Clip]:
     """Return the videos that the tasks have ground truth for, each with all entries about it."""
     clips: dict[Any, Clip] = {}
     for entry in entries:
         if any(task.targets_of(entry) for task in tasks):
-            clip = clips.setdefault(_part_key(entry), Clip(entry.video, entry.start, entry.end))
+            clip = clips.setdefault(part_key(entry), Clip(entry.video, entry.start, entry.end))
             clip.entries.append(entry)
     return clips
 
@@ -219,7 +229,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
         if arrays is None:
             pixels = model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
     except Exception as error:  # decoders raise many kinds; the other videos keep their results
-        clip.unreadable = _reason(clip.path, error)
+        clip.unreadable = why_unreadable(clip.path, error)
         return None
     if arrays is not None:
         video = Video(**arrays)
@@ -231,14 +241,31 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
     return video
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Return why a video cannot be read, in one line that names the video."""
-    name, text = " ".join(str(path).split()), " ".join(str(error).split())
-    if isinstance(error, MemoryError):
-        text = "there is not enough memory to read it"
-    elif not isinstance(error, OSError | ValueError):  # a library's internal error
-        text = f"it cannot be read ({type(error).__name__}: {text})"
-    return text if name in text else f"{name}: {text}"
+def _show_training_videos(
+    training: Sequence[Entry],
+    tasks: Sequence[Task],
+    encode: Callable[[Clip], Video | None],
+    progress: Progress,
+) -> None:
+    """Encode the videos of the training set for the tasks that use them.
+
+    Raises ValueError if none can be read.
+    """
+    tasks = [task for task in tasks if task.uses_training_videos]
+    if not tasks or not training:
+        return
+    clips = {part_key(entry): Clip(entry.video, entry.start, entry.end) for entry in training}
+    with progress(len(clips), "training videos") as update:
+        for clip in clips.values():
+            video = encode(clip)
+            if video is None:
+                warnings.warn(f"left out of the training set's mean: {clip.unreadable}", stacklevel=3)
+            else:
+                for task in tasks:
+                    task.see_training_video(video)
+            update(1)
+    if all(clip.unreadable for clip in clips.values()):
+        raise ValueError(f"none of the {len(clips)} training videos can be read: {clip.unreadable}")
 
 
 # After the videos
@@ -254,17 +281,20 @@ def _result(entries: Sequence[Entry], clips: dict[Any, Clip], tasks: Sequence[Ta
     ]
     if not readable:
         raise ValueError(f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}")
-    metrics = {}
+    metrics, details = {}, {}
     for task in tasks:
         evaluated = [clip for clip in readable if clip in task.targets]
         metrics[task.name] = task.metrics(evaluated) if evaluated else {}
+        if evaluated and (more := task.details(evaluated)):
+            details[task.name] = more
         if not evaluated:
             warnings.warn(f"{task.name}: none of its videos can be read", stacklevel=3)
     return {
         "videos": len(readable),
         "unreadable": unreadable,
         "metrics": metrics,
-        "predictions": [_prediction(entry, clips.get(_part_key(entry)), tasks) for entry in entries],
+        "details": details,
+        "predictions": [_prediction(entry, clips.get(part_key(entry)), tasks) for entry in entries],
     }
 
 
@@ -294,18 +324,41 @@ def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> Non
 
 
 def report(result: dict[str, Any]) -> str:
-    """Return the metrics of a result of `evaluate` as a table."""
+    """Return the metrics of a result of `evaluate` as a table, then the details of each task."""
     rows = [("task", "metric", "value", "items")]
     rows += [
         (task, metric, f"{row['value']:.3f}", str(row["items"]))
         for task, metrics in result["metrics"].items()
         for metric, row in metrics.items()
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        f"{task:<{widths[0]}}  {metric:<{widths[1]}}  {value:>{widths[2]}}  {items:>{widths[3]}}"
-        for task, metric, value, items in rows
-    ]
+    lines = _table(rows, text_columns=2)
+    for task, details in result["details"].items():
+        if by_type := details.get("by_type"):
+            lines += ["", *_table(_rows_by_type(task, by_type), text_columns=1)]
+        if note := details.get("note"):
+            lines += ["", note]
     if left_out := len(result["unreadable"]):
         lines += ["", f"{left_out} of {result['videos'] + left_out} videos cannot be read and are left out."]
     return "\n".join(lines)
+
+
+def _rows_by_type(task: str, by_type: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a table of metrics with a row for each type, after one of names."""
+    [names, *_] = by_type.values()
+    rows = [(f"{task}, by type", *names, "items")]
+    for kind, metrics in by_type.items():
+        values = [f"{row['value']:.3f}" for row in metrics.values()]
+        rows.append((kind, *values, str(next(iter(metrics.values()))["items"])))
+    return rows
+
+
+def _table(rows: Sequence[tuple[str, ...]], text_columns: int) -> list[str]:
+    """Return the lines of a table. The first columns are aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < text_columns else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]

@@ -235,6 +235,10 @@ class Tokenizer:
             words += [text[start:stop] for token, (start, stop) in tokens if token == unknown]
         return list(dict.fromkeys(words))
 
+    def json_text(self) -> str:
+        """Return the text of the `tokenizer.json`: `load_tokenizer` reads an equal tokenizer from it."""
+        return self.vocabulary.to_str(pretty=True)
+
 
 def load_tokenizer(
     path: str | Path,
@@ -248,27 +252,43 @@ def load_tokenizer(
     Raises FileNotFoundError, or ValueError for a file in another format, without a start and an end token, or
     whose ids are not 0 to `vocab_size` - 1, each with a token.
     """
-    import tokenizers
-
-    from ..inputs import parse_json, regular_file
+    from ..inputs import regular_file
 
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no tokenizer file; put the checkpoint's tokenizer.json there")
     file = regular_file(path, "put the checkpoint's tokenizer.json there")
-    with _library_errors(f"{path}: not a tokenizer.json of the tokenizers library"):
+    with _library_errors(f"{path}: {NOT_A_TOKENIZER}"):
         text = file.read_text(encoding="utf-8-sig")
+    return parse_tokenizer(text, str(path), context_length, pad_id, clean, vocab_size)
+
+
+NOT_A_TOKENIZER = "not a tokenizer.json of the tokenizers library"
+
+
+def parse_tokenizer(
+    text: str, where: str, context_length: int, pad_id: int, clean: str, vocab_size: int | None = None
+) -> Tokenizer:
+    """Return the tokenizer in the text of a `tokenizer.json`, which messages call `where`.
+
+    Raises ValueError as `load_tokenizer`.
+    """
+    import tokenizers
+
+    from ..inputs import parse_json
+
+    with _library_errors(f"{where}: {NOT_A_TOKENIZER}"):
         vocabulary = tokenizers.Tokenizer.from_str(text)
     declared = {
-        token["content"]: token["id"] for token in parse_json(text, str(path), "").get("added_tokens") or ()
+        token["content"]: token["id"] for token in parse_json(text, where, "").get("added_tokens") or ()
     }
-    _check_ids(vocabulary, declared, vocab_size, str(path))
+    _check_ids(vocabulary, declared, vocab_size, where)
     vocabulary.no_padding()
     vocabulary.no_truncation()
     for start, end in (START, END), ("<|startoftext|>", "<|endoftext|>"):
         start_id, end_id = vocabulary.token_to_id(start), vocabulary.token_to_id(end)
         if start_id is not None and end_id is not None:
             return Tokenizer(vocabulary, context_length, pad_id, clean, start_id, end_id)
-    raise ValueError(f"{path}: the vocabulary has no start and end token; it needs {START} and {END}")
+    raise ValueError(f"{where}: the vocabulary has no start and end token; it needs {START} and {END}")
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +28,7 @@ ADAPTERS = {  # the ways from frames to a video that VideoCoCa compares (arXiv 2
     "attentional": "pool the tokens of all frames at once",
     "mean": "pool each frame separately, then average",
     "joint": "encode all frames as one sequence, then pool",
+    "factorized": "pool each frame to one embedding, then apply new transformer layers across the frames",
 }
 
 
@@ -89,6 +90,18 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class FactorizedConfig:
+    """The transformer layers across the frames that the factorized adapter adds to a CoCa."""
+
+    width: int  # = E
+    layers: int
+    heads: int
+    mlp_width: int  # always 4 * width
+    quick_gelu: bool
+    frames: int | None  # the most frames, where these have learned positions; None without positions
+
+
+@dataclass(frozen=True)
 class PreprocessConfig:
     """From frames to pixels."""
 
@@ -113,6 +126,9 @@ class Config:
     tokenizer_clean: str  # "lower" or "whitespace": what is done to a text before it is tokenized
     # the config.json, always with both "model_cfg" and "preprocess_cfg"
     source: dict[str, Any] = field(repr=False, compare=False)
+    adapter: str = "attentional"  # the one that the checkpoint was tuned with: the default everywhere
+    factorized: FactorizedConfig | None = None
+    answers: tuple[str, ...] = ()  # the classes of the question head; () without one
 
     def bytes_to_encode(self, adapter: str, dtype: Any) -> Callable[[int], int]:
         """Return T -> an estimate of the bytes that encoding T frames takes, their pixels included."""
@@ -125,9 +141,27 @@ class Config:
             # norm, keys, values, scores; and jointly every token attends to all others
             pooling = tokens * (3 * c.width + 3 * self.embed_dim + c.pooler_heads * c.queries)
             joint = tokens * (4 * c.width + c.mlp_width + c.heads * tokens) if adapter == "joint" else 0
-            return int(dtype.itemsize) * (encoding + max(pooling, joint))
+            new = self.factorized if adapter == "factorized" else None  # every frame attends to all others
+            across = frames * (4 * new.width + new.mlp_width + new.heads * frames) if new else 0
+            return int(dtype.itemsize) * (encoding + max(pooling, joint, across))
 
         return estimate
+
+    def check_adapter(self, adapter: Any) -> str:
+        """Return the name of one of the `ADAPTERS` that this checkpoint has; for None, its own."""
+        name = self.adapter if adapter is None else check_choice("adapter", adapter, ADAPTERS)
+        if name == "factorized" and self.factorized is None:
+            raise ValueError(
+                "adapter is factorized: this checkpoint has no layers across the frames: add and train them "
+                "with minivideococa finetune --adapter factorized"
+            )
+        return name
+
+    def check_frames(self, frames: int, adapter: str) -> None:
+        """Raise ValueError for more frames than the factorized layers have positions."""
+        most = self.factorized.frames if adapter == "factorized" and self.factorized else None
+        if most is not None and frames > most:
+            raise ValueError(f"{frames} frames: the factorized layers have positions for {most}: take fewer")
 
     def check_pixels(self, pixels: Any, dtype: Any) -> Array:
         """Return pixels [T, 3, S, S] in this dtype, after recording them as they are."""
@@ -167,15 +201,10 @@ class Config:
         return ids
 
 
-StackConfig = VisionConfig | TextConfig | DecoderConfig  # of a stack of residual blocks
+StackConfig = VisionConfig | TextConfig | DecoderConfig | FactorizedConfig  # of a stack of residual blocks
 
 
 # Checks of arguments; not needed to understand the model
-
-
-def check_adapter(adapter: Any) -> str:
-    """Return the name of one of the `ADAPTERS`."""
-    return check_choice("adapter", adapter, ADAPTERS)
 
 
 def check_choice(name: str, value: Any, choices: Mapping[str, Any] | Sequence[str]) -> str:
@@ -296,3 +325,60 @@ def shorten(value: Any) -> str:
     except ValueError:  # an int of more digits than Python prints
         line = "a number of thousands of digits"
     return line if len(line) <= 40 else line[:37] + "..."
+
+
+# Options: dataclasses whose fields are the keywords of a function and the flags of a command
+
+Check = Callable[[str, Any], Any]  # (name, value) -> the value, as the checks above
+
+
+def option(default: Any, check: Check, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """Return a field of `Options` with its check, and its help for the command line."""
+    return field(default=default, metadata={"check": check, "help": help, "metavar": metavar, **more})
+
+
+def integer(least: int | None = None, most: int | None = None) -> Check:
+    """Return the check of an option that is a whole number."""
+    return lambda name, value: check_int(name, value, least, most)
+
+
+def number(least: float, most: float) -> Check:
+    """Return the check of an option that is a number."""
+    return lambda name, value: check_number(name, value, least, most)
+
+
+def choice(choices: Mapping[str, Any] | Sequence[str]) -> Check:
+    """Return the check of an option that is one of several names."""
+    return lambda name, value: check_choice(name, value, choices)
+
+
+class Options:
+    """What frozen dataclasses of options share. None is accepted where it is a field's default."""
+
+    kind: ClassVar[str]  # of options, for messages
+
+    @classmethod
+    def create(cls, options: Any = None, **keywords: Any) -> Self:
+        """Return the options, some replaced by keywords.
+
+        Raises TypeError for an unknown keyword, and ValueError as the class itself.
+        """
+        if options is not None and not isinstance(options, cls):
+            raise ValueError(
+                f"options is {shorten(options)}: give a {cls.__name__}, or its fields as keywords"
+            )
+        names = {option.name for option in fields(cls)}  # type: ignore[arg-type]
+        if unknown := keywords.keys() - names:
+            raise TypeError(f"unknown {cls.kind} option {min(unknown)!r}")
+        return replace(options or cls(), **keywords)  # type: ignore[type-var]
+
+    def __post_init__(self) -> None:
+        """Check each field, then all together."""
+        for option in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, option.name)
+            if not (value is None and option.default is None):
+                object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise ValueError for values that are invalid in combination."""

@@ -24,10 +24,10 @@ def causal_mask(length: int, before: int) -> Array:
     return np.tri(length, before + length, before, dtype=bool)
 
 
-def decode(
+def hidden_states(
     features: Array, kv: list[KV], decoder: Params, config: DecoderConfig, caches: KVCaches = None
 ) -> Array:
-    """Decode token features [R, L, E] -> logits [R, L, V].
+    """Decode token features [R, L, E] -> hidden states [R, L, E], after `ln_final`.
 
     kv: the `cross_attention_kv` of B videos, each of which has R / B texts.
 
@@ -45,5 +45,12 @@ def decode(
             by_video = x.reshape(len(kv[i][0]), -1, x.shape[-1])  # [B, (R / B) L, E]
             x = residual_block(by_video, cross_block, config, kv=kv[i]).reshape(features.shape)
         x = record_texts(f"decoder.block.{i}.cross", x)
-    x = layer_norm(x, **decoder["ln_final"])
+    return layer_norm(x, **decoder["ln_final"])
+
+
+def decode(
+    features: Array, kv: list[KV], decoder: Params, config: DecoderConfig, caches: KVCaches = None
+) -> Array:
+    """Decode token features [R, L, E] -> logits [R, L, V] of the next tokens, as `hidden_states` does."""
+    x = hidden_states(features, kv, decoder, config, caches)
     return record_texts("logits", linear(x, decoder["text_projection"].T))  # [V, E], under open_clip's name

@@ -9,7 +9,7 @@ that the ids are the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,15 +19,17 @@ from .config import (
     Array,
     Callback,
     Config,
+    Options,
     Params,
     TextConfig,
     check_bool,
-    check_choice,
     check_finite,
     check_int,
-    check_number,
     check_text,
-    shorten,
+    choice,
+    integer,
+    number,
+    option,
 )
 from .hooks import record_texts
 from .ops import log_softmax, softmax
@@ -47,28 +49,8 @@ MAX_BEAMS = 1000  # a search with more takes hours, even with a small model
 # Options
 
 
-Check = Callable[[str, Any], Any]  # (name, value) -> the value, as in `config`
-
-
-def _option(default: Any, check: Check, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """Return a field of `DecodingOptions` with its check, and its help for the command line."""
-    return field(default=default, metadata={"check": check, "help": help, "metavar": metavar, **more})
-
-
-def _integer(least: int | None = None, most: int | None = None) -> Check:
-    return lambda name, value: check_int(name, value, least, most)
-
-
-def _convention(name: str, value: Any) -> str:
-    return check_choice(name, value, CONVENTIONS)
-
-
-def _number(least: float, most: float) -> Check:
-    return lambda name, value: check_number(name, value, least, most)
-
-
 @dataclass(frozen=True)
-class DecodingOptions:
+class DecodingOptions(Options):
     """How a text is generated: the keywords of `VideoCoCa.generate` and the flags of the command line.
 
     With `top_k`, `top_p` or `temperature` the tokens are sampled, by `seed`; otherwise beam search with
@@ -79,57 +61,58 @@ class DecodingOptions:
     beams.
     """
 
-    beams: int = _option(6, _integer(1, MAX_BEAMS), "beams of the beam search; 1 is greedy decoding", "N")
-    beam_groups: int | None = _option(
+    beams: int = option(6, integer(1, MAX_BEAMS), "beams of the beam search; 1 is greedy decoding", "N")
+    beam_groups: int | None = option(
         None,
-        _integer(1),
+        integer(1),
         "groups of beams; without a diversity penalty all find the same (default: 3 for 6 beams, else 1)",
         "N",
     )
-    min_length: int = _option(
-        5, _integer(0), "fewest tokens before the end token, the start token included", "N"
+    min_length: int = option(
+        5, integer(0), "fewest tokens before the end token, the start token included", "N"
     )
-    max_length: int | None = _option(
+    max_length: int | None = option(
         None,
-        _integer(),
+        integer(),
         "most tokens, start and end included (default: 30, or the context length if that is less)",
         "N",
     )
-    prompt: str = _option("", check_text, "text that the generated text continues", "TEXT")
-    top_k: int | None = _option(None, _integer(1), "sample from the N most likely tokens", "N")
-    top_p: float | None = _option(
+    prompt: str = option("", check_text, "text that the generated text continues", "TEXT")
+    top_k: int | None = option(None, integer(1), "sample from the N most likely tokens", "N")
+    top_p: float | None = option(
         None,
-        _number(0, 1),
+        number(0, 1),
         "sample from the most likely tokens whose probabilities add up to P (nucleus sampling)",
         "P",
     )
-    temperature: float | None = _option(None, _number(0, 1e6), "sample with the logits divided by X", "X")
-    seed: int = _option(0, _integer(0), "seed of the sampling", "N")
-    repetition_penalty: float = _option(
-        1.0, _number(1e-6, 1e6), "above 1, tokens that are already in the text become less likely", "X"
+    temperature: float | None = option(None, number(0, 1e6), "sample with the logits divided by X", "X")
+    seed: int = option(0, integer(0), "seed of the sampling", "N")
+    repetition_penalty: float = option(
+        1.0, number(1e-6, 1e6), "above 1, tokens that are already in the text become less likely", "X"
     )
-    diversity_penalty: float = _option(
-        0.0, _number(0, 1e6), "penalty of a group of beams for a token that earlier groups chose", "X"
+    diversity_penalty: float = option(
+        0.0, number(0, 1e6), "penalty of a group of beams for a token that earlier groups chose", "X"
     )
-    length_penalty: float = _option(
-        1.0, _number(-100, 100), "the score of a beam is divided by its length to the power of X", "X"
+    length_penalty: float = option(
+        1.0, number(-100, 100), "the score of a beam is divided by its length to the power of X", "X"
     )
-    candidates: int = _option(
-        1, _integer(1, MAX_BEAMS), "number of texts to return, the best of one beam search", "N"
+    candidates: int = option(
+        1, integer(1, MAX_BEAMS), "number of texts to return, the best of one beam search", "N"
     )
-    convention: Literal["open_clip", "textbook"] = _option(
+    convention: Literal["open_clip", "textbook"] = option(
         "open_clip",
-        _convention,
+        choice(("open_clip", "textbook")),
         "follow open_clip's generate, or the textbook: sums of log-probabilities, one group of beams",
-        choices=("open_clip", "textbook"),
     )
-    start_id: int | None = _option(
-        None, _integer(0), "first id (default: the tokenizer's start token, or CLIP's, V - 2)"
+    start_id: int | None = option(
+        None, integer(0), "first id (default: the tokenizer's start token, or CLIP's, V - 2)"
     )
-    end_id: int | None = _option(
-        None, _integer(0), "id that ends a text (default: the tokenizer's end token, or CLIP's, V - 1)"
+    end_id: int | None = option(
+        None, integer(0), "id that ends a text (default: the tokenizer's end token, or CLIP's, V - 1)"
     )
-    cache: bool = _option(True, check_bool, "keep keys and values from one token to the next")
+    cache: bool = option(True, check_bool, "keep keys and values from one token to the next")
+
+    kind = "decoding"
 
     @classmethod
     def create(cls, options: DecodingOptions | None = None, **keywords: Any) -> DecodingOptions:
@@ -137,24 +120,11 @@ class DecodingOptions:
 
         Raises TypeError for an unknown keyword, and ValueError as the class itself.
         """
-        if options is not None and not isinstance(options, cls):
-            raise ValueError(
-                f"options is {shorten(options)}: give a DecodingOptions, or its fields as keywords"
-            )
         if check_bool("textbook", keywords.pop("textbook", False)):
             keywords["convention"] = "textbook"
-        if unknown := keywords.keys() - {option.name for option in fields(cls)}:
-            raise TypeError(f"unknown decoding option {min(unknown)!r}")
-        return replace(options or cls(), **keywords)
+        return super().create(options, **keywords)
 
-    def __post_init__(self) -> None:
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if not (value is None and option.default is None):
-                object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
-        self._check_together()
-
-    def _check_together(self) -> None:
+    def check_together(self) -> None:
         """Raise ValueError for values that are invalid alone or in combination."""
         if self.top_p == 0:
             raise ValueError(f"top_p is {self.top_p}: give a number of more than 0, at most 1")

@@ -40,9 +40,9 @@ class _Reached(BaseException):  # not for `except Exception` in the block
 
 
 # The names of activations: "vision.block.3", "decoder.block.0.cross.weights"
-STAGES = r"frames|pixels|ids|logits|vision\.embed|pool\.(flat|attended|tokens|latent)"
+STAGES = r"frames|pixels|ids|logits|(vision|factorized)\.embed|pool\.(flat|attended|tokens|latent)"
 TEXT = r"text\.(embed|tokens|latent)"
-BLOCKS = r"(vision|text)\.block\.\d+|decoder\.block\.\d+\.(self|cross)|pool(\.contrastive)?"
+BLOCKS = r"(vision|factorized|text)\.block\.\d+|decoder\.block\.\d+\.(self|cross)|pool(\.contrastive)?"
 INSIDE = r"q|k|v|weights|attention|mlp|mlp\.hidden"
 NAME = re.compile(rf"{STAGES}|{TEXT}|({BLOCKS})(\.({INSIDE}))?")
 

@@ -14,12 +14,12 @@ from .config import (
     Source,
     Time,
     Video,
-    check_adapter,
     check_finite,
     check_video,
 )
 from .generation import DecodingOptions
 from .hooks import record
+from .kernels import threads_of_frames
 
 
 def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[Video, Array, Array]:
@@ -27,7 +27,7 @@ def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[
 
     The latents are compared with each other (contrastive), the logits predict the next token (generative).
     """
-    video = encode_video(pixels, params["visual"], config)
+    video = encode_video(pixels, params, config, config.adapter)
     latents, features = text.encode_text(ids, params["text"], config.text)  # [B, E], [B, L, E]
     kv = decoder.cross_attention_kv(video.tokens[None], params["text_decoder"], config.decoder)
     logits = decoder.decode(features, kv, params["text_decoder"], config.decoder)  # [B, L, V]
@@ -35,13 +35,28 @@ def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[
 
 
 def encode_video(
-    pixels: Array, visual: Params, config: Config, adapter: str = "attentional", progress: Callback = None
+    pixels: Array, params: Params, config: Config, adapter: str, progress: Callback = None
 ) -> Video:
     """Encode pixels [T, 3, S, S]: the frozen image encoder, then the poolers over all frames' tokens."""
+    return pool(frame_tokens(pixels, params, config, adapter, progress), params, config, adapter)
+
+
+def frame_tokens(
+    pixels: Array, params: Params, config: Config, adapter: str, progress: Callback = None
+) -> Array:
+    """Encode pixels [T, 3, S, S] -> frame tokens [T, N, W], each frame separately unless jointly."""
     encode = vision.encode_jointly if adapter == "joint" else vision.encode_frames
+    return encode(pixels, params["visual"], config.vision, progress)
+
+
+@threads_of_frames
+def pool(tokens: Array, params: Params, config: Config, adapter: str) -> Video:
+    """Pool frame tokens [T, N, W] to a latent [E] and caption tokens [Q', E], factorized [T, E]."""
+    visual = params["visual"]
+    if adapter == "factorized":
+        return Video(*pooling.factorized_pool(tokens, visual, params["factorized"], config))
     pool = pooling.mean_pool if adapter == "mean" else pooling.pool
-    tokens = encode(pixels, visual, config.vision, progress)  # [T, N, W]
-    return Video(*pool(tokens, visual, config.vision))  # [E], [Q', E]
+    return Video(*pool(tokens, visual, config.vision))
 
 
 class VideoCoCa:
@@ -58,6 +73,9 @@ class VideoCoCa:
 
     origin: dict[str, str] | None = None  # of the weights, as `checkpoint.folder.read_origin` returns it
     caveat: str | None = None  # what to know about the weights before latents are compared
+    base: str = "a model in memory"  # the checkpoint that was loaded, for messages
+    changed: frozenset[str] = frozenset()  # names of the tensors that are not that checkpoint's
+    tuned_for: str | None = None  # the task that the model was finetuned for: "qa", "caption", ...
 
     def __init__(self, config: Config, params: Params, tokenizer: Any = None, **media: Any) -> None:
         self.config, self.params, self.tokenizer = config, params, tokenizer
@@ -66,7 +84,9 @@ class VideoCoCa:
 
     def __call__(self, pixels: Array, ids: Array) -> tuple[Video, Array, Array]:
         """Run `forward` on pixels [T, 3, S, S] and ids [B, L]: video, text latents, logits [B, L, V]."""
-        return forward(self._pixels(pixels), self.config.check_ids(ids), self.params, self.config)
+        return forward(
+            self._pixels(pixels, self.config.adapter), self.config.check_ids(ids), self.params, self.config
+        )
 
     @property
     def logit_scale(self) -> float:
@@ -80,28 +100,31 @@ class VideoCoCa:
 
     def encode_frames(self, pixels: Array, progress: Callback = None) -> Array:
         """Encode each frame separately: pixels [T, 3, S, S] -> frame tokens [T, N, W]."""
-        pixels = self._pixels(pixels)
+        pixels = self._pixels(pixels, "attentional")
         tokens = vision.encode_frames(pixels, self.params["visual"], self.config.vision, progress)
         return check_finite("the frame tokens are", tokens)
 
     def pool(self, tokens: Array) -> Video:
-        """Pool frame tokens [T, N, W] by CoCa's own poolers, over the tokens of all frames."""
+        """Pool frame tokens [T, N, W] by the checkpoint's adapter: CoCa's own poolers, over all frames."""
         tokens = self.config.check_frame_tokens(tokens, self.dtype)
-        self._require_memory(len(tokens))
-        latent, caption_tokens = pooling.pool(tokens, self.params["visual"], self.config.vision)
-        return check_video(Video(latent, caption_tokens))
+        self._check_frames(len(tokens), self.config.adapter)
+        return check_video(pool(tokens, self.params, self.config, self.config.adapter))
 
-    def encode_video(self, pixels: Array, adapter: str = "attentional", progress: Callback = None) -> Video:
-        """Encode pixels [T, 3, S, S] by one of the `config.ADAPTERS` (VideoCoCa, section 3)."""
-        pixels = self._pixels(pixels, check_adapter(adapter))
-        video = encode_video(pixels, self.params["visual"], self.config, adapter, progress)
-        return check_video(video)
+    def encode_video(self, pixels: Array, adapter: str | None = None, progress: Callback = None) -> Video:
+        """Encode pixels [T, 3, S, S] by one of the `config.ADAPTERS` (VideoCoCa, section 3).
+
+        The default is the one that the checkpoint was tuned with: "attentional" if it was not. Raises
+        ValueError for "factorized" if the checkpoint has no such layers, and for more frames than positions.
+        """
+        adapter = self.config.check_adapter(adapter)
+        pixels = self._pixels(pixels, adapter)
+        return check_video(encode_video(pixels, self.params, self.config, adapter, progress))
 
     def encode(
         self,
         video: Video | Source,
         num_frames: int = 8,
-        adapter: str = "attentional",
+        adapter: str | None = None,
         start: Time = None,
         end: Time = None,
         *,
@@ -115,7 +138,7 @@ class VideoCoCa:
         """
         if isinstance(video, Video) and start is None and end is None:
             return self.config.check_latent(video, self.dtype)
-        check_adapter(adapter)
+        adapter = self.config.check_adapter(adapter)
         frames = self.media["to_frames"](video, num_frames, start, end)
         return self.encode_video(self.preprocess(frames), adapter, progress=progress)
 
@@ -173,11 +196,12 @@ class VideoCoCa:
         texts = self.generate(self.encode(video, *args, **encoding).tokens, progress=progress, **keywords)
         return [decode(ids) for ids in texts] if isinstance(texts, list) else decode(texts)
 
-    def _pixels(self, pixels: Array, adapter: str = "attentional") -> Array:
+    def _pixels(self, pixels: Array, adapter: str) -> Array:
         pixels = self.config.check_pixels(pixels, self.dtype)
-        self._require_memory(len(pixels), adapter)
+        self._check_frames(len(pixels), adapter)
         return pixels
 
-    def _require_memory(self, T: int, adapter: str = "attentional") -> None:
+    def _check_frames(self, T: int, adapter: str) -> None:
+        self.config.check_frames(T, adapter)
         need = self.config.bytes_to_encode(adapter, self.dtype)
         self.media["require_memory_for"](T, need, f"encoding {T} frames", "frames")

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from ..model import ops, transformer
-from ..model.config import Array, Config, Params, PreprocessConfig, StackConfig, VisionConfig
+from ..model.config import (
+    Array,
+    Config,
+    FactorizedConfig,
+    Params,
+    PreprocessConfig,
+    StackConfig,
+    VisionConfig,
+)
 from ..model.videococa import VideoCoCa
 
 Operation = Callable[..., Any]
@@ -32,8 +40,8 @@ class Change:
     `pad_id`.
     parameters: pattern of parameter names ("*.out_proj.bias") -> function of the array. config: function of
     the configuration.
-    outputs: name of an activation that no other depends on -> function of it. pool: what replaces
-    `pooling.pool`.
+    outputs: name of an activation that no other depends on -> function of it. adapter: the one that pools.
+    within: prefix of the only activations that the operations change; "" for all that they take part in.
     """
 
     operations: Mapping[str, Make] = field(default_factory=dict)
@@ -41,7 +49,8 @@ class Change:
     config: Callable[[Config], Config] | None = None
     with_ids: Mapping[str, Callable[[Array, int], Make]] = field(default_factory=dict)
     outputs: Mapping[str, Callable[[Array], Array]] = field(default_factory=dict)
-    pool: Operation | None = None
+    adapter: str | None = None
+    within: str = ""
 
     def replacements(self, ids: Array | None, pad_id: int) -> dict[str, Make]:
         """Return the replacements for `replace_operations`. ids: [L] or [B, L]; None without a text."""
@@ -128,6 +137,8 @@ def other_heads(part: str, name: str = "heads") -> tuple[Change, ...]:
     def with_heads(i: int) -> Change:
         def config(config: Config) -> Config:
             options = getattr(config, part)
+            if options is None:  # no factorized layers
+                return config
             width = config.embed_dim if name == "pooler_heads" else options.width
             heads = likely_heads(getattr(options, name), width)
             changed = replace(options, **{name: heads[i]}) if i < len(heads) else options
@@ -175,6 +186,20 @@ def patches(function: Callable[[Array], Array]) -> Change:
         return rearranged
 
     return operation("vision.patchify", make)
+
+
+def across_frames(mask: Callable[[int], Array]) -> Change:
+    """Mask the attention of the layers across T frames by `mask(T)`, bool [T, T]."""
+
+    def make(block: Operation) -> Operation:
+        def masked(x: Array, p: Params, config: StackConfig, *rest: Any, **options: Any) -> Any:
+            if isinstance(config, FactorizedConfig):
+                return block(x, p, config, mask(x.shape[-2]))
+            return block(x, p, config, *rest, **options)
+
+        return masked
+
+    return Change({"transformer.residual_block": make}, within="factorized.")
 
 
 # Replacements of operations ---------------------------------------------------------------------------------
@@ -243,8 +268,7 @@ def over_frames(block: Operation) -> Operation:
     def make(
         x: Array, p: Params, config: StackConfig, mask: Any = None, kv: Any = None, cache: Any = None
     ) -> Any:
-        in_image_encoder = mask is None and kv is None and cache is None
-        if not in_image_encoder:
+        if not isinstance(config, VisionConfig):
             return block(x, p, config, mask, kv, cache)
         return block(x.swapaxes(0, 1), p, config).swapaxes(0, 1)
 

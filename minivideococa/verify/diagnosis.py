@@ -21,6 +21,7 @@ WITH_PARAMETERS = (
     "vision.",
     "pool.attended",
     "pool.latent",
+    "factorized.block",
     "text.embed",
     "text.block",
     "text.latent",

@@ -22,6 +22,8 @@ PLACES = {
     "pool.flat": "flatten (model/pooling.py)",
     "pool.attended": "attentional_pooler (model/pooling.py)",
     "pool.": "pool_tokens (model/pooling.py)",
+    "factorized.embed": "embed_frames (model/pooling.py)",
+    "factorized.block": "residual_block (model/transformer.py)",
     "text.embed": "embed (model/text.py)",
     "text.block": "residual_block (model/transformer.py) and attention_mask (model/text.py)",
     "text.": "encode_text (model/text.py)",
@@ -31,6 +33,7 @@ PLACES = {
 INSIDE = (
     "vision.block",
     "pool.attended",
+    "factorized.block",
     "text.block",
     "decoder.",
 )  # where `trace(weights=True)` records more
@@ -175,7 +178,7 @@ def _cause(fault: Fault, last: bool) -> str:
     cause = f"Likely cause: {fault.mistake.description}."
     if fault.mistake is OTHER_WEIGHTS:
         return f"{cause} Every tensor that is computed with weights is wrong."
-    if fault.mistake is BATCH_AXIS and row.name.startswith(("pixels", "vision.", "pool.flat")):
+    if fault.mistake is BATCH_AXIS and row.name.startswith(("pixels", "vision.", "pool.flat", "factorized.")):
         cause += " Or was it computed from more frames than the trace holds? Then write all of them."
     if fault.mistake in (AXES_TRANSPOSED, BATCH_AXIS) and fault.remaining is not None:
         cause += _values(fault, fault.remaining)

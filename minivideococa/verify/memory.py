@@ -27,10 +27,15 @@ def _video_elements(config: Config, inputs: Mapping[str, Array]) -> tuple[int, i
         return 0, 0
     c, frames = config.vision, len(np.atleast_1d(video[0]))
     tokens = frames * c.tokens_per_frame
+    separately, across = config.adapter in ("mean", "factorized"), config.factorized
     activations = (
-        3 * frames * c.image_size**2 + (c.layers + 2) * tokens * c.width + 2 * c.queries * config.embed_dim
+        3 * frames * c.image_size**2
+        + (c.layers + 2) * tokens * c.width
+        + (frames if separately else 2) * c.queries * config.embed_dim
+        + (across.layers + 2 if across else 0) * frames * config.embed_dim
     )
-    block = tokens * (6 * c.width + 2 * c.mlp_width + 2 * c.heads * c.tokens_per_frame)
+    keys = tokens if config.adapter == "joint" else c.tokens_per_frame
+    block = tokens * (6 * c.width + 2 * c.mlp_width + 2 * c.heads * keys)
     pooler = 2 * tokens * (config.embed_dim + c.pooler_heads * c.queries)
     return activations, max(block, pooler)
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..model import ops, pooling
+from ..model import ops
 from ..model.hooks import REPLACEABLE
 from . import changes
 from .changes import (
     Change,
+    across_frames,
     constant,
     eps,
     mean_and_std,
@@ -145,6 +146,11 @@ MISTAKES = (
         "decoder_heads",
         "the number of heads in the multimodal text decoder is wrong: it is multimodal_cfg.heads",
         *other_heads("decoder"),
+    ),
+    mistake(
+        "factorized_heads",
+        "the number of heads in the layers across the frames is wrong: it is video_cfg.factorized.heads",
+        *other_heads("factorized"),
     ),
     mistake(
         "heads_interleaved",
@@ -368,8 +374,8 @@ MISTAKES = (
     mistake(
         "mean_pooling",
         "each frame is pooled separately (mean pooling); VideoCoCa pools the flattened tokens of all frames",
-        Change(pool=pooling.mean_pool),
-        Change(pool=pooling.mean_pool, outputs={"pool.attended": lambda x: x.mean(axis=0)}),
+        Change(adapter="mean"),
+        Change(adapter="mean", outputs={"pool.attended": lambda x: x.mean(axis=0)}),
     ),
     mistake(
         "query_0_kept",
@@ -390,6 +396,28 @@ MISTAKES = (
         "not_unit",
         "the latent is not L2-normalized",
         operation("ops.normalize", constant(lambda x: x)),
+    ),
+    mistake(
+        "no_frame_positions",
+        "the positional embedding of the frames is missing in the factorized adapter",
+        parameter("factorized.positional_embedding", np.zeros_like),
+    ),
+    mistake(
+        "frame_positions_shifted",
+        "the positional embedding of the frames is off by one position",
+        shifted("factorized.positional_embedding", 1),
+        shifted("factorized.positional_embedding", -1),
+    ),
+    mistake(
+        "frames_causal",
+        "the layers across the frames have a causal mask; every frame must attend to all",
+        across_frames(lambda T: np.tri(T, dtype=bool)),
+    ),
+    mistake(
+        "frames_apart",
+        "in the layers across the frames each frame attends to itself alone (batch_first: [T, E] is taken "
+        "for a batch of T sequences)",
+        across_frames(lambda T: np.eye(T, dtype=bool)),
     ),
     mistake(
         "decoder_not_causal",

@@ -18,6 +18,7 @@ AXES = {
     "pool.attended": ("Q E", "query, channel"),
     "pool.tokens": ("Q' E", "caption token, channel"),
     "pool.latent": ("E", "channel"),
+    "factorized.": ("T E", "frame, channel"),
     "ids": ("L", "position"),
     "text.embed": ("L+1 E", "position, channel"),
     "text.block": ("L+1 E", "position, channel"),
@@ -29,20 +30,22 @@ AXES = {
 
 # What `trace(weights=True)` records besides: attention weights, and what is inside a block
 DETAIL = re.compile(
-    r"(vision\.block\.\d+|text\.block\.\d+|decoder\.block\.\d+\.(self|cross)|pool(\.contrastive)?)"
+    r"((vision|factorized|text)\.block\.\d+|decoder\.block\.\d+\.(self|cross)|pool(\.contrastive)?)"
     r"\.(weights|q|k|v|attention|mlp(\.hidden)?)"
 )
 
 
 def activation_names(config: Config) -> list[str]:
-    """Return the names in a trace of a model, in path order."""
+    """Return the names in a trace of a model that runs its own adapter, in path order."""
+    flat = ["pool.flat"] if config.adapter in ("attentional", "joint") else []
     return [
         "frames",
         "pixels",
         "vision.embed",
         *(f"vision.block.{i}" for i in range(config.vision.layers)),
-        "pool.flat",
+        *flat,
         "pool.attended",
+        *_factorized_names(config),
         "pool.tokens",
         "pool.latent",
         "ids",
@@ -55,6 +58,13 @@ def activation_names(config: Config) -> list[str]:
     ]
 
 
+def _factorized_names(config: Config) -> list[str]:
+    """Return the names of the layers across the frames; none unless the model runs them."""
+    if config.adapter != "factorized" or config.factorized is None:
+        return []
+    return ["factorized.embed", *(f"factorized.block.{i}" for i in range(config.factorized.layers))]
+
+
 def computed_names(names: list[str], inputs: Container[str]) -> list[str]:
     """Return those names, without the inputs, that the model computes from these inputs."""
     video = "frames" in inputs or "pixels" in inputs
@@ -62,7 +72,7 @@ def computed_names(names: list[str], inputs: Container[str]) -> list[str]:
     def is_computed(name: str) -> bool:
         if name == "pixels":
             return "frames" in inputs
-        if name.startswith(("vision.", "pool.")):
+        if name.startswith(("vision.", "pool.", "factorized.")):
             return video
         return name not in ("frames", "ids") and "ids" in inputs and (video or name.startswith("text."))
 
@@ -74,11 +84,13 @@ def sources_of(name: str, names: list[str], config: Config) -> list[str]:
 
     This is the name before it in path order, except where the path forks.
     """
-    latent_source = "pool.flat" if config.vision.attentional_pool == "parallel" else "pool.attended"
+    parallel, before_pooler = config.vision.attentional_pool == "parallel", names.index("pool.attended") - 1
+    embedding_source = names[before_pooler] if parallel else "pool.attended"
     forks: dict[str, list[str]] = {
         "frames": [],
         "ids": [],
-        "pool.latent": [latent_source],
+        "factorized.embed": [embedding_source],
+        "pool.latent": ["pool.tokens" if config.adapter == "factorized" else embedding_source],
         "text.embed": ["ids"],
         "text.latent": [f"text.block.{config.text.layers - 1}"],
         "decoder.block.0.self": ["text.tokens"],
@@ -105,18 +117,22 @@ def nearest_known(name: str, sources: Mapping[str, list[str]], known: Container[
 
 
 def axis_letters(name: str, ndim: int) -> list[str]:
-    """Return the axes of a tensor as letters, e.g. ["T", "N", "W"]; with "B" first for a batch of texts."""
+    """Return the axes of a tensor as letters, e.g. ["T", "N", "W"].
+
+    "B" is first for a batch of texts, and "T" where each frame is pooled separately.
+    """
     letters = next(axes for prefix, (axes, _) in AXES.items() if name.startswith(prefix)).split()
-    return ["B"] * (ndim - len(letters)) + letters
+    return ["T" if name.startswith("pool.") else "B"] * (ndim - len(letters)) + letters
 
 
 def describe_index(name: str, index: tuple[int, ...], config: Config) -> dict[str, int]:
     """Return an index into a tensor by axis names, e.g. {"frame": 2, "token": 5, "channel": 7}."""
     axes = next(words for prefix, (_, words) in AXES.items() if name.startswith(prefix)).split(", ")
-    position = dict(zip(["text"] * (len(index) - len(axes)) + axes, map(int, index), strict=True))
-    if name == "pool.flat":
+    more = ["frame" if name.startswith("pool.") else "text"] * (len(index) - len(axes))
+    position = dict(zip(more + axes, map(int, index), strict=True))
+    if name == "pool.flat" or (name.startswith("vision.block") and config.adapter == "joint"):
         frame, token = divmod(position["token"], config.vision.tokens_per_frame)
-        position = {"frame": frame, **position, "token": token}
+        position = {"frame": frame} | position | {"frame": frame, "token": token}
     return position
 
 
@@ -127,6 +143,7 @@ def parameters_of(name: str) -> tuple[str, ...]:
         i, _, part = rest.partition(".")
         stack = {
             "vision": "visual.transformer.resblocks",
+            "factorized": "factorized.resblocks",
             "text": "text.transformer.resblocks",
             "decoder": "text_decoder.cross_attn" if part == "cross" else "text_decoder.resblocks",
         }[kind]
@@ -136,6 +153,11 @@ def parameters_of(name: str) -> tuple[str, ...]:
         "pool.attended": ("visual.attn_pool.", "visual.ln_post."),
         "pool.tokens": ("visual.ln_post.",),
         "pool.latent": ("visual.ln_post.", "visual.attn_pool_contrastive.", "visual.proj"),
+        "factorized.embed": (
+            "visual.ln_post.",
+            "visual.attn_pool_contrastive.",
+            "factorized.positional_",
+        ),
         "text.embed": ("text.token_", "text.positional_", "text.cls_"),
         "text.tokens": ("text.ln_final.",),
         "text.latent": ("text.ln_final.", "text.text_projection"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import pooling
+from ..model import videococa
 from ..model.config import Array
 from ..model.hooks import replace_operations, trace
 from ..model.videococa import VideoCoCa
@@ -21,12 +21,12 @@ from .names import Arrays, parameters_of
 STAGES = {
     "preprocess": ("pixels",),
     "vision": ("vision.",),
-    "pooling": ("pool.",),
+    "pooling": ("pool.", "factorized."),
     "text": ("text.",),
     "decoder": ("decoder.", "logits"),
 }
 
-POOLED = ("pool.attended", "pool.tokens", "pool.latent")
+POOLED = ("pool.attended", "factorized.embed", "pool.tokens", "pool.latent")
 
 
 def recompute(
@@ -37,13 +37,14 @@ def recompute(
     needed: set[str],
     name: str,
     patch: Mapping[str, Any] | None = None,
-    pool: Operation | None = None,
+    adapter: str | None = None,
 ) -> Array:
     """Return the activation `name`, computed from known tensors.
 
     operations: replacements, applied in this order. needed: the names to compute. known: the tensors to
     continue from; for any other activation, an array of its shape.
-    patch: what to continue from instead of `known`, see `trace`. pool: what replaces `pooling.pool`.
+    patch: what to continue from instead of `known`, see `trace`. adapter: the one that pools, if it
+    is not the model's.
 
     Raises ValueError or IndexError where a change does not fit the shapes.
     """
@@ -55,7 +56,7 @@ def recompute(
             stack.enter_context(replace_operations(replacements))
         stack.enter_context(replace_operations(only_blocks(model, needed)))
         activations = stack.enter_context(trace(patch, until=name))
-        run_stages(model, inputs, known, needed, pool)
+        run_stages(model, inputs, known, needed, adapter)
     return activations[name]
 
 
@@ -64,19 +65,21 @@ def _constant(x: Array, _: Array) -> Array:
 
 
 def run_stages(
-    model: VideoCoCa, inputs: Arrays, known: Arrays, needed: set[str], pool: Operation | None = None
+    model: VideoCoCa, inputs: Arrays, known: Arrays, needed: set[str], adapter: str | None = None
 ) -> None:
     """Run those stages of the forward pass that compute a needed activation."""
     stages = {name.partition(".")[0] for name in needed}
     tokens = known.get(f"vision.block.{model.config.vision.layers - 1}")
     if stages & {"pixels", "vision"}:
         pixels = model.preprocess(inputs["frames"]) if "pixels" in needed else known["pixels"]
-        tokens = model.encode_frames(pixels)
+        pixels = model.config.check_pixels(pixels, model.dtype)
+        tokens = videococa.frame_tokens(pixels, model.params, model.config, model.config.adapter)
     caption_tokens = known.get("pool.tokens", no_caption_tokens(model))
-    if "pool" in stages and tokens is not None:
-        if "pool.flat" not in needed:  # for a `pool` that takes the tokens of each frame
+    if stages & {"pool", "factorized"} and tokens is not None:
+        if "pool.flat" in known.keys() - needed:  # for an adapter that takes the tokens of each frame
             tokens = known["pool.flat"].reshape(len(tokens), -1, model.config.vision.width)
-        _, caption_tokens = (pool or pooling.pool)(tokens, model.params["visual"], model.config.vision)
+        adapter = adapter or model.config.adapter
+        caption_tokens = videococa.pool(tokens, model.params, model.config, adapter).tokens
     if "text" in stages:
         model.encode_text(np.atleast_2d(inputs["ids"]))
     if stages & {"decoder", "logits"}:
@@ -103,8 +106,10 @@ def only_blocks(model: VideoCoCa, needed: set[str]) -> dict[str, Any]:
 def blocks(model: VideoCoCa) -> dict[str, dict[str, Any]]:
     """Return the parameters of each residual block by the name of its activation."""
     vision, text, decoder = model.params["visual"], model.params["text"], model.params["text_decoder"]
+    across = model.params.get("factorized", {"resblocks": []})["resblocks"]
     return (
         {f"vision.block.{i}": p for i, p in enumerate(vision["transformer"]["resblocks"])}
+        | {f"factorized.block.{i}": p for i, p in enumerate(across)}
         | {f"text.block.{i}": p for i, p in enumerate(text["transformer"]["resblocks"])}
         | {f"decoder.block.{i}.self": p for i, p in enumerate(decoder["resblocks"])}
         | {f"decoder.block.{i}.cross": p for i, p in enumerate(decoder["cross_attn"])}
@@ -138,12 +143,13 @@ def affects(change: Change, model: VideoCoCa, needed: set[str], parameters: Sequ
     prefixes = [
         *(["pixels"] if config.preprocess != model.config.preprocess else []),
         *(["vision."] if config.vision.heads != model.config.vision.heads else []),
-        *(POOLED if config.vision.pooler_heads != model.config.vision.pooler_heads or change.pool else []),
+        *(POOLED if config.vision.pooler_heads != model.config.vision.pooler_heads or change.adapter else []),
+        *(["factorized."] if config.factorized != model.config.factorized else []),
         *(["text."] if config.text != model.config.text else []),
         *(["decoder."] if config.decoder != model.config.decoder else []),
         *change.outputs,
         *(
-            prefix
+            change.within or prefix
             for operation in (*change.operations, *change.with_ids)
             for prefix in STAGES.get(operation.partition(".")[0], ("",))
         ),

@@ -118,9 +118,9 @@ class Search:
             patch = perturbed(self.sources, patched, dtype, sample)
         ids, pad_id = self.inputs.get("ids"), model.config.text.pad_id
         operations = [change.replacements(ids, pad_id) for change in changes]
-        pool = next((change.pool for change in changes if change.pool), None)
+        adapter = next((change.adapter for change in changes if change.adapter), None)
         with np.errstate(all="ignore"):  # a wrong operation may overflow
-            x = recompute(model, operations, self.inputs, known, needed, name, patch, pool)
+            x = recompute(model, operations, self.inputs, known, needed, name, patch, adapter)
             for change in changes:
                 if name in change.outputs:
                     x = change.outputs[name](x)

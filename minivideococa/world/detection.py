@@ -7,21 +7,16 @@ weights/README.md has the error rates.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 
 import numpy as np
 
 from ..checkpoint.folder import embedded_checkpoint
+from ..checkpoint.folder import is_embedded as is_embedded
 from ..model.config import Array, Video
 
 # in the folder of the embedded checkpoint, written by weights/measure_in_world.py
 STATISTICS = "in_world.npz"
-
-
-def is_embedded(weights: str | os.PathLike[str] | None) -> bool:
-    """Tell whether `load(weights)` loads the embedded checkpoint: None, or the path of its folder."""
-    return weights is None or (os.path.isdir(weights) and os.path.samefile(weights, embedded_checkpoint()))
 
 
 def in_world(video: Video, caption: str | None = None) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint.config import parse_config
-from minivideococa.checkpoint.table import check_tensors, nest, parameter_shapes
+from minivideococa.checkpoint.table import check_tensors, nest, parameter_shapes, unnest
 from minivideococa.model.config import Config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "torch"
@@ -119,13 +119,6 @@ def test_nest() -> None:
     assert nest({"logit_scale": np.ones(1)})["logit_scale"].shape == ()
 
 
-def leaves(node: object, prefix: str = "") -> dict[str, np.ndarray]:
-    if isinstance(node, np.ndarray):
-        return {prefix.removesuffix("."): node}
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    return {name: leaf for key, child in items for name, leaf in leaves(child, f"{prefix}{key}.").items()}
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.randoms())
 def test_nest_keeps_all_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
@@ -138,6 +131,18 @@ def test_nest_keeps_all_tensors_in_any_order(vision: int, text: int, decoder: in
     assert len(tree["visual"]["transformer"]["resblocks"]) == vision
     assert len(tree["text"]["transformer"]["resblocks"]) == text
     assert len(tree["text_decoder"]["resblocks"]) == len(tree["text_decoder"]["cross_attn"]) == decoder
-    found = leaves(tree)
+    found = unnest(tree)
     assert found.keys() == dict(flat).keys()
     assert all(found[name] is array for name, array in flat if name != "logit_scale")
+
+
+def test_unnest_of_tensors_by_name_changes_nothing() -> None:
+    flat = arrays(config())
+    assert list(unnest(flat).items()) == list(flat.items())
+    assert list(unnest(nest(flat))) == list(flat)
+
+
+def test_a_tree_may_have_empty_leaves() -> None:
+    tree = nest(dict.fromkeys(arrays(config())))
+    assert tree["logit_scale"] is None and tree["text"]["transformer"]["resblocks"][0]["ln_1"]["bias"] is None
+    assert unnest(tree) == dict.fromkeys(arrays(config()))

@@ -63,6 +63,7 @@ MISTAKES = (
     "pooler_heads",
     "text_heads",
     "decoder_heads",
+    "factorized_heads",
     "heads_interleaved",
     "heads_not_moved",
     "heads_merged_unmoved",
@@ -112,6 +113,10 @@ MISTAKES = (
     "latent_last_query",
     "last_query_dropped",
     "not_unit",
+    "no_frame_positions",
+    "frame_positions_shifted",
+    "frames_causal",
+    "frames_apart",
     "no_in_proj_bias",
     "no_out_proj_bias",
     "no_c_fc_bias",
@@ -341,22 +346,22 @@ def vision(port: Port, cfg: Mapping[str, Any], p: Tree, pixels: jax.Array) -> tu
     return tower(port, "vision", p["transformer"]["resblocks"], x, heads)
 
 
+def pooler(port: Port, cfg: Mapping[str, Any], p: Tree, context: jax.Array) -> jax.Array:
+    """Attend from learned queries to a context: [K, W] -> [Q, E]."""
+    context = layer_norm(port, p["ln_k"], context, unless="no_ln_k")
+    query = layer_norm(port, p["ln_q"], p["query"], unless="no_ln_q")
+    heads = cfg.get("attn_pooler_heads", 8) * (2 if port.has("pooler_heads") else 1)
+    return attention(port, p["attn"], query, context, heads)
+
+
 def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tuple[jax.Array, Arrays]:
     """Pool tokens [T, N, W] -> caption tokens [Q', E]; the latent [E] is among the intermediates."""
-
-    def pooler(p: Tree, context: jax.Array) -> jax.Array:
-        """Attend from learned queries to a context: [K, W] -> [Q, E]."""
-        context = layer_norm(port, p["ln_k"], context, unless="no_ln_k")
-        query = layer_norm(port, p["ln_q"], p["query"], unless="no_ln_q")
-        heads = cfg.get("attn_pooler_heads", 8) * (2 if port.has("pooler_heads") else 1)
-        return attention(port, p["attn"], query, context, heads)
-
     form = cfg.get("attentional_pool", False)
     flat = tokens.reshape(-1, tokens.shape[-1])  # [T N, W]: all that VideoCoCa adds to CoCa
     if form is True:  # one pooler: query 0 is for the latent
-        attended = pooler(p["attn_pool"], flat)
+        attended = pooler(port, cfg, p["attn_pool"], flat)
         if port.has("mean_pooling"):
-            attended = jnp.stack([pooler(p["attn_pool"], frame) for frame in tokens])
+            attended = jnp.stack([pooler(port, cfg, p["attn_pool"], frame) for frame in tokens])
         x = layer_norm(port, p["ln_post"], attended, unless="no_ln_post")
         if port.has("mean_pooling"):
             x = x.mean(0)
@@ -369,8 +374,9 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
             latent = x[-1]
     elif form in ("parallel", "cascade"):  # CoCa, figure 2: a pooler for each
         context = layer_norm(port, p["ln_post"], flat, unless="no_ln_post")
-        attended = caption = pooler(p["attn_pool"], context)
-        latent = pooler(p["attn_pool_contrastive"], context if form == "parallel" else caption)[0]
+        attended = caption = pooler(port, cfg, p["attn_pool"], context)
+        context = context if form == "parallel" else caption
+        latent = pooler(port, cfg, p["attn_pool_contrastive"], context)[0]
     else:
         raise ValueError(f'vision_cfg.attentional_pool is {form!r}: give true, "parallel" or "cascade"')
     latent = linear(latent, p["proj"], None, "oi" if port.has("pool_proj_transposed") else "io")
@@ -380,6 +386,31 @@ def pool(port: Port, cfg: Mapping[str, Any], p: Tree, tokens: jax.Array) -> tupl
         "pool.tokens": caption,
         "pool.latent": unit(port, latent),
     }
+
+
+def factorized(
+    port: Port, config: Mapping[str, Any], p: Tree, layers: Tree, tokens: jax.Array
+) -> tuple[jax.Array, Arrays]:
+    """Pool each frame of tokens [T, N, W] to one embedding, then apply a transformer -> [T, E].
+
+    VideoCoCa's factorized encoder, for a single pooler (`attentional_pool: true`). The latent [E] is among
+    the intermediates.
+    """
+    cfg, across = config["model_cfg"]["vision_cfg"], config["video_cfg"]["factorized"]
+    attended = jnp.stack([pooler(port, cfg, p["attn_pool"], frame) for frame in tokens])
+    x = layer_norm(port, p["ln_post"], attended, unless="no_ln_post")[:, 0]  # [T, E]
+    if across.get("positions") and not port.has("no_frame_positions"):
+        positions = layers["positional_embedding"]
+        x = (
+            x
+            + (np.roll(positions, 1, axis=0) if port.has("frame_positions_shifted") else positions)[: len(x)]
+        )
+    mask = np.tri(len(x), dtype=bool) if port.has("frames_causal") else None
+    mask = np.eye(len(x), dtype=bool) if port.has("frames_apart") else mask
+    heads = across.get("heads", 8) * (2 if port.has("factorized_heads") else 1)
+    x, out = tower(port, "factorized", layers["resblocks"], x, heads, mask)
+    latent = linear(x.mean(0), p["proj"], None, "oi" if port.has("pool_proj_transposed") else "io")
+    return x, {"pool.attended": attended} | out | {"pool.tokens": x, "pool.latent": unit(port, latent)}
 
 
 def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[jax.Array, Arrays]:
@@ -492,7 +523,10 @@ def trace(
             raise ValueError(f"pixels are {pixels.shape}: give [T, 3, {size}, {size}]")
         out["pixels"] = jnp.asarray(pixels, dtype)
         tokens, intermediates = vision(port, cfg["vision_cfg"], p["visual"], out["pixels"])
-        caption, pooled = pool(port, cfg["vision_cfg"], p["visual"], tokens)
+        if config.get("video_cfg", {}).get("adapter") == "factorized":
+            caption, pooled = factorized(port, config, p["visual"], p["factorized"], tokens)
+        else:
+            caption, pooled = pool(port, cfg["vision_cfg"], p["visual"], tokens)
         out |= intermediates | pooled
     if ids is not None:
         longest = len(p["text"]["positional_embedding"]) - 1

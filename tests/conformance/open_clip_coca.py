@@ -39,7 +39,7 @@ def trace(
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = reference.video_coca(config["model_cfg"])
+    model = reference.video_coca(config["model_cfg"], config.get("video_cfg"))
     model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     model.to(getattr(torch, dtype))
 

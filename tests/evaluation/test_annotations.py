@@ -1,6 +1,7 @@
 """Published annotation files: a small invented file of each format, and invalid ones."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,24 @@ QA = [
     {"answer": "knit", "category_id": 3, "id": 5, "question": "what do the cats do?", "video_id": 8},
     {"answer": "wool", "category_id": 3, "id": 6, "question": "what do they use?", "video_id": 8},
 ]
+ACTIVITYNET_Q = [
+    {"video_name": "a-B_c", "question": "is the cat knitting indoors", "question_id": "v_a-B_c_2"},
+    {"video_name": "_-9", "question": "what does the dog read ", "question_id": "v__-9_1"},
+]
+ACTIVITYNET_A = [
+    {"answer": "book", "type": 0, "question_id": "v__-9_1"},
+    {"answer": "yes", "type": 3, "question_id": "v_a-B_c_2"},
+]
+NEXT_QA = (
+    "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"
+    "2440175990,369,640,480,why does the cat knit,3,6,CW,to sleep,cold,for fun,wool is left,play\n"
+    '37,2697,640,480,"what did the dog do, at last",0,1,TP,"sit, read",jump,bark,run,eat\n'
+)
+IVQA = (
+    "video_id,start,end,question,answer1,answer2,answer3,answer4,answer5\n"
+    "a-B_c,12,20.5,what does the cat hold?,wool,wool,ball of wool,yarn,wool\n"
+    "_-9,0,7,what is read?,book,book,book,book,book\n"
+)
 ACTIVITYNET = {
     "v_a-B_c": {
         "duration": 8.5,
@@ -72,6 +91,63 @@ FILES: dict[str, tuple[str, str, list[Entry]]] = {
             Entry(Path("video8.mp4"), question="what do they use?", answer="wool"),
         ],
     ),
+    "msvd-qa": (
+        "test_qa.json",
+        json.dumps([{key: value for key, value in item.items() if key != "category_id"} for item in QA]),
+        [
+            Entry(Path("vid8.avi"), question="what do the cats do?", answer="knit"),
+            Entry(Path("vid8.avi"), question="what do they use?", answer="wool"),
+        ],
+    ),
+    "activitynet-qa": (
+        "test_q.json",
+        json.dumps(ACTIVITYNET_Q),
+        [
+            Entry(
+                Path("v_a-B_c.mp4"),
+                question="is the cat knitting indoors",
+                answer="yes",
+                question_type="free/yes or no",
+            ),
+            Entry(
+                Path("v__-9.mp4"), question="what does the dog read ", answer="book", question_type="motion"
+            ),
+        ],
+    ),
+    "next-qa": (
+        "val.csv",
+        NEXT_QA,
+        [
+            Entry(
+                Path("2440175990.mp4"),
+                question="why does the cat knit",
+                answer="wool is left",
+                choices=("to sleep", "cold", "for fun", "wool is left", "play"),
+                question_type="causal/why",
+            ),
+            Entry(
+                Path("37.mp4"),
+                question="what did the dog do, at last",
+                answer="sit, read",
+                choices=("sit, read", "jump", "bark", "run", "eat"),
+                question_type="temporal/previous",
+            ),
+        ],
+    ),
+    "ivqa": (
+        "test.csv",
+        IVQA,
+        [
+            Entry(
+                Path("a-B_c.mp4"),
+                question="what does the cat hold?",
+                answers=("wool", "wool", "ball of wool", "yarn", "wool"),
+                start=12,
+                end=20.5,
+            ),
+            Entry(Path("_-9.mp4"), question="what is read?", answers=("book",) * 5, start=0, end=7),
+        ],
+    ),
     "activitynet": (
         "val_1.json",
         json.dumps(ACTIVITYNET),
@@ -104,8 +180,10 @@ formats = pytest.mark.parametrize("format", FILES)
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
+    """An empty folder. Beside it is the file with the answers that belong to ActivityNet-QA's questions."""
     folder = tmp_path / "clips"
     folder.mkdir()
+    put(tmp_path, "test_a.json", json.dumps(ACTIVITYNET_A))
     return folder
 
 
@@ -130,7 +208,7 @@ def test_every_format_has_an_example():
 def test_entries_of_a_file(format, tmp_path, clips):
     """Without clips each entry has the path of the data set. A byte order mark is ignored."""
     name, text, entries = FILES[format]
-    expected = [Entry(clips / e.video, e.captions, e.labels, e.question, e.answer) for e in entries]
+    expected = [replace(entry, video=clips / entry.video) for entry in entries]
     assert read_annotations(format, put(tmp_path, name, text), clips) == expected
     assert (
         read_annotations(format, put(tmp_path, name, b"\xef\xbb\xbf" + text.encode()), str(clips)) == expected
@@ -154,7 +232,7 @@ def test_clips_are_found_by_their_stems(format, suffix, folder, tmp_path, clips)
     assert [entry.video for entry in read[1:]] == [
         clips / folder / (entry.video.stem + suffix) for entry in entries[1:]
     ]
-    if format != "msrvtt-qa":  # there the first and the second are the same clip
+    if format not in ("msrvtt-qa", "msvd-qa"):  # there the first and the second are the same clip
         assert read[0].video == clips / entries[0].video and not read[0].video.exists()
 
 
@@ -233,6 +311,20 @@ def test_files_of_another_format_are_refused(format, wrong, tmp_path, clips):
             'item 2: "answer" is missing',
         ),
         ("msrvtt-qa", lambda text: text.replace("8", '"8"'), '"video_id" is missing or no number'),
+        ("msvd-qa", lambda text: text.replace('"video_id"', '"video"'), '"video_id" is missing or no number'),
+        (
+            "activitynet-qa",
+            lambda text: text.replace("v__-9_1", "v_1"),
+            "question 2: there is no answer to 'v_1'",
+        ),
+        ("activitynet-qa", lambda text: text.replace('"a-B_c"', "8"), 'question 1: "video_name" is missing'),
+        ("next-qa", lambda text: text.replace("CW", "XY"), 'line 2: type is "XY", not one of CW, CH'),
+        ("next-qa", lambda text: text.replace(",0,1,TP", ",5,1,TP"), 'line 3: answer is "5", not the number'),
+        ("next-qa", lambda text: text.replace(",run,eat", ""), "line 3: a3 is missing"),
+        ("next-qa", lambda text: text.replace("a4", "b"), "no column a4"),
+        ("ivqa", lambda text: text.replace("answer5", "answer"), "no column answer5"),
+        ("ivqa", lambda text: text.replace("20.5", "soon"), 'line 2: a time of a-B_c is "soon"'),
+        ("ivqa", lambda text: text.replace("a-B_c", " "), "line 2: video_id is missing"),
         ("activitynet", lambda text: text.replace('["A dog reads."]', "[]"), "sentences of v__-9 are []"),
         ("kinetics", lambda text: text.replace("120", "soon"), 'a time of xyz is "soon"'),
         ("kinetics", lambda text: text.replace("120", "inf"), 'a time of xyz is "inf"'),
@@ -245,6 +337,37 @@ def test_errors_name_the_line_or_item(format, change, complaint, tmp_path, clips
     path = put(tmp_path, name, change(text))
     message = refusal(format, path, clips)
     assert message.startswith(f"{path}: ") and complaint in message and FORMATS[format].example in message
+
+
+@pytest.mark.parametrize(
+    "answers, complaint",
+    [
+        ("{", "test_a.json: not JSON"),
+        ('{"v": 1}', "the file with the answers is not a list"),
+        (json.dumps(ACTIVITYNET_A[:1]), "question 1: there is no answer to 'v_a-B_c_2'"),
+        (json.dumps(ACTIVITYNET_A).replace("3", "9"), 'answer 2: "type" is 9, not 0 to 8'),
+        (json.dumps(ACTIVITYNET_A).replace("0", "true"), 'answer 1: "type" is missing or no number'),
+    ],
+)
+def test_errors_of_the_file_with_the_answers(tmp_path, clips, answers, complaint):
+    questions = put(tmp_path, "test_q.json", json.dumps(ACTIVITYNET_Q))
+    put(tmp_path, "test_a.json", answers)
+    assert complaint in refusal("activitynet-qa", questions, clips)
+
+
+def test_the_file_with_the_answers_is_beside_the_questions(tmp_path, clips):
+    (tmp_path / "test_a.json").rename(tmp_path / "val_a.json")
+    content = json.dumps(ACTIVITYNET_Q)
+    assert len(read_annotations("activitynet-qa", put(tmp_path, "val_q.json", content), clips)) == 2
+    message = refusal("activitynet-qa", put(tmp_path, "test_q.json", content), clips)
+    assert "test_a.json" in message and "belongs to" in message
+    assert "should end in _q.json" in refusal("activitynet-qa", put(tmp_path, "val.json", content), clips)
+
+
+def test_an_ivqa_file_without_times_is_about_whole_videos(tmp_path, clips):
+    text = "question,video_id,answer1,answer2,answer3,answer4,answer5\nwhat?,v,a,b,b,a,c\n"
+    [entry] = read_annotations("ivqa", put(tmp_path, "test.csv", text), clips)
+    assert (entry.start, entry.end, entry.answers, entry.answer) == (None, None, tuple("abbac"), "a")
 
 
 @formats

@@ -32,6 +32,34 @@ FILES = {
         {"question": "TEXT", "answer": "knit"},
         "the question of item 1, about 'video7'",
     ),
+    "msvd-qa": (
+        '[{"video_id": 7, "question": "who?", "answer": "%s"}, '
+        '{"video_id": 8, "question": "who?", "answer": "a cat"}]',
+        {"question": "who?", "answer": "TEXT"},
+        "the answer of item 1, about 'vid7'",
+    ),
+    "activitynet-qa": (
+        '[{"video_name": "7", "question": "%s", "question_id": "v_7_1"}, '
+        '{"video_name": "8", "question": "who?", "question_id": "v_8_1"}]',
+        {"question": "TEXT", "answer": "a cat", "question_type": "free/object"},
+        "the question of question 1, about '7'",
+    ),
+    "next-qa": (
+        "video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4\n"
+        "7,9,9,9,%s,1,0,DC,one,two,three,four,five\n8,9,9,9,who?,1,0,DO,a,b,c,d,e\n",
+        {
+            "question": "TEXT",
+            "answer": "two",
+            "choices": ("one", "two", "three", "four", "five"),
+            "question_type": "descriptive/count",
+        },
+        "the question of line 2, about '7'",
+    ),
+    "ivqa": (
+        "video_id,question,answer1,answer2,answer3,answer4,answer5\n7,%s,a,b,c,d,e\n8,who?,a,a,a,a,a\n",
+        {"question": "TEXT", "answers": tuple("abcde")},
+        "the question of line 2, about '7'",
+    ),
     "activitynet": (
         '{"v_7": {"duration": 2, "timestamps": [[0, 2]], "sentences": ["%s"]}, '
         '"v_8": {"sentences": ["a cat"]}}',
@@ -64,8 +92,10 @@ def messages(recwarn):
 
 
 def read(format, tmp_path, text, split=None):
-    path = tmp_path / "file"
+    path = tmp_path / "file_q.json"
     path.write_text(text, "utf-8")
+    answers = [{"question_id": f"v_{i}_1", "answer": "a cat", "type": 5} for i in (7, 8)]
+    (tmp_path / "file_a.json").write_text(json.dumps(answers))
     return read_manifest(path) if format == "manifest" else read_annotations(format, path, tmp_path, split)
 
 
@@ -86,7 +116,7 @@ def test_a_blank_text_is_left_out_and_named(tmp_path, messages, format, blank):
     assert second == filled[1]
     assert filled[0] == Entry(filled[0].video, **says) and first == Entry(first.video)
     assert first.video.name == filled[0].video.name
-    assert messages() == [f"{tmp_path / 'file'}: 1 blank text left out: {named}"]
+    assert messages() == [f"{tmp_path / 'file_q.json'}: 1 blank text left out: {named}"]
 
 
 def test_blank_and_empty_captions_of_msrvtt(tmp_path, messages):
@@ -135,6 +165,25 @@ def test_fields_beside_a_blank_text_are_kept(tmp_path, messages):
     assert found[0].captions == ("A cat. It knits.",) and "sentence 2 of 'v'" in messages()[0]
     found = read("msrvtt-qa", tmp_path, '[{"video_id": 7, "question": "who?", "answer": " "}]')
     assert found == [Entry(tmp_path / "video7.mp4")] and "the answer of item 1" in messages()[0]
+
+
+def test_blank_choices_and_answers_are_left_out(tmp_path, messages):
+    header = "video,question,answer,type,a0,a1,a2,a3,a4\n"
+    [entry] = read("next-qa", tmp_path, header + "7,who?,2,DO,a, ,c,d,\n")
+    assert (entry.choices, entry.answer) == (("a", "c", "d"), "c")
+    assert "2 blank texts left out: choice 1 of line 2, about '7'; choice 4 of line 2" in messages()[0]
+    [entry] = read("next-qa", tmp_path, header + "7,who?,1,DO,a, ,c,d,e\n")
+    assert entry == Entry(entry.video) and "the answer of line 2" in messages()[0]
+    header = "video_id,question,answer1,answer2,answer3,answer4,answer5\n"
+    [some, none] = read("ivqa", tmp_path, header + "7,who?,a, ,b,,b\n8,who?,,,,,\n")
+    assert (some.answers, some.answer) == (("a", "b", "b"), "b") and none == Entry(none.video)
+    assert "7 blank texts left out: answer 2 of line 2, about '7'; answer 4" in messages()[0]
+    line = {"video": "a", "question": "who?", "answers": ["x", " "], "choices": ["x", "", "y"]}
+    [entry] = read("manifest", tmp_path, json.dumps(line | {"question_type": " "}))
+    assert entry == Entry(tmp_path / "a", question="who?", answers=("x",), choices=("x", "y"))
+    assert 'line 1: "question_type"; line 1: text 2 of "answers"' in messages()[0]
+    [entry] = read("manifest", tmp_path, json.dumps(line | {"question": " "}))
+    assert entry == Entry(tmp_path / "a")
 
 
 def test_only_the_blank_texts_of_the_split_are_reported(tmp_path, messages):
@@ -230,7 +279,7 @@ WRONG = {
         *(
             (format, text, "nested too deeply")
             for format in FILES
-            if format not in ("kinetics", "msrvtt-1ka")
+            if format not in ("kinetics", "msrvtt-1ka", "next-qa", "ivqa")
             for text in (DEEP, '{"a":' * 100_000)
         ),
     ],
@@ -240,7 +289,7 @@ def test_errors_are_one_line_that_names_the_item(tmp_path, format, text, named):
         read(format, tmp_path, text)
     message = str(caught.value)
     assert (
-        message.startswith(f"{tmp_path / 'file'}: ")
+        message.startswith(f"{tmp_path / 'file_q.json'}: ")
         and named in message
         and "\n" not in message
         and len(message) < 700

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
-from minivideococa import cli
+from minivideococa import cache, cli
 from minivideococa.demo import CLIPS
-from minivideococa.evaluation import Entry, cache, evaluate, run, write_manifest
+from minivideococa.evaluation import Entry, evaluate, run, write_manifest
 
 TREE = Path(__file__).parents[2]
 

@@ -1,6 +1,8 @@
 """Manifests: written and read again, and errors that name the line."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,23 @@ names = st.text("abcé ü7-", min_size=1, max_size=8).filter(str.strip)
 
 @st.composite
 def entries(draw, folder: Path = Path("/videos")) -> Entry:
-    question = draw(st.none() | words)
-    return Entry(
+    entry = Entry(
         folder / (draw(names) + ".mp4"),
         tuple(draw(st.lists(words, max_size=3))),
         tuple(draw(st.lists(words, max_size=3))),
-        question,
-        draw(st.none() | words) if question else None,
+    )
+    if not (question := draw(st.none() | words)):
+        return entry
+    answers = tuple(draw(st.lists(words, max_size=3)))
+    answer = Counter(answers).most_common(1)[0][0] if answers else draw(st.none() | words)
+    choices = tuple(draw(st.lists(words, max_size=3)))
+    return replace(
+        entry,
+        question=question,
+        answer=answer,
+        answers=answers,
+        choices=(*choices, answer) if answer and choices else choices,
+        question_type=draw(st.none() | words),
     )
 
 
@@ -70,6 +82,12 @@ def test_formats_that_people_write(tmp_path: Path) -> None:
         ('{"video": "x", "labels": [1]}', '"labels" is \\[1\\]'),
         ('{"video": "x", "label": "a", "labels": ["b"]}', 'both "label" and "labels"'),
         ('{"video": "x", "answer": "a"}', 'needs its "question"'),
+        ('{"video": "x", "answers": ["a"]}', '"answer" needs its "question"'),
+        ('{"video": "x", "choices": ["a"]}', '"choices" needs its "question"'),
+        ('{"video": "x", "question_type": "a"}', '"question_type" needs its "question"'),
+        ('{"video": "x", "question": "q", "answer": "a", "answers": ["b"]}', 'both "answer" and "answers"'),
+        ('{"video": "x", "question": "q", "answer": "a", "choices": ["b"]}', "answer 'a' is not among the"),
+        ('{"video": "x", "question": "q", "answers": "a"}', "\"answers\" is 'a': give a list"),
         ('{"video": "x", "caption": "a"}', 'says "captions"'),
         ('{"video": "a\\u0000b"}', '"video" is'),
         ('{"video": "a\\ud83d.mp4"}', '"video" is'),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from minivideococa import resources
 from minivideococa.media import preprocess as module
-from minivideococa.media.preprocess import preprocess
+from minivideococa.media.preprocess import preprocess, square_frames
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "preprocess.npz")
 CASES = json.loads(str(GOLDEN["cases"]))
@@ -50,6 +50,18 @@ def test_frames_are_independent(height, width, mode, interpolation, T, seed):
     options = config(resize_mode=mode, interpolation=interpolation)
     each = [preprocess(frame[None], options)[0] for frame in frames]
     np.testing.assert_array_equal(preprocess(frames, options), np.reshape(each, (T, 3, 8, 8)))
+
+
+@given(SIDES, SIDES, st.integers(1, 20), MODES, FILTERS, SEEDS)
+def test_squares_keep_all_that_the_pixels_are_made_of(height, width, size, mode, interpolation, seed):
+    """The pixels of the squares are bit for bit those of the frames."""
+    frames = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
+    options = config(
+        size=size, resize_mode=mode, interpolation=interpolation, mean=(0.5, 0.25, 0), std=(0.3, 1, 2)
+    )
+    squares = square_frames(frames, options)
+    assert squares.dtype == np.uint8 and squares.shape == (2, size, size, 3)
+    np.testing.assert_array_equal(preprocess(squares, options), preprocess(frames, options), strict=True)
 
 
 @given(st.integers(1, 30), MODES, SEEDS)

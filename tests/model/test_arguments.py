@@ -271,9 +271,10 @@ def test_a_path_is_read_as_asked(model, monkeypatch, call):
         lambda self, x, adapter, progress: adapters.append(adapter) or encode_video(self, x, adapter),
     )
     call(model, "a.mp4")
+    call(model, "a.mp4", adapter=None)
     call(model, "a.mp4", num_frames=5, start="0:01", end=2.5, adapter="mean")
-    assert read == [("a.mp4", (8, None, None), {}), ("a.mp4", (5, "0:01", 2.5), {})]
-    assert adapters == ["attentional", "mean"]
+    assert read == [("a.mp4", (8, None, None), {})] * 2 + [("a.mp4", (5, "0:01", 2.5), {})]
+    assert adapters == ["attentional", "attentional", "mean"]
 
 
 def test_paths_among_candidates_are_read_as_asked(model, monkeypatch):
@@ -288,7 +289,7 @@ def test_how_a_path_is_read_is_checked_first(model, monkeypatch, call):
     monkeypatch.setattr(video, "read_video", None)
     for value in [*NO_WHOLE, 0, -1]:
         refused(lambda: call(model, "a.mp4", num_frames=value), "^num_frames is ")
-    for adapter in ("max", None, 3, ["mean"], np.array(["mean", "joint"])):
+    for adapter in ("max", "", 3, ["mean"], np.array(["mean", "joint"])):
         refused(lambda: call(model, "a.mp4", adapter=adapter), "^adapter is ", "attentional, mean, joint")
     for given_video in (FRAMES, VIDEO, list(FRAMES)):
         refused(lambda: call(model, given_video, start=1), "^start can only be given with a path")

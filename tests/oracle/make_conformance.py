@@ -2,8 +2,9 @@
 
     python tests/oracle/make_conformance.py
 
-A folder is a checkpoint (the weights of the golden file of the same name) and truth.safetensors: the inputs
-and every intermediate under its name in a trace. tests/conformance/README.md says how to use it.
+A folder is a checkpoint (with the weights of the golden file of the same name, if there is one) and
+truth.safetensors: the inputs and every intermediate under its name in a trace. tests/conformance/README.md
+says how to use it.
 """
 
 from __future__ import annotations
@@ -35,16 +36,26 @@ NAMES = (
     "pad_ids",
     "correct_cls_mask",
     "no_ln_pre",
+    "factorized",
 )
+# Of folders that have no golden file: the case whose model and inputs they have, and their video_cfg
+VIDEO_CFGS = {
+    "factorized": (
+        "as_released",
+        {"adapter": "factorized", "factorized": {"layers": 2, "heads": 2, "positions": 5}},
+    )
+}
 
 
 def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
     """Return the configuration, the weights and the expected tensors of a folder."""
-    model_cfg, T, ids, _ = CASES[name]
-    seed, S = list(CASES).index(name), model_cfg["vision_cfg"]["image_size"]
+    case, video_cfg = VIDEO_CFGS.get(name, (name, None))
+    model_cfg, T, ids, _ = CASES[case]
+    seed, S = list(CASES).index(case), model_cfg["vision_cfg"]["image_size"]
     config = {"model_cfg": model_cfg, "preprocess_cfg": asdict(PreprocessCfg(size=S))}
-    weights = random_weights(reference.shapes(model_cfg), seed)
-    model = reference.load(reference.video_coca(model_cfg), cast(weights, "float64"))
+    config |= {"video_cfg": video_cfg} if video_cfg else {}
+    weights = random_weights(reference.shapes(model_cfg, video_cfg), seed)
+    model = reference.load(reference.video_coca(model_cfg, video_cfg), cast(weights, "float64"))
     frames = np.random.RandomState(seed).randint(0, 256, (T, S, S, 3), np.uint8)
     pixels = reference.preprocess(frames, config)
     truth = {"frames": frames, "pixels": pixels} | reference.trace(model, pixels, np.array([ids]))

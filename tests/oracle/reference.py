@@ -1,8 +1,8 @@
 """VideoCoCa on open_clip: its CoCa under PyTorch with one hook, and every named intermediate of a run.
 
 No part of the network is reimplemented here. A hook after the image encoder flattens the tokens of all
-frames into one sequence, which is all that VideoCoCa (arXiv 2212.04979) adds. Other hooks record the outputs
-of open_clip's modules.
+frames into one sequence, which is all that VideoCoCa (arXiv 2212.04979) adds; its factorized encoder has a
+transformer of open_clip's more. Other hooks record the outputs of open_clip's modules.
 """
 
 from __future__ import annotations
@@ -13,15 +13,47 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from common import Arrays
 from open_clip.coca_model import CoCa
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU, Transformer
 from PIL import Image
 
 
-def video_coca(model_cfg: dict[str, Any]) -> CoCa:
-    """Return open_clip's CoCa of a `model_cfg`; its batch of images is the T frames of one video."""
+def video_coca(model_cfg: dict[str, Any], video_cfg: dict[str, Any] | None = None) -> CoCa:
+    """Return open_clip's CoCa of a `model_cfg`; its batch of images is the T frames of one video.
+
+    With a `video_cfg`, which is this project's, it has the factorized adapter's layers.
+    """
+    if video_cfg:
+        return with_factorized(coca(model_cfg), model_cfg, **video_cfg["factorized"])
     return flatten_frames(coca(model_cfg))
+
+
+def with_factorized(
+    model: CoCa, model_cfg: dict[str, Any], layers: int, heads: int, positions: int | None = None
+) -> CoCa:
+    """Add a transformer of open_clip's across the frames: VideoCoCa's factorized encoder."""
+    width, act = model_cfg["embed_dim"], QuickGELU if model_cfg.get("quick_gelu") else torch.nn.GELU
+    model.factorized = Transformer(width, layers, heads, act_layer=act).eval()
+    if positions:
+        model.factorized.positional_embedding = torch.nn.Parameter(torch.empty(positions, width))
+    return model
+
+
+def encode_video(model: CoCa, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the latent [1, E] or [1, 1, E], and caption tokens [1, Q', E]; [1, T, E] if factorized."""
+    if not hasattr(model, "factorized"):
+        return model._encode_image(pixels)
+    proj, model.visual.proj = model.visual.proj, None  # open_clip then returns what it would project
+    embeddings, _ = model._encode_image(pixels, normalize=False)
+    model.visual.proj = proj
+    x = embeddings.reshape(1, len(pixels), -1)
+    if hasattr(model.factorized, "positional_embedding"):
+        x = x + model.factorized.positional_embedding[: len(pixels)]
+    x = model.factorized(x)
+    return F.normalize(x.mean(1) @ proj, dim=-1), x
 
 
 def coca(model_cfg: dict[str, Any]) -> CoCa:
@@ -44,10 +76,11 @@ def flatten_frames(model: CoCa) -> CoCa:
     return model
 
 
-def shapes(model_cfg: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def shapes(model_cfg: dict[str, Any], video_cfg: dict[str, Any] | None = None) -> dict[str, tuple[int, ...]]:
     """Return the name and shape of every tensor in open_clip."""
     with torch.device("meta"):  # allocates no memory
-        return {name: tuple(tensor.shape) for name, tensor in video_coca(model_cfg).state_dict().items()}
+        tensors = video_coca(model_cfg, video_cfg).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def load(model: CoCa, weights: Arrays) -> CoCa:
@@ -83,6 +116,9 @@ def intermediates(
         "pool.attended": visual.attn_pool,
     }
     modules |= {f"vision.block.{i}": block for i, block in enumerate(visual.transformer.resblocks)}
+    if factorized := getattr(model, "factorized", None):
+        del modules["pool.flat"]  # each frame is pooled separately
+        modules |= {f"factorized.block.{i}": block for i, block in enumerate(factorized.resblocks)}
     modules |= {f"text.block.{i}": block for i, block in enumerate(text.transformer.resblocks)}
     modules |= {f"decoder.block.{i}.self": block for i, block in enumerate(decoder.resblocks)}
     modules |= {f"decoder.block.{i}.cross": block for i, block in enumerate(decoder.cross_attn)}
@@ -90,7 +126,8 @@ def intermediates(
     activations: dict[str, torch.Tensor] = {}
 
     def record(name: str, x: torch.Tensor) -> None:  # a batch of one loses its axis
-        x = x if name.startswith("vision.") or len(x) > 1 else x[0]
+        of_frames = name.startswith("vision.") or (factorized and name == "pool.attended")
+        x = x if of_frames or len(x) > 1 else x[0]
         activations[name] = x.clone(memory_format=torch.contiguous_format)
 
     def recorder(name: str) -> Callable:
@@ -100,9 +137,13 @@ def intermediates(
     handles.append(
         text.transformer.register_forward_pre_hook(lambda module, args: record("text.embed", args[0]))
     )
+    if factorized:
+        handles.append(
+            factorized.register_forward_pre_hook(lambda module, args: record("factorized.embed", args[0]))
+        )
     try:
         if pixels is not None:
-            latent, caption_tokens = model._encode_image(pixels.to(model.logit_scale.dtype))
+            latent, caption_tokens = encode_video(model, pixels.to(model.logit_scale.dtype))
             record("pool.tokens", caption_tokens)
             record("pool.latent", latent.reshape(1, -1))  # [1, 1, E] with "parallel" and "cascade"
         if ids is not None:

@@ -40,15 +40,26 @@ def attentional(model_cfg, weights, pixels):
     return latent.reshape(-1), caption_tokens[0]
 
 
-@pytest.mark.parametrize("theirs", [attentional, mean, joint], ids=lambda way: way.__name__)
+VIDEO = {"factorized": {"layers": 4, "heads": 2, "positions": 4}}
+
+
+@torch.no_grad()
+def factorized(model_cfg, weights, pixels):
+    """Apply open_clip's transformer to one embedding of each frame."""
+    model = reference.load(reference.video_coca(model_cfg, VIDEO), weights)
+    latent, caption_tokens = reference.encode_video(model, torch.from_numpy(pixels))
+    return latent.reshape(-1), caption_tokens[0]
+
+
+@pytest.mark.parametrize("theirs", [attentional, mean, joint, factorized], ids=lambda way: way.__name__)
 @pytest.mark.parametrize("case", CASES)
 def test_adapter(case, theirs):
     model_cfg, seed = CASES[case][0], list(CASES).index(case)
-    weights = cast(random_weights(reference.shapes(model_cfg), seed), "float64")
+    video_cfg = VIDEO if theirs is factorized else None
+    weights = cast(random_weights(reference.shapes(model_cfg, video_cfg), seed), "float64")
     pixels = random_pixels(3, model_cfg["vision_cfg"]["image_size"], seed).astype("float64")
-    video = mvc.VideoCoCa(parse_config(model_cfg), nest(weights)).encode_video(
-        pixels, adapter=theirs.__name__
-    )
+    config = parse_config({"model_cfg": model_cfg, "video_cfg": video_cfg})
+    video = mvc.VideoCoCa(config, nest(weights)).encode_video(pixels, adapter=theirs.__name__)
     latent, caption_tokens = (x.numpy() for x in theirs(model_cfg, weights, pixels))
     found = errors(
         {"latent": video.latent, "tokens": video.tokens}, {"latent": latent, "tokens": caption_tokens}

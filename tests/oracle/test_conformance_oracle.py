@@ -120,6 +120,15 @@ def without_ln_k(model):
     model.visual.attn_pool.ln_k = torch.nn.Identity()
 
 
+def with_frames_apart(model):
+    """As `batch_first` does where it is wrong: each frame becomes a sequence of its own."""
+    for module in model.factorized.resblocks:
+        attend = module.attention
+        module.attention = lambda q_x, attend=attend, **rest: attend(q_x.swapaxes(0, 1), **rest).swapaxes(
+            0, 1
+        )
+
+
 def with_another_eps(model):
     for module in model.text_decoder.modules():
         if isinstance(module, torch.nn.LayerNorm):
@@ -127,19 +136,20 @@ def with_another_eps(model):
 
 
 @pytest.mark.parametrize(
-    "plant, name, mistake",
+    "folder, plant, name, mistake",
     [
-        (with_tanh, "vision.block.0", "tanh_gelu"),
-        (without_ln_k, "pool.attended", "no_ln_k"),
-        (with_another_eps, "decoder.block.0.self", "layer_norm_eps"),
+        ("as_released", with_tanh, "vision.block.0", "tanh_gelu"),
+        ("as_released", without_ln_k, "pool.attended", "no_ln_k"),
+        ("as_released", with_another_eps, "decoder.block.0.self", "layer_norm_eps"),
+        ("factorized", with_frames_apart, "factorized.block.0", "frames_apart"),
     ],
 )
-def test_verify_names_a_mistake_in_open_clip(monkeypatch, plant, name, mistake):
+def test_verify_names_a_mistake_in_open_clip(monkeypatch, folder, plant, name, mistake):
     """The mistakes are made in open_clip's modules, since its configuration cannot express them."""
-    folder, built = KIT / "as_released", reference.video_coca
+    folder, built = KIT / folder, reference.video_coca
 
-    def planted(model_cfg):
-        model = built(model_cfg)
+    def planted(model_cfg, video_cfg):
+        model = built(model_cfg, video_cfg)
         plant(model)
         if plant is without_ln_k:  # its weights have no module
             model.load_state_dict = lambda tensors, assign: torch.nn.Module.load_state_dict(
@@ -160,7 +170,7 @@ def test_the_port_accepts_any_subset_of_inputs(folder, truth):
         assert max(found.values()) < 1e-12, found
         return set(trace)
 
-    video = {name for name in truth if name.startswith(("pixels", "vision", "pool"))}
+    video = {name for name in truth if name.startswith(("pixels", "vision", "pool", "factorized"))}
     text = {name for name in truth if name.startswith(("ids", "text"))}
     assert names("pixels") == video
     assert names("frames") == video | {"frames"}

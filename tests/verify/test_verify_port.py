@@ -19,6 +19,8 @@ from minivideococa.verify import MISTAKES, verify
 
 
 def folder_of(mistake: str) -> str:
+    if FIRST_OF[mistake].startswith("factorized."):
+        return "factorized"
     return "quick_gelu" if mistake == "no_quick_gelu" else "as_released"
 
 

@@ -75,6 +75,8 @@ FIRST = {
     "pool.attended": ["no_ln_q", "no_ln_k", "pooler_heads", "mean_pooling"],
     "pool.tokens": ["no_ln_post", "query_0_kept", "last_query_dropped"],
     "pool.latent": ["pool_proj_transposed", "latent_last_query", "not_unit"],
+    "factorized.embed": ["no_frame_positions", "frame_positions_shifted"],
+    "factorized.block.0": ["factorized_heads", "frames_causal", "frames_apart"],
     "text.embed": [
         "text_class_first",
         "text_positions_shifted",

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ...cache import cached, model_hash
 from ...model.config import Array, Video
 from ...model.generation import DecodingOptions
 from ...model.videococa import VideoCoCa
 from ...progress import Progress
-from ..cache import cached, model_hash
 from ..manifest import Entry
 
 # metric -> {"value": ..., "items": number of videos, captions or questions}
@@ -66,6 +66,7 @@ class Task(ABC):
     name: ClassVar[str]
     needs: ClassVar[str]  # the fields that an entry must have, for messages
     compares_latents: ClassVar[bool] = False
+    uses_training_videos: ClassVar[bool] = False
 
     @classmethod
     def missing_package(cls) -> str | None:
@@ -98,12 +99,25 @@ class Task(ABC):
     def prepare(self, progress: Progress) -> None:  # noqa: B027
         """Encode the texts that every video is compared with."""
 
+    def see_training_video(self, video: Video) -> None:  # noqa: B027
+        """Take in a video of the training set, for a baseline. Called if `uses_training_videos`."""
+
     def predict(self, clip: Clip, video: Video) -> None:  # noqa: B027
         """Generate what is to be generated for one video. Not called for videos without targets."""
+
+    def conclude(self, progress: Progress) -> None:  # noqa: B027
+        """Generate what needs all videos, after the last one."""
 
     @abstractmethod
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Return the metrics over the videos that have targets and could be read; there is at least one."""
+
+    def details(self, clips: Sequence[Clip]) -> dict[str, Any]:
+        """Return what the report says beside the metrics of these videos, JSON values.
+
+        "by_type" holds metrics of parts of the items, {type: Metrics}, and "note" a line of text.
+        """
+        return {}
 
     @abstractmethod
     def prediction(self, entry: Entry, clip: Clip) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A cache on disk for encoded videos and generated texts, addressed by content.
+"""A cache on disk for encoded videos, frame tokens and generated texts, addressed by content.
 
 The name of a file is the hash of its key: everything that the content depends on. No file is ever out of
 date, and the folder may be removed at any time. Files are written as a whole; a damaged file is treated as
@@ -11,18 +11,21 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
-from ..checkpoint.folder import open_safetensors, save_tensors
-from ..inputs import path_name
-from ..media.video import files_of
-from ..model.config import Array
-from ..model.videococa import VideoCoCa
-from ..output import atomic_write
+from . import __version__
+from .checkpoint.folder import open_safetensors, save_tensors
+from .inputs import path_name
+from .media.video import files_of
+from .model.config import Array
+from .model.videococa import VideoCoCa
+from .output import atomic_write
+
+POOLERS = ("attn_pool", "attn_pool_contrastive", "ln_post", "proj")  # of `visual`: behind the frame tokens
 
 
 def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
@@ -44,17 +47,32 @@ def model_hash(model: VideoCoCa) -> str:
     digest = hashlib.sha256(json.dumps(model.config.source, sort_keys=True).encode())
     if model.tokenizer:
         digest.update(model.tokenizer.vocabulary.to_str().encode())
-
-    def add(node: Any, name: str) -> None:
-        if isinstance(node, np.ndarray):
-            digest.update(f"{name} {node.dtype} {node.shape}".encode())
-            digest.update(np.ascontiguousarray(node).data)
-        else:
-            for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
-                add(child, f"{name}.{key}")
-
-    add(model.params, "")
+    _add_tensors(digest, model.params)
     return digest.hexdigest()
+
+
+def encoder_hash(model: VideoCoCa) -> str:
+    """Return the SHA-256 of what frame tokens depend on: preprocessing, dimensions and the image encoder.
+
+    The poolers are not part of it: models that differ only in them, or in their text, have the same hash.
+    """
+    pooler = ("attentional_pool", "queries", "pooler_heads")
+    vision = {name: value for name, value in asdict(model.config.vision).items() if name not in pooler}
+    facts = [vision, asdict(model.config.preprocess)]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    visual = model.params["visual"]
+    _add_tensors(digest, {name: visual[name] for name in visual if name not in POOLERS})
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: Any, node: Any, name: str = "") -> None:
+    """Add the names, dtypes, shapes and contents of a tree of arrays to a digest."""
+    if isinstance(node, np.ndarray):
+        digest.update(f"{name} {node.dtype} {node.shape}".encode())
+        digest.update(np.ascontiguousarray(node).data)
+    else:
+        for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+            _add_tensors(digest, child, f"{name}.{key}")
 
 
 def folder_for(path: str | os.PathLike[str]) -> Path:
@@ -70,14 +88,33 @@ def folder_for(path: str | os.PathLike[str]) -> Path:
 
 def get(folder: Path | None, key: Any) -> dict[str, Array] | None:
     """Return the arrays stored under a key; None if they are missing or damaged, or without a folder."""
-    if folder is None or not (path := _file(folder, key)).is_file():  # opening a FIFO would block forever
+    arrays = open_arrays(file_of(folder, key)) if folder is not None else None
+    if arrays is None:
+        return None
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    return arrays if _verify(arrays) else None
+
+
+def open_arrays(path: Path) -> dict[str, Array] | None:
+    """Return the memory-mapped arrays of a file of the cache and their checksum, which is not verified.
+
+    None if the file is missing or its header is damaged. The contents are read when they are used.
+    """
+    if not path.is_file():  # opening a FIFO would block forever
         return None
     try:
-        arrays = {name: tensor.read().copy() for name, tensor in open_safetensors(path).items()}
+        return {name: tensor.read() for name, tensor in open_safetensors(path).items()}
     except Exception:  # a damaged header raises errors of many kinds
         return None
-    checksum = arrays.pop("sha256", None)
-    return arrays if checksum is not None and checksum.tobytes() == _sha256(arrays) else None
+
+
+def is_intact(path: Path) -> bool:
+    """Tell whether a file of the cache is there and its contents are those that were written.
+
+    The contents are read once, and not copied.
+    """
+    arrays = open_arrays(path)
+    return arrays is not None and _verify(arrays)
 
 
 def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
@@ -86,7 +123,7 @@ def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_file(folder, key)) as partial:
+        with atomic_write(file_of(folder, key)) as partial:
             save_tensors(partial, {**arrays, "sha256": np.frombuffer(_sha256(arrays), np.uint8)})
     except OSError as error:
         raise OSError(
@@ -107,9 +144,16 @@ def cached(folder: Path | None, key: Any, compute: Callable[[], Any]) -> Any:
     return value
 
 
-def _file(folder: Path, key: Any) -> Path:
+def file_of(folder: Path, key: Any) -> Path:
+    """Return the path of the file that holds, or would hold, the arrays of a key."""
     text = json.dumps([__version__, key], sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+
+
+def _verify(arrays: dict[str, Array]) -> bool:
+    """Remove the checksum from arrays, and tell whether it is theirs."""
+    checksum = arrays.pop("sha256", None)
+    return checksum is not None and checksum.tobytes() == _sha256(arrays)
 
 
 def _sha256(arrays: Mapping[str, Array]) -> bytes:

@@ -1,0 +1,167 @@
+"""`finetune MANIFEST -o DIR`: finetune a model on clips with captions, or with questions and answers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..inputs import read_json
+from . import arguments, messages
+
+if TYPE_CHECKING:
+    from ..evaluation import Entry
+    from ..training.options import TuningOptions
+
+FROM_OTHERS = ("adapter", "num_frames")  # fields that --adapter and --frames are for
+
+
+def add_parser(commands: arguments.Commands) -> None:
+    """Add the command."""
+    arguments.add_command(
+        commands,
+        "finetune",
+        run,
+        "Finetune a model on clips with captions, or with questions and answers.",
+        add_arguments,
+        exit_status=arguments.EXIT_STATUS_OF_SEVERAL,
+    )
+
+
+def add_arguments(parser: arguments.Parser) -> None:
+    """Add the arguments, with a flag for each field of `TuningOptions`."""
+    from ..training.options import TuningOptions
+
+    parser.add_argument(
+        "manifest",
+        type=arguments.path,
+        metavar="MANIFEST",
+        help="a file with one JSON object per line: a video with its captions, or a question and its answer",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=arguments.path,
+        metavar="DIR",
+        required=True,
+        help="the folder of the run: its log, its state, and at the end tuned.safetensors. A run that was "
+        "interrupted goes on when its command is repeated",
+    )
+    parser.add_argument(
+        "--validate",
+        type=arguments.path,
+        metavar="MANIFEST",
+        help="clips on which the loss is measured at intervals; the result is the model with the lowest",
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="also write a whole checkpoint, in the folder DIR/checkpoint"
+    )
+    parser.add_argument(
+        "--plot",
+        type=arguments.path,
+        metavar="FILE",
+        help="plot the losses: a .png, .pdf or .svg file (needs matplotlib)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=arguments.path,
+        metavar="DIR",
+        help="where to keep what the clips are encoded to (default: beside downloaded checkpoints)",
+    )
+    arguments.add_model(parser)
+    arguments.add_adapter(parser)
+    arguments.add_options(parser, TuningOptions, "finetuning", FROM_OTHERS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Finetune, and print what came out."""
+    from ..training.finetune import check_plot, finetune
+    from ..training.state import SUMMARY
+
+    options = tuning_options(args)
+    if args.plot:
+        check_plot(args.plot)
+    entries, validation = read_entries(args)
+    model = arguments.load_model(args)
+    if not options.add_words:
+        messages.refuse_unknown_words(args, model, texts_of([*entries, *(validation or [])], options))
+    try:
+        finetune(
+            model,
+            entries,
+            args.output,
+            validate=validation,
+            cache=args.cache,
+            plot=args.plot,
+            whole=args.whole,
+            options=options,
+            progress=arguments.progress(args),
+        )
+    except (KeyboardInterrupt, SystemExit):
+        say_how_to_resume(args)
+        raise
+    summary = read_json(Path(args.output) / SUMMARY, "finetune again")
+    messages.print_result(args, report(summary), {"manifest": args.manifest, **summary})
+    return 3 if summary["left_out"] else 0
+
+
+def tuning_options(args: argparse.Namespace) -> TuningOptions:
+    """Return the given options. Raises ValueError, which names the flag, for impossible values."""
+    from ..training.options import TuningOptions
+
+    given = arguments.given_options(args, TuningOptions)
+    try:
+        return TuningOptions(**{**given, "adapter": args.adapter, "num_frames": args.frames})
+    except ValueError as error:
+        raise ValueError(arguments.with_flags(str(error), given, TuningOptions)) from None
+
+
+def read_entries(args: argparse.Namespace) -> tuple[list[Entry], list[Entry] | None]:
+    """Return the entries of the manifest and of --validate, with all their videos there."""
+    from ..evaluation import read_manifest
+
+    return read_manifest(args.manifest), read_manifest(args.validate) if args.validate else None
+
+
+def texts_of(entries: Sequence[Entry], options: TuningOptions) -> list[str]:
+    """Return the texts of the entries that the task reads."""
+    if options.task != "qa":
+        return [caption for entry in entries for caption in entry.captions]
+    pairs = [(entry.question, entry.answer) for entry in entries if entry.question and entry.answer]
+    return [
+        text
+        for question, answer in pairs
+        for text in ((question,), (question, answer))[options.head == "generate"]
+    ]
+
+
+def say_how_to_resume(args: argparse.Namespace) -> None:
+    """Print which state an interrupted run goes on from."""
+    from ..training.state import saved_steps
+
+    folder = Path(args.output)
+    steps = saved_steps(folder) if folder.is_dir() else []
+    if steps:
+        messages.say(args, f"interrupted: repeat the command to go on from step {steps[-1]}, the last saved")
+    else:
+        messages.say(args, "interrupted before a state was saved: the command starts from the beginning")
+
+
+def report(summary: dict[str, Any]) -> list[str]:
+    """Return the summary of a run as lines."""
+    lines = [
+        f"{summary['clips']} clips, {summary['steps']} steps ({summary['epochs']:g} epochs) in "
+        f"{summary['seconds']:g} s"
+    ]
+    if loss := summary["loss"]:
+        lines.append(f"loss {loss['first']:.4f} -> {loss['last']:.4f}")
+    if validation := summary["validation"]:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in validation.items())
+        lines.append(f"validation, at its best after step {summary['best_step']}: {shown}")
+    if summary["left_out"]:
+        lines.append(f"{len(summary['left_out'])} clips cannot be read and were left out")
+    lines.append(f"tuned part: {summary['tuned']} (give it to --tuned)")
+    if summary["checkpoint"]:
+        lines.append(f"checkpoint: {summary['checkpoint']} (give it to --weights)")
+    return lines

@@ -1,0 +1,17 @@
+"""Finetuning, with gradients by hand: lightweight finetuning and question answering of VideoCoCa.
+
+In reading order:
+
+gradients     for each formula of `model/ops.py` its backward, derived
+tape          the model's own forward pass with its intermediates kept
+backward      the backward pass of the stages, from the losses to the frame tokens
+losses        captioning, contrastive and answer loss
+parameters    which tensors are tuned; one flat vector of their values and one of their gradients
+optimizer     AdamW, learning rate, clipping of gradients
+data          examples and batches
+tokens        frame tokens or pixels of clips, on disk
+step          losses and gradients of a batch
+options       what can be set
+finetune      the loop: steps, validation, checkpoints, log
+kernels       how the optimizer is made fast
+"""

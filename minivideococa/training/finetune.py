@@ -1,0 +1,288 @@
+"""Finetune a model on a manifest of clips with captions, or with questions and answers.
+
+VideoCoCa (arXiv 2212.04979), section 3: CoCa's losses on video, with all of the model tuned or parts of it.
+The loop is in `loop`, what a run leaves on disk is in `state`.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..cache import model_hash
+from ..checkpoint import with_tensors
+from ..checkpoint.config import parse_config
+from ..checkpoint.folder import TUNED
+from ..checkpoint.hub import cache_folder
+from ..checkpoint.tuned import write_tuned, write_whole
+from ..checkpoint.vocabulary import add_words
+from ..evaluation.manifest import Entry, read_manifest
+from ..inputs import join_names, path_name
+from ..model.config import Array
+from ..model.videococa import VideoCoCa
+from ..output import atomic_write, json_text, resolve_output
+from ..progress import Progress, no_progress
+from . import state
+from .data import Dataset, examples_of, frequent_answers, texts_of, unknown_words, with_answer_among
+from .log import Log, plot_losses, require_matplotlib
+from .loop import NotFiniteError, Phase, Run, Tuner, train
+from .options import TuningOptions
+from .parameters import new_factorized, new_question_head, phases
+from .step import Objective
+from .tokens import ClipStore
+
+LAYERS = 4  # across the frames, in the factorized adapter: VideoCoCa's
+
+Entries = Iterable[Entry] | str | os.PathLike[str]  # or the path of a manifest
+
+
+def finetune(
+    model: VideoCoCa,
+    entries: Entries,
+    output: str | os.PathLike[str],
+    *,
+    validate: Entries | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
+    whole: bool = False,
+    options: TuningOptions | None = None,
+    progress: Progress = no_progress,
+    **keywords: Any,
+) -> VideoCoCa:
+    """Finetune a model, and return the tuned one. `model` itself is not changed.
+
+    A run that was interrupted, in whatever way, goes on where it was last saved when it is called again with
+    the same arguments, and gives the same bits as if it had not been. With a validation set, the result is
+    the model with the lowest validation loss; otherwise that after the last step.
+
+    Parameters
+    ----------
+    entries : the clips to learn from, see `evaluation.manifest`, or the path of a manifest. Of a clip with
+        several captions one is drawn in each epoch.
+    output : the folder of the run, see `training.state`. At the end it holds tuned.safetensors, which
+        `load(tuned=...)` lays over the checkpoint it was tuned from.
+    validate : the clips on which the loss is measured at intervals, as `entries`.
+    cache : the folder of frame tokens (of frames, where the image encoder is tuned), which are computed once.
+        Default: where `evaluate` keeps its videos.
+    plot : a PNG, PDF or SVG file for a plot of the losses. Needs matplotlib.
+    whole : also write a whole checkpoint, in the folder "checkpoint" of `output`.
+    options, keywords : how to finetune: the fields of `TuningOptions`.
+    progress : called once for each stage: clips to encode, and clips to learn from.
+
+    Clips that cannot be read are left out with a warning, up to `allow_bad`; summary.json lists them.
+
+    Raises ValueError for an invalid argument, a manifest without what the task needs, too many unreadable
+    clips, an output folder that is in use or holds something else, such as a run with other options, and for
+    a request that does not fit into memory; NotFiniteError, a ValueError, if a loss is not finite, after
+    writing the last good tuned.safetensors; and OSError if a file cannot be written.
+    """
+    options = TuningOptions.create(options, **keywords)
+    training, validation = read_entries("entries", entries), None
+    if validate is not None:
+        validation = read_entries("validate", validate)
+    plot = None if plot is None else check_plot(plot)
+    folder = Path(path_name(output, "give a folder for the run", "output"))
+    cache = cache_folder() / "videos" if cache is None else cache
+    with state.run_folder(folder):
+        state.record_run(folder, {"options": asdict(options), "model": model_hash(model)})
+        run = prepare(model, training, validation, folder, cache, options, progress)
+        state.record_run(folder, {"data": _fingerprints(run)})
+        steps = state.saved_steps(folder)
+        with Log(folder / state.LOG, steps[-1] if steps else 0) as log:
+            try:
+                tuner = train(run, log, progress)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{error}; {_keep_last_good(run)}") from None
+        tuned = finish(run, tuner)
+        if whole:
+            write_whole(folder / state.CHECKPOINT, tuned)
+        _write_summary(run, tuner, log, whole)
+        if plot:
+            plot_losses(plot, log.lines, tuner.position.best_step)
+    return tuned
+
+
+# Before the first step
+
+
+def read_entries(name: str, entries: Any) -> list[Entry]:
+    """Return entries, or those of the manifest at a path, as a list. Raises as `read_manifest`."""
+    if isinstance(entries, str | os.PathLike):
+        return read_manifest(entries)
+    checked: list[Entry] = list(entries) if isinstance(entries, Iterable) else [entries]
+    for entry in checked:
+        if not isinstance(entry, Entry):
+            raise ValueError(f"{name} has a {type(entry).__name__} in it: give a list of Entry")
+    return checked
+
+
+def check_plot(plot: str | os.PathLike[str]) -> Path:
+    """Return the place of a plot, before the work starts.
+
+    Raises ValueError for another suffix than .png, .pdf and .svg and without matplotlib, and as
+    `resolve_output`.
+    """
+    place = resolve_output(plot)
+    if place.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"{plot}: a plot is a .png, .pdf or .svg file: give such a name")
+    require_matplotlib()
+    return place
+
+
+def prepare(
+    model: VideoCoCa,
+    training: Sequence[Entry],
+    validation: Sequence[Entry] | None,
+    folder: Path,
+    cache: str | os.PathLike[str],
+    options: TuningOptions,
+    progress: Progress,
+) -> Run:
+    """Return the run: the model with its new layers and words, and the data of each phase, encoded."""
+    examples = examples_of(training, options.task)
+    tested = examples_of(validation, options.task) if validation is not None else None
+    answers: tuple[str, ...] = ()
+    if options.head == "classifier":
+        answers = frequent_answers(examples, options.max_answers)
+        examples = with_answer_among(examples, answers)
+    model = _with_words(model, texts_of([*examples, *(tested or [])]), options.add_words)
+    model = with_layers(model, answers, options)
+    adapter = model.config.adapter
+    stores = {}
+    for pixels in dict.fromkeys(phase == "full" for phase in phases(options.tune)):
+        stores[pixels] = store = ClipStore(
+            model,
+            cache,
+            num_frames=options.num_frames,
+            adapter=adapter,
+            pixels=pixels,
+            half=options.half,
+            allow_bad=options.allow_bad,
+        )
+        examples = store.prepare(examples, progress)
+        tested = store.prepare(tested, progress) if tested else tested
+
+    def dataset(examples: Sequence[Entry], phase: str) -> Dataset:
+        return Dataset(
+            model,
+            examples,
+            options.task,
+            stores[phase == "full"],
+            batch_size=options.batch,
+            seed=options.seed,
+            answers=answers,
+        )
+
+    names = phases(options.tune)
+    weights = options.loss_weights
+    if "contrastive" in weights and min(options.batch, len(examples)) == 1:
+        warnings.warn("batches of one clip: the contrastive loss has nothing to contrast", stacklevel=3)
+    steps = options.steps_of(len(names), -(-len(examples) // options.batch))
+    return Run(
+        model,
+        options,
+        Objective(model.config, adapter, tuple(weights), weights),
+        folder,
+        [
+            Phase(name, count, dataset(examples, name), dataset(tested, name) if tested else None)
+            for name, count in zip(names, steps, strict=True)
+        ],
+    )
+
+
+def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
+    """Return a model that knows the words of the texts, if `add`; otherwise warn of those it does not."""
+    unknown = unknown_words(model, texts)
+    if unknown and add:
+        return add_words(model, unknown)
+    if unknown:
+        warnings.warn(
+            f"the checkpoint's vocabulary lacks {join_names(unknown, 20)}: add them with add_words "
+            "(--add-words)",
+            stacklevel=4,
+        )
+    return model
+
+
+def with_layers(model: VideoCoCa, answers: Sequence[str], options: TuningOptions) -> VideoCoCa:
+    """Return a model with the new layers that the options ask for, and without those that they do not use.
+
+    Layers across the frames that the checkpoint has are kept where its adapter is; a question head is new
+    where its answers are others.
+    """
+    old, adapter = model.config, options.adapter or model.config.adapter
+    video: dict[str, Any] = {"adapter": adapter}
+    if adapter == "factorized":
+        positions = options.num_frames if options.positions else None
+        new = {"layers": LAYERS, "heads": old.text.heads, "positions": positions}
+        video["factorized"] = old.source["video_cfg"]["factorized"] if old.factorized else new
+    if answers:
+        video["answers"] = list(answers)
+    config = parse_config({**old.source, "video_cfg": video})
+    tensors: dict[str, Array] = {}
+    if not old.factorized:
+        tensors |= new_factorized(config, options.seed, model.dtype)
+    if config.answers != old.answers:
+        tensors |= new_question_head(config, options.seed, model.dtype)
+    return with_tensors(model, tensors, config=config, tuned_for=options.task)
+
+
+def _fingerprints(run: Run) -> list[Any]:
+    """Return hashes of the data, for comparison when the run is resumed."""
+    return [
+        [phase.training.fingerprint(), phase.validation.fingerprint() if phase.validation else None]
+        for phase in run.phases
+    ]
+
+
+# After the last step
+
+
+def finish(run: Run, tuner: Tuner) -> VideoCoCa:
+    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model."""
+    best = tuner.position.best_step
+    if best is not None and best != tuner.position.step:
+        tuner = Tuner.restore(run, best)
+    tensors = tuner.parameters.tensors()
+    tuned = with_tensors(run.model, tensors, config=run.model.config, tuned_for=run.options.task)
+    write_tuned(run.folder / TUNED, tuned, options=asdict(run.options))
+    return tuned
+
+
+def _keep_last_good(run: Run) -> str:
+    """Write tuned.safetensors of the newest saved state, if there is one. Return what to do."""
+    hint = "lower the learning rate, and give another folder"
+    if not (steps := state.saved_steps(run.folder)):
+        return f"nothing was saved before; {hint}"
+    finish(run, Tuner.restore(run, steps[-1]))
+    return f"{run.folder / TUNED} is the last good one, of step {steps[-1]} or its best validation; {hint}"
+
+
+def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
+    """Write summary.json."""
+    phase, position = run.phases[-1], tuner.position
+    validation = {line["step"]: line["validation"] for line in log.lines if "validation" in line}
+    stores = [data.store for data in (phase.training, phase.validation) if data]
+    left_out = {clip: why for store in stores for clip, why in store.left_out.items()}
+    steps = [line for line in log.lines if "loss" in line]
+    summary = {
+        "steps": position.step,
+        "epochs": round(position.step / len(phase.training), 3),
+        "clips": len(phase.training.examples),
+        "loss": {"first": steps[0]["loss"], "last": steps[-1]["loss"]} if steps else None,
+        "validation": validation.get(position.best_step) if position.best_step else None,
+        "best_step": position.best_step,
+        "seconds": round(sum(line["seconds"] for line in steps), 1),
+        "left_out": [
+            {"video": str(video), "start": start, "end": end, "why": why}
+            for (video, start, end), why in left_out.items()
+        ],
+        "tuned": str(run.folder / TUNED),
+        "checkpoint": str(run.folder / state.CHECKPOINT) if whole else None,
+    }
+    with atomic_write(run.folder / state.SUMMARY) as partial:
+        partial.write_text(json_text(summary) + "\n", encoding="utf-8")

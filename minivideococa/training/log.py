@@ -1,0 +1,92 @@
+"""The log of a run: JSON lines, one for each step and each validation; and its plot.
+
+    {"step": 1, "epoch": 1, "phase": "lit", "loss": 5.31, "caption": 1.9, "contrastive": 1.51,
+     "learning_rate": 1e-06, "gradient_norm": 3.2, "clips_per_second": 40.1, "seconds": 0.8}
+    {"step": 10, "epoch": 2, "phase": "lit", "validation": {"loss": 5.1, ...}}
+
+`loss` is the weighted sum that is minimized, the others are its parts. `seconds` is the time since the run
+started, or was resumed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..output import atomic_write, json_text
+
+
+class Log:
+    """A log that is open for appending. A line that was written survives a kill of the process."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Open a log to go on after `step`. Lines of later steps, of a run that was killed, are removed."""
+        self.lines = [line for line in read_log(path) if line["step"] <= step]
+        with atomic_write(path) as partial:
+            partial.write_text("".join(json_text(line) + "\n" for line in self.lines), encoding="utf-8")
+        self.file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line."""
+        self.lines.append(dict(line))
+        self.file.write(json_text(line) + "\n")
+        self.file.flush()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log, without one that was cut short; [] if there is no such file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a line break
+    return [json.loads(line) for line in lines]
+
+
+def require_matplotlib() -> None:
+    """Raise ValueError if the package that plots is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            'a plot needs matplotlib, which is not installed: pip install "minivideococa[docs]", or plot the '
+            "log with another program"
+        ) from None
+
+
+def plot_losses(path: Path, lines: Sequence[Mapping[str, Any]], best_step: int | None = None) -> None:
+    """Draw the losses of training and validation over the steps, as PNG, PDF or SVG by the suffix.
+
+    Raises ValueError without matplotlib and for an unknown suffix, OSError if the file cannot be written.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure  # no pyplot: no window, and no state in the process
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in curves(lines).items():
+        marker = "o" if label.startswith("validation") else ""
+        axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=4, linewidth=1)
+    if best_step is not None:
+        axes.axvline(best_step, color="grey", linestyle=":", label=f"best validation: step {best_step}")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix(".") or "png", dpi=150)
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Return the points (step, loss) of each loss in a log, by the name of the curve."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        losses, prefix = line.get("validation", line), "validation " * ("validation" in line)
+        for name in ("loss", "caption", "contrastive", "answer"):
+            if name in losses:
+                found.setdefault(f"{prefix}{name}", []).append((line["step"], losses[name]))
+    return found

@@ -1,0 +1,128 @@
+"""The state of a run on disk: all that a run needs to go on as if it had never been interrupted.
+
+A run's folder holds
+
+    run.json            what was asked for: the options, and fingerprints of the model and the manifests
+    log.jsonl           one JSON object for each step and each validation, see `log`
+    state-N.safetensors the state after N steps: the tuned tensors and AdamW's moments, as flat vectors, and
+                        the `Position` as metadata. The newest ones, and the one of the best validation
+    tuned.safetensors   at the end: the tuned part
+    checkpoint/         at the end, if asked for: a whole checkpoint
+    summary.json        at the end: what came out
+
+The order of the clips and the caption that is drawn for each follow from the seed and the step, so that no
+random state needs saving. Files are written beside their places and moved there when they are complete: a
+run that is killed at any moment leaves whole files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..checkpoint.folder import open_safetensors, read_metadata, save_tensors
+from ..inputs import read_json
+from ..model.config import Array
+from ..output import UNFINISHED, atomic_write, json_text, locked
+
+RUN, LOG, SUMMARY, CHECKPOINT = "run.json", "log.jsonl", "summary.json", "checkpoint"
+STATE = re.compile(r"state-(\d+)\.safetensors")
+POSITION = "minivideococa.position"  # key of the metadata of a state
+FREE = ("keep", "save_every")  # options that may change when a run is resumed: they change no result
+
+
+@dataclass
+class Position:
+    """Where a run is."""
+
+    step: int = 0  # optimizer steps taken
+    phase: int = 0  # index of the phase of tuning
+    phase_step: int = 0  # steps taken in this phase: the optimizer's own
+    best: float | None = None  # the lowest validation loss
+    best_step: int | None = None  # the step it was measured after
+    stale: int = 0  # validations since then, of this phase
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Make or reopen the folder of a run, for this process alone while the `with` block lasts.
+
+    Raises ValueError if another process works there, or if it holds other files than a run's; OSError if it
+    cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: exists and is a file: give another name, or remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        others = sorted(path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name))
+        if others and not (folder / RUN).is_file():
+            raise ValueError(
+                f"{folder}: exists and holds no run of finetune ({others[0]}): give another folder"
+            )
+        yield
+
+
+def record_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add what a run was asked for to its run.json, after comparing with what is there.
+
+    Raises ValueError, which names the difference, if a run was asked for something else; OSError if the file
+    cannot be written.
+    """
+    path, facts = folder / RUN, json.loads(json_text(facts))
+    recorded = read_json(path, "remove the folder, and start again") if path.exists() else {}
+    for name, value in facts.items():
+        before = recorded.get(name, value)
+        if isinstance(value, dict):
+            for key in value.keys() - {*FREE}:
+                if value[key] != before.get(key):
+                    _refuse(folder, f"{key} was {before.get(key)!r} and is {value[key]!r}")
+        elif value != before:
+            _refuse(folder, f"another {name}")
+    with atomic_write(path) as partial:
+        partial.write_text(json_text({**recorded, **facts}) + "\n", encoding="utf-8")
+
+
+def _refuse(folder: Path, difference: str) -> NoReturn:
+    raise ValueError(
+        f"{folder}: holds a run of something else ({difference}): repeat its command to resume it, or give "
+        "another folder"
+    )
+
+
+def state_path(folder: Path, step: int) -> Path:
+    """Return the path of the state after this many steps."""
+    return folder / f"state-{step}.safetensors"
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps of the saved states, in order."""
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := STATE.fullmatch(path.name)))
+
+
+def write_state(folder: Path, position: Position, vectors: Mapping[str, Array], keep: int) -> None:
+    """Write a state, then remove all but the `keep` newest ones and the best. Raises OSError.
+
+    vectors: "values", the tuned tensors as in `Parameters`, and those of `AdamW.state`.
+    """
+    with atomic_write(state_path(folder, position.step)) as partial:
+        save_tensors(partial, vectors, {POSITION: json_text(asdict(position))})
+    for step in saved_steps(folder)[:-keep]:
+        if step != position.best_step:
+            state_path(folder, step).unlink()
+
+
+def read_state(folder: Path, step: int) -> tuple[Position, dict[str, Array]]:
+    """Return a saved position and its vectors, memory-mapped. Raises ValueError for a damaged file."""
+    path = state_path(folder, step)
+    vectors = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
+    try:
+        return Position(**json.loads(read_metadata(path)[POSITION])), vectors
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{path}: is not a state of finetune: remove it, to go on from an older one"
+        ) from None

@@ -1,0 +1,423 @@
+"""Finetuning from a manifest to a tuned part: what is learned, what is kept, and what interrupts it."""
+
+import dataclasses
+import json
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import minivideococa as mvc
+from minivideococa.checkpoint.table import unnest
+from minivideococa.demo import CLIPS
+from minivideococa.evaluation import Entry, write_manifest
+from minivideococa.training import finetune as module
+from minivideococa.training import loop, state
+from minivideococa.training.log import read_log
+from minivideococa.training.loop import NotFiniteError
+from minivideococa.training.parameters import is_reached, is_tuned
+
+BROKEN = CLIPS.parents[2] / "tests" / "cases" / "broken.mp4"
+QUICK = {"num_frames": 2, "batch": 2, "learning_rate": 1e-3}
+ENTRIES = [
+    Entry(CLIPS / line["clip"], (line["text"], line["text"].replace("a ", "one ")))
+    for line in map(json.loads, (CLIPS / "clips.jsonl").read_text().splitlines())
+]
+QUESTIONS = [
+    Entry(CLIPS / "single.gif", question="what shape is green", answer="crescent"),
+    Entry(CLIPS / "pair.gif", question="what shape is red", answer="ring"),
+    Entry(CLIPS / "pair.gif", question="what shape is green", answer="diamond"),
+    Entry(CLIPS / "split.gif", question="what shape is red", answer="ring"),
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*different frame", "ignore:.*vocabulary lacks")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For products as small as these, more threads only wait for each other."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mvc.load()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tune(model, cache, tmp_path):
+    """`finetune` on the demo's clips, in the folder "run" unless another is given."""
+
+    def tune(entries=ENTRIES, folder="run", **keywords):
+        return mvc.finetune(model, entries, tmp_path / folder, cache=cache, **{**QUICK, **keywords})
+
+    return tune
+
+
+def contents(folder):
+    """The bytes of the tuned part and of all states."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+# What is learned
+
+
+def test_it_learns(tune, tmp_path):
+    tuned = tune(steps=12, batch=5, warmup=0)
+    losses = [line["loss"] for line in read_log(tmp_path / "run" / "log.jsonl")]
+    assert len(losses) == 12 and losses[-1] < 0.5 * losses[0]
+    assert tuned.tuned_for == "caption+contrastive"
+
+
+def test_the_tuned_part_is_the_model_that_is_returned(tune, tmp_path):
+    tuned = unnest(tune(steps=2).params)
+    loaded = unnest(mvc.load(tuned=tmp_path / "run" / "tuned.safetensors").params)
+    assert loaded.keys() == tuned.keys()
+    assert all(np.array_equal(loaded[name], tuned[name]) for name in tuned)
+
+
+def test_a_whole_checkpoint_needs_no_base(tune, tmp_path):
+    for _ in range(2):  # also when the run is repeated
+        tuned = unnest(tune(steps=2, whole=True).params)
+        loaded = unnest(mvc.load(tmp_path / "run" / "checkpoint").params)
+        assert all(np.array_equal(loaded[name], tuned[name]) for name in tuned)
+
+
+@pytest.mark.parametrize("tune_name", ["lit", "frozen", "full", "frozen-then-full"])
+def test_nothing_else_is_tuned_and_the_model_stays_as_it_was(tune, model, tune_name):
+    before = {name: array.copy() for name, array in unnest(model.params).items()}
+    wrong = [Entry(a.video, b.captions) for a, b in pairwise(ENTRIES)]  # gradients of some size
+    after = unnest(tune(wrong, tune=tune_name, steps=2, batch=4).params)
+    assert all(np.array_equal(array, before[name]) for name, array in unnest(model.params).items())
+    phase = "full" if tune_name == "frozen-then-full" else tune_name
+    for name, array in before.items():
+        expected = is_tuned(name, phase) and is_reached(
+            name, model.config, "caption+contrastive", "attentional"
+        )
+        if name != "logit_scale":  # at its largest value, where it is clamped
+            assert np.array_equal(after[name], array) is not expected, name
+
+
+@pytest.mark.parametrize("adapter", ["attentional", "mean", "joint", "factorized"])
+def test_the_checkpoint_remembers_its_adapter(tune, tmp_path, adapter):
+    tune(adapter=adapter, task="caption", steps=1)
+    loaded = mvc.load(tuned=tmp_path / "run")
+    assert loaded.config.adapter == adapter
+    assert loaded.caption(CLIPS / "pair.gif", 2, beams=1)
+
+
+def test_a_tuned_model_is_tuned_further(tune, model, cache, tmp_path):
+    first = tune(adapter="factorized", positions=True, steps=2)
+    again = mvc.finetune(first, ENTRIES, tmp_path / "again", cache=cache, steps=1, warmup=0, **QUICK)
+    assert again.config.factorized == first.config.factorized and again.config.factorized.frames == 2
+    assert set(unnest(again.params)) == set(unnest(first.params)) > set(unnest(model.params))
+    assert unnest(mvc.load(tuned=tmp_path / "again").params).keys() == unnest(again.params).keys()
+
+
+def test_answers_by_a_classifier(tune, tmp_path):
+    tuned = tune(QUESTIONS, task="qa", head="classifier", steps=2, validate=QUESTIONS)
+    assert tuned.config.answers == ("ring", "crescent", "diamond")
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert all("answer" in line and 0 <= line["accuracy"] <= 1 for line in lines if "loss" in line)
+    assert "accuracy" in json.loads((tmp_path / "run" / "summary.json").read_text())["validation"]
+    assert mvc.load(tuned=tmp_path / "run").config.answers == tuned.config.answers
+
+
+def test_only_the_most_frequent_answers_are_classes(tune):
+    tuned = tune(QUESTIONS, task="qa", head="classifier", max_answers=1, steps=1)
+    assert tuned.config.answers == ("ring",)
+
+
+def test_a_head_that_is_not_used_is_left_out(tune, cache, tmp_path):
+    first = tune(QUESTIONS, task="qa", head="classifier", steps=1)
+    again = mvc.finetune(first, QUESTIONS, tmp_path / "b", cache=cache, task="qa", steps=1, **QUICK)
+    assert again.config.answers == () and "question_head" not in again.params
+
+
+def test_words_are_added_on_request(tune, model, tmp_path):
+    entries = [Entry(CLIPS / "single.gif", ("a wooden crescent",))]
+    with pytest.warns(UserWarning, match="vocabulary lacks wooden: add them with add_words"):
+        tune(entries, "without", task="caption", steps=1)
+    tuned = tune(entries, "with", task="caption", steps=1, add_words=True)
+    assert tuned.config.text.vocab_size == model.config.text.vocab_size + 1
+    loaded = mvc.load(tuned=tmp_path / "with")
+    assert loaded.tokenizer.unknown(["wooden"]) == []
+
+
+# Captions end
+
+
+def test_a_caption_is_learned_and_ends(tune, model):
+    """One clip and its caption, overfitted: the greedy caption is the caption, and then the end token."""
+    text = "an orange star above a small blue square on the left of a red heart"
+    text = " ".join(word for word in text.split() if not model.tokenizer.unknown([word]))
+    clip = CLIPS / "single.gif"
+    assert model.caption(clip, 2, beams=1) != text
+    entries = [Entry(clip, (text,))]
+    tuned = tune(entries, task="caption", steps=40, learning_rate=2e-3, weight_decay=0)
+    ids = tuned.generate(tuned.encode(clip, 2).tokens, beams=1, min_length=0)
+    assert ids[-1] == tuned.tokenizer.end_id and len(ids) == len(text.split()) + 2
+    assert tuned.caption(clip, 2, beams=1) == text
+
+
+def test_captions_of_all_clips_end_without_repetition(tune):
+    tuned = tune(steps=20, batch=5, task="caption")
+    for entry in ENTRIES:
+        ids = tuned.generate(tuned.encode(entry.video, 2).tokens, beams=1)
+        assert ids[-1] == tuned.tokenizer.end_id and len(ids) < 20  # its context
+
+
+# Phases, validation, early stopping
+
+
+def test_the_phases_of_frozen_then_full(tune, tmp_path):
+    tune(tune="frozen-then-full", steps=5, warmup=1)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["phase"] for line in lines] == ["frozen"] * 2 + ["full"] * 3
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[0] == rates[2] == 1e-3 and rates[4] < rates[3]  # each phase has a schedule of its own
+
+
+def fake_validation(monkeypatch, losses):
+    """Validation losses from a list, one after another."""
+    remaining = iter(losses)
+    monkeypatch.setattr(loop, "validate", lambda *_: {"loss": next(remaining)})
+
+
+def test_the_model_of_the_best_validation_is_the_result(tune, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, [3.0, 1.0, 2.0, 2.0, 2.0])
+    tuned = tune(steps=5, validate=ENTRIES, validate_every=1, keep=1)
+    assert state.saved_steps(tmp_path / "run") == [2, 5]
+    _, vectors = state.read_state(tmp_path / "run", 2)
+    assert np.isin(unnest(tuned.params)["visual.proj"].ravel(), vectors["values"]).all()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["best_step"], summary["validation"], summary["steps"]) == (2, {"loss": 1.0}, 5)
+
+
+def test_validation_comes_at_intervals_and_at_the_end(tune, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, range(9, 0, -1))
+    tune(steps=5, validate=ENTRIES, validate_every=2)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["step"] for line in lines if "validation" in line] == [2, 4, 5]
+
+
+def test_a_run_ends_early_when_validation_no_longer_improves(tune, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, [2.0, 1.0, 1.0, 1.5, 0.0])
+    tune(steps=9, validate=ENTRIES, validate_every=1, patience=2)
+    assert state.saved_steps(tmp_path / "run")[-1] == 4
+    monkeypatch.setattr(loop, "take_step", None)
+    tune(steps=9, validate=ENTRIES, validate_every=1, patience=2)  # the same again: it stays so
+
+
+def test_patience_ends_a_phase_and_not_the_run(tune, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, [1.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    tune(tune="frozen-then-full", steps=8, validate=ENTRIES, validate_every=1, patience=1)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert [line["phase"] for line in lines if "loss" in line] == ["frozen", "frozen", "full"]
+
+
+def test_a_validation_loss_is_the_mean_over_the_clips(tune, tmp_path):
+    for batch in (2, 5):  # 5 clips: the last batch of two has one
+        tune(folder=f"{batch}", task="caption", steps=1, batch=5, validate=ENTRIES, micro_batch=batch)
+    values = [
+        line["validation"]["loss"]
+        for folder in ("2", "5")
+        for line in read_log(tmp_path / folder / "log.jsonl")
+        if "validation" in line
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("tune_name", ["lit", "frozen-then-full"])
+def test_a_run_that_is_interrupted_at_any_step_resumes_to_the_same_bits(
+    tune, monkeypatch, tmp_path, tune_name
+):
+    asked = dict(steps=5, tune=tune_name, validate=ENTRIES, validate_every=2, save_every=2, keep=2)
+    tune(folder="whole", **asked)
+    expected = contents(tmp_path / "whole")
+    step = loop.take_step
+    for stop in range(5):
+        calls = iter(range(5))
+
+        def take_step(*arguments):
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        monkeypatch.setattr(loop, "take_step", take_step)
+        with pytest.raises(KeyboardInterrupt):
+            tune(folder=f"{stop}", **asked)
+        monkeypatch.setattr(loop, "take_step", step)
+        tune(folder=f"{stop}", **asked)
+        assert contents(tmp_path / f"{stop}") == expected
+        steps = [(line["step"], "loss" in line) for line in read_log(tmp_path / f"{stop}" / "log.jsonl")]
+        assert steps == [
+            (line["step"], "loss" in line) for line in read_log(tmp_path / "whole" / "log.jsonl")
+        ]
+
+
+def test_a_finished_run_is_not_repeated(tune, monkeypatch, tmp_path):
+    tune(steps=2)
+    before = contents(tmp_path / "run")
+    monkeypatch.setattr(loop, "take_step", None)
+    tune(steps=2)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    "other, difference",
+    [
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"learning_rate": 2e-3}, "learning_rate was 0.001 and is 0.002"),
+        ({"entries": ENTRIES[:4]}, "another data"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(tune, other, difference):
+    tune(steps=1)
+    with pytest.raises(ValueError, match=f"{difference}"):
+        tune(steps=1, **other)
+
+
+def test_another_model_in_the_same_folder_is_refused(tune, cache, tmp_path):
+    tuned = tune(steps=1)
+    with pytest.raises(ValueError, match="another model"):
+        mvc.finetune(tuned, ENTRIES, tmp_path / "run", cache=cache, steps=1, **QUICK)
+
+
+def test_the_seed_decides_the_bits(tune, tmp_path):
+    for folder, seed in ("a", 0), ("b", 0), ("c", 1):
+        tune(folder=folder, seed=seed, steps=2)
+    a, b, c = (contents(tmp_path / name)["state-2.safetensors"] for name in "abc")
+    assert a == b != c
+
+
+# Bad data
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient", "weights"])
+def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_part(tune, monkeypatch, tmp_path, name):
+    accumulate, calls, step = loop.accumulate, iter(range(9)), 6 if name == "weights" else 4
+
+    def broken(batch, parameters, *arguments):
+        losses = accumulate(batch, parameters, *arguments)
+        if next(calls) == step - 1:
+            if name == "loss":
+                return losses | {"loss": float("nan")}
+            (parameters.gradients if name == "gradient" else parameters.values)[0] = np.inf
+        return losses
+
+    tune(folder="good", steps=6, save_every=3)
+    good = state.read_state(tmp_path / "good", 3)[1]["values"].tobytes()
+    monkeypatch.setattr(loop, "accumulate", broken)
+    wrong = {"loss": "the loss is", "gradient": "the gradient's norm is", "weights": "the tuned weights are"}
+    with pytest.raises(NotFiniteError, match=f"step {step}: {wrong[name]} not finite") as error:
+        tune(steps=6, save_every=3)
+    assert "tuned.safetensors is the last good one, of step 3" in str(error.value)
+    assert name == "weights" or ".gif" in str(error.value)
+    assert state.saved_steps(tmp_path / "run") == [3]
+    _, vectors = state.read_state(tmp_path / "run", 3)
+    assert vectors["values"].tobytes() == good
+    assert mvc.load(tuned=tmp_path / "run").tuned_for == "caption+contrastive"
+
+
+def test_a_loss_that_is_not_finite_at_once(tune, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "accumulate", lambda *_: {"loss": float("inf")})
+    with pytest.raises(NotFiniteError, match="step 1: the loss is not finite; .*nothing was saved before"):
+        tune(steps=2)
+    assert not contents(tmp_path / "run")
+
+
+def test_unreadable_clips_are_left_out_and_counted(tune, tmp_path):
+    entries = [*ENTRIES[:2], Entry(BROKEN, ("a red ring",))]
+    with pytest.warns(UserWarning, match="left out: .*broken.mp4"):
+        tune(entries, steps=1)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["clips"] == 2 and [clip["video"] for clip in summary["left_out"]] == [str(BROKEN)]
+    with pytest.raises(ValueError, match="allow_bad .--allow-bad. is 0"):
+        tune(entries, "strict", steps=1, allow_bad=0)
+
+
+@pytest.mark.parametrize(
+    "entries, keywords, message",
+    [
+        (ENTRIES, {"task": "qa"}, "task qa: no entry of the manifest has"),
+        (QUESTIONS, {}, "no entry of the manifest has .captions."),
+        ([*ENTRIES, "a.mp4"], {}, "entries has a str in it"),
+        (ENTRIES, {"validate": [1]}, "validate has a int in it"),
+        (ENTRIES, {"plot": "losses.jpg"}, "losses.jpg: a plot is a .png, .pdf or .svg file"),
+        (ENTRIES, {"stepz": 1}, "unknown tuning option 'stepz'"),
+    ],
+)
+def test_arguments_that_make_no_sense(tune, tmp_path, entries, keywords, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tune(entries, **keywords)
+    assert not contents(tmp_path / "run") if (tmp_path / "run").exists() else True
+
+
+def test_a_manifest_may_be_a_path(tune, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    write_manifest(manifest, ENTRIES)
+    tune(manifest, "a", steps=2, validate=str(manifest))
+    tune(ENTRIES, "b", steps=2, validate=ENTRIES)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_contrastive_loss_of_single_clips_is_warned_of(tune):
+    with pytest.warns(UserWarning, match="batches of one clip"):
+        tune(steps=1, batch=1)
+
+
+# Progress and plot
+
+
+def test_progress_counts_clips_and_notes_the_loss(tune, model, cache, tmp_path):
+    stages = []
+
+    class Stage:
+        def __init__(self, total, unit):
+            stages.append(self)
+            self.total, self.unit, self.count, self.notes = total, unit, 0, []
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self, count, note=""):
+            self.count += count
+            self.notes.append(note)
+
+    tune(steps=7, progress=Stage)
+    assert [stage.unit for stage in stages] == ["clips", "clips"]
+    assert stages[1].total == stages[1].count == 5 + 5 + 2  # batches of 2, 2 and 1 clips
+    assert all(note.startswith("loss ") for note in stages[1].notes[1:])
+    tune(steps=7, progress=Stage)  # a finished run counts what is done
+    assert stages[3].total == stages[3].count == 12
+
+
+def test_the_plot_is_drawn_at_the_end(tune, tmp_path):
+    pytest.importorskip("matplotlib")
+    tune(steps=2, plot=tmp_path / "losses.png", validate=ENTRIES)
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_options_are_in_the_tuned_part(tune, tmp_path):
+    from minivideococa.checkpoint.tuned import read_tuned
+
+    tune(steps=1)
+    part = read_tuned(tmp_path / "run")
+    assert part.options["steps"] == 1 and part.task == "caption+contrastive"
+    assert part.options.keys() == {field.name for field in dataclasses.fields(module.TuningOptions)}
+    shutil.rmtree(tmp_path / "run")
