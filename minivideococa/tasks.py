@@ -277,7 +277,7 @@ def rank_answers(
     """
     check_question(question)
     if answers is None and not model.config.answers:
-        options = _answering(question, options, _most_probable(candidates, options, keywords))
+        options = _answering(question, options, _most_probable(model, candidates, options, keywords))
         return _rank_generated(model, video, question, options, progress)
     given = None if answers is None else check_texts("answers", answers)
     classes = _classes(model, given)
@@ -342,16 +342,23 @@ def class_logits(model: VideoCoCa, video: Video, question: str) -> Array:
 
 
 def _most_probable(
-    candidates: int, options: DecodingOptions | None, keywords: dict[str, Any]
+    model: VideoCoCa, candidates: int, options: DecodingOptions | None, keywords: dict[str, Any]
 ) -> dict[str, Any]:
     """Return keywords for a search for the most probable texts, as far as the caller leaves it open.
 
     Textbook beam search without a length penalty ranks texts by their log-probability, as `score` does;
-    open_clip's sums raw logits.
+    open_clip's sums raw logits. A text that reaches the maximum has room for the end token, which `score`
+    counts.
     """
-    defaults: dict[str, Any] = {"beams": min(max(DecodingOptions.beams, candidates), MAX_BEAMS)}
-    defaults |= {"convention": "textbook", "length_penalty": 0.0}
-    return {"candidates": candidates} | (defaults if options is None else {}) | keywords
+    if options is not None:
+        return {"candidates": candidates} | keywords
+    defaults = {
+        "beams": min(max(DecodingOptions.beams, candidates), MAX_BEAMS),
+        "convention": "textbook",
+        "length_penalty": 0.0,
+        "max_length": min(30, model.config.text.context_length - 1),
+    }
+    return {"candidates": candidates} | defaults | keywords
 
 
 def _answering(question: str, options: DecodingOptions | None, keywords: dict[str, Any]) -> DecodingOptions:

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
-from minivideococa.model.ops import log_softmax
+from minivideococa import question_head
+from minivideococa.model import decoder, text
+from minivideococa.model.ops import attention, keys_and_values, layer_norm, log_softmax, softmax
+from minivideococa.tasks import class_logits, is_tuned_for_questions, rank_answers
 
 
 @pytest.fixture
@@ -80,3 +83,117 @@ def test_the_embedded_checkpoint_knows_colours():
         )
         == "green crescent"
     )
+
+
+# The best answers with their probabilities
+
+
+def test_the_probabilities_of_given_answers_are_the_softmax_of_their_scores(model, video):
+    answers = ["red circle", "blue star", "a"]
+    scores = mvc.score(model, video, answers, "this is a")
+    want = sorted(zip(softmax(scores), answers), reverse=True)
+    found = mvc.answer(model, video, "this is a", answers, top=9)
+    assert [text for text, _ in found] == [text for _, text in want]
+    np.testing.assert_allclose([p for _, p in found], [p for p, _ in want], atol=1e-12)
+    assert sum(p for _, p in found) == pytest.approx(1)
+    assert mvc.answer(model, video, "this is a", answers, top=2) == found[:2]
+    assert mvc.answer(model, video, "this is a", answers) == found[0][0]
+    for row in rank_answers(model, video, "this is a", answers):
+        assert row.score == pytest.approx(scores[answers.index(row.answer)])
+
+
+def test_the_probabilities_of_generated_answers_are_those_of_the_texts(model, video):
+    found = mvc.answer(model, video, "there is", top=3)
+    assert len(found) == 3 and len({text for text, _ in found}) == 3
+    want = np.exp(mvc.score(model, video, [text for text, _ in found], "there is"))
+    np.testing.assert_allclose([p for _, p in found], want, atol=1e-15)
+    assert sorted(want, reverse=True) == list(want)
+
+
+def test_the_most_probable_answers_of_one_word_are_found(model, video):
+    """After a question that leaves room for one word and the end token, with a beam for each word."""
+    words = [word for word in model.tokenizer.vocabulary.get_vocab() if not word.startswith("<")]
+    question = " ".join(["a"] * 6)
+    found = mvc.answer(model, video, question, top=3, beams=model.config.text.vocab_size)
+    told = dict(zip(words, np.exp(mvc.score(model, video, words, question))))
+    found = [pair for pair in found if pair[0] in told]  # without the empty answer
+    best = sorted(told, key=told.get, reverse=True)[: len(found)]
+    assert len(found) >= 2 and found[0] == (best[0], pytest.approx(told[best[0]]))
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, True, "2"])
+def test_top_is_a_number_of_answers(model, video, top):
+    with pytest.raises(ValueError, match="^top is .*give a whole number of 1 or more"):
+        mvc.answer(model, video, "there is", top=top)
+
+
+# The classifier of answers
+
+CLASSES = ["red", "blue star", "two", "yes"]
+
+
+@pytest.fixture
+def classifier(tiny_model, tokenizer):
+    return tiny_model(5, tokenizer=tokenizer, video={"answers": CLASSES})
+
+
+def test_the_logits_of_the_classes_stage_by_stage(classifier, video):
+    """One question without padding, one head of the pooler after the other."""
+    p, config = classifier.params, classifier.config
+    ids = np.array([[1, 10, 11, 2]])
+    _, features = text.encode_text(ids, p["text"], config.text)
+    kv = decoder.cross_attention_kv(video.tokens[None], p["text_decoder"], config.decoder)
+    hidden = decoder.hidden_states(features, kv, p["text_decoder"], config.decoder)[0]  # [L, E]
+    pooler, linear = p["question_head"]["pooler"], p["question_head"]["classifier"]
+    query, context = layer_norm(pooler["query"], **pooler["ln_q"]), layer_norm(hidden, **pooler["ln_k"])
+    heads = config.vision.pooler_heads
+    pooled = attention(query, *keys_and_values(context, pooler["attn"], heads), pooler["attn"], heads)[0]
+    want = linear["weight"] @ pooled + linear["bias"]
+    found = question_head.classify_questions(ids, video.tokens[None], p, config)
+    np.testing.assert_allclose(found, [want], atol=1e-12)
+
+
+def test_padding_changes_nothing_where_the_mask_leaves_it_out(classifier, video):
+    hidden = np.random.default_rng(3).standard_normal((1, 7, 8))
+    mask = np.array([[True] * 4 + [False] * 3])
+    head, heads = classifier.params["question_head"], 2
+    short = question_head.answer_logits(hidden[:, :4], mask[:, :4], head, heads)
+    np.testing.assert_allclose(question_head.answer_logits(hidden, mask, head, heads), short, atol=1e-12)
+    assert np.abs(question_head.answer_logits(hidden, ~mask, head, heads) - short).max() > 1e-3
+
+
+def test_a_classifier_answers_with_its_most_probable_class(classifier, video):
+    logits = class_logits(classifier, video, "a red star")
+    found = mvc.answer(classifier, video, "a red star", top=9)
+    assert [text for text, _ in found] == [CLASSES[i] for i in np.argsort(-logits)]
+    np.testing.assert_allclose([p for _, p in found], np.sort(softmax(logits))[::-1], atol=1e-12)
+    assert mvc.answer(classifier, video, "a red star") == found[0][0]
+    other = class_logits(classifier, video, "a blue ring")
+    assert np.abs(other - logits).max() > 1e-3  # the question matters, and so does the video:
+    blank = mvc.Video(video.latent, np.zeros_like(video.tokens))
+    assert np.abs(class_logits(classifier, blank, "a red star") - logits).max() > 1e-3
+
+
+def test_a_classifier_ranks_the_given_answers_that_it_knows(classifier, video):
+    scores = log_softmax(class_logits(classifier, video, "a star"))
+    with pytest.warns(UserWarning, match="^purple is not a class of .* classifier of answers: left out$"):
+        found = rank_answers(classifier, video, "a star", ["purple", "Yes ", "red"])
+    assert {row.answer: row.score for row in found} == pytest.approx({"Yes ": scores[3], "red": scores[0]})
+    want = softmax(scores[[3, 0]])
+    assert {row.answer: row.probability for row in found} == pytest.approx({"Yes ": want[0], "red": want[1]})
+
+
+def test_the_decoder_ranks_answers_none_of_which_the_classifier_knows(classifier, video):
+    with pytest.warns(UserWarning, match="^a ring, a heart are not classes of .*: ranked by the decoder"):
+        found = mvc.answer(classifier, video, "there is", ["a ring", "a heart"], top=2)
+    want = softmax(mvc.score(classifier, video, ["a ring", "a heart"], "there is"))
+    assert dict(found) == pytest.approx({"a ring": want[0], "a heart": want[1]})
+
+
+def test_which_models_are_tuned_for_questions(model, classifier, tiny_model):
+    assert is_tuned_for_questions(classifier) and not is_tuned_for_questions(model)
+    tuned = tiny_model(5)
+    tuned.tuned_for = "caption"
+    assert not is_tuned_for_questions(tuned)
+    tuned.tuned_for = "qa"
+    assert is_tuned_for_questions(tuned)
