@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minivideococa as mvc
+from minivideococa import cli
 from minivideococa.evaluation.manifest import read_manifest
 from minivideococa.world import (
     COLOURS,
@@ -471,3 +472,13 @@ def test_wrong_arguments_leave_no_files(tmp_path, wrong):
     with pytest.raises(ValueError, match="give"):
         write_questions(tmp_path / "made", **wrong)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("split", "use"), [("train", "finetune"), ("test", "evaluate")])
+def test_the_command_writes_questions(tmp_path, capsys, split, use):
+    assert cli.main(["shapes", str(tmp_path / "a"), "--count", "2", "--seed", "7", "--questions", split]) == 0
+    out, err = capsys.readouterr()
+    manifest = tmp_path / "a" / "manifest.jsonl"
+    assert out == "" and err.count("\n") == 1 and f"minivideococa {use} {manifest} " in err
+    write_questions(tmp_path / "b", 2, 7, split=split)
+    assert manifest.read_bytes() == (tmp_path / "b" / "manifest.jsonl").read_bytes()
