@@ -327,6 +327,14 @@ def test_a_question_alone_does_not_tell_its_answer(kind, split, most):
     assert best_guess(kind, split, count) <= most + 3 * np.sqrt(most * (1 - most) / count)
 
 
+def test_count_is_only_asked_of_clips_of_its_own():
+    """The other clips have one, two or three objects more often than none."""
+    for kind in QUESTION_KINDS:
+        for seed in range(20):
+            asked = [q.kind for q in sample_questions(kind, np.random.default_rng(seed))[1]]
+            assert ("count" in asked) == (kind == "count")
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_negatives_of_exists(split):
     """Half of the questions; half of these have one right word, the others none, or two of two objects."""
@@ -339,7 +347,7 @@ def test_negatives_of_exists(split):
             right[words] += 1
             assert words < 2 or len(clip.first) > 1
     assert abs(right.total() - 500) < 50 and abs(right[1] / right.total() - 0.5) < 0.07
-    assert right[0] > 80 and right[2] > 80
+    assert right[0] > 100 and right[2] > 40
 
 
 # Clips
