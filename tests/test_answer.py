@@ -121,6 +121,19 @@ def test_the_most_probable_answers_of_one_word_are_found(model, video):
     assert len(found) >= 2 and found[0] == (best[0], pytest.approx(told[best[0]]))
 
 
+def test_the_search_is_for_the_most_probable_answers():
+    """Sums of raw logits, and scores divided by the length, lead to less probable texts."""
+    from minivideococa.demo import CLIPS
+
+    model = mvc.load()
+    video = model.encode(CLIPS / "single.gif")
+    total, *others = (
+        sum(p for _, p in mvc.answer(model, video, "a", top=3, **how))
+        for how in ({}, {"length_penalty": 1}, {"convention": "open_clip", "length_penalty": 1})
+    )
+    assert 1 > total > 1.1 * max(others)
+
+
 @pytest.mark.parametrize("top", [0, -1, 1.5, True, "2"])
 def test_top_is_a_number_of_answers(model, video, top):
     with pytest.raises(ValueError, match="^top is .*give a whole number of 1 or more"):
@@ -129,7 +142,7 @@ def test_top_is_a_number_of_answers(model, video, top):
 
 # The classifier of answers
 
-CLASSES = ["red", "blue star", "two", "yes"]
+CLASSES = ["red", "blue star", "two", "YES"]
 
 
 @pytest.fixture

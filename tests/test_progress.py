@@ -32,6 +32,19 @@ def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, capfd, stream, shown):
     assert capfd.readouterr().out == ""
 
 
+def test_a_note_stands_beside_the_bar(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", err := Terminal())
+    with progress_bar(8, "clips") as update:
+        for note in ("loss 2.0", "loss 1.0"):
+            now[0] += 1
+            update(2, note)
+        assert "loss 2.0" in err.getvalue() and "loss 1.0]" in err.getvalue().rpartition("\r")[2]
+    with no_progress(8, "clips") as update:
+        update(1, "loss 1.0")
+
+
 def test_an_error_closes_the_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", err := Terminal())
     with pytest.raises(ZeroDivisionError), progress_bar(1, "texts"):

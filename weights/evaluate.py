@@ -27,7 +27,6 @@ import minivideococa as mvc
 from minivideococa.checkpoint import assemble
 from minivideococa.media.video import sample_indices
 from minivideococa.model.config import ADAPTERS, Video
-from minivideococa.model.pooling import mean_pool
 from minivideococa.tasks import label_latents
 from minivideococa.world import (
     LABELS,
@@ -79,14 +78,14 @@ def encode(model: mvc.VideoCoCa, sharper: mvc.VideoCoCa, frames: Array) -> dict[
 
     Each frame is encoded once, but for "joint".
     """
-    pixels, visual, config = model.preprocess(frames), model.params["visual"], model.config.vision
+    pixels = model.preprocess(frames)
     tokens = model.encode_frames(pixels)
     videos = {}
     for T in SAMPLED:
         indices = sample_indices(FRAMES, T)
         videos["attentional", T] = model.pool(tokens[indices])
         if T > 1:
-            videos["mean", T] = Video(*mean_pool(tokens[indices], visual, config))
+            videos["mean", T] = model.pool(tokens[indices], "mean")
             videos["joint", T] = model.encode_video(pixels[indices], "joint")
             videos["sharper", T] = sharper.pool(tokens[indices])
     return videos

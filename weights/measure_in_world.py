@@ -26,7 +26,6 @@ import minivideococa as mvc
 from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.media.video import sample_indices
 from minivideococa.model.config import Video
-from minivideococa.model.pooling import mean_pool
 from minivideococa.world import CLIP_SETS, draw_clip, in_world, sample_clip
 from minivideococa.world.detection import STATISTICS, distance
 from minivideococa.world.shapes import write_video
@@ -46,16 +45,14 @@ RIDGE = 1e-3  # of the mean variance, added to every variance
 
 def encode(model: mvc.VideoCoCa, frames: Array, setups: Sequence[Setup]) -> dict[Setup, Video]:
     """Encode the 16 frames of a clip in several setups. Each frame is encoded once, but for "joint"."""
-    pixels, visual, config = model.preprocess(frames), model.params["visual"], model.config.vision
+    pixels = model.preprocess(frames)
     tokens, videos = model.encode_frames(pixels), {}
     for T, adapter in setups:
         indices = sample_indices(len(frames), T)
-        if adapter == "attentional":
-            videos[T, adapter] = model.pool(tokens[indices])
-        elif adapter == "mean":
-            videos[T, adapter] = Video(*mean_pool(tokens[indices], visual, config))
-        else:
+        if adapter == "joint":
             videos[T, adapter] = model.encode_video(pixels[indices], adapter)
+        else:
+            videos[T, adapter] = model.pool(tokens[indices], adapter)
     return videos
 
 

@@ -84,7 +84,8 @@ def convert(
         raise ValueError(f"dtype is {dtype!r}: give float16 or float32")
     check_choice("to", to, TARGETS)
     part = None if tuned is None else read_tuned(tuned)
-    name, place = str(source), _existing(source, from_hub=part is not None or to == "open_clip")
+    from_hub = part is not None or to == "open_clip"  # otherwise there is no need: see `hub.fetch`
+    name, place = str(source), _existing(source, from_hub, progress)
     dest = _free(dest)
     weights = _weights(place)
     content = _read(place, weights, config)
@@ -101,13 +102,14 @@ def convert(
     return write(dest, content.config, tensors, content.tokenizer, origin)
 
 
-def _existing(source: str | os.PathLike[str], from_hub: bool = False) -> Path:
+def _existing(source: str | os.PathLike[str], from_hub: bool, progress: Progress) -> Path:
+    """Return the source if it exists; with `from_hub`, also the checkpoint folder of a repository."""
     hint = "give a folder, or a file of weights"
     name = path_name(source, hint, "source")
     if name.startswith("hf-hub:") and from_hub:
         from .hub import fetch  # which imports this module
 
-        return fetch(name.removeprefix("hf-hub:"))
+        return fetch(name.removeprefix("hf-hub:"), progress=progress)
     if name.startswith("hf-hub:"):
         raise ValueError(f"{name}: convert takes local files; give hf-hub:... to --weights directly")
     require_exists(name, "file or folder", hint)
@@ -175,7 +177,7 @@ def _config_and_weights(
         raise ValueError(f"{weights}: it has no configuration; {error}") from None
     warnings.warn(
         f"{weights}: no configuration beside it; using open_clip's {name}, which has the same shapes",
-        stacklevel=3,
+        stacklevel=4,
     )
     return fitting, stored
 

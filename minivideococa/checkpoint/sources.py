@@ -66,7 +66,7 @@ def weights_name(files: Iterable[str], place: str) -> str:
     chosen = max(candidates, key=_preference)
     if len(candidates) > 1:
         others = ", ".join(sorted(name for name in candidates if name != chosen))
-        warnings.warn(f"{place}: using the weights in {chosen}, not those in {others}", stacklevel=3)
+        warnings.warn(f"{place}: using the weights in {chosen}, not those in {others}", stacklevel=4)
     return chosen
 
 

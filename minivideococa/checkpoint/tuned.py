@@ -20,7 +20,6 @@ recorded origin is no substitute: a finetuned checkpoint keeps that of its base.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ import numpy as np
 from .. import __version__
 from ..inputs import parse_json, path_name, require_exists
 from ..model.config import Array, Config
-from ..output import atomic_write, resolve_output
+from ..output import atomic_write, json_text, resolve_output
 from ..resources import require_memory
 from .config import parse_config
 from .folder import (
@@ -80,12 +79,8 @@ class TunedPart:
         if tensors.keys() >= set(kept) and kept_hash({x: tensors[x] for x in kept}) == self.sha256:
             return
         if self.base == name:
-            raise ValueError(
-                f"{self.path}: tuned from {name}, whose weights are others now: take those of that time"
-            )
-        hint = f"give {self.base} to --weights"
-        if self.base == EMBEDDED:
-            hint = "leave out --weights"
+            raise ValueError(f"{self.path}: tuned from another version of {name}: give that one to --weights")
+        hint = "leave out --weights" if self.base == EMBEDDED else f"give {self.base} to --weights"
         raise ValueError(f"{self.path}: tuned from {self.base}, and {name} has other weights: {hint}")
 
     def tokenizer(self) -> Tokenizer | None:
@@ -115,9 +110,7 @@ def kept_hash(tensors: Mapping[str, Array | StoredTensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         values = tensor.read() if isinstance(tensor, StoredTensor) else tensor
-        values = np.ascontiguousarray(
-            values, "<f4"
-        )  # at least one axis: a logit_scale [1] is a scalar's twin
+        values = np.ascontiguousarray(values, "<f4")  # a scalar becomes [1], logit_scale's other form
         digest.update(f"{name} {list(values.shape)}\n".encode())
         digest.update(values.data)
     return digest.hexdigest()
@@ -249,7 +242,7 @@ def save_part(
         "options": dict(options or {}),
         "version": __version__,
     }
-    save_tensors(path, tensors, {ABOUT: json.dumps(about)})
+    save_tensors(path, tensors, {ABOUT: json_text(about)})
 
 
 def write_whole(folder: str | os.PathLike[str], model: VideoCoCa, dtype: str | None = None) -> Path:

@@ -64,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
     answers = args.answer or ([] if args.answers is None else arguments.items("--answers", args.answers))
     videos.check_one(args.video)  # before the weights
     model = arguments.load_model(args)
-    messages.refuse_unknown_words(args, model, [args.question, *answers])
+    texts = [args.question, *(answers if not model.config.answers else [])]  # a classifier reads no answer
+    messages.refuse_unknown_words(args, model, texts)
     video = videos.encode_with_bar(args, model, args.video)
     ranking = answer_question(args, model, video, answers)
     known = messages.videos_in_world(args, [video])
-    messages.warn_of_limits(args, model, [args.question, *answers], known)
+    messages.warn_of_limits(args, model, texts, known)
     tuned = warn_if_not_tuned(args, model)
     messages.print_result(
         args,

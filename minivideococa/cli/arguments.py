@@ -132,15 +132,20 @@ def progress(args: argparse.Namespace) -> Progress:
     return no_progress if args.quiet else progress_bar
 
 
-def load_model(args: argparse.Namespace, dtype: str = "float32") -> VideoCoCa:
+def load_model(args: argparse.Namespace, dtype: str = "float32", adds_layers: bool = False) -> VideoCoCa:
     """Return the model of --weights and --tuned.
 
-    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`.
+    Raises FileNotFoundError for a missing folder, and as `checkpoint.load`; unless the command adds layers,
+    also ValueError for an --adapter that the checkpoint does not have or more --frames than it has positions.
     """
     from ..checkpoint import load
 
     require_weights(args)
-    return load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
+    model = load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
+    if not adds_layers:
+        adapter = model.config.check_adapter(getattr(args, "adapter", None))
+        model.config.check_frames(getattr(args, "frames", 1), adapter)
+    return model
 
 
 def require_weights(args: argparse.Namespace) -> None:
@@ -280,7 +285,7 @@ def add_options(
     for field in dataclasses.fields(options):  # type: ignore[arg-type]
         if field.name not in leave_out:
             default = f"{field.default:g}" if isinstance(field.default, float) else field.default
-            shown = "" if default in (None, "", False) else f" (default: {default})"
+            shown = f" (default: {default})" if default or type(default) in (int, float) else ""
             group.add_argument(
                 flag(field.name),
                 help=field.metadata["help"].replace("%", "%%") + shown + MORE_HELP.get(field.name, ""),

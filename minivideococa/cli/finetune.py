@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ from ..inputs import read_json
 from . import arguments, messages
 
 if TYPE_CHECKING:
-    from ..evaluation import Entry
     from ..training.options import TuningOptions
 
 FROM_OTHERS = ("adapter", "num_frames")  # fields that --adapter and --frames are for
@@ -76,16 +74,18 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune, and print what came out."""
-    from ..training.finetune import check_plot, finetune
+    from ..evaluation import read_manifest
+    from ..training.data import examples_of
+    from ..training.finetune import finetune, texts_read
     from ..training.state import SUMMARY
 
     options = tuning_options(args)
-    if args.plot:
-        check_plot(args.plot)
-    entries, validation = read_entries(args)
-    model = arguments.load_model(args)
+    entries = read_manifest(args.manifest)
+    validation = read_manifest(args.validate) if args.validate else None
+    texts = texts_read(examples_of([*entries, *(validation or [])], options.task), options)
+    model = arguments.load_model(args, adds_layers=True)
     if not options.add_words:
-        messages.refuse_unknown_words(args, model, texts_of([*entries, *(validation or [])], options))
+        messages.refuse_unknown_words(args, model, texts)
     try:
         finetune(
             model,
@@ -115,25 +115,6 @@ def tuning_options(args: argparse.Namespace) -> TuningOptions:
         return TuningOptions(**{**given, "adapter": args.adapter, "num_frames": args.frames})
     except ValueError as error:
         raise ValueError(arguments.with_flags(str(error), given, TuningOptions)) from None
-
-
-def read_entries(args: argparse.Namespace) -> tuple[list[Entry], list[Entry] | None]:
-    """Return the entries of the manifest and of --validate, with all their videos there."""
-    from ..evaluation import read_manifest
-
-    return read_manifest(args.manifest), read_manifest(args.validate) if args.validate else None
-
-
-def texts_of(entries: Sequence[Entry], options: TuningOptions) -> list[str]:
-    """Return the texts of the entries that the task reads."""
-    if options.task != "qa":
-        return [caption for entry in entries for caption in entry.captions]
-    pairs = [(entry.question, entry.answer) for entry in entries if entry.question and entry.answer]
-    return [
-        text
-        for question, answer in pairs
-        for text in ((question,), (question, answer))[options.head == "generate"]
-    ]
 
 
 def say_how_to_resume(args: argparse.Namespace) -> None:

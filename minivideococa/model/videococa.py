@@ -104,11 +104,12 @@ class VideoCoCa:
         tokens = vision.encode_frames(pixels, self.params["visual"], self.config.vision, progress)
         return check_finite("the frame tokens are", tokens)
 
-    def pool(self, tokens: Array) -> Video:
-        """Pool frame tokens [T, N, W] by the checkpoint's adapter: CoCa's own poolers, over all frames."""
+    def pool(self, tokens: Array, adapter: str | None = None) -> Video:
+        """Pool frame tokens [T, N, W] by CoCa's own poolers. adapter: as in `encode_video`."""
+        adapter = self.config.check_adapter(adapter)
         tokens = self.config.check_frame_tokens(tokens, self.dtype)
-        self._check_frames(len(tokens), self.config.adapter)
-        return check_video(pool(tokens, self.params, self.config, self.config.adapter))
+        self._check_frames(len(tokens), adapter)
+        return check_video(pool(tokens, self.params, self.config, adapter))
 
     def encode_video(self, pixels: Array, adapter: str | None = None, progress: Callback = None) -> Video:
         """Encode pixels [T, 3, S, S] by one of the `config.ADAPTERS` (VideoCoCa, section 3).

@@ -12,6 +12,9 @@ data          examples and batches
 tokens        frame tokens or pixels of clips, on disk
 step          losses and gradients of a batch
 options       what can be set
-finetune      the loop: steps, validation, checkpoints, log
+state         what a run leaves on disk: the saved states that it goes on from
+log           the log of the losses, and its plot
+loop          the steps, validation and saving; going on after an interruption
+finetune      from a model and a manifest to a tuned model
 kernels       how the optimizer is made fast
 """

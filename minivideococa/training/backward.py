@@ -15,7 +15,19 @@ import numpy as np
 from ..model import ops, transformer
 from ..model.config import Array, Config, DecoderConfig, Params, TextConfig, VisionConfig
 from . import gradients
-from .gradients import attention, embedding, keys_and_values, layer_norm, linear, linear_parameters, normalize
+from .gradients import (
+    attention,
+    embedding,
+    in_projection,
+    keys_and_values,
+    layer_norm,
+    linear,
+    linear_parameters,
+    merge_heads,
+    normalize,
+    rows,
+)
+from .kernels import frozen_projections
 from .tape import Tape, keep, pop
 
 KV = tuple[Array, Array]  # gradients of keys and values, each [..., H, M, D]
@@ -140,25 +152,47 @@ def embed_text(dx: Array, ids: Array, grads: Params) -> None:
 
 
 def attentional_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) -> Array:
-    """Back-propagate through `pooling.attentional_pooler`: dpooled [..., Q, E] -> dcontext [..., M, C].
-
-    The queries are parameters: their gradient moves them towards the tokens that lower the loss.
-    """
+    """Back-propagate through `pooling.attentional_pooler`: dpooled [..., Q, E] -> dcontext [..., M, C]."""
     dqueries, dkeys, dvalues = attention(dpooled, tape, heads, grads["attn"])
     dcontext = keys_and_values(dkeys, dvalues, tape, grads["attn"])
     dcontext = layer_norm(dcontext, grads["ln_k"], *pop(tape, "layer_norm"))
-    dqueries = layer_norm(dqueries, grads["ln_q"], *pop(tape, "layer_norm"))
-    if grads["query"] is not None:
-        grads["query"] += dqueries
+    queries(dqueries, tape, grads)
     return dcontext
 
 
-def pool_tokens(dembedding: Array, dtokens: Array, tape: Tape, config: VisionConfig, grads: Params) -> Array:
-    """Back-propagate through `pooling.pool_tokens`: dembedding and dtokens -> tokens [..., M, W]."""
+def queries(dqueries: Array, tape: Tape, grads: Params) -> None:
+    """Back-propagate to the learned queries [Q, E]: the gradient moves them towards what lowers the loss."""
+    dqueries = layer_norm(dqueries, grads["ln_q"], *pop(tape, "layer_norm"))
+    if grads["query"] is not None:
+        grads["query"] += dqueries
+
+
+def frozen_context_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) -> None:
+    """Do what `attentional_pooler` does where nothing before the context is tuned, in less time."""
+    dqueries, dkeys, dvalues = attention(dpooled, tape, heads, grads["attn"])
+    projections = []
+    for name, d in ("v", dvalues), ("k", dkeys):
+        pop(tape, "split_heads")
+        _, weight = pop(tape, "linear")
+        projections.append((rows(merge_heads(d)), weight, in_projection(grads["attn"], name)))
+    frozen_projections(projections, grads["ln_k"], *pop(tape, "layer_norm"))
+    queries(dqueries, tape, grads)
+
+
+def pool_tokens(
+    dembedding: Array, dtokens: Array, tape: Tape, config: VisionConfig, grads: Params
+) -> Array | None:
+    """Back-propagate through `pooling.pool_tokens`: dembedding [..., E], dtokens [..., Q', E] -> [..., M, W].
+
+    Return None if the image encoder, which makes the tokens, is frozen.
+    """
     heads = config.pooler_heads
     if config.attentional_pool is True:
         d = np.concatenate([dembedding[..., None, :], dtokens], axis=-2)  # [..., Q, E]
         d = layer_norm(d, grads["ln_post"], *pop(tape, "layer_norm"))
+        if grads["class_embedding"] is None:
+            frozen_context_pooler(d, tape, heads, grads["attn_pool"])
+            return None
         return attentional_pooler(d, tape, heads, grads["attn_pool"])
     dcontext = attentional_pooler(dembedding[..., None, :], tape, heads, grads["attn_pool_contrastive"])
     if config.attentional_pool == "cascade":  # the context of the contrastive pooler is the pooled queries
@@ -177,7 +211,9 @@ def pooled_embedding(tape: Tape, visual: Params, config: VisionConfig) -> Array:
     return ops.linear(x, **visual["attn_pool_contrastive"]["attn"]["out_proj"])[..., 0, :]
 
 
-def pool(dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Config, grads: Params) -> Array:
+def pool(
+    dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Config, grads: Params
+) -> Array | None:
     """Back-propagate through `pooling.pool`: dlatent [B, E], dtokens [B, Q', E] -> the tokens [B, T N, W]."""
     visual = params["visual"]
     dlatent = normalize(dlatent, *pop(tape, "normalize"))
@@ -188,7 +224,7 @@ def pool(dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Con
 
 def mean_pool(
     dlatent: Array, dtokens: Array, tape: Tape, params: Params, config: Config, grads: Params
-) -> Array:
+) -> Array | None:
     """Back-propagate through `pooling.mean_pool`: dlatent [B, E], dtokens [B, Q', E] -> [B, T, N, W].
 
     The mean over T frames hands each of them a share of 1 / T, the same for all.
@@ -204,7 +240,7 @@ def mean_pool(
 
 def factorized_pool(
     dlatent: Array, dtokens: Array, x: Array, tape: Tape, params: Params, config: Config, grads: Params
-) -> Array:
+) -> Array | None:
     """Back-propagate through `pooling.factorized_pool`: dlatent [B, E], dtokens [B, T, E] -> [B, T, N, W].
 
     x [B, T, E]: the caption tokens, which are the last layer's outputs. Queries that give caption tokens of

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,17 @@ def finetune(
     training, validation = read_entries("entries", entries), None
     if validate is not None:
         validation = read_entries("validate", validate)
+    _warn_of_unused(options, validation is not None)
     plot = None if plot is None else check_plot(plot)
     folder = Path(path_name(output, "give a folder for the run", "output"))
     cache = cache_folder() / "videos" if cache is None else cache
     with state.run_folder(folder):
-        state.record_run(folder, {"options": asdict(options), "model": model_hash(model)})
+        facts = {"options": asdict(options), "model": model_hash(model)}
+        state.require_same_run(folder, facts)  # before hours of encoding
         run = prepare(model, training, validation, folder, cache, options, progress)
-        state.record_run(folder, {"data": _fingerprints(run)})
+        facts["data"] = _fingerprints(run)
+        state.require_same_run(folder, facts)
+        state.record_run(folder, facts)
         steps = state.saved_steps(folder)
         with Log(folder / state.LOG, steps[-1] if steps else 0) as log:
             try:
@@ -118,6 +122,20 @@ def read_entries(name: str, entries: Any) -> list[Entry]:
         if not isinstance(entry, Entry):
             raise ValueError(f"{name} has a {type(entry).__name__} in it: give a list of Entry")
     return checked
+
+
+def _warn_of_unused(options: TuningOptions, validates: bool) -> None:
+    """Warn of options that are given and have no effect."""
+    needs = {
+        "patience": (validates, "a validation set"),
+        "validate_every": (validates, "a validation set"),
+        "positions": (options.adapter == "factorized", "adapter factorized"),
+        "max_answers": (options.head == "classifier", "head classifier"),
+        "half": (options.tune != "full", "a frozen image encoder"),
+    }
+    for name, (is_used, condition) in needs.items():
+        if not is_used and getattr(options, name) != getattr(TuningOptions, name):
+            warnings.warn(f"{name} has no effect without {condition}", stacklevel=3)
 
 
 def check_plot(plot: str | os.PathLike[str]) -> Path:
@@ -149,9 +167,10 @@ def prepare(
     if options.head == "classifier":
         answers = frequent_answers(examples, options.max_answers)
         examples = with_answer_among(examples, answers)
-    model = _with_words(model, texts_of([*examples, *(tested or [])]), options.add_words)
+    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options.add_words)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
+    model.config.check_frames(options.num_frames, adapter)
     stores = {}
     for pixels in dict.fromkeys(phase == "full" for phase in phases(options.tune)):
         stores[pixels] = store = ClipStore(
@@ -192,6 +211,12 @@ def prepare(
             for name, count in zip(names, steps, strict=True)
         ],
     )
+
+
+def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
+    """Return the texts of examples that are tokenized, each once. The answers of a classifier are not."""
+    is_class = options.head == "classifier"
+    return texts_of([replace(example, answer=None) if is_class else example for example in examples])
 
 
 def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
@@ -243,12 +268,17 @@ def _fingerprints(run: Run) -> list[Any]:
 
 
 def finish(run: Run, tuner: Tuner) -> VideoCoCa:
-    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model."""
-    best = tuner.position.best_step
+    """Write tuned.safetensors, of the best validation if there was one. Return the tuned model.
+
+    The tuner's parameters are then those of the tuned model.
+    """
+    best, parameters = tuner.position.best_step, tuner.parameters
     if best is not None and best != tuner.position.step:
-        tuner = Tuner.restore(run, best)
-    tensors = tuner.parameters.tensors()
-    tuned = with_tensors(run.model, tensors, config=run.model.config, tuned_for=run.options.task)
+        position, vectors = state.read_state(run.folder, best)
+        if position.phase != tuner.position.phase:
+            parameters = run.parameters(run.phases[position.phase], run.model.params)
+        parameters.values[:] = vectors["values"]
+    tuned = with_tensors(run.model, parameters.tensors(), config=run.model.config, tuned_for=run.options.task)
     write_tuned(run.folder / TUNED, tuned, options=asdict(run.options))
     return tuned
 

@@ -86,14 +86,14 @@ def quick_gelu(dy: Array, x: Array) -> Array:
     return dy * (g + 1.702 * x * g * (1 - g))
 
 
-def softmax(dy: Array, y: Array) -> Array:
+def softmax(dy: Array, y: Array, mean: Array | None = None) -> Array:
     """Back-propagate through y = exp(x) / sum(exp(x)) over the last axis: dy [..., n] -> dx [..., n].
 
-    dy_j / dx_i = y_j (1[i = j] - y_i), so dx_i = y_i (dy_i - sum_j dy_j y_j). Where a mask has made y zero,
-    dx is zero too.
+    dy_j / dx_i = y_j (1[i = j] - y_i), so dx_i = y_i (dy_i - mean), where mean = sum_j dy_j y_j [..., 1] is
+    computed unless it is given. Where a mask has made y zero, dx is zero too.
     """
-    dx = dy * y
-    dx -= y * dx.sum(axis=-1, keepdims=True)
+    dx = dy - ((dy * y).sum(axis=-1, keepdims=True) if mean is None else mean)
+    dx *= y
     return dx
 
 
@@ -112,19 +112,22 @@ def attention(dy: Array, tape: Tape, heads: int, grads: Params) -> tuple[Array, 
     """Back-propagate through attention: dy [..., L, E] -> dx [..., L, E], dkeys and dvalues [..., H, M, D].
 
     The forward pass is S = Q K^T / sqrt D, A = softmax(S), O = A V, and a projection of all heads' O.
-    From O = A V follow dA = dO V^T and dV = A^T dO, as for any matrix product. The softmax leads from dA to
-    dS. From S follow dQ = dS K / sqrt D and dK = dS^T Q / sqrt D. Queries that several contexts
-    share, as a pooler's, receive the sum of their gradients.
+    From O = A V follow dV = A^T dO and dA = dO V^T, as for any matrix product. The softmax leads from dA to
+    dS; its mean, sum_m dA_m A_m = sum_m (dO . V_m) A_m, is dO . O. From S follow dQ = dS K / sqrt D and
+    dK = dS^T Q / sqrt D. Queries that several contexts share, as a pooler's, receive the sum of their
+    gradients.
     """
     keys, values = pop(tape, "attention")  # [..., H, M, D]
-    d = split_heads(linear(dy, grads["out_proj"], *pop(tape, "linear")), heads)  # dO [..., H, L, D]
+    merged, weight = pop(tape, "linear")  # O, all heads' [..., L, E]
+    d = split_heads(linear(dy, grads["out_proj"], merged, weight), heads)  # dO [..., H, L, D]
     (weights,) = pop(tape, "softmax")  # A [..., H, L, M]
     (queries,) = pop(tape, "split_heads")  # [..., H, L, D]
     dvalues = weights.swapaxes(-1, -2) @ d
-    dscores = softmax(d @ values.swapaxes(-1, -2), weights)  # [..., H, L, M]
-    dscores /= sqrt(queries.shape[-1])
-    dkeys = dscores.swapaxes(-1, -2) @ queries
-    dqueries = sum_to(dscores @ keys, queries.shape)
+    mean = (d * split_heads(merged, heads)).sum(axis=-1, keepdims=True)  # [..., H, L, 1]
+    dscores = softmax(d @ values.swapaxes(-1, -2), weights, mean)  # dS [..., H, L, M]
+    scale = 1 / sqrt(queries.shape[-1])
+    dkeys = dscores.swapaxes(-1, -2) @ (queries * scale)
+    dqueries = sum_to(dscores @ keys, queries.shape) * scale
     dx = linear(merge_heads(dqueries), in_projection(grads, "q"), *pop(tape, "linear"))
     return dx, dkeys, dvalues
 

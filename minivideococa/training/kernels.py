@@ -1,4 +1,8 @@
-"""How the optimizer is made fast. There are no formulas here: skip this file to learn how to tune a model."""
+"""How training is made fast: skip this file to learn how to tune a model.
+
+each_block          vectors of parameters, a block at a time
+frozen_projections  the gradients of projections of a frozen context
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..model.config import Array
+from ..model.config import Array, Params
 from ..model.kernels import frame_threads
+from ..model.ops import layer_norm
 
 Result = TypeVar("Result")
 
@@ -41,3 +46,29 @@ def each_block(function: Callable[[slice, Array], Result], bounds: Sequence[int]
         for _ in executor.map(compute, parts) if threads > 1 else map(compute, parts):
             pass
     return [results[i] for i in range(len(blocks))]
+
+
+def frozen_projections(
+    projections: Sequence[tuple[Array, Array, Params]],
+    norm: Params,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+) -> None:
+    """Add the gradients of y = W (w z + b), projections of a layer norm of a frozen x [..., n_in].
+
+    Without the gradient of x, that of the norm needs no array as large as x. With G = dy^T z and g = sum of
+    dy over the R rows, dW = G w + g b^T, and dw = sum over the rows of z (dy W) is the sum of W G over the
+    outputs. This saves half of the matrix products.
+
+    projections: of each one dy [R, n_out], W [n_out, n_in] and the branch of its gradients. norm: the branch
+    of the norm. The other arguments are the norm's.
+    """
+    z = layer_norm(x, np.ones_like(weight), np.zeros_like(bias), eps).reshape(-1, x.shape[-1])
+    for dy, W, grads in projections:
+        G, g = dy.T @ z, dy.sum(axis=0)  # [n_out, n_in], [n_out]
+        grads["weight"] += G * weight + np.outer(g, bias)
+        grads["bias"] += g
+        norm["weight"] += (W * G).sum(axis=0)
+        norm["bias"] += g @ W

@@ -10,12 +10,14 @@ started, or was resumed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..inputs import parse_json
 from ..output import atomic_write, json_text
+
+LOSSES = ("loss", "caption", "contrastive", "answer")  # the sum, and its parts
 
 
 class Log:
@@ -42,11 +44,14 @@ class Log:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log, without one that was cut short; [] if there is no such file."""
+    """Return the lines of a log, without one that was cut short; [] if there is no such file.
+
+    Raises ValueError for a file that is not JSON lines.
+    """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a line break
-    return [json.loads(line) for line in lines]
+    return [parse_json(line, str(path), "remove it, and its run goes on without") for line in lines]
 
 
 def require_matplotlib() -> None:
@@ -69,14 +74,18 @@ def plot_losses(path: Path, lines: Sequence[Mapping[str, Any]], best_step: int |
     from matplotlib.figure import Figure  # no pyplot: no window, and no state in the process
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for label, points in curves(lines).items():
-        marker = "o" if label.startswith("validation") else ""
-        axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=4, linewidth=1)
+    axes, found = figure.add_subplot(), curves(lines)
+    for name, points in found.items():
+        style: dict[str, Any] = {"linewidth": 1, "alpha": 0.6}
+        if name.startswith("validation "):
+            style = {"linewidth": 2, "marker": "o", "markersize": 4}
+        colour = f"C{LOSSES.index(name.removeprefix('validation '))}"
+        axes.plot(*zip(*points, strict=True), label=name, color=colour, **style)
     if best_step is not None:
         axes.axvline(best_step, color="grey", linestyle=":", label=f"best validation: step {best_step}")
     axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
+    axes.locator_params(axis="x", integer=True)
+    figure.legend(loc="outside right upper")
     with atomic_write(path) as partial:
         figure.savefig(partial, format=path.suffix.removeprefix(".") or "png", dpi=150)
 
@@ -86,7 +95,7 @@ def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, floa
     found: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
         losses, prefix = line.get("validation", line), "validation " * ("validation" in line)
-        for name in ("loss", "caption", "contrastive", "answer"):
-            if name in losses:
-                found.setdefault(f"{prefix}{name}", []).append((line["step"], losses[name]))
+        parts = [name for name in LOSSES if name in losses]
+        for name in parts if len(parts) > 2 else parts[-1:]:  # a loss alone is the sum
+            found.setdefault(f"{prefix}{name}", []).append((line["step"], losses[name]))
     return found

@@ -7,7 +7,6 @@ killed goes on to the same bits as one that was not, on the same machine with th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite
@@ -55,6 +54,20 @@ class Run:
         """The number of steps, unless a phase ends early."""
         return sum(phase.steps for phase in self.phases)
 
+    def parameters(self, phase: Phase, params: Params) -> Parameters:
+        """Return the parameters of a phase, from these values.
+
+        Raises ValueError if they, their gradients and the optimizer's moments do not fit into memory.
+        """
+        reached = partial(
+            is_reached, config=self.model.config, task=self.options.task, adapter=self.objective.adapter
+        )
+        tensors = unnest(params).items()
+        tuned = sum(x.nbytes for name, x in tensors if is_tuned(name, phase.name) and reached(name))
+        hint = "tune less (--tune lit or frozen), or a smaller model"
+        require_memory(4 * tuned, f"tuning ({phase.name})", hint)
+        return Parameters.of(params, phase.name, reached)
+
     def clips(self, step: int) -> int:
         """Return the number of clips in the first `step` steps."""
         data = self.phases[0].training
@@ -79,11 +92,7 @@ class Tuner:
     def begin(cls, run: Run, position: Position, params: Params) -> Tuner:
         """Begin the position's phase with a new optimizer, from these parameters."""
         phase, options = run.phases[position.phase], run.options
-        reached = partial(
-            is_reached, config=run.model.config, task=options.task, adapter=run.objective.adapter
-        )
-        _require_memory(params, phase.name, reached)
-        parameters = Parameters.of(params, phase.name, reached)
+        parameters = run.parameters(phase, params)
         optimizer = AdamW.of(
             parameters, options.weight_decay, (options.beta1, options.beta2), options.epsilon
         )
@@ -216,10 +225,3 @@ def _is_improved(position: Position, loss: float) -> bool:
         return False
     position.best, position.best_step, position.stale = loss, position.step, 0
     return True
-
-
-def _require_memory(params: Params, phase: str, reached: Callable[[str], bool]) -> None:
-    """Raise ValueError if the tuned tensors, gradients and moments do not fit into memory."""
-    tensors = unnest(params).items()
-    tuned = sum(array.nbytes for name, array in tensors if is_tuned(name, phase) and reached(name))
-    require_memory(4 * tuned, f"tuning ({phase})", "tune less (--tune lit or frozen), or a smaller model")

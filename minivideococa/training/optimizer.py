@@ -104,7 +104,7 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
     the warm-up to 1 at `steps`, one step after the last.
     """
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * ((step + 1) / warmup)
     x = (step - warmup) / max(1, steps - warmup)
     return peak * (1 + cos(pi * min(1.0, x))) / 2
 

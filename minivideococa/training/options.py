@@ -53,7 +53,7 @@ class TuningOptions(Options):
     tune: str = option(
         "lit",
         choice(TUNINGS),
-        f"what is tuned. {_described(TUNINGS)}, each for half of the steps",
+        f"what is tuned. {_described(TUNINGS)}. Of frozen-then-full, each part takes half of the steps",
         choices=list(TUNINGS),
     )
     adapter: str | None = option(None, choice(ADAPTERS), "default: the checkpoint's", "NAME")

@@ -104,7 +104,7 @@ class Parameters:
             (name for name in tensors if is_tuned(name, phase) and reached(name)),
             key=lambda name: not is_decayed(name, tensors[name].shape),
         )
-        shapes: Shapes = {name: () if name == "logit_scale" else tensors[name].shape for name in names}
+        shapes: Shapes = {name: tensors[name].shape for name in names}
         values = np.concatenate([tensors[name].ravel() for name in names])
         gradients = np.zeros_like(values)
         return cls(

@@ -32,8 +32,9 @@ from ..output import UNFINISHED, atomic_write, json_text, locked
 
 RUN, LOG, SUMMARY, CHECKPOINT = "run.json", "log.jsonl", "summary.json", "checkpoint"
 STATE = re.compile(r"state-(\d+)\.safetensors")
+LEFT = re.compile(r"\.tmp\w{6}")  # unfinished files of the safetensors library, of a process that was killed
 POSITION = "minivideococa.position"  # key of the metadata of a state
-FREE = ("keep", "save_every")  # options that may change when a run is resumed: they change no result
+FREE = ("keep", "save_every", "allow_bad")  # options that may change when a run is resumed: no result does
 
 
 @dataclass
@@ -64,27 +65,30 @@ def run_folder(folder: Path) -> Iterator[None]:
             raise ValueError(
                 f"{folder}: exists and holds no run of finetune ({others[0]}): give another folder"
             )
+        for name in filter(LEFT.fullmatch, others):
+            (folder / name).unlink()
         yield
 
 
-def record_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add what a run was asked for to its run.json, after comparing with what is there.
-
-    Raises ValueError, which names the difference, if a run was asked for something else; OSError if the file
-    cannot be written.
-    """
-    path, facts = folder / RUN, json.loads(json_text(facts))
-    recorded = read_json(path, "remove the folder, and start again") if path.exists() else {}
-    for name, value in facts.items():
-        before = recorded.get(name, value)
+def require_same_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names the difference, if a folder has saved states of another run."""
+    if not saved_steps(folder):
+        return
+    recorded = read_json(folder / RUN, "remove the folder, and start again")
+    for name, value in json.loads(json_text(facts)).items():
+        before = recorded.get(name)
         if isinstance(value, dict):
             for key in value.keys() - {*FREE}:
-                if value[key] != before.get(key):
-                    _refuse(folder, f"{key} was {before.get(key)!r} and is {value[key]!r}")
+                if value[key] != (before or {}).get(key):
+                    _refuse(folder, f"{key} was {(before or {}).get(key)!r} and is {value[key]!r}")
         elif value != before:
             _refuse(folder, f"another {name}")
-    with atomic_write(path) as partial:
-        partial.write_text(json_text({**recorded, **facts}) + "\n", encoding="utf-8")
+
+
+def record_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what a run was asked for, a JSON object, to its run.json. Raises OSError if that fails."""
+    with atomic_write(folder / RUN) as partial:
+        partial.write_text(json_text(facts) + "\n", encoding="utf-8")
 
 
 def _refuse(folder: Path, difference: str) -> NoReturn:

@@ -304,9 +304,9 @@ def back_propagate(
             dtexts, dfeatures, tapes["text"], params["text"], config.text, grads["text"]
         )
         backward.embed_text(dx, done.batch.ids, grads["text"])
-    dx = _pool(dvideos, dtokens, done, params, objective, grads)
-    if "vision" in tapes:
-        _vision(dx, tapes["vision"], objective, grads["visual"])
+    dframes = _pool(dvideos, dtokens, done, params, objective, grads)
+    if "vision" in tapes and dframes is not None:
+        _vision(dframes, tapes["vision"], objective, grads["visual"])
     return share
 
 
@@ -324,7 +324,7 @@ def _decoder(
 
 def _pool(
     dvideos: Array, dtokens: Array, done: Pass, params: Params, objective: Objective, grads: Params
-) -> Array:
+) -> Array | None:
     """Back-propagate from latents and caption tokens to the frame tokens [B, T, N, W] or [B, T N, W]."""
     where = (done.tapes["pool"], params, objective.config, grads)
     if objective.adapter == "factorized":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..model.config import Array, Config
+from .names import FLATTENING
 
 RUNS = 4  # sets of activations held at once: reference, local, the trace's, one with rounding
 
@@ -27,7 +28,7 @@ def _video_elements(config: Config, inputs: Mapping[str, Array]) -> tuple[int, i
         return 0, 0
     c, frames = config.vision, len(np.atleast_1d(video[0]))
     tokens = frames * c.tokens_per_frame
-    separately, across = config.adapter in ("mean", "factorized"), config.factorized
+    separately, across = config.adapter not in FLATTENING, config.factorized
     activations = (
         3 * frames * c.image_size**2
         + (c.layers + 2) * tokens * c.width

@@ -9,6 +9,8 @@ from ..model.config import Array, Config
 
 Arrays = dict[str, Array]
 
+FLATTENING = ("attentional", "joint")  # adapters that pool the tokens of all frames at once
+
 # Name or prefix of a name -> its axes, as letters and in words
 AXES = {
     "frames": ("T H W 3", "frame, row, column, channel"),
@@ -37,7 +39,7 @@ DETAIL = re.compile(
 
 def activation_names(config: Config) -> list[str]:
     """Return the names in a trace of a model that runs its own adapter, in path order."""
-    flat = ["pool.flat"] if config.adapter in ("attentional", "joint") else []
+    flat = ["pool.flat"] if config.adapter in FLATTENING else []
     return [
         "frames",
         "pixels",

@@ -15,7 +15,7 @@ from ..model.config import Array
 from ..model.hooks import replace_operations, trace
 from ..model.videococa import VideoCoCa
 from .changes import Change, Make, Operation, map_parameters
-from .names import Arrays, parameters_of
+from .names import FLATTENING, Arrays, parameters_of
 
 # Module of an operation -> prefixes of the activations that it takes part in
 STAGES = {
@@ -143,7 +143,8 @@ def affects(change: Change, model: VideoCoCa, needed: set[str], parameters: Sequ
     prefixes = [
         *(["pixels"] if config.preprocess != model.config.preprocess else []),
         *(["vision."] if config.vision.heads != model.config.vision.heads else []),
-        *(POOLED if config.vision.pooler_heads != model.config.vision.pooler_heads or change.adapter else []),
+        *(POOLED if config.vision.pooler_heads != model.config.vision.pooler_heads else []),
+        *(POOLED if change.adapter and config.adapter in FLATTENING else []),
         *(["factorized."] if config.factorized != model.config.factorized else []),
         *(["text."] if config.text != model.config.text else []),
         *(["decoder."] if config.decoder != model.config.decoder else []),

@@ -136,13 +136,14 @@ def ours(folder: str, model: str) -> Callable[[str], dict[str, Any]]:
     from minivideococa.training import data
     from minivideococa.training.optimizer import AdamW, clamp_logit_scale, clip
     from minivideococa.training.parameters import Parameters
-    from minivideococa.training.step import accumulate
+    from minivideococa.training.step import Objective, accumulate
 
     models.tune()
     loaded = minivideococa.load(checkpoint(folder, model))
     weights = minivideococa.checkpoint.table.unnest(loaded.params)
     parameters = Parameters.of(weights, "lit")
-    optimizer = AdamW(parameters, weight_decay=WEIGHT_DECAY)
+    objective = Objective(loaded.config, "attentional", ("caption", "contrastive"), LOSS_WEIGHTS)
+    optimizer = AdamW.of(parameters, WEIGHT_DECAY)
     given = {texts: data.Batch(*batch) for texts, batch in batches(folder, model).items()}
 
     def losses_of(texts: str) -> dict[str, float]:
@@ -150,10 +151,7 @@ def ours(folder: str, model: str) -> Callable[[str], dict[str, Any]]:
         return accumulate(
             given[texts],
             parameters,
-            loaded.config,
-            adapter="attentional",
-            task="caption+contrastive",
-            weights=LOSS_WEIGHTS,
+            objective,
         )
 
     def step(texts: str) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivideococa.checkpoint.config import DECODER, MODEL, PREPROCESS, TEXT, VISION, parse_config
-from minivideococa.model.config import Config, DecoderConfig, PreprocessConfig, TextConfig, VisionConfig
+from minivideococa.model.config import (
+    ADAPTERS,
+    Config,
+    DecoderConfig,
+    FactorizedConfig,
+    PreprocessConfig,
+    TextConfig,
+    VisionConfig,
+)
 
 # the released coca_ViT-L-14, whose every number is written out below
 L14 = {
@@ -53,7 +61,7 @@ def changed(path: str, value: object) -> dict:
     """L14 with the field at the dotted path set to value, or removed if value is `...`."""
     source = copy.deepcopy(L14)
     *sections, name = path.split(".")
-    node = source if sections == ["preprocess_cfg"] else source["model_cfg"]
+    node = source if sections[:1] in (["preprocess_cfg"], ["video_cfg"]) else source["model_cfg"]
     for section in sections:
         node = node.setdefault(section, {})
     node[name] = value
@@ -137,6 +145,29 @@ def test_defaults() -> None:
     assert config.decoder == DecoderConfig(77, 512, 12, 8, 2048, False)
 
 
+def test_without_a_video_cfg() -> None:
+    for source in (L14, L14 | {"video_cfg": None}, L14 | {"video_cfg": {}}):
+        config = parse_config(source)
+        assert (config.adapter, config.factorized, config.answers) == ("attentional", None, ())
+    assert "video_cfg" not in parse_config(MODEL_CFG).source
+
+
+def test_of_a_finetuned_model() -> None:
+    video = {"adapter": "factorized", "factorized": {"layers": 4, "heads": 8, "positions": 8}}
+    model = MODEL_CFG | {"quick_gelu": True}
+    config = parse_config({"model_cfg": model, "video_cfg": video})
+    assert config.adapter == "factorized" and config.source["video_cfg"] == video
+    assert config.factorized == FactorizedConfig(
+        width=768, layers=4, heads=8, mlp_width=3072, quick_gelu=True, frames=8
+    )
+    assert parse_config(json.loads(json.dumps(config.source))) == config
+
+
+def test_factorized_needs_its_section() -> None:
+    message = refusal(changed("video_cfg.adapter", "factorized"))
+    assert "video_cfg.factorized is missing, as video_cfg.adapter factorized requires" in message
+
+
 def test_source_is_not_modified() -> None:
     source = copy.deepcopy(L14)
     parse_config(source)
@@ -182,6 +213,23 @@ def test_source_is_not_modified() -> None:
         ("preprocess_cfg.interpolation", "random", lambda c: c.preprocess.interpolation == "bicubic"),
         ("preprocess_cfg.resize_mode", "longest", lambda c: c.preprocess.resize_mode == "longest"),
         ("preprocess_cfg.fill_color", 255, lambda c: c.preprocess.fill_color == 255),
+        *(
+            ("video_cfg.adapter", name, lambda c, name=name: c.adapter == name)
+            for name in ADAPTERS
+            if name != "factorized"
+        ),
+        ("video_cfg.factorized", None, lambda c: c.factorized is None),
+        (
+            "video_cfg.factorized",
+            {},
+            lambda c: c.factorized == FactorizedConfig(768, 4, 8, 3072, False, None),
+        ),
+        ("video_cfg.factorized.layers", 2, lambda c: c.factorized.layers == 2),
+        ("video_cfg.factorized.heads", 12, lambda c: c.factorized.heads == 12),
+        ("video_cfg.factorized.positions", 16, lambda c: c.factorized.frames == 16),
+        ("video_cfg.factorized.positions", None, lambda c: c.factorized.frames is None),
+        ("video_cfg.answers", ["red", "two"], lambda c: c.answers == ("red", "two")),
+        ("video_cfg.answers", [], lambda c: c.answers == ()),
     ],
 )
 def test_fields(path: str, value: object, read) -> None:
@@ -322,6 +370,22 @@ def test_ignored_fields_are_accepted(path: str, value: object) -> None:
         ("preprocess_cfg.resize_mode", "crop"),
         ("preprocess_cfg.fill_color", 256),
         ("preprocess_cfg.fill_color", -1),
+        ("video_cfg.adapter", "median"),
+        ("video_cfg.adapter", None),
+        ("video_cfg.adapters", "mean"),
+        ("video_cfg.factorized", 4),
+        ("video_cfg.factorized.layers", 0),
+        ("video_cfg.factorized.layers", 10**6),
+        ("video_cfg.factorized.heads", 7),
+        ("video_cfg.factorized.heads", "8"),
+        ("video_cfg.factorized.positions", 0),
+        ("video_cfg.factorized.positions", 8.0),
+        ("video_cfg.factorized.frames", 8),
+        ("video_cfg.answers", "red"),
+        ("video_cfg.answers", None),
+        ("video_cfg.answers", ["red", 2]),
+        ("video_cfg.answers", ["red", " "]),
+        ("video_cfg.answers", ["red", "red"]),
     ],
 )
 def test_invalid_fields_are_named(path: str, value: object) -> None:

@@ -65,6 +65,43 @@ def test_written_and_read(tmp_path: Path, stored: str, dtype: str) -> None:
         assert read[name].dtype == dtype and np.array_equal(read[name], tensor.astype(dtype))
 
 
+FINETUNED = parse_config(
+    {
+        "model_cfg": SOURCE,
+        "video_cfg": {
+            "adapter": "factorized",
+            "factorized": {"layers": 2, "heads": 1, "positions": 8},
+            "answers": ["red", "zwölf"],
+        },
+    }
+)
+
+
+def test_a_finetuned_model_is_written_and_read(tmp_path: Path) -> None:
+    tensors = random_tensors(FINETUNED)
+    config, read = read_checkpoint(write_checkpoint(tmp_path / "new", FINETUNED, tensors))
+    assert config == FINETUNED and config.source == FINETUNED.source
+    assert read.keys() == tensors.keys() > random_tensors().keys()
+    assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_new_layers_may_be_at_zero(tmp_path: Path) -> None:
+    """As before training; a weight of CoCa may not."""
+    tensors = random_tensors(FINETUNED)
+    new = {name: 0 * x for name, x in tensors.items() if name.startswith(("factorized.", "question_head."))}
+    assert read_checkpoint(write_checkpoint(tmp_path / "new", FINETUNED, tensors | new))[0] == FINETUNED
+    coca = {"visual.proj": 0 * tensors["visual.proj"]}
+    with pytest.raises(ValueError, match="visual.proj is zero everywhere"):
+        read_checkpoint(write_checkpoint(tmp_path / "zero", FINETUNED, tensors | coca))
+
+
+def test_tensors_must_fit_the_video_cfg(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"missing: factorized\.positional_embedding, factorized\.resblocks"):
+        read_checkpoint(write_checkpoint(tmp_path / "less", FINETUNED, random_tensors()))
+    with pytest.raises(ValueError, match=r"unexpected: .*factorized\.resblocks"):
+        read_checkpoint(write_checkpoint(tmp_path / "more", CONFIG, random_tensors(FINETUNED)))
+
+
 def test_weights_are_a_safetensors_file(tmp_path: Path) -> None:
     tensors = random_tensors() | {"visual.proj": np.arange(4, dtype="f4").reshape(2, 2).T}
     folder = write_checkpoint(tmp_path / "new", CONFIG, tensors)

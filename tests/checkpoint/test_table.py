@@ -76,6 +76,33 @@ def test_without_ln_pre() -> None:
     assert less == {"visual.ln_pre.weight", "visual.ln_pre.bias"}
 
 
+def test_new_layers_are_there_if_the_configuration_has_them() -> None:
+    model = json.loads((GOLDEN / "coca.json").read_text())
+    E = model["embed_dim"]
+
+    def new(**video: object) -> dict[str, tuple[int, ...]]:
+        shapes = parameter_shapes(parse_config({"model_cfg": model, "video_cfg": video}))
+        assert parameter_shapes(config()).items() <= shapes.items()
+        return {name: shape for name, shape in shapes.items() if name not in parameter_shapes(config())}
+
+    assert new() == new(adapter="mean") == new(answers=[]) == {}
+    block = {
+        name.replace("text_decoder.", "factorized."): shape
+        for name, shape in parameter_shapes(config()).items()
+        if name.startswith("text_decoder.resblocks.0.")
+    }
+    assert new(factorized={"layers": 1, "heads": 1}) == block
+    positions = {"factorized.positional_embedding": (6, E)}
+    assert new(factorized={"layers": 1, "heads": 1, "positions": 6}) == block | positions
+    assert len(new(factorized={"heads": 1})) == 4 * len(block)
+    head = new(answers=["red", "blue", "two"])
+    assert head["question_head.classifier.weight"] == (3, E)
+    assert head["question_head.classifier.bias"] == (3,)
+    assert head["question_head.pooler.query"] == (1, E)
+    assert head["question_head.pooler.attn.in_proj_weight"] == (3 * E, E)
+    assert {name.split(".")[2] for name in head if ".pooler." in name} == {"query", "ln_q", "ln_k", "attn"}
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_fitting_tensors_are_accepted(dtype: str) -> None:
     tensors = arrays(config(), dtype)

@@ -128,6 +128,14 @@ def test_metadata(tmp_path: Path, base: VideoCoCa) -> None:
     assert about["base"] == {"name": "the checkpoint base", "sha256": kept_hash(kept)}
 
 
+def test_options_are_json(tmp_path: Path, base: VideoCoCa) -> None:
+    """Python's NaN is none, and could not be read again."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_tuned(tmp_path / "x", tune(base, POOLER), options={"clip": float("nan")})
+    path = write_tuned(tmp_path / "é", tune(base, POOLER), options={"manifest": "ünïcode \ud800"})
+    assert read_tuned(path).options == {"manifest": "ünïcode \ud800"}
+
+
 def test_a_failed_write_keeps_the_old_part(tmp_path: Path, base: VideoCoCa, monkeypatch) -> None:
     path = write_tuned(tmp_path / "x.safetensors", tune(base, POOLER))
     before = path.read_bytes()
@@ -245,7 +253,9 @@ def test_a_base_that_has_changed(tmp_path: Path, base: VideoCoCa) -> None:
     path = write_tuned(tmp_path / "x", tune_lit(base))
     shutil.rmtree(tmp_path / "base")
     other_base(tmp_path / "base", tune(base, POOLER), "visual.conv1.weight", 0)
-    with pytest.raises(ValueError, match="tuned from the checkpoint base, whose weights are others now"):
+    with pytest.raises(
+        ValueError, match="tuned from another version of the checkpoint base: give that one to --weights"
+    ):
         mvc.load(tmp_path / "base", tuned=path)
 
 
@@ -333,7 +343,7 @@ def rewrite(path: Path, change) -> None:
         (lambda tensors, about: tensors.update({POOLER: np.ones((4, 8), "i4")}), f"floating point: {POOLER}"),
         (lambda tensors, about: tensors[POOLER].fill(np.nan), f"{POOLER} has values that are not finite"),
         (lambda tensors, about: tensors[POOLER].fill(1e9), f"{POOLER} has values up to 1e+09"),
-        (lambda tensors, about: tensors.__delitem__(POOLER), "tuned from the checkpoint base, whose"),
+        (lambda tensors, about: tensors.__delitem__(POOLER), "tuned from another version"),
     ],
 )
 def test_faulty_parts(tmp_path: Path, base: VideoCoCa, change, message: str) -> None:

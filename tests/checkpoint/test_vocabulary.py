@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
+from minivideococa.checkpoint.convert import convert
 from minivideococa.checkpoint.table import unnest
 from minivideococa.checkpoint.tuned import write_tuned, write_whole
 from minivideococa.checkpoint.vocabulary import EMBEDDING, PROJECTION, add_words, new_rows
@@ -123,8 +124,10 @@ def test_stored_with_the_tuned_part(tmp_path, tiny_model, tokenizer):
     assert loaded.config == grown.config and loaded.tokenizer.unknown(QUESTIONS) == []
     a, b = unnest(grown.params), unnest(loaded.params)
     assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-    whole = mvc.load(write_whole(tmp_path / "whole", grown))
-    assert whole.config == grown.config and whole.tokenizer.unknown(QUESTIONS) == []
+    written = write_whole(tmp_path / "whole", grown)
+    for folder in (written, convert(tmp_path / "base", tmp_path / "converted", tuned=path)):
+        whole = mvc.load(folder)
+        assert whole.config == grown.config and whole.tokenizer.unknown(QUESTIONS) == []
 
 
 def test_words_are_added_as_the_vocabulary_reads_them(tiny_model, tokenizer):
@@ -137,6 +140,7 @@ def test_words_are_added_as_the_vocabulary_reads_them(tiny_model, tokenizer):
     grown = add_words(tiny_model(tokenizer=reader), ["Is it MAUVE?"])
     assert grown.tokenizer.unknown(["is it mauve?", "Mauve"]) == []
     assert grown.config.text.vocab_size == V + 3  # it, mauve, ?
+    assert grown.tokenizer.clean == "whitespace"
 
 
 def test_other_vocabularies_are_refused(tiny_model, tokenizer):

@@ -16,8 +16,8 @@ import minivideococa as mvc
 from minivideococa import cli
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, write_manifest
-from minivideococa.training import loop
 from minivideococa.training import finetune as module
+from minivideococa.training import loop
 
 BROKEN = Path(__file__).parents[1] / "cases" / "broken.mp4"
 QUICK = ["--frames", "2", "--batch", "2", "--steps", "2", "--learning-rate", "1e-3"]
@@ -81,6 +81,17 @@ def test_the_command_does_what_the_function_does(run, tmp_path, manifest, cache)
     mvc.finetune(mvc.load(), manifest, tmp_path / "b", cache=cache, task="caption", tune="frozen", **options)
     same = [(tmp_path / folder / "state-2.safetensors").read_bytes() for folder in ("run", "b")]
     assert same[0] == same[1]
+
+
+def test_a_new_adapter_is_added_and_is_the_default_afterwards(run, tmp_path, capsys):
+    assert run("--adapter", "factorized", "--positions")[0] == 0
+    tuned = ["--tuned", str(tmp_path / "run")]
+    clip = ["caption", str(CLIPS / "pair.gif"), "--quiet", "--beams", "1"]
+    assert cli.main([*clip, "--frames", "2", *tuned]) == 0
+    assert cli.main([*clip, "--frames", "3", *tuned]) == 2
+    assert "positions for 2" in capsys.readouterr().err
+    status, _, err = run(*tuned, "--frames", "3", folder="b")  # tuned further
+    assert status == 2 and "positions for 2" in err
 
 
 def test_an_unreadable_clip_is_status_3(run, manifest):

@@ -288,6 +288,7 @@ def test_options_may_be_an_instance(model, pictures):
         ({"num_frames": 0}, "num_frames is 0"),
         ({"num_frames": 10**22}, "num_frames is"),
         ({"adapter": 3}, "adapter is 3"),
+        ({"adapter": "factorized"}, "finetune --adapter factorized"),
         ({"adapter": ["mean"]}, "adapter is"),
         ({"templates": "a video of {}"}, "templates is 'a video of {}'"),
         ({"templates": []}, "templates is"),

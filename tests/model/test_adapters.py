@@ -182,12 +182,22 @@ def test_the_checkpoints_own_adapter_is_the_default(tiny_model):
         np.testing.assert_array_equal(logits, model.decode(expected.tokens, ids))
         assert same(model.encode(frames), model.encode(frames, adapter=adapter))
         if adapter != "joint":
-            assert same(model.pool(model.encode_frames(pixels)), expected)
+            tokens = model.encode_frames(pixels)
+            assert same(model.pool(tokens), expected)
+            assert same(model.pool(tokens, "mean"), model.encode_video(pixels, "mean"))
 
 
 def test_factorized_needs_its_layers(tiny_model):
-    with pytest.raises(ValueError, match="no layers across the frames: .*finetune --adapter factorized$"):
-        tiny_model().encode_video(random_pixels(2), "factorized")
+    model = tiny_model()
+    tokens = model.encode_frames(random_pixels(2))
+    for call in (
+        lambda: model.encode_video(random_pixels(2), "factorized"),
+        lambda: model.pool(tokens, "factorized"),
+        lambda: model.encode("no such file", adapter="factorized"),
+        lambda: mvc.classify(model, "no such file", ["a"], adapter="factorized"),
+    ):
+        with pytest.raises(ValueError, match="no layers across the frames: .*finetune --adapter factorized$"):
+            call()
 
 
 def test_more_frames_than_positions_are_refused(tiny_model):
@@ -198,6 +208,7 @@ def test_more_frames_than_positions_are_refused(tiny_model):
     for call in (
         lambda: model.encode_video(random_pixels(4)),
         lambda: model.pool(tokens),
+        lambda: model.pool(tokens, "factorized"),
         lambda: model(random_pixels(4), np.array([[1]])),
     ):
         with pytest.raises(ValueError, match="4 frames: the factorized layers have positions for 3"):

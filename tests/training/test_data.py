@@ -276,6 +276,7 @@ def test_an_answer_begins_where_the_prompt_ends(dataset, clip_model, entries, qu
     prompt = prompt[: list(prompt).index(49407)]
     np.testing.assert_array_equal(batch.ids[0, : len(prompt)], prompt)
     assert batch.targets[0].tolist() == [i >= len(prompt) for i in range(batch.ids.shape[1])]
+    assert batch.lengths.tolist() == [batch.ids.shape[1]]
     decode = clip_model.tokenizer.decode
     assert decode(batch.ids[0][batch.targets[0]]) == decode(clip_model.tokenizer.encode(answer)[0])
 

@@ -91,17 +91,25 @@ def test_a_whole_checkpoint_needs_no_base(tune, tmp_path):
         assert all(np.array_equal(loaded[name], tuned[name]) for name in tuned)
 
 
-@pytest.mark.parametrize("tune_name", ["lit", "frozen", "full", "frozen-then-full"])
-def test_nothing_else_is_tuned_and_the_model_stays_as_it_was(tune, model, tune_name):
+@pytest.mark.parametrize(
+    "tune_name, task",
+    [
+        ("lit", "caption+contrastive"),
+        ("lit", "caption"),
+        ("frozen", "contrastive"),
+        ("full", "caption+contrastive"),
+        ("frozen-then-full", "contrastive"),
+    ],
+)
+def test_nothing_else_is_tuned_and_the_model_stays_as_it_was(tune, model, tune_name, task):
+    """Nor does weight decay shrink what no loss depends on."""
     before = {name: array.copy() for name, array in unnest(model.params).items()}
     wrong = [Entry(a.video, b.captions) for a, b in pairwise(ENTRIES)]  # gradients of some size
-    after = unnest(tune(wrong, tune=tune_name, steps=2, batch=4).params)
+    after = unnest(tune(wrong, tune=tune_name, task=task, steps=2, batch=4).params)
     assert all(np.array_equal(array, before[name]) for name, array in unnest(model.params).items())
     phase = "full" if tune_name == "frozen-then-full" else tune_name
     for name, array in before.items():
-        expected = is_tuned(name, phase) and is_reached(
-            name, model.config, "caption+contrastive", "attentional"
-        )
+        expected = is_tuned(name, phase) and is_reached(name, model.config, task, "attentional")
         if name != "logit_scale":  # at its largest value, where it is clamped
             assert np.array_equal(after[name], array) is not expected, name
 
@@ -115,11 +123,15 @@ def test_the_checkpoint_remembers_its_adapter(tune, tmp_path, adapter):
 
 
 def test_a_tuned_model_is_tuned_further(tune, model, cache, tmp_path):
-    first = tune(adapter="factorized", positions=True, steps=2)
-    again = mvc.finetune(first, ENTRIES, tmp_path / "again", cache=cache, steps=1, warmup=0, **QUICK)
+    """It keeps the layers that were trained before: with a learning rate of 0 it stays as it is."""
+    first = tune(adapter="factorized", positions=True, steps=3)
+    still = {**QUICK, "learning_rate": 0.0}
+    again = mvc.finetune(first, ENTRIES, tmp_path / "again", cache=cache, steps=1, **still)
     assert again.config.factorized == first.config.factorized and again.config.factorized.frames == 2
-    assert set(unnest(again.params)) == set(unnest(first.params)) > set(unnest(model.params))
-    assert unnest(mvc.load(tuned=tmp_path / "again").params).keys() == unnest(again.params).keys()
+    before, after = unnest(first.params), unnest(again.params)
+    assert set(after) == set(before) > set(unnest(model.params))
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+    assert unnest(mvc.load(tuned=tmp_path / "again").params).keys() == after.keys()
 
 
 def test_answers_by_a_classifier(tune, tmp_path):
@@ -131,9 +143,17 @@ def test_answers_by_a_classifier(tune, tmp_path):
     assert mvc.load(tuned=tmp_path / "run").config.answers == tuned.config.answers
 
 
-def test_only_the_most_frequent_answers_are_classes(tune):
+def test_only_the_most_frequent_answers_are_classes(tune, tmp_path):
+    """A classifier learns from the questions that have one of them."""
     tuned = tune(QUESTIONS, task="qa", head="classifier", max_answers=1, steps=1)
     assert tuned.config.answers == ("ring",)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["clips"] == 2
+
+
+def test_words_of_a_classifiers_answers_are_not_needed(tune, recwarn):
+    entries = [Entry(CLIPS / "single.gif", question="what shape is green", answer="wooden moon")]
+    tune(entries, task="qa", head="classifier", steps=1)
+    assert not [warning for warning in recwarn if "wooden" in str(warning.message)]
 
 
 def test_a_head_that_is_not_used_is_left_out(tune, cache, tmp_path):
@@ -202,6 +222,15 @@ def test_the_model_of_the_best_validation_is_the_result(tune, monkeypatch, tmp_p
     assert (summary["best_step"], summary["validation"], summary["steps"]) == (2, {"loss": 1.0}, 5)
 
 
+def test_the_best_model_may_be_of_the_first_phase(tune, model, monkeypatch, tmp_path):
+    fake_validation(monkeypatch, [3.0, 1.0, 2.0, 2.0])
+    asked = {"tune": "frozen-then-full", "validate": ENTRIES, "validate_every": 1, "keep": 1}
+    tuned = unnest(tune(steps=4, **asked).params)
+    assert np.array_equal(tuned["visual.conv1.weight"], model.params["visual"]["conv1"]["weight"])
+    _, vectors = state.read_state(tmp_path / "run", 2)
+    assert np.isin(tuned["visual.proj"].ravel(), vectors["values"]).all()
+
+
 def test_validation_comes_at_intervals_and_at_the_end(tune, monkeypatch, tmp_path):
     fake_validation(monkeypatch, range(9, 0, -1))
     tune(steps=5, validate=ENTRIES, validate_every=2)
@@ -210,9 +239,9 @@ def test_validation_comes_at_intervals_and_at_the_end(tune, monkeypatch, tmp_pat
 
 
 def test_a_run_ends_early_when_validation_no_longer_improves(tune, monkeypatch, tmp_path):
-    fake_validation(monkeypatch, [2.0, 1.0, 1.0, 1.5, 0.0])
+    fake_validation(monkeypatch, [2.0, 3.0, 1.0, 1.0, 1.5, 0.0])
     tune(steps=9, validate=ENTRIES, validate_every=1, patience=2)
-    assert state.saved_steps(tmp_path / "run")[-1] == 4
+    assert state.saved_steps(tmp_path / "run")[-1] == 5
     monkeypatch.setattr(loop, "take_step", None)
     tune(steps=9, validate=ENTRIES, validate_every=1, patience=2)  # the same again: it stays so
 
@@ -224,15 +253,28 @@ def test_patience_ends_a_phase_and_not_the_run(tune, monkeypatch, tmp_path):
     assert [line["phase"] for line in lines if "loss" in line] == ["frozen", "frozen", "full"]
 
 
+def test_the_second_phase_goes_on_where_the_first_ended(tune, monkeypatch):
+    step, seen = loop.take_step, []
+
+    def take_step(run, tuner, log):
+        before = tuner.parameters.params["visual"]["proj"].copy()
+        losses = step(run, tuner, log)
+        seen.append((tuner.phase.name, before, tuner.parameters.params["visual"]["proj"].copy()))
+        return losses
+
+    monkeypatch.setattr(loop, "take_step", take_step)
+    tune(tune="frozen-then-full", steps=4)
+    assert [phase for phase, _, _ in seen] == ["frozen", "frozen", "full", "full"]
+    for (_, _, after), (_, before, _) in pairwise(seen):
+        assert np.array_equal(after, before)
+
+
 def test_a_validation_loss_is_the_mean_over_the_clips(tune, tmp_path):
-    for batch in (2, 5):  # 5 clips: the last batch of two has one
-        tune(folder=f"{batch}", task="caption", steps=1, batch=5, validate=ENTRIES, micro_batch=batch)
-    values = [
-        line["validation"]["loss"]
-        for folder in ("2", "5")
-        for line in read_log(tmp_path / folder / "log.jsonl")
-        if "validation" in line
-    ]
+    """5 clips in batches of 2, whose last one has a single clip, are as good as 5 in one batch."""
+    entries, values = [Entry(entry.video, ("a red ring",)) for entry in ENTRIES], []
+    for batch in (2, 5):
+        tune(entries, f"{batch}", task="caption", steps=1, learning_rate=0, batch=batch, validate=entries)
+        values.append(read_log(tmp_path / f"{batch}" / "log.jsonl")[-1]["validation"]["loss"])
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
@@ -346,6 +388,8 @@ def test_unreadable_clips_are_left_out_and_counted(tune, tmp_path):
     assert summary["clips"] == 2 and [clip["video"] for clip in summary["left_out"]] == [str(BROKEN)]
     with pytest.raises(ValueError, match="allow_bad .--allow-bad. is 0"):
         tune(entries, "strict", steps=1, allow_bad=0)
+    with pytest.warns(UserWarning, match="left out"):
+        tune(entries, "strict", steps=1, allow_bad=1)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +407,22 @@ def test_arguments_that_make_no_sense(tune, tmp_path, entries, keywords, message
     with pytest.raises((ValueError, TypeError), match=message):
         tune(entries, **keywords)
     assert not contents(tmp_path / "run") if (tmp_path / "run").exists() else True
+
+
+def test_options_without_effect_are_warned_of(tune):
+    unused = {"patience": 2, "validate_every": 1, "positions": True, "max_answers": 7, "half": True}
+    with pytest.warns(UserWarning) as warned:
+        tune(steps=1, tune="full", **unused)
+    messages = [str(warning.message) for warning in warned]
+    for name in unused:
+        assert any(message.startswith(f"{name} has no effect without ") for message in messages), name
+
+
+def test_it_computes_in_the_models_dtype(cache, tmp_path):
+    model = mvc.load(dtype="float64")
+    tuned = mvc.finetune(model, ENTRIES, tmp_path / "run", cache=cache, steps=1, **QUICK)
+    assert tuned.dtype == np.float64
+    assert state.read_state(tmp_path / "run", 1)[1]["values"].dtype == np.float64
 
 
 def test_a_manifest_may_be_a_path(tune, tmp_path):

@@ -175,7 +175,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(steps, data, peak):
     top = max(0, warmup - 1)
     assert all(a < b for a, b in pairwise(rate[: top + 1]))  # strictly, up to the end of the warm-up
     assert all(a >= b for a, b in pairwise(rate[top:]))
-    assert all(0 < r <= peak * (1 + 1e-12) for r in rate[:-1]) and rate[-1] == pytest.approx(0, abs=1e-15)
+    assert all(0 < r <= peak for r in rate[:-1]) and rate[-1] == pytest.approx(0, abs=1e-15)
     assert max(rate) == pytest.approx(peak)
 
 
@@ -211,11 +211,9 @@ def test_clip(dtype, n, size, max_norm, seed):
     assert clip(gradients, max_norm) == pytest.approx(expected, rel=1e-13)
     if expected <= max_norm:
         np.testing.assert_array_equal(gradients, before)
-    else:  # shorter, in the same direction
-        assert np.linalg.norm(gradients.astype("f8")) == pytest.approx(
-            max_norm, rel=1e-6 / expected + 4 * eps
-        )
-        np.testing.assert_allclose(gradients, before * (max_norm / expected), rtol=2e-6 / expected + 4 * eps)
+    else:
+        factor = max_norm / (expected + 1e-6)
+        np.testing.assert_allclose(gradients, before * factor, rtol=4 * eps)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 20])

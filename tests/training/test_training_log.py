@@ -39,11 +39,19 @@ def test_a_line_that_was_cut_short_is_no_line(tmp_path):
         assert log.lines == LINES[:1]
 
 
+def test_a_log_that_is_none_is_named(tmp_path):
+    (tmp_path / "log.jsonl").write_text("step 1\n")
+    with pytest.raises(ValueError, match="log.jsonl: not JSON"):
+        read_log(tmp_path / "log.jsonl")
+
+
 def test_curves():
     found = curves(LINES)
     assert found["loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert found["validation loss"] == [(2, 2.5)] and "validation contrastive" in found
     assert "answer" not in found
+    alone = [{"step": 1, "loss": 3.0, "answer": 3.0, "accuracy": 0.5}]
+    assert curves(alone) == {"answer": [(1, 3.0)]}
 
 
 @pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])

@@ -13,6 +13,7 @@ from minivideococa.training.state import (
     Position,
     read_state,
     record_run,
+    require_same_run,
     run_folder,
     saved_steps,
     write_state,
@@ -61,6 +62,17 @@ def test_a_folder_is_made_with_its_parents_and_reopened(tmp_path):
     for _ in range(2):
         with run_folder(folder):
             record_run(folder, {"options": {"batch": 4}})
+            write_state(folder, Position(step=1), vectors(), keep=3)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Its own unfinished work, and the file that the safetensors library writes beside it."""
+    record_run(tmp_path, {})
+    for name in (".tmpOV2Bl7", ".partial-7calr77n", ".partial-7calr77n.work", "notes.txt"):
+        (tmp_path / name).touch()
+    with run_folder(tmp_path):
+        record_run(tmp_path, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "notes.txt"}
 
 
 @posix
@@ -89,13 +101,21 @@ def test_a_folder_in_use_is_refused_and_free_when_its_process_is_killed(tmp_path
         pass
 
 
-def test_a_run_is_repeated_as_it_was_asked_for(tmp_path):
-    asked = {"options": {"batch": 4, "keep": 3}, "model": "abc"}
-    record_run(tmp_path, asked)
-    record_run(tmp_path, {"data": ["1", None]})
-    record_run(tmp_path, asked)
-    assert json.loads((tmp_path / "run.json").read_text()) == {**asked, "data": ["1", None]}
-    record_run(tmp_path, {"options": {"batch": 4, "keep": 9}, "model": "abc"})  # changes no result
+ASKED = {"options": {"batch": 4, "keep": 3}, "model": "abc", "data": ["1", None]}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The folder of a run with a saved state."""
+    record_run(tmp_path, ASKED)
+    write_state(tmp_path, Position(step=1), vectors(), keep=3)
+    return tmp_path
+
+
+def test_a_run_is_repeated_as_it_was_asked_for(saved):
+    assert json.loads((saved / "run.json").read_text()) == ASKED
+    require_same_run(saved, ASKED)
+    require_same_run(saved, {"options": {"batch": 4, "keep": 9}, "model": "abc"})  # keep changes no result
 
 
 @pytest.mark.parametrize(
@@ -106,10 +126,11 @@ def test_a_run_is_repeated_as_it_was_asked_for(tmp_path):
         ({"data": ["2", None]}, "another data"),
     ],
 )
-def test_a_run_of_something_else_is_refused_by_name(tmp_path, other, difference):
-    asked = {"options": {"batch": 4, "keep": 3}, "model": "abc", "data": ["1", None]}
-    record_run(tmp_path, asked)
-    before = (tmp_path / "run.json").read_text()
+def test_a_run_of_something_else_is_refused_by_name(saved, other, difference):
     with pytest.raises(ValueError, match=rf"holds a run of something else \({difference}\)"):
-        record_run(tmp_path, {**asked, **other})
-    assert (tmp_path / "run.json").read_text() == before
+        require_same_run(saved, {**ASKED, **other})
+
+
+def test_a_run_that_saved_nothing_may_be_asked_for_differently(tmp_path):
+    record_run(tmp_path, ASKED)
+    require_same_run(tmp_path, {**ASKED, "model": "xyz"})

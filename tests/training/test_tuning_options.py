@@ -96,6 +96,9 @@ def test_every_field_is_a_flag_with_its_help(capsys):
     for field in dataclasses.fields(TuningOptions):
         if field.name not in ("num_frames", "adapter"):
             assert f"--{field.name.replace('_', '-')} " in text
-            assert " ".join(field.metadata["help"].split()) in text
+            help = " ".join(field.metadata["help"].split())
+            if type(field.default) in (int, float):
+                help += f" (default: {field.default:g})"
+            assert help in text
     for choices in (TASKS, TUNINGS, HEADS):
         assert f"{{{','.join(choices)}}}" in text
