@@ -1,7 +1,7 @@
-"""Zero-shot tasks: classification and retrieval by latents, scoring and question answering by the decoder.
+"""Tasks: classification and retrieval by latents, scoring and question answering by the decoder.
 
-VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification, text-to-video retrieval and question
-answering.
+VideoCoCa (arXiv 2212.04979), section 4: zero-shot classification and text-to-video retrieval, and question
+answering, for which a model is finetuned.
 """
 
 from __future__ import annotations

@@ -139,7 +139,11 @@ def run(args: argparse.Namespace) -> int:
         progress=arguments.progress(args),
     )
     predictions = result.pop("predictions")
-    texts = [text for entry in entries for text in (*entry.labels, *entry.captions, entry.question or "")]
+    texts = [
+        text
+        for entry in entries
+        for text in (*entry.labels, *entry.captions, entry.question or "", *entry.choices)
+    ]
     messages.warn_of_words(args, model, [options.prompt, *texts, *(templates or []), *(answers or [])])
     try:
         if output:

@@ -5,6 +5,7 @@
 
 manifest      the list of videos and their ground truth: read and write it
 annotations   the annotation files that data sets publish, read as the entries of a manifest
+questions     those of data sets of questions; fields: what all readers share
 tasks         classify, retrieve, caption, qa: one module each
 run           evaluate: the loop over videos and tasks
 metrics       recall, average precision, caption metrics, accuracy of answers

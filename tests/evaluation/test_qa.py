@@ -263,6 +263,18 @@ def test_what_a_classifier_cannot_answer_is_counted_once(classifier, pictures):
         evaluate(classifier, entries)
 
 
+def test_choices_that_a_classifier_does_not_know_are_counted_once(classifier, pictures):
+    choices = [("red", "cross", "ring"), ("heart", "cross", "ring"), ("Red", "blue star")]
+    entries = [ask(pictures[0], answer=some[0], choices=some) for some in choices]
+    with pytest.warns(UserWarning) as caught:
+        predictions = evaluate(classifier, entries)["predictions"]
+    [message] = [str(warning.message) for warning in caught]
+    assert message.startswith("qa: 3 of 6 answers to choose from are not classes of the model's classifier")
+    assert predictions[0]["answer"] == "red"  # the only one that it knows
+    scores = mvc.score(classifier, pictures[0], choices[1], "this is a")
+    assert predictions[1]["answer"] == choices[1][int(scores.argmax())]
+
+
 def test_a_classifier_needs_no_room_for_an_answer(classifier, pictures):
     question = " ".join("a" * 7)  # fills the context
     assert evaluate(classifier, [ask(pictures[0], question)])["predictions"][0]["answer"] in CLASSES

@@ -77,6 +77,7 @@ class QuestionAnswering(Task):
         self.training, self.evaluated = MeanVideo(), MeanVideo()
         several = any(len(target.answers) > 1 for targets in self.targets.values() for target in targets)
         self.metric = "soft score" if several else "accuracy"
+        self._warn_of_unknown_classes()
         longest = self.model.config.text.context_length
         for asked in self._all_asked():
             question = check_question(asked.question)
@@ -89,6 +90,18 @@ class QuestionAnswering(Task):
                 )
             if not self._choices(asked):
                 prepare(self.model, replace(self._options(question), prompt=question))
+
+    def _warn_of_unknown_classes(self) -> None:
+        """Warn of answers to choose from that the model's classifier does not know."""
+        classes = {text.strip().lower() for text in self.model.config.answers}
+        choices = {text for asked in self._all_asked() for text in self._choices(asked) or ()}
+        unknown = [text for text in choices if text.strip().lower() not in classes]
+        if classes and unknown:
+            warnings.warn(
+                f"qa: {len(unknown)} of {len(choices)} answers to choose from are not classes of the model's "
+                "classifier, which leaves them out; where it knows none, the decoder chooses",
+                stacklevel=3,
+            )
 
     @property
     def texts(self) -> list[str]:
@@ -147,7 +160,7 @@ class QuestionAnswering(Task):
     def _answer(self, video: Video, question: str, choices: list[str] | None) -> str:
         """Return the most probable of the given answers or of the classifier's, or a generated one."""
         options = None if choices or self.model.config.answers else self._options(question)
-        with warnings.catch_warnings():  # `evaluate` and `metrics` warn once for all questions
+        with warnings.catch_warnings():  # `evaluate` and `check` warn once for all questions
             warnings.filterwarnings("ignore", ".* ids.* are used|.* this model's classifier", UserWarning)
             return str(answer(self.model, video, question, choices, options=options))
 
@@ -177,10 +190,16 @@ class QuestionAnswering(Task):
         for type in types if len(types) > 1 else ():
             some = [pair for pair in pairs if type in pair[0].types]
             by_type[type] = metrics_of(len(some), self._scores(some))
-        seen, which = (self.training, "training") if self.training.count else (self.evaluated, "evaluated")
-        hint = "" if self.training.count else "; --train gives those of the training set"
-        note = f"question only: in place of the video, the mean of the {seen.count} {which} videos{hint}"
-        return {"by_type": by_type, "note": note}
+        return {"by_type": by_type, "note": self._note()}
+
+    def _note(self) -> str:
+        """Return a line about what the baseline has in place of a video."""
+        if count := self.training.count:
+            return f"question only: in place of the video, the mean of the {count} training videos"
+        return (
+            f"question only: in place of the video, the mean of the {self.evaluated.count} evaluated videos; "
+            "--train/train= gives that of the training set"
+        )
 
     def _pairs(self, clips: Sequence[Clip]) -> list[tuple[Target, str]]:
         """Return each question of these videos with its predicted answer."""
