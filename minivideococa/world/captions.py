@@ -50,9 +50,12 @@ def caption(objects: tuple[Object, ...], rng: np.random.Generator, together: boo
     return " ".join([pick(PREFIXES, rng), f" {link} ".join(phrases)]).strip()
 
 
-def caption_of(objects: tuple[Object, ...]) -> str:
-    """Return the plain sentence: every object by colour and shape, nothing else."""
-    return " and ".join(_phrase(o, with_size=False) for o in objects) or "nothing"
+def caption_of(objects: tuple[Object, ...], link: str = "and") -> str:
+    """Return the plain sentence: every object by colour and shape, nothing else.
+
+    The link "then", for objects that follow each other, is not in the VOCABULARY.
+    """
+    return f" {link} ".join(_phrase(o, with_size=False) for o in objects) or "nothing"
 
 
 def question_of(objects: tuple[Object, ...], rng: np.random.Generator) -> tuple[str, str]:

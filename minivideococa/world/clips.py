@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 
 from .captions import caption
 from .scenes import (
+    EVERYTHING,
     MAX_TILT,
+    NAMES,
     RADII,
+    SHAPES,
     SIZE,
+    Composition,
     Object,
     draw,
     overlap,
@@ -29,7 +33,20 @@ CLIP_SETS = {  # what the clips of a set show
     "mixed": "one to three objects, always visible",
     "grow": "one or two objects, always visible, growing or shrinking",
 }
-SPEED = 20  # pixels, at most, over a whole clip
+QUESTION_SETS = {  # further sets, for questions
+    "count": "none to three objects, always visible",
+    "moment": "two objects: one always visible, one for 2 or 3 of 8 frames",
+    "order": "one object in the first half, another, of another shape, in the second",
+}
+# pairs of a colour and a shape that training on questions never shows: two of each colour, a fifth of all
+HELD_OUT = tuple(name for i, name in enumerate(NAMES) if (i % len(SHAPES) - i // len(SHAPES)) % 5 == 0)
+# what clips with questions are drawn from; the test also has those pairs, medium sizes, clouds and more speed
+SPLITS = {
+    "train": Composition(
+        names=tuple(name for name in NAMES if name not in HELD_OUT), backgrounds=("plain", "graded", "grain")
+    ),
+    "test": Composition(radii=((RADII["small"][0], RADII["large"][1]),), speed=28),
+}
 # least and greatest ratio of the larger to the smaller radius of an object that grows or shrinks
 GROWTH = (1.25, 2)
 OBJECT_COUNTS = {  # numbers of objects, each with the same probability
@@ -39,6 +56,9 @@ OBJECT_COUNTS = {  # numbers of objects, each with the same probability
     "split": [2],
     "mixed": [1, 1, 2, 2, 3],
     "grow": [1, 2],
+    "count": [0, 1, 2, 3],
+    "moment": [2],
+    "order": [2],
 }
 
 
@@ -86,10 +106,10 @@ def _collide(trajectory: list[tuple[Object, ...]]) -> bool:
     return any(overlap(a, b) for objects in trajectory for i, a in enumerate(objects) for b in objects[:i])
 
 
-def _move(o: Object, rng: np.random.Generator) -> Object:
-    """Return the object up to SPEED pixels away, with another angle."""
+def _move(o: Object, rng: np.random.Generator, speed: float) -> Object:
+    """Return the object up to `speed` pixels away, with another angle."""
     low, high = o.radius + 1, SIZE - o.radius - 1
-    x, y = np.clip((o.x, o.y) + rng.uniform(-SPEED, SPEED, 2) / np.sqrt(2), low, high)
+    x, y = np.clip((o.x, o.y) + rng.uniform(-speed, speed, 2) / np.sqrt(2), low, high)
     return replace(o, x=float(x), y=float(y), angle=rng.uniform(-MAX_TILT, MAX_TILT))
 
 
@@ -100,27 +120,39 @@ def _resized(o: Object, rng: np.random.Generator) -> Object:
     return replace(o, radius=float(np.clip(radius, RADII["small"][0], RADII["large"][1])))
 
 
-def sample_clip(kind: str, rng: np.random.Generator, frames: int = 8) -> Clip:
-    """Return a random clip of one of the `CLIP_SETS`. Raises KeyError for any other kind."""
+def sample_clip(
+    kind: str, rng: np.random.Generator, frames: int = 8, composition: Composition = EVERYTHING
+) -> Clip:
+    """Return a random clip of one of the CLIP_SETS or QUESTION_SETS. Raises KeyError for any other kind."""
     count = pick(OBJECT_COUNTS[kind], rng)
-    visible = np.ones((count, frames), bool)
-    if kind == "split":  # never visible at the same time, so their paths may cross
-        a = sample_object(rng)
-        first: tuple[Object, ...] = (a, sample_object(rng, (a,)))
-        last = tuple(_move(o, rng) for o in first)
-        visible[0, frames // 2 :] = visible[1, : frames // 2] = False
-        return Clip(first, last, visible, sample_background(rng))
+    if kind in ("split", "order"):
+        return _sample_sequence(kind, rng, frames, composition)
     while True:
-        first = sample_objects(rng, count)
-        last = tuple(_move(_resized(o, rng) if kind == "grow" else o, rng) for o in first)
+        first = sample_objects(rng, count, composition)
+        moving = (_resized(o, rng) if kind == "grow" else o for o in first)
+        last = tuple(_move(o, rng, composition.speed) for o in moving)
         if not _collide(_trajectory(first, last, frames)):
             break
-    if kind == "brief":
+    visible = np.ones((count, frames), bool)
+    if kind in ("brief", "moment"):
         length = max(1, int(rng.integers(2, 4)) * frames // 8)
         start = int(rng.integers(0, frames - length + 1))
-        visible[:] = False
-        visible[0, start : start + length] = True
-    return Clip(first, last, visible, sample_background(rng))
+        which = int(rng.integers(count)) if count > 1 else 0
+        visible[which] = False
+        visible[which, start : start + length] = True
+    return Clip(first, last, visible, sample_background(rng, composition.backgrounds))
+
+
+def _sample_sequence(kind: str, rng: np.random.Generator, frames: int, composition: Composition) -> Clip:
+    """Return a clip of "split" or "order": one object, then another. Their paths may cross."""
+    a = sample_object(rng, (), composition)
+    b = sample_object(rng, (a,), composition)
+    while kind == "order" and a.shape == b.shape:
+        b = sample_object(rng, (a,), composition)
+    visible = np.ones((2, frames), bool)
+    last = tuple(_move(o, rng, composition.speed) for o in (a, b))
+    visible[0, frames // 2 :] = visible[1, : frames // 2] = False
+    return Clip((a, b), last, visible, sample_background(rng, composition.backgrounds))
 
 
 def draw_clip(clip: Clip) -> NDArray[np.uint8]:

@@ -57,6 +57,18 @@ class Object:
             return "small"
         return "large" if self.radius >= RADII["large"][0] else None
 
+    @property
+    def area(self) -> float:
+        """The area of its outline without its holes, in square pixels."""
+        areas = [_polygon_area(outline) for outline in SHAPES[self.shape]]
+        return self.radius**2 * (sum(areas[::2]) - sum(areas[1::2]))
+
+
+def _polygon_area(points: Array) -> float:
+    """Return the area of a polygon `[K, 2]` by the shoelace formula."""
+    x, y = points.T
+    return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)
+
 
 def _circle(radius: float = 1.0, x: float = 0.0) -> Array:
     """Return the outline of a circle with its centre at (x, 0): `[48, 2]`."""
@@ -123,6 +135,26 @@ SHAPES: dict[str, list[Array]] = {
     ],
 }
 
+NAMES = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+BACKGROUNDS = ("plain", "graded", "grain", "clouds")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What objects, backgrounds and movements are drawn from, each with the same probability.
+
+    `names` are pairs of a colour and a shape, `radii` ranges in pixels; `speed` is the most pixels that an
+    object moves over a whole clip.
+    """
+
+    names: tuple[tuple[str, str], ...] = NAMES
+    radii: tuple[tuple[float, float], ...] = tuple(RADII.values())
+    backgrounds: tuple[str, ...] = BACKGROUNDS
+    speed: float = 20
+
+
+EVERYTHING = Composition()
+
 
 def pick(options: Sequence[T], rng: np.random.Generator) -> T:
     """Return one of the options, each with the same probability."""
@@ -134,9 +166,9 @@ def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, flo
     return colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value)
 
 
-def sample_background(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return a plain, graded, grainy or cloudy background of low saturation: float32 `[64, 64, 3]`, 0..1."""
-    kind = pick(("plain", "graded", "grain", "clouds"), rng)
+def sample_background(rng: np.random.Generator, kinds: Sequence[str] = BACKGROUNDS) -> NDArray[np.float32]:
+    """Return a background of low saturation, of one of the `kinds`: float32 `[64, 64, 3]`, 0..1."""
+    kind = pick(kinds, rng)
     hue, value = rng.uniform(0, 360), rng.uniform(0.1, 1.0)
     base = np.array(_rgb(hue, rng.uniform(0, 0.28), value), np.float32)
     if kind == "plain":
@@ -164,14 +196,16 @@ def _enlarge(coarse: Array, factor: int) -> Array:
     return coarse
 
 
-def sample_object(rng: np.random.Generator, taken: tuple[Object, ...] = ()) -> Object:
+def sample_object(
+    rng: np.random.Generator, taken: tuple[Object, ...] = (), composition: Composition = EVERYTHING
+) -> Object:
     """Return an object at a random place. No object in `taken` has the same colour and shape."""
     while True:
         colour, shape = pick(tuple(COLOURS), rng), pick(tuple(SHAPES), rng)
-        if (colour, shape) not in [o.name for o in taken]:
+        if (colour, shape) in composition.names and (colour, shape) not in [o.name for o in taken]:
             break
     hue, jitter, saturation, value = COLOURS[colour]
-    radius = rng.uniform(*RADII[pick(tuple(RADII), rng)])
+    radius = rng.uniform(*pick(composition.radii, rng))
     x, y = rng.uniform(radius + 1, SIZE - radius - 1, 2)
     rgb = _rgb(hue + rng.uniform(-jitter, jitter), rng.uniform(*saturation), rng.uniform(*value))
     return Object(shape, colour, rgb, x, y, radius, rng.uniform(-MAX_TILT, MAX_TILT))
@@ -185,7 +219,9 @@ def overlap(a: Object, b: Object) -> bool:
     return bool(np.hypot(a.x - b.x, a.y - b.y) < a.radius + b.radius + 2)
 
 
-def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[Object, ...]:
+def sample_objects(
+    rng: np.random.Generator, count: int | None = None, composition: Composition = EVERYTHING
+) -> tuple[Object, ...]:
     """Return `count` different objects that do not overlap; by default 0 to 3, as COUNTS says."""
     if count is None:
         count = int(rng.choice(list(COUNTS), p=list(COUNTS.values())))
@@ -194,7 +230,7 @@ def sample_objects(rng: np.random.Generator, count: int | None = None) -> tuple[
         for _ in range(20 * count):
             if len(objects) == count:
                 break
-            new = sample_object(rng, objects)
+            new = sample_object(rng, objects, composition)
             if not any(overlap(new, o) for o in objects):
                 objects += (new,)
         if len(objects) == count:

@@ -1,10 +1,16 @@
-"""Write clips of the synthetic world as video files, with a manifest of their ground truth."""
+"""Write clips of the synthetic world as files, with a manifest of their ground truth.
+
+`write_shapes` writes mp4 files, as people have them; `write_questions` writes clips with questions to train
+on: animated PNGs, which are read exactly as they were drawn.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +24,7 @@ from ..progress import Progress, no_progress
 from ..resources import require_memory
 from .captions import caption_of, question_of
 from .clips import CLIP_SETS, Clip, caption_throughout, draw_clip, sample_clip
+from .questions import ASKED, Question, Wordings, sample_questions
 from .scenes import SHAPES
 
 MANIFEST = "manifest.jsonl"
@@ -76,11 +83,80 @@ def write_shapes(
 
 def entry_of(video: Path, clip: Clip, rng: np.random.Generator) -> Entry:
     """Return the manifest's entry of a clip. Its captions are all different, and true in every frame."""
-    captions = dict.fromkeys(
-        [caption_of(clip.first), *(caption_throughout(clip, rng) for _ in range(CAPTIONS - 1))]
-    )
+    captions = captions_of(clip, rng)
     labels = (caption_of(clip.first),) if len(clip.first) == 1 else ()
-    return Entry(video, tuple(captions), labels, *question_of(clip.first, rng))
+    return Entry(video, captions, labels, *question_of(clip.first, rng))
+
+
+def captions_of(clip: Clip, rng: np.random.Generator) -> tuple[str, ...]:
+    """Return at most CAPTIONS different sentences that are true in every frame, the plain one first."""
+    sentences = [caption_of(clip.first), *(caption_throughout(clip, rng) for _ in range(CAPTIONS - 1))]
+    return tuple(dict.fromkeys(sentences))
+
+
+def write_questions(
+    folder: str | os.PathLike[str],
+    count: int = 700,
+    seed: int = 0,
+    frames: int = 8,
+    *,
+    split: Literal["train", "test"] = "train",
+    wordings: Wordings = "training",
+    kinds: Sequence[str] = ASKED,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write `count` clips for questions of each of the `kinds` in turn; return the path of their manifest.
+
+    The clips are 0000.png and so on: animated PNGs of `frames` frames of 64 x 64 pixels, 8 per second. Their
+    frames are read exactly as they were drawn. A clip has one entry for each question of `sample_questions`,
+    with the kind as the question's type; the first also has the captions. In clips of one object after
+    another these are "a red circle then a blue star". `split` and `wordings` are those of `questions.py`.
+
+    As in `write_shapes`, a clip and its entries depend on the seed, the clip's number and the other arguments
+    only, and the folder is written as a whole or not at all. Raises as `write_shapes`, and as
+    `sample_questions`.
+    """
+    count, seed, frames = (
+        check_int("count", count, 1),
+        check_int("seed", seed, 0),
+        check_int("frames", frames),
+    )
+    require_memory(frames * FRAME_BYTES, f"a clip of {frames} frames", "give fewer frames")
+    with atomic_folder(folder) as partial, progress(count, "clips") as update:
+        entries: list[Entry] = []
+        for i in range(count):
+            rng = np.random.default_rng([seed, i])
+            clip, questions = sample_questions(kinds[i % len(kinds)], rng, frames, split, wordings)
+            video = partial / f"{i:04}.png"
+            write_animation(video, draw_clip(clip))
+            entries += entries_of(video, clip, questions, rng)
+            update(1)
+        write_manifest(partial / MANIFEST, entries)
+    return Path(folder) / MANIFEST
+
+
+def entries_of(
+    video: Path, clip: Clip, questions: Sequence[Question], rng: np.random.Generator
+) -> Iterator[Entry]:
+    """Yield the manifest's entry of each question about a clip. The first one has the captions."""
+    together = bool(clip.visible.all(axis=0).any())
+    captions = captions_of(clip, rng) if together else (caption_of(clip.first, "then"),)
+    for i, q in enumerate(questions):
+        yield Entry(video, () if i else captions, question=q.question, answer=q.answer, question_type=q.kind)
+
+
+def write_animation(path: Path, frames: NDArray[np.uint8]) -> None:
+    """Write uint8 frames `[T, H, W, 3]` as an animated PNG, without loss, at 8 frames per second.
+
+    Pillow joins equal frames to one of a longer duration, unless they differ in how they are blended; opaque
+    frames look the same in both ways. So T frames stay T frames. Raises OSError if it cannot be written.
+    """
+    from PIL import Image
+
+    first, *others = map(Image.fromarray, frames)
+    blend = [i % 2 for i in range(len(frames))]
+    options = dict(append_images=others, duration=1000 // FPS, loop=0, blend=blend, compress_level=1)
+    first.save(path, "PNG", save_all=True, **options)
 
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
