@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     texts = texts_read(examples_of([*entries, *(validation or [])], options.task), options)
     model = arguments.load_model(args, adds_layers=True)
     if not options.add_words:
-        messages.refuse_unknown_words(args, model, texts)
+        messages.refuse_unknown_words(args, model, texts, "--add-words to learn them")
     try:
         finetune(
             model,
@@ -131,18 +131,21 @@ def say_how_to_resume(args: argparse.Namespace) -> None:
 
 def report(summary: dict[str, Any]) -> list[str]:
     """Return the summary of a run as lines."""
-    lines = [
-        f"{summary['clips']} clips, {summary['steps']} steps ({summary['epochs']:g} epochs) in "
-        f"{summary['seconds']:g} s"
-    ]
+    counts = [counted(summary[name], name) for name in ("clips", "steps", "epochs")]
+    lines = ["{}, {} ({}) in {:g} s".format(*counts, summary["seconds"])]
     if loss := summary["loss"]:
         lines.append(f"loss {loss['first']:.4f} -> {loss['last']:.4f}")
     if validation := summary["validation"]:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in validation.items())
         lines.append(f"validation, at its best after step {summary['best_step']}: {shown}")
     if summary["left_out"]:
-        lines.append(f"{len(summary['left_out'])} clips cannot be read and were left out")
+        lines.append(f"unreadable and left out: {counted(len(summary['left_out']), 'clips')}")
     lines.append(f"tuned part: {summary['tuned']} (give it to --tuned)")
     if summary["checkpoint"]:
         lines.append(f"checkpoint: {summary['checkpoint']} (give it to --weights)")
     return lines
+
+
+def counted(count: float, plural: str) -> str:
+    """Return a number with its noun: "1 clip", "2 clips"."""
+    return f"{count:g} {plural.removesuffix('s') if count == 1 else plural}"
