@@ -68,7 +68,7 @@ def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
     return model.require_tokenizer().unknown(list(texts))
 
 
-# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, section 4.2.2)
+# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, appendix B)
 
 
 def frequent_answers(examples: Sequence[Entry], count: int) -> tuple[str, ...]:

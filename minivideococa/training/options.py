@@ -36,13 +36,17 @@ class TuningOptions(Options):
     """How a model is finetuned.
 
     The defaults are those of open_clip's finetuning of CoCa (its README: learning rate 1e-5, weight decay
-    0.1, one epoch; its defaults for ViT models: betas 0.9 and 0.98, epsilon 1e-6), except where noted:
+    0.1, one epoch; its defaults for ViT models: betas 0.9 and 0.98, epsilon 1e-6), except where noted. CoCa's
+    own finetuning for captions (arXiv 2205.01917, table 10) has the same learning rate, weight decay and
+    cosine, with the optimizer Adafactor.
 
-    - the task, LiT and one epoch are VideoCoCa's (section 3);
-    - the weights of the two losses are CoCa's (arXiv 2205.01917, section 3.2), and so are the classifier and
-      its 3129 answers for question answering (section 4.2.2; the answers of VQA v2);
-    - clipping to norm 1, the batch of 32, a tenth of the steps for warm-up, and a validation ten times a run
-      are ours: small data sets on a CPU have tens to thousands of steps, and open_clip warms up for 1000.
+    - The task, LiT and one epoch are VideoCoCa's (section 3).
+    - The weights of the two losses are CoCa's (section 4.1), and so are clipping to norm 1 (table 10) and the
+      classifier with its 3129 answers, those of VQA v2 (appendix B). CoCa trains the decoder to continue
+      questions with their answers at the same time, and the new pooler at 25 times the learning rate of the
+      rest; here a `head` is trained alone, at one learning rate.
+    - The batch of 32, a tenth of the steps for warm-up, and a validation ten times a run are ours: small data
+      sets on a CPU have tens to thousands of steps, and CoCa and open_clip warm up for 1000.
 
     Raises ValueError, one line that names the field, for a value that makes no sense.
     """
