@@ -129,6 +129,10 @@ class Batch:
         labels = None if self.labels is None else self.labels[rows]
         return Batch(self.inputs[rows], self.ids[rows], self.targets[rows], labels, self.examples[rows])
 
+    def parts(self, size: int) -> list[Batch]:
+        """Return all examples in parts of `size`, the last one with what is left."""
+        return [self.part(slice(i, i + size)) for i in range(0, len(self.ids), size)]
+
 
 class Dataset:
     """The batches of a list of examples, in an order of its own for every epoch.

@@ -167,7 +167,7 @@ def prepare(
     if options.head == "classifier":
         answers = frequent_answers(examples, options.max_answers)
         examples = with_answer_among(examples, answers)
-    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options.add_words)
+    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
@@ -219,11 +219,11 @@ def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
     return texts_of([replace(example, answer=None) if is_class else example for example in examples])
 
 
-def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
-    """Return a model that knows the words of the texts, if `add`; otherwise warn of those it does not."""
+def _with_words(model: VideoCoCa, texts: Sequence[str], options: TuningOptions) -> VideoCoCa:
+    """Return a model that knows the words of the texts, if `add_words`; else warn of those it lacks."""
     unknown = unknown_words(model, texts)
-    if unknown and add:
-        return add_words(model, unknown)
+    if unknown and options.add_words:
+        return add_words(model, unknown, options.seed)
     if unknown:
         warnings.warn(
             f"the checkpoint's vocabulary lacks {join_names(unknown, 20)}: add them with add_words "

@@ -158,12 +158,20 @@ def in_projection(grads: Params, name: str) -> Params:
 split_heads, merge_heads = ops.split_heads, ops.merge_heads  # permutations: each one's gradient is the other
 
 
-# What is not in `model.ops`: sums, copies and look-ups
+# What is not in `model.ops`: projections, sums, copies and look-ups
 
 
 def rows(x: Array) -> Array:
     """Return [..., n] as [R, n]."""
     return x.reshape(-1, x.shape[-1])
+
+
+def projection(dy: Array, x: Array, weight: Array, grad: Array | None) -> Array:
+    """Back-propagate through y = x P, for a projection P [n_in, n_out]: dy [..., n_out] -> dx [..., n_in].
+
+    P is stored the other way round than the weight of `linear`: P = W^T.
+    """
+    return linear(dy, {"weight": None if grad is None else grad.T}, x, weight.T)
 
 
 def sum_to(dx: Array, shape: tuple[int, ...]) -> Array:

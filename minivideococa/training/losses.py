@@ -1,4 +1,4 @@
-"""The losses of CoCa (arXiv 2205.01917, section 3.1), each with its gradient. ∂ and [i = j] as in `gradients`.
+"""The losses of CoCa (arXiv 2205.01917, section 3.1) with their gradients. ∂ and [i = j] as in `gradients`.
 
 The captioning and the answer loss are sums over a part of a batch, divided by a count of the whole batch, so
 that the parts add up. The contrastive loss takes the whole batch: each clip is a negative of all others.

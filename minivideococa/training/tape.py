@@ -30,10 +30,8 @@ def keep(recompute: bool = False) -> Iterator[Tape]:
         pass is spent twice (gradient checkpointing, arXiv 1604.06174).
     """
     tape: Tape = []
-    kept = dict(KEPT)
-    if recompute:
-        kept["transformer.residual_block"] = _residual_block
-    with replace_operations({name: partial(keep, tape) for name, keep in kept.items()}):
+    blocks = {"transformer.residual_block": _residual_block} if recompute else {}
+    with replace_operations({name: partial(record, tape) for name, record in (KEPT | blocks).items()}):
         yield tape
 
 
