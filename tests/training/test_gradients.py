@@ -12,7 +12,14 @@ from minivideococa.model.text import encode_text
 from minivideococa.training import gradients
 from minivideococa.training.data import Batch
 from minivideococa.training.parameters import Parameters, is_reached
-from minivideococa.training.step import Objective, accumulate, differentiated, forward, losses_of
+from minivideococa.training.step import (
+    Objective,
+    accumulate,
+    differentiated,
+    forward,
+    losses_of,
+    mean_losses,
+)
 
 ADAPTERS = ("attentional", "mean", "joint", "factorized")
 TASKS = {
@@ -165,6 +172,17 @@ def test_micro_batches_and_recomputing_change_nothing(adapter, task, tuning, mic
     assert losses_of(batch, model.params, objective, micro) == pytest.approx(expected, rel=1e-12)
     largest = np.abs(whole.gradients).max()
     np.testing.assert_allclose(parts.gradients, whole.gradients, rtol=0, atol=1e-12 * largest)
+
+
+@pytest.mark.parametrize("task", ["caption", "qa"])
+def test_losses_of_several_batches_are_those_of_one(task):
+    """Though the batches differ in size, in the lengths of their texts, and in answers that are no class."""
+    model = model_with()
+    batch = random_batch(model, np.random.default_rng(5), clips=5, pixels=False)
+    batch.labels[1] = -1
+    objective = Objective(model.config, "attentional", TASKS[task])
+    found = mean_losses([batch.part(slice(0, 2)), batch.part(slice(2, 5))], model.params, objective)
+    assert found == pytest.approx(losses_of(batch, model.params, objective), rel=1e-12)
 
 
 def test_what_recomputing_keeps():
