@@ -171,45 +171,43 @@ def prepare(
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
-    stores = {}
-    for pixels in dict.fromkeys(phase == "full" for phase in phases(options.tune)):
-        stores[pixels] = store = ClipStore(
-            model,
-            cache,
-            num_frames=options.num_frames,
-            adapter=adapter,
-            pixels=pixels,
-            half=options.half,
-            allow_bad=options.allow_bad,
-        )
+    stores = {name: _clip_store(model, cache, name, options) for name in phases(options.tune)}
+    for store in stores.values():
         examples = store.prepare(examples, progress)
         tested = store.prepare(tested, progress) if tested else tested
 
-    def dataset(examples: Sequence[Entry], phase: str) -> Dataset:
-        return Dataset(
-            model,
-            examples,
-            options.task,
-            stores[phase == "full"],
-            batch_size=options.batch,
-            seed=options.seed,
-            answers=answers,
-        )
+    def dataset(examples: Sequence[Entry], store: ClipStore) -> Dataset:
+        size, seed = options.batch, options.seed
+        return Dataset(model, examples, options.task, store, batch_size=size, seed=seed, answers=answers)
 
-    names = phases(options.tune)
     weights = options.loss_weights
     if "contrastive" in weights and min(options.batch, len(examples)) == 1:
         warnings.warn("batches of one clip: the contrastive loss has nothing to contrast", stacklevel=3)
-    steps = options.steps_of(len(names), -(-len(examples) // options.batch))
+    steps = options.steps_of(len(stores), -(-len(examples) // options.batch))
     return Run(
         model,
         options,
         Objective(model.config, adapter, tuple(weights), weights),
         folder,
         [
-            Phase(name, count, dataset(examples, name), dataset(tested, name) if tested else None)
-            for name, count in zip(names, steps, strict=True)
+            Phase(name, count, dataset(examples, store), dataset(tested, store) if tested else None)
+            for (name, store), count in zip(stores.items(), steps, strict=True)
         ],
+    )
+
+
+def _clip_store(
+    model: VideoCoCa, cache: str | os.PathLike[str], phase: str, options: TuningOptions
+) -> ClipStore:
+    """Return the store of what a phase learns from: pixels where it tunes the image encoder, else tokens."""
+    return ClipStore(
+        model,
+        cache,
+        num_frames=options.num_frames,
+        adapter=model.config.adapter,
+        pixels=phase == "full",
+        half=options.half,
+        allow_bad=options.allow_bad,
     )
 
 

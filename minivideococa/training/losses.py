@@ -11,6 +11,9 @@ import numpy as np
 from ..model.config import Array
 from ..model.ops import log_softmax
 
+# The factors of the losses: CoCa's (section 4.1), and that of a classifier, which stands alone
+WEIGHTS = {"caption": 2.0, "contrastive": 1.0, "answer": 1.0}
+
 
 def captioning_loss(logits: Array, ids: Array, targets: Array, count: int) -> tuple[float, Array]:
     """Return the captioning loss and its gradient with respect to the logits: a float and [B, L - 1, V].
@@ -39,14 +42,14 @@ def captioning_loss(logits: Array, ids: Array, targets: Array, count: int) -> tu
 def contrastive_loss(
     videos: Array, texts: Array, logit_scale: Array
 ) -> tuple[float, tuple[Array, Array, Array]]:
-    """Return the contrastive loss and its gradients for videos [B, E], texts [B, E] and the logit scale [].
+    """Return the contrastive loss and its gradients for videos X [B, E], texts Y [B, E] and logit scale t [].
 
     Video i and text i, both of unit length, are a pair; all others of the batch are negatives. The logits are
-    z = exp(t) V T^T [B, B], with t the logit scale, and the loss is the mean of the cross-entropies of the
+    z = exp(t) X Y^T [B, B], and the loss is the mean of the cross-entropies of the
     rows and of the columns, whose labels are on the diagonal. The paper's is twice that, their sum
     (equation 2); the half is CLIP's and open_clip's. Each cross-entropy has the gradient softmax(z) - I,
-    along its axis; dz is their sum divided by 2 B. As of any product, dV = exp(t) dz T and
-    dT = exp(t) dz^T V; and dt = sum(dz z), since ∂z/∂t = z.
+    along its axis; dz is their sum divided by 2 B. As of any product, dX = exp(t) dz Y and
+    dY = exp(t) dz^T X; and dt = sum(dz z), since ∂z/∂t = z.
     """
     scale = np.exp(logit_scale)
     z = scale * (videos @ texts.T)  # [B, B]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..model.config import ADAPTERS, Options, check_bool, choice, integer, number, option
+from .losses import WEIGHTS
 from .parameters import TUNINGS
 
 TASKS = {
@@ -99,10 +100,10 @@ class TuningOptions(Options):
     epsilon: float = option(1e-6, number(1e-30, 1), "AdamW's term against a division by zero", "X")
     max_norm: float = option(1.0, number(1e-9, 1e30), "gradients with a larger norm are scaled to it", "X")
     caption_weight: float = option(
-        2.0, number(0, 1e6), "caption+contrastive: weight of the captioning loss", "X"
+        WEIGHTS["caption"], number(0, 1e6), "caption+contrastive: weight of the captioning loss", "X"
     )
     contrastive_weight: float = option(
-        1.0, number(0, 1e6), "caption+contrastive: weight of the contrastive loss", "X"
+        WEIGHTS["contrastive"], number(0, 1e6), "caption+contrastive: weight of the contrastive loss", "X"
     )
     validate_every: int | None = option(
         None, integer(1, MOST), "steps between validations (default: a tenth of the steps)", "N"

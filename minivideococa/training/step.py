@@ -23,12 +23,9 @@ from ..model.kernels import frame_threads
 from ..question_head import answer_logits
 from . import backward
 from .data import Batch
-from .losses import answer_loss, captioning_loss, contrastive_loss
+from .losses import WEIGHTS, answer_loss, captioning_loss, contrastive_loss
 from .parameters import Parameters
 from .tape import Tape, keep
-
-# CoCa's factors of its two losses (arXiv 2205.01917, section 4.1); a classifier's stands alone
-WEIGHTS = {"caption": 2.0, "contrastive": 1.0, "answer": 1.0}
 
 Losses = dict[str, float]
 Latents = tuple[Array, Array]  # of videos and of texts, or their gradients: each [B, E]
