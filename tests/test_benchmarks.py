@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 if os.name != "posix":
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import compare
 import race
+import train_step
 from encoder import flops
 from generate import step_weights
 
@@ -105,3 +107,20 @@ def test_a_commit_is_extracted_and_an_unknown_one_is_an_error(tmp_path):
     assert (compare.extract("HEAD", tmp_path) / "minivideococa" / "__init__.py").is_file()
     with pytest.raises(SystemExit, match="compare: git archive no-such-commit: "):
         compare.extract("no-such-commit", tmp_path)
+
+
+def test_the_losses_of_a_step_must_be_the_same():
+    losses = {"caption": 2.0, "contrastive": 1.0}
+    train_step.check_same_losses("torch", losses, losses | {"loss": 5.0})
+    with pytest.raises(RuntimeError, match="torch: the contrastive loss is 1.0, not 1.01"):
+        train_step.check_same_losses("torch", losses, losses | {"contrastive": 1.01})
+
+
+def test_a_step_has_captions_of_two_lengths():
+    given = train_step.batches("", "tiny")
+    for texts, shortest, longest in (train_step.CAPTION, 10, 14), (train_step.FULL, 20, 20):
+        inputs, ids, targets = given[texts]
+        assert inputs.shape == (32, 8, 65, 160) and ids.shape == targets.shape == (32, 20)
+        lengths = (ids > 0).sum(axis=1)
+        assert (lengths.min(), lengths.max()) == (shortest, longest)
+        assert np.array_equal(targets[:, 1:], ids[:, 1:] > 0) and not targets[:, 0].any()

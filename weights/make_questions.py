@@ -34,10 +34,10 @@ from minivideococa.world.shapes import MANIFEST, write_questions
 
 PART = embedded_checkpoint() / "questions.safetensors"
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 16384, 16385, 16386
-CLIPS, VALIDATION_CLIPS, TEST_CLIPS = 4000, 350, 1400
-# Of ten training clips. "count" and "moment" are only asked of clips of their own; colour, shape, exists and
-# largest also of the clips for others.
-KINDS = ("moment", "where", "count", "largest", "moment", "where", "count", "exists", "moment", "colour")
+CLIPS, VALIDATION_CLIPS, TEST_CLIPS = 6000, 350, 1400
+# Of ten training clips. A clip for "moment" has one entry; others also have questions about colour, shape,
+# existence, the largest and, of two objects, where they are.
+KINDS = ("moment", "where", "count", "moment", "largest", "moment", "where", "count", "moment", "exists")
 STEPS, BATCH, RATE, WARMUP = 2000, 64, 1e-3, 100
 TARGET = 0.90
 

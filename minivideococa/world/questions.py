@@ -13,6 +13,9 @@ objects of the clip are always visible:
 | where   | where is the star?         | of two objects, on one side of each other throughout: see `_side`   |
 | moment  | what appears for a moment? | with one object visible for a MOMENT, and all others always         |
 | first   | what comes first?          | of two objects of different shapes, one after the other             |
+
+The tokens of the embedded checkpoint's image encoder hold almost no positions, so "where" needs a tuning that
+reaches the encoder; see weights/README.md. "first" needs the factorized adapter with positions.
 """
 
 from __future__ import annotations
