@@ -45,11 +45,11 @@ def contrastive_loss(
     """Return the contrastive loss and its gradients for videos X [B, E], texts Y [B, E] and logit scale t [].
 
     Video i and text i, both of unit length, are a pair; all others of the batch are negatives. The logits are
-    z = exp(t) X Y^T [B, B], and the loss is the mean of the cross-entropies of the
-    rows and of the columns, whose labels are on the diagonal. The paper's is twice that, their sum
-    (equation 2); the half is CLIP's and open_clip's. Each cross-entropy has the gradient softmax(z) - I,
-    along its axis; dz is their sum divided by 2 B. As of any product, dX = exp(t) dz Y and
-    dY = exp(t) dz^T X; and dt = sum(dz z), since ∂z/∂t = z.
+    z = exp(t) X Y^T [B, B], and the loss is the mean of the cross-entropies of the rows and of the columns,
+    whose labels are on the diagonal. The paper's is twice that, their sum (equation 2); the half is CLIP's
+    and open_clip's. Each cross-entropy has the gradient softmax(z) - I, along its axis; dz is their sum
+    divided by 2 B. As of any product, dX = exp(t) dz Y and dY = exp(t) dz^T X; and dt = sum(dz z), since
+    ∂z/∂t = z.
     """
     scale = np.exp(logit_scale)
     z = scale * (videos @ texts.T)  # [B, B]
