@@ -167,6 +167,7 @@ def prepare(
     if options.head == "classifier":
         answers = frequent_answers(examples, options.max_answers)
         examples = with_answer_among(examples, answers)
+        _check_answers(tested, answers)
     model = _with_words(model, texts_read([*examples, *(tested or [])], options), options)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
@@ -194,6 +195,15 @@ def prepare(
             for (name, store), count in zip(stores.items(), steps, strict=True)
         ],
     )
+
+
+def _check_answers(tested: Sequence[Entry] | None, answers: Sequence[str]) -> None:
+    """Raise ValueError if no answer of the validation set is a class: its loss would be a mean of nothing."""
+    if tested is not None and not with_answer_among(tested, answers):
+        raise ValueError(
+            f"validate: no question in it has one of the classifier's {len(answers)} answers: give questions "
+            "with answers that are learned"
+        )
 
 
 def _clip_store(

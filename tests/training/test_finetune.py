@@ -150,6 +150,12 @@ def test_only_the_most_frequent_answers_are_classes(tune, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["clips"] == 2
 
 
+def test_a_validation_without_a_known_answer_is_refused(tune):
+    other = [Entry(CLIPS / "single.gif", question="what shape is green", answer="square")]
+    with pytest.raises(ValueError, match="validate: no question in it has one of the classifier's 3 answers"):
+        tune(QUESTIONS, task="qa", head="classifier", steps=1, validate=other)
+
+
 def test_words_of_a_classifiers_answers_are_not_needed(tune, recwarn):
     entries = [Entry(CLIPS / "single.gif", question="what shape is green", answer="wooden moon")]
     tune(entries, task="qa", head="classifier", steps=1)
