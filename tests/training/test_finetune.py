@@ -150,6 +150,12 @@ def test_only_the_most_frequent_answers_are_classes(tune, tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["clips"] == 2
 
 
+def test_a_validation_without_a_known_answer_is_refused(tune):
+    other = [Entry(CLIPS / "single.gif", question="what shape is green", answer="square")]
+    with pytest.raises(ValueError, match="validate: no question in it has one of the classifier's 3 answers"):
+        tune(QUESTIONS, task="qa", head="classifier", steps=1, validate=other)
+
+
 def test_words_of_a_classifiers_answers_are_not_needed(tune, recwarn):
     entries = [Entry(CLIPS / "single.gif", question="what shape is green", answer="wooden moon")]
     tune(entries, task="qa", head="classifier", steps=1)
@@ -170,6 +176,14 @@ def test_words_are_added_on_request(tune, model, tmp_path):
     assert tuned.config.text.vocab_size == model.config.text.vocab_size + 1
     loaded = mvc.load(tuned=tmp_path / "with")
     assert loaded.tokenizer.unknown(["wooden"]) == []
+
+
+def test_the_rows_of_new_words_are_drawn_with_the_seed(tune):
+    entries = [Entry(CLIPS / "single.gif", ("a wooden crescent",))]
+    how = {"task": "caption", "steps": 1, "add_words": True, "learning_rate": 0.0}
+    models = [tune(entries, f"seed {seed}", seed=seed, **how) for seed in (0, 1)]
+    rows = [tuned.params["text"]["token_embedding"]["weight"][-1] for tuned in models]
+    assert not np.array_equal(*rows)
 
 
 # Captions end
