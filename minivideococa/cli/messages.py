@@ -132,8 +132,13 @@ def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[st
         )
 
 
-def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given."""
+def refuse_unknown_words(
+    args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], way_out: str = ""
+) -> None:
+    """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given.
+
+    `way_out` is what else may be given instead of other words.
+    """
     if args.force or not model.tokenizer:
         return
     for text in filter(str.strip, texts):
@@ -143,19 +148,20 @@ def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequ
                 "to go on"
             )
     if unknown := unknown_words(model, texts):
-        raise ValueError(_refusal(args, with_nearest(model, unknown)))
+        raise ValueError(_refusal(args, with_nearest(model, unknown), f"{way_out}, " if way_out else ""))
 
 
-def _refusal(args: argparse.Namespace, words: Sequence[str]) -> str:
+def _refusal(args: argparse.Namespace, words: Sequence[str], way_out: str) -> str:
     """Return the message for words that are missing from the vocabulary."""
     from ..world import is_embedded
 
     if is_embedded(args.weights):
         return (
             "the embedded checkpoint is for coloured shapes only, and its vocabulary lacks "
-            f"{word_list(words)}: give --weights (see README.md), other words, or --force to go on"
+            f"{word_list(words)}: give {way_out}--weights (see README.md), other words, or --force to go on"
         )
-    return f"this checkpoint's vocabulary lacks {word_list(words)}: give other words, or --force to go on"
+    lacks = f"this checkpoint's vocabulary lacks {word_list(words)}"
+    return f"{lacks}: give {way_out}other words, or --force to go on"
 
 
 def with_nearest(model: VideoCoCa, unknown: Sequence[str]) -> list[str]:

@@ -125,13 +125,13 @@ def train(run: Run, log: Log, progress: Progress) -> Tuner:
     """Take the steps of all phases, from the newest saved state on. Return the last phase as it ended.
 
     The optimizer, its learning rate and the patience start anew in each phase; the order of the clips goes
-    on. `progress` is called once, with "clips".
+    on. `progress` is called once, with "clips" or "questions".
 
     Raises NotFiniteError for a loss that is not finite, and OSError for a state that cannot be saved.
     """
     steps = state.saved_steps(run.folder)
     tuner = Tuner.restore(run, steps[-1]) if steps else Tuner.begin(run, Position(), run.model.params)
-    with progress(run.clips(run.steps), "clips") as update:
+    with progress(run.clips(run.steps), "questions" if run.options.task == "qa" else "clips") as update:
         update(run.clips(tuner.position.step))
         while True:
             while not tuner.is_done(run.options.patience):
@@ -204,14 +204,21 @@ def _update(run: Run, tuner: Tuner, batch: Batch) -> tuple[Losses, float, float]
 
 
 def validate(run: Run, data: Dataset, params: Params) -> Losses:
-    """Return the mean losses over all clips of a validation set. Raises NotFiniteError."""
+    """Return the mean losses over all clips of a validation set. Raises NotFiniteError.
+
+    A question whose answer is no class has no loss; for the accuracy it counts as wrong.
+    """
     sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for batch in data.batches(0):
         with np.errstate(all="ignore"):
             losses = losses_of(batch, params, run.objective, run.options.micro_batch)
+        measured = len(batch.examples) if batch.labels is None else int((batch.labels >= 0).sum())
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value * len(batch.examples)
-    means = {name: total / len(data.examples) for name, total in sums.items()}
+            count = len(batch.examples) if name == "accuracy" else measured
+            sums[name] = sums.get(name, 0.0) + value * count
+            counts[name] = counts.get(name, 0) + count
+    means = {name: total / max(1, counts[name]) for name, total in sums.items()}
     for name, value in means.items():
         if not isfinite(value):
             raise NotFiniteError(f"validation: the {name} is not finite")
