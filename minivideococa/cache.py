@@ -127,7 +127,7 @@ def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
     except OSError as error:
         raise OSError(
             f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
-            "MINIVIDEOCOCA_CACHE, or --no-cache"
+            "MINIVIDEOCOCA_CACHE"
         ) from None
 
 

@@ -26,12 +26,13 @@ from .tokens import ClipStore
 # Examples
 
 
-def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
+def examples_of(entries: Sequence[Entry], task: str, name: str = "the manifest") -> list[Entry]:
     """Return the examples that a task learns from, each an entry of its own, in the order of the manifest.
 
     Of "qa", an example is a question about a clip with its answer. Of the other tasks it is a clip with all
     captions of its entries: no clip is twice in a batch, where the contrastive loss would take it for its own
-    negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none.
+    negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none;
+    `name` is what the message calls the entries.
     """
     if task == "qa":
         questions: dict[Any, Entry] = {}
@@ -47,7 +48,9 @@ def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
                 clips.setdefault(part_key(entry), []).append(entry)
         examples, needs = [_with_captions(clip) for clip in clips.values()], '"captions"'
     if not examples:
-        raise ValueError(f"task {task}: no entry of the manifest has {needs}")
+        raise ValueError(
+            f"{name}: no entry has {needs}, which task {task} learns from: add them, or give another task"
+        )
     return examples
 
 

@@ -125,13 +125,13 @@ def train(run: Run, log: Log, progress: Progress) -> Tuner:
     """Take the steps of all phases, from the newest saved state on. Return the last phase as it ended.
 
     The optimizer, its learning rate and the patience start anew in each phase; the order of the clips goes
-    on. `progress` is called once, with "clips".
+    on. `progress` is called once, with "clips" or "questions".
 
     Raises NotFiniteError for a loss that is not finite, and OSError for a state that cannot be saved.
     """
     steps = state.saved_steps(run.folder)
     tuner = Tuner.restore(run, steps[-1]) if steps else Tuner.begin(run, Position(), run.model.params)
-    with progress(run.clips(run.steps), "clips") as update:
+    with progress(run.clips(run.steps), "questions" if run.options.task == "qa" else "clips") as update:
         update(run.clips(tuner.position.step))
         while True:
             while not tuner.is_done(run.options.patience):

@@ -141,6 +141,9 @@ class TuningOptions(Options):
             raise ValueError(f"micro_batch is {self.micro_batch}: give at most the batch, {self.batch}")
         if self.head == "classifier" and self.task != "qa":
             raise ValueError(f"head=classifier needs task=qa, not {self.task}")
+        for name, other in ("caption_weight", "contrastive"), ("contrastive_weight", "caption"):
+            if self.task == "caption+contrastive" and getattr(self, name) == 0:  # weight decay would remain
+                raise ValueError(f"{name} is 0: give task={other}, which leaves that loss out")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -161,7 +164,8 @@ class TuningOptions(Options):
         """
         steps = self.steps or (self.epochs or 1) * batches
         if steps < phases:
-            raise ValueError(f"{steps} steps are too few for {phases} phases: give more steps or epochs")
+            number = f"{steps} step" + "s" * (steps != 1)
+            raise ValueError(f"{number}, and tuning has {phases} phases: give more steps or epochs")
         return [(steps + i) // phases for i in range(phases)]
 
     def interval(self, name: Literal["validate_every", "save_every"], steps: int) -> int:
