@@ -238,7 +238,8 @@ def _share(done: Pass, objective: Objective, counts: Mapping[str, int]) -> tuple
     batch, logits = done.batch, done.logits
     if logits is None:
         return {}, None
-    if batch.labels is not None and "answer" in objective.losses:
+    if "answer" in objective.losses:
+        assert batch.labels is not None
         loss, dlogits = answer_loss(logits, batch.labels, max(1, counts["answer"]))
         correct = int((logits.argmax(axis=1) == batch.labels).sum())
         return {"answer": loss, "accuracy": correct / counts["accuracy"]}, dlogits
