@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         say_how_to_resume(args)
         raise
     summary = read_json(Path(args.output) / SUMMARY, "finetune again")
-    messages.print_result(args, report(summary), {"manifest": args.manifest, **summary})
+    messages.print_result(args, report(summary, options.task), {"manifest": args.manifest, **summary})
     return 3 if summary["left_out"] else 0
 
 
@@ -129,10 +129,11 @@ def say_how_to_resume(args: argparse.Namespace) -> None:
         messages.say(args, "interrupted before a state was saved: the command starts from the beginning")
 
 
-def report(summary: dict[str, Any]) -> list[str]:
+def report(summary: dict[str, Any], task: str) -> list[str]:
     """Return the summary of a run as lines."""
-    counts = [counted(summary[name], name) for name in ("clips", "steps", "epochs")]
-    lines = ["{}, {} ({}) in {:g} s".format(*counts, summary["seconds"])]
+    examples = counted(summary["clips"], "questions" if task == "qa" else "clips")
+    steps, epochs = (counted(summary[name], name) for name in ("steps", "epochs"))
+    lines = [f"{examples}, {steps} ({epochs}) in {summary['seconds']:g} s"]
     if loss := summary["loss"]:
         lines.append(f"loss {loss['first']:.4f} -> {loss['last']:.4f}")
     if validation := summary["validation"]:

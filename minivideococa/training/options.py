@@ -39,7 +39,7 @@ class TuningOptions(Options):
     0.1, one epoch; its defaults for ViT models: betas 0.9 and 0.98, epsilon 1e-6), except where noted:
 
     - the task, LiT and one epoch are VideoCoCa's (section 3);
-    - the weights of the two losses are CoCa's (arXiv 2205.01917, section 3.2), and so are the classifier and
+    - the weights of the two losses are CoCa's (arXiv 2205.01917), and so are the classifier and
       its 3129 answers for question answering (section 4.2.2; the answers of VQA v2);
     - clipping to norm 1, the batch of 32, a tenth of the steps for warm-up, and a validation ten times a run
       are ours: small data sets on a CPU have tens to thousands of steps, and open_clip warms up for 1000.

@@ -26,7 +26,7 @@ from .losses import answer_loss, captioning_loss, contrastive_loss
 from .parameters import Parameters
 from .tape import Tape, keep
 
-# CoCa's factors of its two losses (arXiv 2205.01917, section 4.1); a classifier's stands alone
+# CoCa's factors of its two losses (arXiv 2205.01917); a classifier's stands alone
 WEIGHTS = {"caption": 2.0, "contrastive": 1.0, "answer": 1.0}
 
 Losses = dict[str, float]

@@ -33,7 +33,7 @@ def keep(recompute: bool = False) -> Iterator[Tape]:
     kept = dict(KEPT)
     if recompute:
         kept["transformer.residual_block"] = _residual_block
-    with replace_operations({name: partial(keep, tape) for name, keep in kept.items()}):
+    with replace_operations({name: partial(wrap, tape) for name, wrap in kept.items()}):
         yield tape
 
 

@@ -79,6 +79,12 @@ def test_one_is_singular(run):
     assert run("--steps", "1")[1].startswith("2 clips, 1 step (1 epoch) in ")
 
 
+def test_questions_are_counted_as_such(run, manifest):
+    entries = [Entry(CLIPS / "pair.gif", question=text, answer="ring") for text in ("a red", "this is a red")]
+    write_manifest(manifest, entries)
+    assert run("--task", "qa")[1].startswith("2 questions, 2 steps (2 epochs) in ")
+
+
 def test_the_command_does_what_the_function_does(run, tmp_path, manifest, cache):
     run("--task", "caption", "--tune", "frozen", "--adapter", "mean", "--half")
     options = dict(num_frames=2, batch=2, steps=2, learning_rate=1e-3, half=True, adapter="mean")
