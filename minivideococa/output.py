@@ -78,7 +78,7 @@ def atomic_folder(
         require_empty(folder)
     fill = destination.is_dir()
     if not fill:
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.parent)
     with _unfinished(destination if fill else destination.parent) as partial, _errors_name(partial, folder):
         partial.mkdir()
         yield partial
@@ -102,6 +102,14 @@ def _move_folder(partial: Path, destination: Path, fill: bool) -> None:
             os.replace(partial, destination)
     finally:
         _unlock(lock)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, unless it exists. Raises OSError, which names it, if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"{folder}: cannot be made: {error.strerror}; give another place") from None
 
 
 def require_empty(folder: Path) -> None:

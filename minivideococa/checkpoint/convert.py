@@ -25,6 +25,7 @@ from .export import write_open_clip
 from .folder import (
     CLIP_VOCABULARY,
     LONE_PART,
+    NEW_LAYERS,
     TOKENIZER,
     TUNED,
     StoredTensor,
@@ -89,6 +90,10 @@ def convert(
     dest = _free(dest)
     weights = _weights(place)
     content = _read(place, weights, config)
+    if part is None and NEW_LAYERS in _files(place):
+        warnings.warn(
+            f"{place}: {NEW_LAYERS} is left out: give it to --tuned (tuned), to have its layers", stacklevel=2
+        )
     if part:
         content = _lay_over(content, part, name if name.startswith("hf-hub:") else base_name(place))
     _require_memory(content.stored, dtype, weights)

@@ -80,9 +80,11 @@ def run(args: argparse.Namespace) -> int:
     from ..training.state import SUMMARY
 
     options = tuning_options(args)
-    entries = read_manifest(args.manifest)
-    validation = read_manifest(args.validate) if args.validate else None
-    texts = texts_read(examples_of([*entries, *(validation or [])], options.task), options)
+    entries = examples_of(read_manifest(args.manifest), options.task, args.manifest)
+    validation = None
+    if args.validate:
+        validation = examples_of(read_manifest(args.validate), options.task, args.validate)
+    texts = texts_read([*entries, *(validation or [])], options)
     model = arguments.load_model(args, adds_layers=True)
     if not options.add_words:
         messages.refuse_unknown_words(args, model, texts, "--add-words to learn them")
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         say_how_to_resume(args)
         raise
     summary = read_json(Path(args.output) / SUMMARY, "finetune again")
-    messages.print_result(args, report(summary, options.task), {"manifest": args.manifest, **summary})
+    messages.print_result(args, report(summary), {"manifest": args.manifest, **summary})
     return 3 if summary["left_out"] else 0
 
 
@@ -129,10 +131,11 @@ def say_how_to_resume(args: argparse.Namespace) -> None:
         messages.say(args, "interrupted before a state was saved: the command starts from the beginning")
 
 
-def report(summary: dict[str, Any], task: str) -> list[str]:
+def report(summary: dict[str, Any]) -> list[str]:
     """Return the summary of a run as lines."""
-    examples = counted(summary["clips"], "questions" if task == "qa" else "clips")
-    steps, epochs = (counted(summary[name], name) for name in ("steps", "epochs"))
+    examples = counted(summary["clips"], "question" if summary["task"] == "qa" else "clip")
+    steps = counted(summary["steps"], "step")
+    epochs = f"{summary['epochs']:g} epoch" + "s" * (summary["epochs"] != 1)
     lines = [f"{examples}, {steps} ({epochs}) in {summary['seconds']:g} s"]
     if loss := summary["loss"]:
         lines.append(f"loss {loss['first']:.4f} -> {loss['last']:.4f}")
@@ -140,13 +143,13 @@ def report(summary: dict[str, Any], task: str) -> list[str]:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in validation.items())
         lines.append(f"validation, at its best after step {summary['best_step']}: {shown}")
     if summary["left_out"]:
-        lines.append(f"unreadable and left out: {counted(len(summary['left_out']), 'clips')}")
+        lines.append(f"left out, because they cannot be read: {counted(len(summary['left_out']), 'clip')}")
     lines.append(f"tuned part: {summary['tuned']} (give it to --tuned)")
     if summary["checkpoint"]:
         lines.append(f"checkpoint: {summary['checkpoint']} (give it to --weights)")
     return lines
 
 
-def counted(count: float, plural: str) -> str:
+def counted(count: int, noun: str) -> str:
     """Return a number with its noun: "1 clip", "2 clips"."""
-    return f"{count:g} {plural.removesuffix('s') if count == 1 else plural}"
+    return f"{count} {noun}" + "s" * (count != 1)

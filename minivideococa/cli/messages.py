@@ -140,11 +140,11 @@ def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[st
 
 
 def refuse_unknown_words(
-    args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], remedy: str = "other words"
+    args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], way_out: str = ""
 ) -> None:
     """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given.
 
-    remedy: what to give, according to the message, so that the vocabulary has all words.
+    `way_out` is what else may be given instead of other words.
     """
     if args.force or not model.tokenizer:
         return
@@ -155,17 +155,18 @@ def refuse_unknown_words(
                 "to go on"
             )
     if unknown := unknown_words(model, texts):
-        raise ValueError(_refusal(args, with_nearest(model, unknown), remedy))
+        raise ValueError(_refusal(args, with_nearest(model, unknown), f"{way_out}, " if way_out else ""))
 
 
-def _refusal(args: argparse.Namespace, words: Sequence[str], remedy: str) -> str:
+def _refusal(args: argparse.Namespace, words: Sequence[str], way_out: str) -> str:
     """Return the message for words that are missing from the vocabulary."""
     if for_shapes_only(args):
         return (
             "the embedded checkpoint is for coloured shapes only, and its vocabulary lacks "
-            f"{word_list(words)}: give --weights (see README.md), {remedy}, or --force to go on"
+            f"{word_list(words)}: give {way_out}--weights (see README.md), other words, or --force to go on"
         )
-    return f"this checkpoint's vocabulary lacks {word_list(words)}: give {remedy}, or --force to go on"
+    lacks = f"this checkpoint's vocabulary lacks {word_list(words)}"
+    return f"{lacks}: give {way_out}other words, or --force to go on"
 
 
 def with_nearest(model: VideoCoCa, unknown: Sequence[str]) -> list[str]:

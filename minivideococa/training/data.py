@@ -26,12 +26,13 @@ from .tokens import ClipStore
 # Examples
 
 
-def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
+def examples_of(entries: Sequence[Entry], task: str, name: str = "the manifest") -> list[Entry]:
     """Return the examples that a task learns from, each an entry of its own, in the order of the manifest.
 
     Of "qa", an example is a question about a clip with its answer. Of the other tasks it is a clip with all
     captions of its entries: no clip is twice in a batch, where the contrastive loss would take it for its own
-    negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none.
+    negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none;
+    `name` is what the message calls the entries.
     """
     if task == "qa":
         questions: dict[Any, Entry] = {}
@@ -47,7 +48,9 @@ def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
                 clips.setdefault(part_key(entry), []).append(entry)
         examples, needs = [_with_captions(clip) for clip in clips.values()], '"captions"'
     if not examples:
-        raise ValueError(f"task {task}: no entry of the manifest has {needs}")
+        raise ValueError(
+            f"{name}: no entry has {needs}, which task {task} learns from: add them, or give another task"
+        )
     return examples
 
 
@@ -68,7 +71,7 @@ def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
     return model.require_tokenizer().unknown(list(texts))
 
 
-# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, section 4.2.2)
+# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, appendix B)
 
 
 def frequent_answers(examples: Sequence[Entry], count: int) -> tuple[str, ...]:
@@ -128,6 +131,10 @@ class Batch:
         """Return some of the examples, as views."""
         labels = None if self.labels is None else self.labels[rows]
         return Batch(self.inputs[rows], self.ids[rows], self.targets[rows], labels, self.examples[rows])
+
+    def parts(self, size: int) -> list[Batch]:
+        """Return all examples in parts of `size`, the last one with what is left."""
+        return [self.part(slice(i, i + size)) for i in range(0, len(self.ids), size)]
 
 
 class Dataset:

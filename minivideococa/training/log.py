@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..inputs import parse_json
 from ..output import atomic_write, json_text
@@ -28,13 +28,20 @@ class Log:
         self.lines = [line for line in read_log(path) if line["step"] <= step]
         with atomic_write(path) as partial:
             partial.write_text("".join(json_text(line) + "\n" for line in self.lines), encoding="utf-8")
-        self.file: TextIO = path.open("a", encoding="utf-8")
+        self.path, self.file = path, path.open("ab", buffering=0)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append a line. Raises OSError, which names the file, if that fails."""
         self.lines.append(dict(line))
-        self.file.write(json_text(line) + "\n")
-        self.file.flush()
+        data = (json_text(line) + "\n").encode()
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: cannot be written: {error.strerror}; make room, and repeat the command to go "
+                "on"
+            ) from None
 
     def __enter__(self) -> Log:
         return self

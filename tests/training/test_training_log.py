@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,12 @@ def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r'pip install "minivideococa\[docs\]"'):
         plot_losses(tmp_path / "losses.png", LINES)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
+    with Log(tmp_path / "log.jsonl", 0) as log:
+        log.file.close()
+        log.file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(OSError, match="log.jsonl: cannot be written: No space left on device; make room"):
+            log.write(LINES[0])
