@@ -4,8 +4,8 @@
      "learning_rate": 1e-06, "gradient_norm": 3.2, "clips_per_second": 40.1, "seconds": 0.8}
     {"step": 10, "epoch": 2, "phase": "lit", "validation": {"loss": 5.1, ...}}
 
-`loss` is the weighted sum that is minimized, the others are its parts. `seconds` is the time since the run
-started, or was resumed.
+`loss` is the weighted sum that is minimized, the others are its parts. `seconds` is the time of the step,
+without validation and saving.
 """
 
 from __future__ import annotations
