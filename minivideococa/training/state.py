@@ -74,13 +74,16 @@ def require_same_run(folder: Path, facts: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the difference, if a folder has saved states of another run."""
     if not saved_steps(folder):
         return
-    recorded = read_json(folder / RUN, "remove the folder, and start again")
+    hint = "remove the folder, and start again"
+    recorded = read_json(folder / RUN, hint)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("options"), dict):
+        raise ValueError(f"{folder / RUN}: does not say what the run was asked for; {hint}")
     for name, value in json.loads(json_text(facts)).items():
         before = recorded.get(name)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(before, dict):
             for key in value.keys() - {*FREE}:
-                if value[key] != (before or {}).get(key):
-                    _refuse(folder, f"{key} was {(before or {}).get(key)!r} and is {value[key]!r}")
+                if value[key] != before.get(key):
+                    _refuse(folder, f"{key} was {before.get(key)!r} and is {value[key]!r}")
         elif value != before:
             _refuse(folder, "other clips, texts or validation" if name == "data" else f"another {name}")
 

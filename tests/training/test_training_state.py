@@ -78,6 +78,14 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"options": 5}'])
+def test_a_record_that_says_nothing_is_an_error(tmp_path, content):
+    write_state(tmp_path, Position(step=1), vectors(), keep=3)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match="run.json: does not say what the run was asked for; remove the"):
+        require_same_run(tmp_path, {"options": {"batch": 4}})
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(ValueError, match=r"holds no run of finetune \(holiday.mp4\)"), run_folder(tmp_path):
