@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from ..checkpoint.folder import open_safetensors, read_metadata, save_tensors
 from ..inputs import read_json
 from ..model.config import Array
-from ..output import UNFINISHED, atomic_write, json_text, locked, make_folder
+from ..output import UNFINISHED, atomic_write, json_text, locked, make_folder, require_writable
 
 RUN, LOG, SUMMARY, CHECKPOINT = "run.json", "log.jsonl", "summary.json", "checkpoint"
 STATE = re.compile(r"state-(\d+)\.safetensors")
@@ -59,6 +59,7 @@ def run_folder(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: exists and is a file: give another name, or remove it first")
     make_folder(folder)
+    require_writable(folder, folder)  # before hours of encoding
     with locked(folder):
         others = sorted(path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name))
         if others and not (folder / RUN).is_file():

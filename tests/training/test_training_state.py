@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, what it was asked for, and the saved states."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -84,6 +85,12 @@ def test_a_record_that_says_nothing_is_an_error(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match="run.json: does not say what the run was asked for; remove the"):
         require_same_run(tmp_path, {"options": {"batch": 4}})
+
+
+def test_a_folder_without_permission_is_an_error_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(PermissionError, match="cannot be written: permission denied"), run_folder(tmp_path):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
