@@ -149,7 +149,7 @@ def is_writable(folder: Path) -> bool:
 def require_writable(folder: Path, name: str | os.PathLike[str]) -> None:
     """Raise PermissionError, which calls the output `name`, unless files can be made in `folder`."""
     if not is_writable(folder):
-        raise PermissionError(f"{os.fspath(name)}: cannot be written: permission denied; give another place")
+        raise PermissionError(f"{os.fspath(name)}: cannot be written; give another place")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def test_a_record_that_says_nothing_is_an_error(tmp_path, content):
 
 def test_a_folder_without_permission_is_an_error_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_, **__: False)
-    with pytest.raises(PermissionError, match="cannot be written: permission denied"), run_folder(tmp_path):
+    with pytest.raises(PermissionError, match="cannot be written; give another"), run_folder(tmp_path):
         pass
 
 
