@@ -19,13 +19,12 @@ import numpy as np
 
 from . import __version__
 from .checkpoint.folder import open_safetensors, save_tensors
+from .checkpoint.table import POOLERS, unnest
 from .inputs import path_name
 from .media.video import files_of
 from .model.config import Array
 from .model.videococa import VideoCoCa
 from .output import atomic_write
-
-POOLERS = ("attn_pool", "attn_pool_contrastive", "ln_post", "proj")  # of `visual`: behind the frame tokens
 
 
 def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
@@ -60,8 +59,8 @@ def encoder_hash(model: VideoCoCa) -> str:
     vision = {name: value for name, value in asdict(model.config.vision).items() if name not in pooler}
     facts = [vision, asdict(model.config.preprocess)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    visual = model.params["visual"]
-    _add_tensors(digest, {name: visual[name] for name in visual if name not in POOLERS})
+    tensors = unnest({"visual": model.params["visual"]})
+    _add_tensors(digest, {name: tensors[name] for name in tensors if not name.startswith(POOLERS)})
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from .gradients import (
     linear_parameters,
     merge_heads,
     normalize,
+    projection,
     rows,
 )
 from .kernels import frozen_projections
@@ -67,14 +68,6 @@ def self_attention_blocks(dx: Array, tape: Tape, heads: int, grads: list[Params]
     for block in reversed(grads):
         dx, _ = residual_block(dx, tape, heads, block)
     return dx
-
-
-def projection(dy: Array, x: Array, weight: Array, grad: Array | None) -> Array:
-    """Back-propagate through y = x P, for a projection P [n_in, n_out]: dy [..., n_out] -> dx [..., n_in].
-
-    P is stored the other way round than the weight of `linear`: P = W^T.
-    """
-    return linear(dy, {"weight": None if grad is None else grad.T}, x, weight.T)
 
 
 # The multimodal text decoder
@@ -184,7 +177,7 @@ def pool_tokens(
 ) -> Array | None:
     """Back-propagate through `pooling.pool_tokens`: dembedding [..., E], dtokens [..., Q', E] -> [..., M, W].
 
-    Return None if the image encoder, which makes the tokens, is frozen.
+    Where the image encoder, which makes the tokens, is frozen, their gradient may be left out: None.
     """
     heads = config.pooler_heads
     if config.attentional_pool is True:

@@ -71,7 +71,7 @@ def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
     return model.require_tokenizer().unknown(list(texts))
 
 
-# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, section 4.2.2)
+# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, appendix B)
 
 
 def frequent_answers(examples: Sequence[Entry], count: int) -> tuple[str, ...]:
@@ -131,6 +131,10 @@ class Batch:
         """Return some of the examples, as views."""
         labels = None if self.labels is None else self.labels[rows]
         return Batch(self.inputs[rows], self.ids[rows], self.targets[rows], labels, self.examples[rows])
+
+    def parts(self, size: int) -> list[Batch]:
+        """Return all examples in parts of `size`, the last one with what is left."""
+        return [self.part(slice(i, i + size)) for i in range(0, len(self.ids), size)]
 
 
 class Dataset:

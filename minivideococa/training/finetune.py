@@ -179,34 +179,18 @@ def prepare(
         examples = _classified(examples, answers, tested)
     names = phases(options.tune)
     options.steps_of(len(names), -(-len(examples) // options.batch))  # before hours of encoding
-    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options.add_words)
+    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
-    stores = {}
-    for pixels in dict.fromkeys(phase == "full" for phase in phases(options.tune)):
-        stores[pixels] = store = ClipStore(
-            model,
-            cache,
-            num_frames=options.num_frames,
-            adapter=adapter,
-            pixels=pixels,
-            half=options.half,
-            allow_bad=options.allow_bad,
-        )
+    stores = {name: _clip_store(model, cache, name, options) for name in phases(options.tune)}
+    for store in stores.values():
         examples = store.prepare(examples, progress)
         tested = store.prepare(tested, progress) if tested else tested
 
-    def dataset(examples: Sequence[Entry], phase: str) -> Dataset:
-        return Dataset(
-            model,
-            examples,
-            options.task,
-            stores[phase == "full"],
-            batch_size=options.batch,
-            seed=options.seed,
-            answers=answers,
-        )
+    def dataset(examples: Sequence[Entry], store: ClipStore) -> Dataset:
+        size, seed = options.batch, options.seed
+        return Dataset(model, examples, options.task, store, batch_size=size, seed=seed, answers=answers)
 
     _warn_of_short_captions(model, examples)
     weights = options.loss_weights
@@ -224,8 +208,8 @@ def prepare(
         Objective(model.config, adapter, tuple(weights), weights),
         folder,
         [
-            Phase(name, count, dataset(examples, name), dataset(tested, name) if tested else None)
-            for name, count in zip(names, steps, strict=True)
+            Phase(name, count, dataset(examples, store), dataset(tested, store) if tested else None)
+            for (name, store), count in zip(stores.items(), steps, strict=True)
         ],
     )
 
@@ -254,17 +238,32 @@ def _classified(examples: list[Entry], answers: Sequence[str], tested: Sequence[
     return known
 
 
+def _clip_store(
+    model: VideoCoCa, cache: str | os.PathLike[str], phase: str, options: TuningOptions
+) -> ClipStore:
+    """Return the store of what a phase learns from: pixels where it tunes the image encoder, else tokens."""
+    return ClipStore(
+        model,
+        cache,
+        num_frames=options.num_frames,
+        adapter=model.config.adapter,
+        pixels=phase == "full",
+        half=options.half,
+        allow_bad=options.allow_bad,
+    )
+
+
 def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
     """Return the texts of examples that are tokenized, each once. The answers of a classifier are not."""
     is_class = options.head == "classifier"
     return texts_of([replace(example, answer=None) if is_class else example for example in examples])
 
 
-def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
-    """Return a model that knows the words of the texts, if `add`; otherwise warn of those it does not."""
+def _with_words(model: VideoCoCa, texts: Sequence[str], options: TuningOptions) -> VideoCoCa:
+    """Return a model that knows the words of the texts, if `add_words`; else warn of those it lacks."""
     unknown = unknown_words(model, texts)
-    if unknown and add:
-        return add_words(model, unknown)
+    if unknown and options.add_words:
+        return add_words(model, unknown, options.seed)
     if unknown:
         warnings.warn(
             f"the checkpoint's vocabulary lacks {join_names(unknown, 20)}: add them with add_words "

@@ -26,7 +26,7 @@ from .optimizer import AdamW, clamp_logit_scale, clip, learning_rate
 from .options import TuningOptions
 from .parameters import Parameters, is_reached, is_tuned
 from .state import Position
-from .step import Losses, Objective, accumulate, losses_of
+from .step import Losses, Objective, accumulate, mean_losses
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,12 @@ def train(run: Run, log: Log, progress: Progress) -> Tuner:
         while True:
             while not tuner.is_done(run.options.patience):
                 losses = take_step(run, tuner, log)
-                update(len_of_step(run, tuner.position.step), _note(losses, tuner.position.best))
+                step = tuner.position.step
+                update(run.clips(step) - run.clips(step - 1), _note(losses, tuner.position.best))
             if tuner.position.phase + 1 == len(run.phases):
                 return tuner
             position = replace(tuner.position, phase=tuner.position.phase + 1, phase_step=0, stale=0)
             tuner = Tuner.begin(run, position, tuner.parameters.params)
-
-
-def len_of_step(run: Run, step: int) -> int:
-    """Return the number of clips of the step with this number, counted from 1."""
-    return run.clips(step) - run.clips(step - 1)
 
 
 def _note(losses: Losses, best: float | None) -> str:
@@ -204,25 +200,13 @@ def _update(run: Run, tuner: Tuner, batch: Batch) -> tuple[Losses, float, float]
 
 
 def validate(run: Run, data: Dataset, params: Params) -> Losses:
-    """Return the mean losses over all clips of a validation set. Raises NotFiniteError.
-
-    A question whose answer is no class has no loss; for the accuracy it counts as wrong.
-    """
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for batch in data.batches(0):
-        with np.errstate(all="ignore"):
-            losses = losses_of(batch, params, run.objective, run.options.micro_batch)
-        measured = len(batch.examples) if batch.labels is None else int((batch.labels >= 0).sum())
-        for name, value in losses.items():
-            count = len(batch.examples) if name == "accuracy" else measured
-            sums[name] = sums.get(name, 0.0) + value * count
-            counts[name] = counts.get(name, 0) + count
-    means = {name: total / max(1, counts[name]) for name, total in sums.items()}
-    for name, value in means.items():
+    """Return the losses of a validation set, see `step.mean_losses`. Raises NotFiniteError."""
+    with np.errstate(all="ignore"):  # what is not finite is an error below
+        losses = mean_losses(data.batches(0), params, run.objective, run.options.micro_batch)
+    for name, value in losses.items():
         if not isfinite(value):
             raise NotFiniteError(f"validation: the {name} is not finite")
-    return means
+    return losses
 
 
 def _is_improved(position: Position, loss: float) -> bool:

@@ -75,6 +75,10 @@ def test_json_is_the_summary(run, tmp_path, manifest):
     assert (summary["steps"], summary["clips"], summary["left_out"]) == (2, 2, [])
 
 
+def test_one_is_singular(run):
+    assert run("--steps", "1")[1].startswith("2 clips, 1 step (1 epoch) in ")
+
+
 def test_the_command_does_what_the_function_does(run, tmp_path, manifest, cache):
     run("--task", "caption", "--tune", "frozen", "--adapter", "mean", "--half")
     options = dict(num_frames=2, batch=2, steps=2, learning_rate=1e-3, half=True, adapter="mean")

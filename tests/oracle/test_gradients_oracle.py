@@ -93,7 +93,7 @@ def tokens_of(config, weights, batch, adapter):
 
 def ours(config, weights, batch, adapter, task, phase="full", **how):
     """Return our losses, and our gradients by name."""
-    parameters = Parameters.of(weights, phase)
+    parameters = Parameters.of(nest(weights), phase)
     objective = Objective(parse_config(config), adapter, TASKS[task])
     losses = accumulate(data.Batch(*batch), parameters, objective, **how)
     tensors = parameters.tensors().items()

@@ -191,6 +191,14 @@ def test_words_are_added_on_request(tune, model, tmp_path):
     assert loaded.tokenizer.unknown(["wooden"]) == []
 
 
+def test_the_rows_of_new_words_are_drawn_with_the_seed(tune):
+    entries = [Entry(CLIPS / "single.gif", ("a wooden crescent",))]
+    how = {"task": "caption", "steps": 1, "add_words": True, "learning_rate": 0.0}
+    models = [tune(entries, f"seed {seed}", seed=seed, **how) for seed in (0, 1)]
+    rows = [tuned.params["text"]["token_embedding"]["weight"][-1] for tuned in models]
+    assert not np.array_equal(*rows)
+
+
 # Captions end
 
 

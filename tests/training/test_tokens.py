@@ -169,6 +169,14 @@ def test_questions_about_a_clip_share_its_tokens(model, clips, tmp_path, read):
     assert store.prepare(asked[:2]) == asked[:2] and len(read) == 1  # a validation set
 
 
+def test_a_clip_with_few_frames_is_no_warning(tmp_path):
+    """num_frames is that of all clips; a message for each of a thousand clips helps nobody."""
+    entry = Entry(CLIPS / "brief.gif", ("a yellow crescent",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ClipStore(mvc.load(), tmp_path).prepare([entry]) == [entry]
+
+
 def test_a_copy_of_a_video_is_not_encoded_again(model, clips, tmp_path, read):
     shutil.copy(clips[0].video, tmp_path / "copy.gif")
     prepared(model, tmp_path / "cache", [clips[0], Entry(tmp_path / "copy.gif", ("a circle",))])
