@@ -53,12 +53,16 @@ class Log:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a log, without one that was cut short; [] if there is no such file.
 
-    Raises ValueError for a file that is not JSON lines.
+    Raises ValueError for a file that is not a log: JSON lines, each with its step.
     """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a line break
-    return [parse_json(line, str(path), "remove it, and its run goes on without") for line in lines]
+    hint = "remove it, and its run goes on without"
+    parsed = [parse_json(line, str(path), hint) for line in lines]
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in parsed):
+        raise ValueError(f"{path}: is not the log of a run; {hint}")
+    return parsed
 
 
 def require_matplotlib() -> None:

@@ -475,6 +475,23 @@ def test_a_warm_up_that_does_not_end_is_warned_of(tune):
         tune(steps=5, warmup=5)
 
 
+def test_captions_that_are_never_generated_are_warned_of(tune, recwarn):
+    """The end token is forbidden in the first places by default."""
+    entries = [Entry(entry.video, ("a ring",)) for entry in ENTRIES]
+    tune([*entries, Entry(ENTRIES[0].video, ("a red ring and a star",), start=0.1)], steps=1)
+    count = len(entries)
+    assert any(
+        f"{count} of {count + 1} captions are shorter" in str(x.message)
+        and "min_length=3 (--min-length 3)" in str(x.message)
+        for x in recwarn
+    )
+
+
+def test_captions_of_usual_length_are_not_warned_of(tune, recwarn):
+    tune(steps=1)
+    assert not [warning for warning in recwarn if "shorter" in str(warning.message)]
+
+
 def test_too_few_steps_are_an_error_before_a_clip_is_encoded(tune, tmp_path):
     with pytest.raises(ValueError, match="1 step, and tuning has 2 phases"):
         tune(tune="frozen-then-full", steps=1, cache=tmp_path / "cache")

@@ -46,6 +46,13 @@ def test_a_log_that_is_none_is_named(tmp_path):
         read_log(tmp_path / "log.jsonl")
 
 
+@pytest.mark.parametrize("line", ["[]", "{}", "5", '{"step": "1"}'])
+def test_a_line_without_its_step_is_no_log(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="log.jsonl: is not the log of a run; remove it"):
+        Log(tmp_path / "log.jsonl", 1)
+
+
 def test_curves():
     found = curves(LINES)
     assert found["loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, what it was asked for, and the saved states."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -75,6 +76,20 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
         pytest.raises(OSError, match="run: cannot be made: Not a directory; give another"),
         run_folder(folder),
     ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"options": 5}'])
+def test_a_record_that_says_nothing_is_an_error(tmp_path, content):
+    write_state(tmp_path, Position(step=1), vectors(), keep=3)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match="run.json: does not say what the run was asked for; remove the"):
+        require_same_run(tmp_path, {"options": {"batch": 4}})
+
+
+def test_a_folder_without_permission_is_an_error_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(PermissionError, match="cannot be written; give another"), run_folder(tmp_path):
         pass
 
 
