@@ -28,7 +28,15 @@ from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
 from . import state
-from .data import Dataset, examples_of, frequent_answers, texts_of, unknown_words, with_answer_among
+from .data import (
+    Dataset,
+    examples_of,
+    frequent_answers,
+    require_room,
+    texts_of,
+    unknown_words,
+    with_answer_among,
+)
 from .log import Log, plot_losses, require_matplotlib
 from .loop import NotFiniteError, Phase, Run, Tuner, train
 from .options import TuningOptions
@@ -183,6 +191,8 @@ def prepare(
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
+    if options.task == "qa" and not answers:
+        require_room(model, [*examples, *(tested or [])])
     stores = {name: _clip_store(model, cache, name, options) for name in phases(options.tune)}
     for store in stores.values():
         examples = store.prepare(examples, progress)

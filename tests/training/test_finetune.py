@@ -475,6 +475,14 @@ def test_a_warm_up_that_does_not_end_is_warned_of(tune):
         tune(steps=5, warmup=5)
 
 
+def test_a_question_that_is_too_long_is_an_error_before_a_clip_is_encoded(tune, tmp_path):
+    long = [Entry(ENTRIES[0].video, question="a " * 30, answer="ring")]
+    for keywords in {"entries": long}, {"entries": QUESTIONS, "validate": long}:
+        with pytest.raises(ValueError, match="its answer 'ring' has 33 ids, and this model's texts have at"):
+            tune(task="qa", steps=1, cache=tmp_path / "cache", **keywords)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_captions_that_are_never_generated_are_warned_of(tune, recwarn):
     """The end token is forbidden in the first places by default."""
     entries = [Entry(entry.video, ("a ring",)) for entry in ENTRIES]
