@@ -304,6 +304,8 @@ def _value(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     metavar = field.metadata["metavar"]
     if hint is bool:
         return {"action": "store_true"}
+    if get_origin(hint) is tuple:  # one by one
+        return {"action": "append", "metavar": metavar}
     if choices := get_args(hint) if get_origin(hint) is Literal else field.metadata.get("choices"):
         return {"choices": choices, "metavar": metavar}
     if field.name == "temperature":

@@ -18,11 +18,12 @@ from ..checkpoint import with_tensors
 from ..checkpoint.config import parse_config
 from ..checkpoint.folder import TUNED
 from ..checkpoint.hub import cache_folder
+from ..checkpoint.table import parameter_shapes
 from ..checkpoint.tuned import write_tuned, write_whole
 from ..checkpoint.vocabulary import add_words
 from ..evaluation.manifest import Entry, read_manifest
 from ..inputs import join_names, path_name
-from ..model.config import Array
+from ..model.config import Array, Config
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
@@ -31,7 +32,7 @@ from .data import Dataset, examples_of, frequent_answers, texts_of, unknown_word
 from .log import Log, plot_losses, require_matplotlib
 from .loop import NotFiniteError, Phase, Run, Tuner, train
 from .options import TuningOptions
-from .parameters import new_factorized, new_question_head, phases
+from .parameters import new_factorized, new_question_head, phases, tunes_encoder
 from .step import Objective
 from .tokens import ClipStore
 
@@ -84,7 +85,8 @@ def finetune(
     training, validation = read_entries("entries", entries), None
     if validate is not None:
         validation = read_entries("validate", validate)
-    _warn_of_unused(options, validation is not None)
+    require_tensors(options.also, model.config)
+    _warn_of_unused(model, options, validation is not None)
     plot = None if plot is None else check_plot(plot)
     folder = Path(path_name(output, "give a folder for the run", "output"))
     cache = cache_folder() / "videos" if cache is None else cache
@@ -124,14 +126,14 @@ def read_entries(name: str, entries: Any) -> list[Entry]:
     return checked
 
 
-def _warn_of_unused(options: TuningOptions, validates: bool) -> None:
+def _warn_of_unused(model: VideoCoCa, options: TuningOptions, validates: bool) -> None:
     """Warn of options that are given and have no effect."""
     needs = {
         "patience": (validates, "a validation set"),
         "validate_every": (validates, "a validation set"),
         "positions": (options.adapter == "factorized", "adapter factorized"),
         "max_answers": (options.head == "classifier", "head classifier"),
-        "half": (options.tune != "full", "a frozen image encoder"),
+        "half": (not all(pixels_of(options, model.config).values()), "a frozen image encoder"),
     }
     for name, (is_used, condition) in needs.items():
         if not is_used and getattr(options, name) != getattr(TuningOptions, name):
@@ -171,8 +173,9 @@ def prepare(
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
+    takes_pixels = pixels_of(options, model.config)
     stores = {}
-    for pixels in dict.fromkeys(phase == "full" for phase in phases(options.tune)):
+    for pixels in dict.fromkeys(takes_pixels.values()):
         stores[pixels] = store = ClipStore(
             model,
             cache,
@@ -190,7 +193,7 @@ def prepare(
             model,
             examples,
             options.task,
-            stores[phase == "full"],
+            stores[takes_pixels[phase]],
             batch_size=options.batch,
             seed=options.seed,
             answers=answers,
@@ -211,6 +214,20 @@ def prepare(
             for name, count in zip(names, steps, strict=True)
         ],
     )
+
+
+def pixels_of(options: TuningOptions, config: Config) -> dict[str, bool]:
+    """Return whether each phase needs pixels: the image encoder is tuned, so its tokens change."""
+    return {phase: tunes_encoder(config, phase, options.also) for phase in phases(options.tune)}
+
+
+def require_tensors(also: Sequence[str], config: Config) -> None:
+    """Raise ValueError unless each of the names begins the name of a tensor."""
+    for name in also:
+        if not any(tensor.startswith(name) for tensor in parameter_shapes(config)):
+            raise ValueError(
+                f"also (--also): no tensor of this checkpoint has a name that begins with {name}"
+            )
 
 
 def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
