@@ -60,7 +60,7 @@ AMPLITUDE, QUIET = 12, slice(2, 4)  # of positions, and their directions: the le
 OPTIONS: dict[str, Any] = dict(
     task="qa", tune="lit", batch=64, learning_rate=1e-3, warmup=50, seed=TRAIN_SEED, half=True
 )
-STEPS_OF_STILLS, STEPS = 2000, 1000
+STEPS_OF_STILLS, STEPS = 1500, 1000
 TARGET = 0.90
 
 

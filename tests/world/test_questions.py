@@ -234,7 +234,9 @@ def test_wordings_differ_and_use_known_words(kind):
 
 
 def test_no_two_kinds_share_a_wording():
-    texts = [text for k in QUESTION_KINDS.values() for text in (*k.training, *k.held_out)]
+    """But for the one about a single object, which is never asked of the clips of the other."""
+    kinds = [k for name, k in QUESTION_KINDS.items() if name != "place"]
+    texts = [text for k in kinds for text in (*k.training, *k.held_out)]
     assert len(texts) == len(set(texts))
 
 
