@@ -96,6 +96,11 @@ def test_other_settings_are_refused(script, tmp_path):
         script.require_same(tmp_path, script.Settings(**SMALL | {"steps": 3}))
 
 
+def test_there_are_only_so_many_different_clips(script):
+    with pytest.raises(ValueError, match="at most 400"):
+        script.Settings(tested=401)
+
+
 def test_clips(script, tmp_path):
     settings = script.Settings(**SMALL)
     entries = script.clips(tmp_path, settings, "caption", "test")

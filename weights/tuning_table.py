@@ -60,7 +60,7 @@ from minivideococa.training.finetune import finetune
 from minivideococa.training.log import read_log
 from minivideococa.training.parameters import TUNINGS, phases
 from minivideococa.training.tokens import ClipStore
-from minivideococa.world import SPLITS, caption_of, draw_clip, objects_named, sample_clip
+from minivideococa.world import LABELS, SPLITS, caption_of, draw_clip, objects_named, sample_clip
 from minivideococa.world.questions import ASKED
 from minivideococa.world.shapes import MANIFEST, captions_of, write_animation, write_questions
 
@@ -90,6 +90,13 @@ class Settings:
     seeds: int = 3
     clips: int = 1600  # of each task, for training
     tested: int = 350  # of each task
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for more test clips than there are different ones of a single object."""
+        if self.tested > (most := len(LABELS) * len(CAPTIONED)):
+            raise ValueError(
+                f"tested is {self.tested}: give at most {most}, since no two show the same objects"
+            )
 
 
 @dataclass(frozen=True)
@@ -390,8 +397,8 @@ def main() -> int:
         name, kind = "--" + field.name.replace("_", "-"), type(field.default)
         parser.add_argument(name, type=kind, default=field.default, help=f"default: {field.default}")
     args = parser.parse_args()
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     try:
+        settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
         if args.print:
             if (args.work / SETTINGS).is_file():
                 settings = Settings(**read_json(args.work / SETTINGS, "give another folder"))
