@@ -359,7 +359,7 @@ def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
     phase, position = run.phases[-1], tuner.position
     validation = {line["step"]: line["validation"] for line in log.lines if "validation" in line}
     stores = [data.store for data in (phase.training, phase.validation) if data]
-    left_out = {clip: why for store in stores for clip, why in store.left_out.items()}
+    left_out = {key: clip for store in stores for key, clip in store.left_out.items()}
     steps = [line for line in log.lines if "loss" in line]
     summary = {
         "task": run.options.task,
@@ -371,8 +371,8 @@ def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
         "best_step": position.best_step,
         "seconds": round(sum(line["seconds"] for line in steps), 1),
         "left_out": [
-            {"video": str(video), "start": start, "end": end, "why": why}
-            for (video, start, end), why in left_out.items()
+            {"video": str(clip.video), "start": clip.start, "end": clip.end, "why": why}
+            for clip, why in left_out.values()
         ],
         "tuned": str(run.folder / TUNED),
         "checkpoint": str(run.folder / state.CHECKPOINT) if whole else None,
