@@ -66,11 +66,6 @@ def texts_of(examples: Sequence[Entry]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
-    """Return the words that the model's tokenizer lacks, each once; none for a byte-level vocabulary."""
-    return model.require_tokenizer().unknown(list(texts))
-
-
 # Answers as classes, as in CoCa's question answering (arXiv 2205.01917, appendix B)
 
 

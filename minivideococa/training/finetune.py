@@ -28,7 +28,7 @@ from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
 from . import state
-from .data import Dataset, examples_of, frequent_answers, texts_of, unknown_words, with_answer_among
+from .data import Dataset, examples_of, frequent_answers, texts_of, with_answer_among
 from .log import Log, plot_losses, require_matplotlib
 from .loop import NotFiniteError, Phase, Run, Tuner, train
 from .options import TuningOptions
@@ -261,7 +261,7 @@ def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
 
 def _with_words(model: VideoCoCa, texts: Sequence[str], options: TuningOptions) -> VideoCoCa:
     """Return a model that knows the words of the texts, if `add_words`; else warn of those it lacks."""
-    unknown = unknown_words(model, texts)
+    unknown = model.require_tokenizer().unknown(texts)
     if unknown and options.add_words:
         return add_words(model, unknown, options.seed)
     if unknown:
