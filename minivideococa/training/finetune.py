@@ -205,7 +205,7 @@ def prepare(
     return Run(
         model,
         options,
-        Objective(model.config, adapter, tuple(weights), weights),
+        Objective(model.config, adapter, weights),
         folder,
         [
             Phase(name, count, dataset(examples, store), dataset(tested, store) if tested else None)
