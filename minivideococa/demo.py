@@ -1,4 +1,4 @@
-"""The demo: caption, classify and retrieve the bundled clips, and check each answer."""
+"""The demo: caption, classify and retrieve the bundled clips, answer questions, and check each answer."""
 
 from __future__ import annotations
 
@@ -9,20 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import load
+from .checkpoint.tuned import QUESTIONS
 from .model.config import Video
 from .model.videococa import VideoCoCa
 from .progress import Progress, no_progress
-from .tasks import classify, retrieve
+from .tasks import answer, classify, retrieve
 from .world import CLIP_SETS, LABELS, objects_named
 
 CLIPS = Path(__file__).parent / "data" / "demo"
+ASKED = (  # a clip, a question and the true answer
+    ("single.gif", "what colour is the crescent?", "green"),
+    ("pair.gif", "where is the ring?", "right"),
+    ("pair.gif", "is there a green ring?", "no"),
+    ("mixed.gif", "how many shapes are there?", "three"),
+    ("mixed.gif", "which is largest?", "orange star"),
+)
 
 
 def run(progress: Progress = no_progress) -> dict[str, Any]:
     """Run the demo.
 
     Returns {"clips": [{"clip", "set", "text", "caption", ...}],
-    "retrieval": [{"text", "found", "cosine", "right"}]}.
+    "retrieval": [{"text", "found", "cosine", "right"}],
+    "questions": [{"clip", "question", "answer", "right"}]}.
 
     Beside each answer is a bool whose name ends in `right`. A caption is right if it names exactly the
     shapes of the clip. The best label, for a clip with one shape, is right if it is that shape. The best
@@ -40,6 +49,7 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
     return {
         "clips": [_describe(model, entry, video) for entry, video in zip(manifest, videos, strict=True)],
         "retrieval": [_search(model, entry, manifest, videos) for entry in manifest],
+        "questions": _ask(),
     }
 
 
@@ -63,11 +73,20 @@ def _search(
     return {"text": entry["text"], "found": found, "cosine": cosine, "right": found == entry["clip"]}
 
 
+def _ask() -> list[dict[str, Any]]:
+    """Return answers of the embedded checkpoint with its part for questions, which encodes anew."""
+    model, answers = load(tuned=QUESTIONS), []
+    for clip, question, truth in ASKED:
+        said = answer(model, CLIPS / clip, question)
+        answers.append({"clip": clip, "question": question, "answer": said, "right": said == truth})
+    return answers
+
+
 def report(result: dict[str, Any]) -> str:
     """Return the result of `run` as text."""
     clips, retrieval = result["clips"], result["retrieval"]
     answers = [clip[key] for clip in clips for key in ("caption_right", "label_right") if key in clip]
-    answers += [match["right"] for match in retrieval]
+    answers += [given["right"] for given in [*retrieval, *result["questions"]]]
     lines = [
         "This tiny VideoCoCa was trained on still images of coloured shapes, never on video. It recognizes",
         f"{len(LABELS)} coloured shapes and nothing else. It samples 8 frames of each clip.",
@@ -83,6 +102,10 @@ def report(result: dict[str, Any]) -> str:
         f"3. Retrieval: find the clip that a sentence describes among all {len(clips)}.",
         "",
         *map(_match_line, retrieval),
+        "",
+        "4. Questions: the checkpoint with its second part, which was tuned for questions.",
+        "",
+        *map(_answer_line, result["questions"]),
         "",
         f"{sum(answers)} of {len(answers)} answers are right.",
     ]
@@ -104,6 +127,10 @@ def _label_line(clip: dict[str, Any]) -> str:
 def _match_line(match: dict[str, Any]) -> str:
     found = f"{match['found']} (cosine {match['cosine']:.2f})"
     return f"   {match['text']!r} -> {found}  {_verdict(match['right'])}"
+
+
+def _answer_line(given: dict[str, Any]) -> str:
+    return f"   {given['clip']}: {given['question']} {given['answer']!r}  {_verdict(given['right'])}"
 
 
 def _verdict(right: bool) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 import minivideococa as mvc
 from minivideococa.world import objects_named
-from minivideococa.world.questions import QUESTION_KINDS
+from minivideococa.world.questions import ASKED, QUESTION_KINDS
 
 SMALL = {"steps": 2, "batch": 2, "seeds": 1, "clips": 10, "tested": 10}
 
@@ -102,9 +102,11 @@ def test_clips(script, tmp_path):
     shown = [frozenset(objects_named(entry.captions[0])) for entry in entries]
     assert len(set(shown)) == len(shown) == 10
     assert [len(objects) for objects in shown] == [1, 2, 2, 2, 2] * 2
-    entries = script.clips(tmp_path, settings, "first", "test")
+    entries = script.clips(tmp_path, settings, "qa", "test")
     assert len({entry.video for entry in entries}) == len(entries) == 10
-    assert {entry.question for entry in entries} == {QUESTION_KINDS["first"].training[0]}
+    assert [entry.question_type for entry in entries] == [*ASKED, *ASKED][:10]  # that it was drawn for
+    entries = script.clips(tmp_path, settings, "first", "test")
+    assert {entry.question for entry in entries} == {QUESTION_KINDS["first"].training[0]}  # canonical
 
 
 @pytest.mark.parametrize("adapter", ["attentional", "joint"])

@@ -1,4 +1,7 @@
-"""`answer VIDEO QUESTION`: answer a question about a video, or complete a sentence about it."""
+"""`answer VIDEO QUESTION`: answer a question about a video, or complete a sentence about it.
+
+The embedded checkpoint answers with its part for questions, unless --weights or --tuned names another model.
+"""
 
 from __future__ import annotations
 
@@ -61,14 +64,16 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer, or the best ones, the most probable first."""
+    from ..checkpoint.tuned import QUESTIONS
+
     answers = args.answer or ([] if args.answers is None else arguments.items("--answers", args.answers))
     videos.check_one(args.video)  # before the weights
-    model = arguments.load_model(args)
+    model = arguments.load_model(args, part=QUESTIONS)
     texts = [args.question, *(answers if not model.config.answers else [])]  # a classifier reads no answer
     messages.refuse_unknown_words(args, model, texts)
     video = videos.encode_with_bar(args, model, args.video)
     ranking = answer_question(args, model, video, answers)
-    known = messages.videos_in_world(args, [video])
+    known = messages.videos_in_world(args, [video_of_base(args, video)])
     messages.warn_of_limits(args, model, texts, known)
     tuned = warn_if_not_tuned(args, model)
     messages.print_result(
@@ -83,6 +88,16 @@ def run(args: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def video_of_base(args: argparse.Namespace, video: Video) -> Video:
+    """Return the video as the embedded checkpoint encodes it, without its part for questions.
+
+    The two are not the same, and only the former tells whether the video looks like coloured shapes.
+    """
+    from ..checkpoint import load
+
+    return video if args.weights or args.tuned else videos.encode(args, load(), args.video, lambda n: None)
 
 
 def answer_question(

@@ -132,8 +132,10 @@ def progress(args: argparse.Namespace) -> Progress:
     return no_progress if args.quiet else progress_bar
 
 
-def load_model(args: argparse.Namespace, dtype: str = "float32", adds_layers: bool = False) -> VideoCoCa:
-    """Return the model of --weights and --tuned.
+def load_model(
+    args: argparse.Namespace, dtype: str = "float32", adds_layers: bool = False, part: str | None = None
+) -> VideoCoCa:
+    """Return the model of --weights and --tuned; without both, the embedded checkpoint with this tuned part.
 
     Raises FileNotFoundError for a missing folder, and as `checkpoint.load`; unless the command adds layers,
     also ValueError for an --adapter that the checkpoint does not have or more --frames than it has positions.
@@ -141,7 +143,8 @@ def load_model(args: argparse.Namespace, dtype: str = "float32", adds_layers: bo
     from ..checkpoint import load
 
     require_weights(args)
-    model = load(args.weights, dtype, tuned=args.tuned, progress=progress(args))
+    tuned = args.tuned if args.tuned or args.weights else part
+    model = load(args.weights, dtype, tuned=tuned, progress=progress(args))
     if not adds_layers:
         adapter = model.config.check_adapter(getattr(args, "adapter", None))
         model.config.check_frames(getattr(args, "frames", 1), adapter)
@@ -304,6 +307,8 @@ def _value(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     metavar = field.metadata["metavar"]
     if hint is bool:
         return {"action": "store_true"}
+    if get_origin(hint) is tuple:  # one by one
+        return {"action": "append", "metavar": metavar}
     if choices := get_args(hint) if get_origin(hint) is Literal else field.metadata.get("choices"):
         return {"choices": choices, "metavar": metavar}
     if field.name == "temperature":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checkpoint.table import unnest
 from ..model import ops, transformer
 from ..model.config import Array, Config, DecoderConfig, Params, TextConfig, VisionConfig
 from . import gradients
@@ -183,7 +184,7 @@ def pool_tokens(
     if config.attentional_pool is True:
         d = np.concatenate([dembedding[..., None, :], dtokens], axis=-2)  # [..., Q, E]
         d = layer_norm(d, grads["ln_post"], *pop(tape, "layer_norm"))
-        if grads["class_embedding"] is None:
+        if not is_encoder_tuned(grads):
             frozen_context_pooler(d, tape, heads, grads["attn_pool"])
             return None
         return attentional_pooler(d, tape, heads, grads["attn_pool"])
@@ -252,23 +253,52 @@ def factorized_pool(
     return pool_tokens(dx, unused, tape, config.vision, grads["visual"])
 
 
-# The image encoder, in full tuning alone
+# The image encoder, in full tuning or where some of its tensors are tuned too
 
 
-def encode_images(dtokens: Array, tape: Tape, config: VisionConfig, grads: Params) -> Array:
-    """Back-propagate through `vision.transformer`: dtokens [..., L, W] -> the embedded patches' gradient."""
-    return self_attention_blocks(dtokens, tape, config.heads, grads["transformer"]["resblocks"])
+EMBEDDINGS = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
+
+
+def is_encoder_tuned(grads: Params) -> bool:
+    """Return whether a gradient must flow into the image encoder, given the branch "visual"."""
+    return is_embedding_tuned(grads) or is_any_tuned(grads["transformer"])
+
+
+def is_embedding_tuned(grads: Params) -> bool:
+    """Return whether a gradient must flow to the first block's inputs."""
+    return any(is_any_tuned({name: grads[name]}) for name in EMBEDDINGS if name in grads)
+
+
+def is_any_tuned(grads: Params) -> bool:
+    """Return whether a branch of gradients has an array in it."""
+    return any(grad is not None for grad in unnest(grads).values())
+
+
+def encode_images(dtokens: Array, tape: Tape, config: VisionConfig, grads: Params) -> Array | None:
+    """Back-propagate through `vision.transformer`: dtokens [..., L, W] -> the embedded patches' gradient.
+
+    Stop above the lowest tensor that is tuned. Return None if that is in a block.
+    """
+    blocks = grads["transformer"]["resblocks"]
+    lowest = 0
+    if not is_embedding_tuned(grads):
+        lowest = next(i for i, block in enumerate(blocks) if is_any_tuned(block))
+    dx = self_attention_blocks(dtokens, tape, config.heads, blocks[lowest:])
+    return dx if is_embedding_tuned(grads) else None
 
 
 def embed_images(dx: Array, tape: Tape, config: VisionConfig, grads: Params) -> None:
     """Back-propagate through `vision.embed`: dx [R, N, W], of R frames. Pixels need no gradient."""
     if config.ln_pre:
         dx = layer_norm(dx, grads["ln_pre"], *pop(tape, "layer_norm"))
-    grads["positional_embedding"] += dx.sum(axis=0)
-    grads["class_embedding"] += dx[:, 0].sum(axis=0)
-    patches, kernel = pop(tape, "linear")
-    weight = grads["conv1"]["weight"].reshape(kernel.shape)  # a view [W, 3 P P]
-    linear_parameters(dx[:, 1:], {"weight": weight}, patches)
+    if grads["positional_embedding"] is not None:
+        grads["positional_embedding"] += dx.sum(axis=0)
+    if grads["class_embedding"] is not None:
+        grads["class_embedding"] += dx[:, 0].sum(axis=0)
+    if grads["conv1"]["weight"] is not None:
+        patches, kernel = pop(tape, "linear")
+        weight = grads["conv1"]["weight"].reshape(kernel.shape)  # a view [W, 3 P P]
+        linear_parameters(dx[:, 1:], {"weight": weight}, patches)
 
 
 # The classifier of answers

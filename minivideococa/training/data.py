@@ -209,7 +209,7 @@ class Dataset:
     def _text(self, example: Entry, caption: int) -> str:
         if example.captions:
             return example.captions[caption]
-        return example.question or "" if self.classes else f"{example.question} {example.answer}"
+        return example.question or "" if self.classes else _question_and_answer(example)
 
     def _tokenize(
         self, texts: list[str], examples: Sequence[Entry]
@@ -228,16 +228,25 @@ class Dataset:
 
     def _check_texts(self) -> None:
         """Warn of texts that are cut. Raises ValueError if an answer does not fit behind its question."""
-        if self.task != "qa" or self.classes:
-            texts = (text for e in self.examples for text in (*e.captions, e.question or "") if text)
-            warn_if_cut(self.model, list(dict.fromkeys(texts)), stacklevel=4)
+        if self.task == "qa" and not self.classes:
+            require_room(self.model, self.examples)
             return
-        longest = self.model.config.text.context_length
-        lengths = self.model.require_tokenizer().lengths([self._text(e, 0) for e in self.examples])
-        for example, length in zip(self.examples, lengths, strict=True):
-            if length > longest:
-                raise ValueError(
-                    f"{example.video}: the question {example.question!r} with its answer {example.answer!r} "
-                    f"has {length} ids, and this model's texts have at most {longest}: shorten it, or leave "
-                    "it out of the manifest"
-                )
+        texts = (text for e in self.examples for text in (*e.captions, e.question or "") if text)
+        warn_if_cut(self.model, list(dict.fromkeys(texts)), stacklevel=4)
+
+
+def require_room(model: VideoCoCa, examples: Sequence[Entry]) -> None:
+    """Raise ValueError, which names the example, if an answer does not fit behind its question."""
+    longest = model.config.text.context_length
+    lengths = model.require_tokenizer().lengths([_question_and_answer(example) for example in examples])
+    for example, length in zip(examples, lengths, strict=True):
+        if length > longest:
+            raise ValueError(
+                f"{example.video}: the question {example.question!r} with its answer {example.answer!r} "
+                f"has {length} ids, and this model's texts have at most {longest}: shorten it, or leave "
+                "it out of the manifest"
+            )
+
+
+def _question_and_answer(example: Entry) -> str:
+    return f"{example.question} {example.answer}"

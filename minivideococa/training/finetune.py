@@ -18,21 +18,22 @@ from ..checkpoint import with_tensors
 from ..checkpoint.config import parse_config
 from ..checkpoint.folder import TUNED
 from ..checkpoint.hub import cache_folder
+from ..checkpoint.table import parameter_shapes
 from ..checkpoint.tuned import write_tuned, write_whole
 from ..checkpoint.vocabulary import add_words
 from ..evaluation.manifest import Entry, read_manifest
 from ..inputs import join_names, path_name
-from ..model.config import Array
+from ..model.config import Array, Config
 from ..model.generation import DecodingOptions
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
 from . import state
-from .data import Dataset, examples_of, frequent_answers, texts_of, with_answer_among
+from .data import Dataset, examples_of, frequent_answers, require_room, texts_of, with_answer_among
 from .log import Log, plot_losses, require_matplotlib
 from .loop import NotFiniteError, Phase, Run, Tuner, train
 from .options import TuningOptions
-from .parameters import new_factorized, new_question_head, phases
+from .parameters import new_factorized, new_question_head, phases, tunes_encoder
 from .step import Objective
 from .tokens import ClipStore
 
@@ -85,7 +86,8 @@ def finetune(
     examples, tested = read_examples("entries", entries, options.task), None
     if validate is not None:
         tested = read_examples("validate", validate, options.task)
-    _warn_of_unused(options, tested is not None)
+    require_tensors(options.also, model.config)
+    _warn_of_unused(model, options, tested is not None)
     folder = Path(path_name(output, "give a folder for the run", "output"))
     if plot is not None:
         plot = check_plot(plot, folder, [example.video for example in (*examples, *(tested or []))])
@@ -129,14 +131,14 @@ def read_examples(name: str, entries: Any, task: str) -> list[Entry]:
     return examples_of(checked, task, name)
 
 
-def _warn_of_unused(options: TuningOptions, validates: bool) -> None:
+def _warn_of_unused(model: VideoCoCa, options: TuningOptions, validates: bool) -> None:
     """Warn of options that are given and have no effect."""
     needs = {
         "patience": (validates, "a validation set"),
         "validate_every": (validates, "a validation set"),
         "positions": (options.adapter == "factorized", "adapter factorized"),
         "max_answers": (options.head == "classifier", "head classifier"),
-        "half": (options.tune != "full", "a frozen image encoder"),
+        "half": (not all(pixels_of(options, model.config).values()), "a frozen image encoder"),
         "caption_weight": (len(options.loss_weights) == 2, "task caption+contrastive"),
         "contrastive_weight": (len(options.loss_weights) == 2, "task caption+contrastive"),
     }
@@ -183,13 +185,18 @@ def prepare(
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
-    stores = {name: _clip_store(model, cache, name, options) for name in phases(options.tune)}
+    if options.task == "qa" and not answers:
+        require_room(model, [*examples, *(tested or [])])
+    takes_pixels = pixels_of(options, model.config)
+    stores = {
+        pixels: _clip_store(model, cache, pixels, options) for pixels in dict.fromkeys(takes_pixels.values())
+    }
     for store in stores.values():
         examples = store.prepare(examples, progress)
         tested = store.prepare(tested, progress) if tested else tested
 
-    def dataset(examples: Sequence[Entry], store: ClipStore) -> Dataset:
-        size, seed = options.batch, options.seed
+    def dataset(examples: Sequence[Entry], phase: str) -> Dataset:
+        store, size, seed = stores[takes_pixels[phase]], options.batch, options.seed
         return Dataset(model, examples, options.task, store, batch_size=size, seed=seed, answers=answers)
 
     _warn_of_short_captions(model, examples)
@@ -208,8 +215,8 @@ def prepare(
         Objective(model.config, adapter, weights),
         folder,
         [
-            Phase(name, count, dataset(examples, store), dataset(tested, store) if tested else None)
-            for (name, store), count in zip(stores.items(), steps, strict=True)
+            Phase(name, count, dataset(examples, name), dataset(tested, name) if tested else None)
+            for name, count in zip(names, steps, strict=True)
         ],
     )
 
@@ -239,18 +246,32 @@ def _classified(examples: list[Entry], answers: Sequence[str], tested: Sequence[
 
 
 def _clip_store(
-    model: VideoCoCa, cache: str | os.PathLike[str], phase: str, options: TuningOptions
+    model: VideoCoCa, cache: str | os.PathLike[str], pixels: bool, options: TuningOptions
 ) -> ClipStore:
-    """Return the store of what a phase learns from: pixels where it tunes the image encoder, else tokens."""
+    """Return the store of what phases learn from: pixels where they tune the image encoder, else tokens."""
     return ClipStore(
         model,
         cache,
         num_frames=options.num_frames,
         adapter=model.config.adapter,
-        pixels=phase == "full",
+        pixels=pixels,
         half=options.half,
         allow_bad=options.allow_bad,
     )
+
+
+def pixels_of(options: TuningOptions, config: Config) -> dict[str, bool]:
+    """Return whether each phase needs pixels: the image encoder is tuned, so its tokens change."""
+    return {phase: tunes_encoder(config, phase, options.also) for phase in phases(options.tune)}
+
+
+def require_tensors(also: Sequence[str], config: Config) -> None:
+    """Raise ValueError unless each of the names begins the name of a tensor."""
+    for name in also:
+        if not any(tensor.startswith(name) for tensor in parameter_shapes(config)):
+            raise ValueError(
+                f"also (--also): no tensor of this checkpoint has a name that begins with {name}"
+            )
 
 
 def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:

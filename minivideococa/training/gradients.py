@@ -22,8 +22,6 @@ from ..model.config import Array, Params
 from ..model.kernels import erf
 from .tape import Tape, pop
 
-FROZEN: Params = {"weight": None, "bias": None}
-
 
 def linear(dy: Array, grads: Params, x: Array, weight: Array) -> Array:
     """Back-propagate through y = x W^T + b: dy [..., n_out] -> dx [..., n_in].
@@ -59,6 +57,7 @@ def layer_norm(dy: Array, grads: Params, x: Array, weight: Array, bias: Array, e
     z /= s
     if grads["weight"] is not None:
         grads["weight"] += rows(dy * z).sum(axis=0)
+    if grads["bias"] is not None:
         grads["bias"] += rows(dy).sum(axis=0)
     dz = dy * weight
     z *= (dz * z).mean(axis=-1, keepdims=True)
@@ -149,10 +148,12 @@ def keys_and_values(dkeys: Array, dvalues: Array, tape: Tape, grads: Params) -> 
 
 def in_projection(grads: Params, name: str) -> Params:
     """Return the branch of "q", "k" or "v": views of the rows that `ops.in_projection` takes."""
-    if grads["in_proj_bias"] is None:
-        return FROZEN
-    weight, bias = ops.in_projection(grads, name)
-    return {"weight": weight, "bias": bias}
+
+    def part(grad: Array | None) -> Array | None:
+        return None if grad is None else np.split(grad, 3)["qkv".index(name)]
+
+    weight = part(grads["in_proj_weight"]) if "in_proj_weight" in grads else grads[f"{name}_proj_weight"]
+    return {"weight": weight, "bias": part(grads["in_proj_bias"])}
 
 
 split_heads, merge_heads = ops.split_heads, ops.merge_heads  # permutations: each one's gradient is the other

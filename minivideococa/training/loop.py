@@ -62,11 +62,11 @@ class Run:
         reached = partial(
             is_reached, config=self.model.config, task=self.options.task, adapter=self.objective.adapter
         )
-        tensors = unnest(params).items()
-        tuned = sum(x.nbytes for name, x in tensors if is_tuned(name, phase.name) and reached(name))
+        tensors, also = unnest(params).items(), self.options.also
+        tuned = sum(x.nbytes for name, x in tensors if is_tuned(name, phase.name, also) and reached(name))
         hint = "tune less (--tune lit or frozen), or a smaller model"
         require_memory(4 * tuned, f"tuning ({phase.name})", hint)
-        return Parameters.of(params, phase.name, reached)
+        return Parameters.of(params, phase.name, reached, also)
 
     def clips(self, step: int) -> int:
         """Return the number of clips in the first `step` steps."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from ..model.config import ADAPTERS, Options, check_bool, choice, integer, number, option
+from ..model.config import ADAPTERS, Options, check_bool, check_texts, choice, integer, number, option
 from .losses import WEIGHTS
 from .parameters import TUNINGS
 
@@ -26,6 +26,11 @@ HEADS = {
 }
 
 MOST = 10**9  # of what is counted
+
+
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Return texts as a tuple, which may be empty."""
+    return tuple(check_texts(name, value, blank=False)) if value != () else ()
 
 
 def _described(choices: Mapping[str, str]) -> str:
@@ -60,6 +65,13 @@ class TuningOptions(Options):
         choice(TUNINGS),
         f"what is tuned. {_described(TUNINGS)}. Of frozen-then-full, each part takes half of the steps",
         choices=list(TUNINGS),
+    )
+    also: tuple[str, ...] = option(
+        (),
+        texts,
+        "tune this tensor too, or all whose names begin so, such as visual.positional_embedding; repeat it "
+        "for others. Frames are then encoded in every step",
+        "NAME",
     )
     adapter: str | None = option(None, choice(ADAPTERS), "default: the checkpoint's", "NAME")
     num_frames: int = option(8, integer(1, MOST), "frames of a clip", "T")

@@ -37,12 +37,21 @@ def phases(tune: str) -> list[str]:
     return ["frozen", "full"] if tune == "frozen-then-full" else [tune]
 
 
-def is_tuned(name: str, phase: str) -> bool:
-    """Return whether a phase ("lit", "frozen" or "full") tunes the tensor of this name."""
+def is_tuned(name: str, phase: str, also: tuple[str, ...] = ()) -> bool:
+    """Return whether a phase ("lit", "frozen" or "full") tunes the tensor of this name.
+
+    also: names, or beginnings of names, of tensors that every phase tunes.
+    """
     check_choice("phase", phase, PHASES)
-    if phase == "full" or name.startswith(ADDED + POOLERS):
+    if phase == "full" or name.startswith(ADDED + POOLERS + also):
         return True
     return phase == "lit" and not name.startswith(VISION)
+
+
+def tunes_encoder(config: Config, phase: str, also: tuple[str, ...] = ()) -> bool:
+    """Return whether a phase tunes a tensor of the image encoder, so that its frame tokens change."""
+    encoder = (x for x in parameter_shapes(config) if x.startswith(VISION) and not x.startswith(POOLERS))
+    return any(is_tuned(name, phase, also) for name in encoder)
 
 
 def is_reached(name: str, config: Config, task: str, adapter: str) -> bool:
@@ -91,16 +100,20 @@ class Parameters:
 
     @classmethod
     def of(
-        cls, params: Mapping[str, Any], phase: str, reached: Callable[[str], bool] = lambda name: True
+        cls,
+        params: Mapping[str, Any],
+        phase: str,
+        reached: Callable[[str], bool] = lambda name: True,
+        also: tuple[str, ...] = (),
     ) -> Parameters:
-        """Copy what the phase tunes into one vector; keep the frozen arrays as they are.
+        """Copy what the phase and `also` tune into one vector; keep the frozen arrays as they are.
 
         params: the tree of parameters, or the tensors by name, all of one dtype. Gradients start at 0.
         reached: which tensors have gradients, see `is_reached`; the others are frozen.
         """
         tensors = unnest(params)
         names = sorted(  # stable: path order within the two groups
-            (name for name in tensors if is_tuned(name, phase) and reached(name)),
+            (name for name in tensors if is_tuned(name, phase, also) and reached(name)),
             key=lambda name: not is_decayed(name, tensors[name].shape),
         )
         shapes: Shapes = {name: tensors[name].shape for name in names}

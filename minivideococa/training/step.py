@@ -272,8 +272,8 @@ def differentiated(grads: Params) -> list[str]:
     The poolers are always tuned, and the decoder stands between them and the captioning loss. A frozen image
     encoder, before the poolers, and a frozen text decoder, beside them, are left out.
     """
-    vision = ["vision"] if grads["visual"]["class_embedding"] is not None else []
-    text = ["text"] if grads["text"]["positional_embedding"] is not None else []
+    vision = ["vision"] if backward.is_encoder_tuned(grads["visual"]) else []
+    text = ["text"] if backward.is_any_tuned(grads["text"]) else []
     return [*vision, "pool", *text, "decoder"]
 
 
@@ -340,4 +340,5 @@ def _vision(dtokens: Array, tape: Tape, objective: Objective, grads: Params) -> 
     dtokens = dtokens.reshape(len(dtokens), -1, config.width)  # [B, T N, W]
     frames = dtokens.reshape(-1, config.tokens_per_frame, config.width)  # [B T, N, W]
     dx = backward.encode_images(dtokens if joint else frames, tape, config, grads)
-    backward.embed_images(dx.reshape(frames.shape), tape, config, grads)
+    if dx is not None:
+        backward.embed_images(dx.reshape(frames.shape), tape, config, grads)

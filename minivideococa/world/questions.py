@@ -1,4 +1,4 @@
-"""Questions about clips and their answers: eight kinds, several wordings of each.
+"""Questions about clips and their answers: nine kinds, several wordings of each.
 
 A question is asked only where its answer is unique, and true in every frame. Where nothing else is said, all
 objects of the clip are always visible:
@@ -11,18 +11,19 @@ objects of the clip are always visible:
 | exists  | is there a red star?       | with an object                                                      |
 | largest | which is largest?          | with one object LARGER than all others, in radius and in area       |
 | where   | where is the star?         | of two objects, on one side of each other throughout: see `_side`   |
+| place   | where is the star?         | of one object, on one side of the picture's centre throughout       |
 | moment  | what appears for a moment? | with one object visible for a MOMENT, and all others always         |
 | first   | what comes first?          | of two objects of different shapes, one after the other             |
 
-The tokens of the embedded checkpoint's image encoder hold almost no positions, so "where" needs a tuning that
-reaches the encoder; see weights/README.md. "first" needs the factorized adapter with positions.
+The tokens of the embedded checkpoint's image encoder hold almost no positions, so "where" and "place" need a
+change of the encoder; see weights/README.md. "first" needs the factorized adapter with positions.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -30,11 +31,13 @@ import numpy as np
 from ..model.config import check_choice, check_int
 from .captions import VOCABULARY
 from .clips import SPLITS, Clip, sample_clip
-from .scenes import NAMES, Object, pick
+from .scenes import NAMES, SIZE, Object, pick
 
 NUMBERS = ("zero", "one", "two", "three")
 LARGER = 1.25  # least ratio of the largest radius, and of the largest area, to the next
 CLEAR = 1.5  # least ratio of the distances along the two axes
+CLEARER = 2.5  # the same for the distances from the middle of the picture, which may be shorter
+NEAR = SIZE / 5  # least distance from the middle of the picture, along the longer axis, pixels
 MOMENT = 3 / 8  # of the frames, at most
 
 Wordings = Literal["training", "canonical", "held-out"]
@@ -138,12 +141,24 @@ def _ask_where(clip: Clip, names: Names, rng: np.random.Generator) -> tuple[Fiel
     return None if sides or side is None else ({"shape": clip.first[i].shape}, side)
 
 
-def _side(a: Object, b: Object) -> str | None:
+def _ask_place(clip: Clip, names: Names, rng: np.random.Generator) -> tuple[Fields, str] | None:
+    """Ask for the side of the picture that the only object is on, unless it is near the middle."""
+    if len(clip.first) != 1 or not clip.visible.all():
+        return None
+    centre = replace(clip.first[0], x=SIZE / 2, y=SIZE / 2)
+    sides = {_side(o, centre, CLEARER) for (o,) in clip.trajectory}
+    if any(max(abs(o.x - centre.x), abs(o.y - centre.y)) < NEAR for (o,) in clip.trajectory):
+        return None
+    side = sides.pop()
+    return None if sides or side is None else ({"shape": clip.first[0].shape}, side)
+
+
+def _side(a: Object, b: Object, clear: float = CLEAR) -> str | None:
     """Return the side of b that a is on; None if both axes are about equal."""
     x, y = a.x - b.x, a.y - b.y
-    if abs(x) >= CLEAR * abs(y):
+    if abs(x) >= clear * abs(y):
         return "left" if x < 0 else "right"
-    if abs(y) >= CLEAR * abs(x):
+    if abs(y) >= clear * abs(x):
         return "above" if y < 0 else "below"
     return None
 
@@ -167,6 +182,16 @@ def _ask_first(clip: Clip, names: Names, rng: np.random.Generator) -> tuple[Fiel
     first = int(times[1][0] < times[0][0])
     return None if times[first][-1] >= times[1 - first][0] else ({}, clip.first[first].shape)
 
+
+WHERE = (
+    (
+        "where is the {shape}?",
+        "where do you see the {shape}?",
+        "on which side is the {shape}?",
+        "which side is the {shape} on?",
+    ),
+    ("on which side do you see the {shape}?", "where can you see the {shape}?"),
+)
 
 QUESTION_KINDS = {
     "colour": Kind(
@@ -227,17 +252,8 @@ QUESTION_KINDS = {
         ),
         ("which shape is the biggest?", "what is the biggest object?"),
     ),
-    "where": Kind(
-        _ask_where,
-        "pair",
-        (
-            "where is the {shape}?",
-            "where do you see the {shape}?",
-            "on which side is the {shape}?",
-            "which side is the {shape} on?",
-        ),
-        ("on which side do you see the {shape}?", "where can you see the {shape}?"),
-    ),
+    "where": Kind(_ask_where, "pair", *WHERE),
+    "place": Kind(_ask_place, "single", *WHERE),
     "moment": Kind(
         _ask_moment,
         "moment",

@@ -99,7 +99,7 @@ def test_demo_as_text_and_json(capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out)
     answers = [
         value
-        for entry in result["clips"] + result["retrieval"]
+        for entry in result["clips"] + result["retrieval"] + result["questions"]
         for key, value in entry.items()
         if key.endswith("right")
     ]

@@ -87,6 +87,15 @@ def test_the_command_does_what_the_function_does(run, tmp_path, manifest, cache)
     assert same[0] == same[1]
 
 
+def test_tensors_that_are_tuned_too_are_named_one_by_one(run, tmp_path):
+    also = ["visual.positional_embedding", "visual.conv1"]
+    status, _, err = run("--task", "caption", "--also", also[0], "--also", also[1])
+    assert (status, err) == (0, "")
+    assert {"visual.positional_embedding", "visual.conv1.weight"} <= mvc.load(tuned=tmp_path / "run").changed
+    status, _, err = run("--also", "visual.conv2", folder="b")
+    assert status == 2 and "--also" in err and "visual.conv2" in err and err.count("\n") == 1
+
+
 def test_a_new_adapter_is_added_and_is_the_default_afterwards(run, tmp_path, capsys):
     assert run("--adapter", "factorized", "--positions")[0] == 0
     tuned = ["--tuned", str(tmp_path / "run")]

@@ -10,6 +10,7 @@ import minivideococa as mvc
 from minivideococa import cli, tasks
 from minivideococa.checkpoint import with_tensors
 from minivideococa.checkpoint.config import parse_config
+from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.checkpoint.tuned import write_tuned
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, evaluate, report, write_manifest
@@ -330,6 +331,7 @@ def test_the_training_set_has_the_form_of_the_data_set(run, tmp_path):
 
 def test_the_answers_of_the_command_with_their_probabilities(run):
     command = ["answer", CLIPS / "single.gif", "a photo of a", "--frames", 2]
+    command += ["--weights", embedded_checkpoint()]  # without its part for questions
     answers = ["--answers", "green crescent,red star,ring"]
     status, out, err = run(*command, *answers, "--top", 2)
     assert status == 0 and [line[9:].strip() for line in out.split("\n")[:1]] == ["green crescent"]

@@ -114,6 +114,26 @@ def test_nothing_else_is_tuned_and_the_model_stays_as_it_was(tune, model, tune_n
             assert np.array_equal(after[name], array) is not expected, name
 
 
+@pytest.mark.parametrize("tune_name", ["lit", "frozen-then-full"])
+def test_some_tensors_of_the_encoder_are_tuned_too(tune, model, tmp_path, tune_name):
+    """And they are in the tuned part, which a later tuning without them extends."""
+    also = ("visual.positional_embedding", "visual.transformer.resblocks.0.ln_1")
+    tuned = tune(tune=tune_name, also=also, steps=2, task="caption")
+    before, after = unnest(model.params), unnest(tuned.params)
+    encoder = [name for name in before if name.startswith("visual.") and not is_tuned(name, "lit")]
+    changed = {name for name in encoder if not np.array_equal(before[name], after[name])}
+    assert changed == {name for name in encoder if name.startswith(also) or tune_name != "lit"}
+    further = mvc.finetune(tuned, ENTRIES, tmp_path / "b", cache=tmp_path / "cache", steps=1, **QUICK)
+    assert further.changed >= changed
+    loaded = unnest(mvc.load(tuned=tmp_path / "b").params)
+    assert all(np.array_equal(loaded[name], after[name]) for name in changed)
+
+
+def test_a_name_that_no_tensor_has_is_refused(tune):
+    with pytest.raises(ValueError, match=r"also \(--also\): no tensor .* begins with visual.position_emb"):
+        tune(also=("visual.proj", "visual.position_emb"), steps=1)
+
+
 @pytest.mark.parametrize("adapter", ["attentional", "mean", "joint", "factorized"])
 def test_the_checkpoint_remembers_its_adapter(tune, tmp_path, adapter):
     tune(adapter=adapter, task="caption", steps=1)
@@ -448,6 +468,8 @@ def test_options_without_effect_are_warned_of(tune):
     messages = [str(warning.message) for warning in warned]
     for name in unused:
         assert any(message.startswith(f"{name} has no effect without ") for message in messages), name
+    with pytest.warns(UserWarning, match="half has no effect without a frozen image encoder"):
+        tune(steps=1, folder="b", also=("visual.conv1",), half=True)
 
 
 def test_it_computes_in_the_models_dtype(cache, tmp_path):
@@ -473,6 +495,14 @@ def test_a_contrastive_loss_of_single_clips_is_warned_of(tune):
 def test_a_warm_up_that_does_not_end_is_warned_of(tune):
     with pytest.warns(UserWarning, match="warmup is 5 of 5 steps: the learning rate never reaches its peak"):
         tune(steps=5, warmup=5)
+
+
+def test_a_question_that_is_too_long_is_an_error_before_a_clip_is_encoded(tune, tmp_path):
+    long = [Entry(ENTRIES[0].video, question="a " * 30, answer="ring")]
+    for keywords in {"entries": long}, {"entries": QUESTIONS, "validate": long}:
+        with pytest.raises(ValueError, match="its answer 'ring' has 33 ids, and this model's texts have at"):
+            tune(task="qa", steps=1, cache=tmp_path / "cache", **keywords)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_captions_that_are_never_generated_are_warned_of(tune, recwarn):

@@ -1,5 +1,7 @@
 """Gradients by hand against central differences, which need nothing but the forward pass."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from minivideococa.model import ops
 from minivideococa.model.decoder import cross_attention_kv, decode
 from minivideococa.model.text import encode_text
-from minivideococa.training import gradients
+from minivideococa.training import backward, gradients, step
 from minivideococa.training.data import Batch
 from minivideococa.training.parameters import Parameters, is_reached
 from minivideococa.training.step import (
@@ -192,6 +194,58 @@ def test_losses_of_several_batches_are_those_of_one(model_with, task):
     objective = Objective(model.config, "attentional", TASKS[task])
     found = mean_losses([batch.part(slice(0, 2)), batch.part(slice(2, 5))], model.params, objective)
     assert found == pytest.approx(losses_of(batch, model.params, objective), rel=1e-12)
+
+
+ALSO = {  # beginnings of names, and how many blocks the gradient goes through
+    "visual.positional_embedding": 2,
+    "visual.ln_pre.bias": 2,
+    "visual.class_embedding": 2,
+    "visual.conv1.weight": 2,
+    "visual.transformer.resblocks.0.attn.in_proj_weight": 2,
+    "visual.transformer.resblocks.1.ln_1.weight": 1,
+    "visual.transformer.resblocks.1.mlp": 1,
+}
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("phase", ["lit", "frozen"])
+@pytest.mark.parametrize("also", ALSO)
+def test_what_is_tuned_too_has_the_gradient_of_full_tuning(also, phase, recompute, model_with, monkeypatch):
+    """And the gradient goes through no block below it, and adds up nothing for what is frozen."""
+    model = model_with()
+    batch = random_batch(model, np.random.default_rng(2))
+    objective = Objective(model.config, "attentional", TASKS["both"])
+    full, some = (
+        Parameters.of(model.params, "full"),
+        Parameters.of(model.params, phase, also=(also, "text.cls")),
+    )
+    lit = Parameters.of(model.params, phase)
+    assert set(some.names) - set(lit.names) >= {name for name in full.names if name.startswith(also)}
+    expected = accumulate(batch, full, objective)
+    blocks, encode_images = [], backward.encode_images
+
+    def encode(dtokens, tape, config, grads):
+        monkeypatch.setattr(
+            backward, "residual_block", lambda *args: blocks.append(1) or residual_block(*args)
+        )
+        dx = encode_images(dtokens, tape, config, grads)
+        monkeypatch.setattr(backward, "residual_block", residual_block)
+        return dx
+
+    residual_block = backward.residual_block
+    monkeypatch.setattr(backward, "encode_images", encode)
+    monkeypatch.setattr(step, "_threads", one_thread)
+    assert accumulate(batch, some, objective, recompute=recompute) == pytest.approx(expected, rel=1e-12)
+    assert len(blocks) == ALSO[also]
+    for name in some.names:
+        got, want = some.gradients[some.segment(name)], full.gradients[full.segment(name)]
+        largest = np.abs(full.gradients).max()
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-13 * largest, err_msg=name)
+
+
+@contextmanager
+def one_thread(batch, micro_batch):
+    yield [[batch]], lambda function, *arguments: list(map(function, *arguments))
 
 
 def test_what_recomputing_keeps(model_with):

@@ -30,6 +30,8 @@ def test_the_defaults_are_valid_and_complete():
         ({"max_norm": 0}, "^max_norm is 0"),
         ({"seed": -1}, "^seed is -1"),
         ({"half": 1}, "^half is 1: give True or False"),
+        ({"also": "visual.proj"}, "^also must be a list of at least one text"),
+        ({"also": ("visual.proj", " ")}, r"^also\[1\] is blank"),
         ({"head": "classifier"}, "^head=classifier needs task=qa, not caption"),
     ],
 )
