@@ -5,9 +5,11 @@ import pytest
 
 import minivideococa as mvc
 from minivideococa import question_head
+from minivideococa.evaluation import Entry
 from minivideococa.model import decoder, text
 from minivideococa.model.ops import attention, keys_and_values, layer_norm, log_softmax, softmax
 from minivideococa.tasks import class_logits, is_tuned_for_questions, rank_answers
+from minivideococa.training.data import frequent_answers
 
 
 @pytest.fixture
@@ -194,6 +196,17 @@ def test_a_classifier_ranks_the_given_answers_that_it_knows(classifier, video):
     assert {row.answer: row.score for row in found} == pytest.approx({"Yes ": scores[3], "red": scores[0]})
     want = softmax(scores[[3, 0]])
     assert {row.answer: row.probability for row in found} == pytest.approx({"Yes ": want[0], "red": want[1]})
+
+
+@pytest.mark.parametrize("given, number", [("The blue star!", 1), (" a  YES", 3), ("Two", 2)])
+def test_an_answer_is_a_class_by_the_rule_of_training(classifier, video, given, number):
+    """Without articles, punctuation and case; the answer is named as it is given."""
+    entries = [Entry("a.mp4", question="q", answer=answer) for answer in (CLASSES[number], given)]
+    assert frequent_answers(entries, 9) == (CLASSES[number],)
+    scores = log_softmax(class_logits(classifier, video, "a star"))
+    with pytest.warns(UserWarning, match="^purple is not a class"):
+        [row] = rank_answers(classifier, video, "a star", ["purple", given])
+    assert (row.answer, row.score) == (given, pytest.approx(scores[number]))
 
 
 def test_the_decoder_ranks_answers_none_of_which_the_classifier_knows(classifier, video):

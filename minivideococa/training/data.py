@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answers import normalize_answer
 from ..evaluation.manifest import Entry, part_key
-from ..evaluation.metrics import normalize_answer
 from ..model.config import Array, check_int
 from ..model.videococa import VideoCoCa
 from ..tasks import prompt_length, text_lengths, warn_if_cut
@@ -66,37 +66,28 @@ def texts_of(examples: Sequence[Entry]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
-    """Return the words that the model's tokenizer lacks, each once; none for a byte-level vocabulary."""
-    return model.require_tokenizer().unknown(list(texts))
-
-
 # Answers as classes, as in CoCa's question answering (arXiv 2205.01917, appendix B)
 
 
 def frequent_answers(examples: Sequence[Entry], count: int) -> tuple[str, ...]:
     """Return the `count` most frequent answers, the first to appear first among equals.
 
-    Answers that `evaluate` takes for the same are one, in the spelling that appears first.
+    Answers that are the same after `normalize_answer` are one, in the spelling that appears first.
     """
     check_int("count", count, 1)
     spelling: dict[str, str] = {}
-    frequency = Counter(_canonical(e.answer) for e in examples if e.answer)
+    frequency = Counter(normalize_answer(e.answer) for e in examples if e.answer)
     for example in examples:
         if example.answer:
-            spelling.setdefault(_canonical(example.answer), example.answer)
+            spelling.setdefault(normalize_answer(example.answer), example.answer)
     ranked = sorted(frequency, key=lambda answer: -frequency[answer])
     return tuple(spelling[answer] for answer in ranked[:count])
 
 
 def with_answer_among(examples: Sequence[Entry], answers: Sequence[str]) -> list[Entry]:
     """Return the examples whose answer is one of the classes: a classifier can learn from no others."""
-    classes = {_canonical(answer) for answer in answers}
-    return [example for example in examples if example.answer and _canonical(example.answer) in classes]
-
-
-def _canonical(answer: str) -> str:
-    return normalize_answer(answer) or answer
+    classes = {normalize_answer(answer) for answer in answers}
+    return [example for example in examples if example.answer and normalize_answer(example.answer) in classes]
 
 
 # Batches
@@ -170,7 +161,7 @@ class Dataset:
     ) -> None:
         self.model, self.examples, self.task, self.store = model, list(examples), task, store
         self.batch_size, self.seed = check_int("batch_size", batch_size, 1), check_int("seed", seed, 0)
-        self.classes = {_canonical(answer): i for i, answer in enumerate(answers)}
+        self.classes = {normalize_answer(answer): i for i, answer in enumerate(answers)}
         self._captions = [max(1, len(example.captions)) for example in self.examples]
         self._drawn: tuple[int, Array, Array] | None = None
         self._check_texts()
@@ -191,7 +182,7 @@ class Dataset:
         examples = tuple(self.examples[row] for row in rows)
         texts = [self._text(self.examples[row], captions[row]) for row in rows]
         ids, targets = self._tokenize(texts, examples)
-        labels = [self.classes.get(_canonical(example.answer or ""), -1) for example in examples]
+        labels = [self.classes.get(normalize_answer(example.answer or ""), -1) for example in examples]
         return Batch(
             np.stack([self.store.read(example) for example in examples]),
             ids,

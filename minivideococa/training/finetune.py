@@ -29,15 +29,7 @@ from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
 from . import state
-from .data import (
-    Dataset,
-    examples_of,
-    frequent_answers,
-    require_room,
-    texts_of,
-    unknown_words,
-    with_answer_among,
-)
+from .data import Dataset, examples_of, frequent_answers, require_room, texts_of, with_answer_among
 from .log import Log, plot_losses, require_matplotlib
 from .loop import NotFiniteError, Phase, Run, Tuner, train
 from .options import TuningOptions
@@ -220,7 +212,7 @@ def prepare(
     return Run(
         model,
         options,
-        Objective(model.config, adapter, tuple(weights), weights),
+        Objective(model.config, adapter, weights),
         folder,
         [
             Phase(name, count, dataset(examples, name), dataset(tested, name) if tested else None)
@@ -290,7 +282,7 @@ def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
 
 def _with_words(model: VideoCoCa, texts: Sequence[str], options: TuningOptions) -> VideoCoCa:
     """Return a model that knows the words of the texts, if `add_words`; else warn of those it lacks."""
-    unknown = unknown_words(model, texts)
+    unknown = model.require_tokenizer().unknown(texts)
     if unknown and options.add_words:
         return add_words(model, unknown, options.seed)
     if unknown:
@@ -388,7 +380,7 @@ def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
     phase, position = run.phases[-1], tuner.position
     validation = {line["step"]: line["validation"] for line in log.lines if "validation" in line}
     stores = [data.store for data in (phase.training, phase.validation) if data]
-    left_out = {clip: why for store in stores for clip, why in store.left_out.items()}
+    left_out = {key: clip for store in stores for key, clip in store.left_out.items()}
     steps = [line for line in log.lines if "loss" in line]
     summary = {
         "task": run.options.task,
@@ -400,8 +392,8 @@ def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
         "best_step": position.best_step,
         "seconds": round(sum(line["seconds"] for line in steps), 1),
         "left_out": [
-            {"video": str(video), "start": start, "end": end, "why": why}
-            for (video, start, end), why in left_out.items()
+            {"video": str(clip.video), "start": clip.start, "end": clip.end, "why": why}
+            for clip, why in left_out.values()
         ],
         "tuned": str(run.folder / TUNED),
         "checkpoint": str(run.folder / state.CHECKPOINT) if whole else None,

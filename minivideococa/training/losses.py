@@ -11,8 +11,7 @@ import numpy as np
 from ..model.config import Array
 from ..model.ops import log_softmax
 
-# The factors of the losses: CoCa's (section 4.1), and that of a classifier, which stands alone
-WEIGHTS = {"caption": 2.0, "contrastive": 1.0, "answer": 1.0}
+WEIGHTS = {"caption": 2.0, "contrastive": 1.0}  # the factors of the losses, CoCa's (section 4.1)
 
 
 def captioning_loss(logits: Array, ids: Array, targets: Array, count: int) -> tuple[float, Array]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -23,7 +23,7 @@ from ..model.kernels import frame_threads
 from ..question_head import answer_logits
 from . import backward
 from .data import Batch
-from .losses import WEIGHTS, answer_loss, captioning_loss, contrastive_loss
+from .losses import answer_loss, captioning_loss, contrastive_loss
 from .parameters import Parameters
 from .tape import Tape, keep
 
@@ -37,8 +37,7 @@ class Objective:
 
     config: Config
     adapter: str
-    losses: tuple[str, ...]  # "caption" and "contrastive" or one of them, or "answer"
-    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    weights: Mapping[str, float]  # by loss: "caption" and "contrastive" or one of them, or "answer"
 
 
 @dataclass
@@ -84,7 +83,7 @@ def accumulate(
     dlatents: Iterator[Latents | None] = repeat(None)  # of the parts, one after another
     with _threads(batch, micro_batch) as (micro_batches, run):
         trees = parameters.grads_of_threads(len(micro_batches[0]))
-        contrastive, whole = "contrastive" in objective.losses, len(micro_batches) == 1
+        contrastive, whole = "contrastive" in objective.weights, len(micro_batches) == 1
         if contrastive and not whole:
             encoded = [done for parts in micro_batches for done in run(encode, parts)]
             share, dlatents = _contrastive(encoded, objective, params, grads)
@@ -107,7 +106,7 @@ def losses_of(batch: Batch, params: Params, objective: Objective, micro_batch: i
             for done in run(partial(forward, params=params, objective=objective), parts):
                 shares.append(_share(done, objective, counts)[0])
                 passes.append(replace(done, logits=None))
-    if "contrastive" in objective.losses:
+    if "contrastive" in objective.weights:
         shares.append(_contrastive(passes, objective, params)[0])
     return _total(shares, objective)
 
@@ -146,7 +145,7 @@ def _total(shares: list[Losses], objective: Objective) -> Losses:
     for share in shares:
         for name, value in share.items():
             losses[name] = losses.get(name, 0.0) + value
-    return {"loss": sum(objective.weights[name] * losses[name] for name in objective.losses)} | losses
+    return {"loss": sum(weight * losses[name] for name, weight in objective.weights.items())} | losses
 
 
 @contextmanager
@@ -223,10 +222,10 @@ def _logits(
 ) -> Array | None:
     """Return the logits of the answers [B, answers], or of the ids after the first n positions [B, n, V]."""
     config, layers = objective.config, params["text_decoder"]
-    if objective.losses == ("contrastive",):
+    if set(objective.weights) == {"contrastive"}:
         return None
     kv = decoder.cross_attention_kv(caption_tokens, layers, config.decoder)
-    if "answer" in objective.losses:
+    if "answer" in objective.weights:
         hidden = decoder.hidden_states(features, kv, layers, config.decoder)  # [B, L, E]
         mask = np.arange(hidden.shape[1]) < batch.lengths[:, None]  # [B, L], False at padding
         return answer_logits(hidden, mask, params["question_head"], config.vision.pooler_heads)
@@ -238,7 +237,7 @@ def _share(done: Pass, objective: Objective, counts: Mapping[str, int]) -> tuple
     batch, logits = done.batch, done.logits
     if logits is None:
         return {}, None
-    if "answer" in objective.losses:
+    if "answer" in objective.weights:
         assert batch.labels is not None
         loss, dlogits = answer_loss(logits, batch.labels, max(1, counts["answer"]))
         correct = int((logits.argmax(axis=1) == batch.labels).sum())
@@ -316,8 +315,8 @@ def _decoder(
 ) -> tuple[Array, list[backward.KV]]:
     """Back-propagate from the logits to the token features, and to the keys and values of each layer."""
     config, branch = objective.config, grads["text_decoder"]
-    dlogits *= objective.weights["answer" if "answer" in objective.losses else "caption"]
-    if "answer" not in objective.losses:
+    dlogits *= objective.weights["answer" if "answer" in objective.weights else "caption"]
+    if "answer" not in objective.weights:
         return backward.decode(dlogits, tape, config.decoder, branch)
     dhidden = backward.answer_logits(dlogits, tape, config.vision.pooler_heads, grads["question_head"])
     return backward.hidden_states(dhidden, tape, config.decoder, branch)

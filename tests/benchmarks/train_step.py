@@ -142,7 +142,7 @@ def ours(folder: str, model: str) -> Callable[[str], dict[str, Any]]:
 
     models.tune()
     loaded = minivideococa.load(checkpoint(folder, model))
-    objective = Objective(loaded.config, "attentional", tuple(LOSS_WEIGHTS), LOSS_WEIGHTS)
+    objective = Objective(loaded.config, "attentional", LOSS_WEIGHTS)
     parameters = Parameters.of(loaded.params, "lit")
     del loaded  # the tuned tensors have been copied
     optimizer = AdamW.of(parameters, WEIGHT_DECAY, BETAS, EPS)

@@ -18,7 +18,6 @@ from minivideococa.training.data import (
     examples_of,
     frequent_answers,
     texts_of,
-    unknown_words,
     with_answer_among,
 )
 from minivideococa.training.tokens import ClipStore
@@ -125,7 +124,7 @@ def test_words_that_the_tokenizer_lacks_are_listed(model):
         Entry(Path("a.mp4"), question="what colour is the circle", answer="red"),
     ]
     assert texts_of(entries) == ["a red dog", "a dog and a cat", "what colour is the circle", "red"]
-    assert unknown_words(model, texts_of(entries)) == ["dog", "cat", "what", "colour", "the"]
+    assert model.tokenizer.unknown(texts_of(entries)) == ["dog", "cat", "what", "colour", "the"]
 
 
 # Order

@@ -23,11 +23,11 @@ from minivideococa.training.step import (
 )
 
 ADAPTERS = ("attentional", "mean", "joint", "factorized")
-TASKS = {
-    "caption": ("caption",),
-    "contrastive": ("contrastive",),
-    "both": ("caption", "contrastive"),
-    "qa": ("answer",),
+TASKS = {  # the losses with their weights
+    "caption": {"caption": 2.0},
+    "contrastive": {"contrastive": 1.0},
+    "both": {"caption": 2.0, "contrastive": 1.0},
+    "qa": {"answer": 1.0},
 }
 POOLS = (True, "parallel", "cascade")
 VIDEO = {"factorized": {"layers": 2, "heads": 2, "positions": 3}, "answers": ["red", "blue", "green"]}
@@ -262,7 +262,7 @@ def test_padding_is_in_no_loss(model_with):
     """Other ids after the end change neither the captioning loss nor a gradient of the decoder."""
     model = model_with()
     batch = random_batch(model, np.random.default_rng(4))
-    objective = Objective(model.config, "attentional", ("caption",))
+    objective = Objective(model.config, "attentional", TASKS["caption"])
     results = []
     for padding in (model.config.pad_id, 7):
         ids = np.where(np.arange(batch.ids.shape[1]) < batch.lengths[:, None], batch.ids, padding)
