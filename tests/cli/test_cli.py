@@ -37,7 +37,7 @@ def test_caption(capsys):
 
 
 def test_answer(capsys):
-    """With the part for questions, unless other weights are given; base poolers tell what the video is like."""
+    """With the part for questions, unless other weights are given; in_world is the base checkpoint's."""
     command = ["answer", PAIR, "where is the ring?"]
     assert cli.main(command) == 0
     assert capsys.readouterr() == ("right\n", "")
