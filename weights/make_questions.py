@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
 from minivideococa.checkpoint import with_tensors
@@ -110,7 +111,8 @@ def with_positions(model: mvc.VideoCoCa, images: list[Path]) -> mvc.VideoCoCa:
 def tune(work: Path, head: str) -> mvc.VideoCoCa:
     """Tune the embedded checkpoint on stills, then on clips."""
     images = stills(work)
-    model = with_positions(mvc.load(), list(dict.fromkeys(e.video for e in images))[:160])
+    with threadpool_limits(1):  # so that the bits, which name the frame tokens, are always the same
+        model = with_positions(mvc.load(), list(dict.fromkeys(e.video for e in images))[:160])
     model = add_words(model, QUESTION_WORDS)
     for name, entries, frames, steps in (
         ("stills", images, 1, STEPS_OF_STILLS),
