@@ -227,7 +227,8 @@ def answer(
         not as many. None: the best, a str.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `max_length` counts the question too;
-        `min_length` is 1 unless given. The prompt is the question.
+        `min_length` is 1 unless given, and `beams` too for a model that was tuned for questions. The prompt
+        is the question.
     progress : called with the number of texts just scored, or of tokens just generated.
 
     Raises ValueError for a blank question, for one that leaves no room in the context, and as
@@ -238,7 +239,7 @@ def answer(
     answers = None if answers is None else check_texts("answers", answers)
     video = model.encode(video, num_frames, adapter, start, end)
     if top is None and answers is None and not model.config.answers:
-        options = _answering(question, options, keywords)
+        options = _answering(model, question, options, keywords)
         return _generate_answers(model, video, question, options, progress)[0]
     ranking = rank_answers(
         model, video, question, answers, top or 1, options=options, progress=progress, **keywords
@@ -278,7 +279,7 @@ def rank_answers(
     """
     check_question(question)
     if answers is None and not model.config.answers:
-        options = _answering(question, options, _most_probable(model, candidates, options, keywords))
+        options = _answering(model, question, options, _most_probable(model, candidates, options, keywords))
         return _rank_generated(model, video, question, options, progress)
     given = None if answers is None else check_texts("answers", answers)
     classes = _classes(model, given)
@@ -362,10 +363,17 @@ def _most_probable(
     return {"candidates": candidates} | defaults | keywords
 
 
-def _answering(question: str, options: DecodingOptions | None, keywords: dict[str, Any]) -> DecodingOptions:
-    """Return the options with which an answer to a question is generated."""
+def _answering(
+    model: VideoCoCa, question: str, options: DecodingOptions | None, keywords: dict[str, Any]
+) -> DecodingOptions:
+    """Return the options with which an answer to a question is generated.
+
+    A model that was tuned for questions answers greedily unless told otherwise: it was trained to give the
+    next id the highest probability, and the beams of open_clip's search sum logits, which are none.
+    """
     if options is None:
-        keywords = {"min_length": 1} | keywords
+        searched = not is_tuned_for_questions(model) or keywords.keys() & {"beam_groups", "candidates"}
+        keywords = {"min_length": 1} | ({} if searched else {"beams": 1}) | keywords
     return DecodingOptions.create(options, prompt=question, **keywords)
 
 

@@ -8,6 +8,7 @@ from minivideococa import question_head
 from minivideococa.checkpoint.folder import embedded_checkpoint, open_safetensors
 from minivideococa.evaluation import Entry
 from minivideococa.model import decoder, text
+from minivideococa.model.generation import DecodingOptions
 from minivideococa.model.ops import attention, keys_and_values, layer_norm, log_softmax, softmax
 from minivideococa.tasks import class_logits, is_tuned_for_questions, rank_answers
 from minivideococa.training.data import frequent_answers
@@ -226,6 +227,22 @@ def test_which_models_are_tuned_for_questions(model, classifier, tiny_model):
     assert not is_tuned_for_questions(tuned)
     tuned.tuned_for = "qa"
     assert is_tuned_for_questions(tuned)
+
+
+def test_a_model_tuned_for_questions_answers_greedily_unless_told_otherwise(model, video, monkeypatch):
+    options, generate = [], model.generate
+
+    def spy(tokens, given, **keywords):
+        options.append(given)
+        return generate(tokens, given, **keywords)
+
+    monkeypatch.setattr(model, "generate", spy)
+    for task in None, "qa":
+        model.tuned_for = task
+        mvc.answer(model, video, "there is")
+        mvc.answer(model, video, "there is", beams=3)
+        mvc.answer(model, video, "there is", options=DecodingOptions())
+    assert [given.beams for given in options] == [6, 3, 6, 1, 3, 6]
 
 
 # The embedded part for questions

@@ -189,7 +189,8 @@ def add_tuned(parser: Parser) -> None:
         type=path,
         metavar="PATH",
         help="a tuned part that is laid over the weights: a tuned.safetensors or its folder, or questions "
-        "for the embedded one, which answers questions about coloured shapes",
+        "for the embedded one, which answers questions about coloured shapes: the default of answer on the "
+        "embedded checkpoint",
     )
 
 
