@@ -116,8 +116,11 @@ def is_intact(path: Path) -> bool:
     return arrays is not None and _verify(arrays)
 
 
-def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
-    """Store arrays under a key, which is a JSON value. Raises OSError if they cannot be written."""
+def put(folder: Path | None, key: Any, arrays: Mapping[str, Array], way_out: str = "") -> None:
+    """Store arrays under a key, which is a JSON value.
+
+    Raises OSError if they cannot be written; `way_out` is what else the message offers.
+    """
     if folder is None:
         return
     try:
@@ -127,19 +130,19 @@ def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
     except OSError as error:
         raise OSError(
             f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
-            "MINIVIDEOCOCA_CACHE"
+            f"MINIVIDEOCOCA_CACHE{way_out}"
         ) from None
 
 
-def cached(folder: Path | None, key: Any, compute: Callable[[], Any]) -> Any:
+def cached(folder: Path | None, key: Any, compute: Callable[[], Any], way_out: str = "") -> Any:
     """Return the array or text stored under a key, or else compute and store it. Raises as `put`."""
     if (arrays := get(folder, key)) is not None:
         return arrays["text"].tobytes().decode() if "text" in arrays else arrays["array"]
     value = compute()
     if isinstance(value, str):
-        put(folder, key, {"text": np.frombuffer(value.encode(), np.uint8)})
+        put(folder, key, {"text": np.frombuffer(value.encode(), np.uint8)}, way_out)
     else:
-        put(folder, key, {"array": value})
+        put(folder, key, {"array": value}, way_out)
     return value
 
 

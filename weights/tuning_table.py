@@ -57,7 +57,6 @@ from minivideococa.model.config import ADAPTERS, Video
 from minivideococa.output import atomic_folder, atomic_write, json_text, locked
 from minivideococa.progress import progress_bar
 from minivideococa.training.finetune import finetune
-from minivideococa.training.log import read_log
 from minivideococa.training.parameters import TUNINGS, phases
 from minivideococa.training.tokens import ClipStore
 from minivideococa.world import LABELS, SPLITS, caption_of, draw_clip, objects_named, sample_clip
@@ -289,13 +288,21 @@ def counts(correct: Iterable[Any]) -> list[int]:
 def read_results(work: Path) -> dict[Cell, Scores]:
     """Return the scores of the finished cells; none if there is no such file."""
     names = [field.name for field in fields(Cell)]
-    lines = read_log(work / RESULTS)
+    lines = read_lines(work)
     return {Cell(**{name: line[name] for name in names}): line["scores"] for line in lines}
+
+
+def read_lines(work: Path) -> list[dict[str, Any]]:
+    """Return the lines of the results, one for each finished cell."""
+    path = work / RESULTS
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    )
 
 
 def append_result(work: Path, cell: Cell, scores: Scores, seconds: float) -> None:
     """Add a finished cell to the results. The file is replaced, so that it is whole at any moment."""
-    lines = [*read_log(work / RESULTS), {**asdict(cell), "seconds": round(seconds, 1), "scores": scores}]
+    lines = [*read_lines(work), {**asdict(cell), "seconds": round(seconds, 1), "scores": scores}]
     with atomic_write(work / RESULTS) as partial:
         partial.write_text("".join(json_text(line) + "\n" for line in lines), encoding="utf-8")
 
