@@ -47,7 +47,7 @@ CLIPS, TEST_CLIPS = 6000, 1400
 KINDS = ("moment", "count", "moment", "count", "moment", "largest", "moment", "where", "count", "exists")
 COMMON = ("colour", "shape", "exists")  # kinds of which every second question is left out
 OPTIONS: dict[str, Any] = dict(
-    task="qa", tune="lit", batch=64, learning_rate=1e-3, warmup=100, seed=TRAIN_SEED, half=True, steps=2000
+    task="qa", tune="lit", batch=64, learning_rate=1e-3, warmup=100, seed=TRAIN_SEED, half=True, steps=1500
 )
 TARGET = 0.90
 
