@@ -43,9 +43,7 @@ def test_answer(capsys):
     assert capsys.readouterr() == ("red\n", "")
     assert cli.main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["answers"], told["tuned_for_questions"]) == ([{"answer": "red"}], True) and told[
-        "in_world"
-    ]
+    assert (told["answers"], told["tuned_for_questions"]) == ([{"answer": "red"}], True) and told["in_world"]
     assert cli.main(["answer", PAIR, "a photo of a", "--weights", str(embedded_checkpoint())]) == 0
     assert "was not finetuned for questions" in capsys.readouterr().err
 
