@@ -19,13 +19,12 @@ import numpy as np
 
 from . import __version__
 from .checkpoint.folder import open_safetensors, save_tensors
+from .checkpoint.table import POOLERS, unnest
 from .inputs import path_name
 from .media.video import files_of
 from .model.config import Array
 from .model.videococa import VideoCoCa
 from .output import atomic_write
-
-POOLERS = ("attn_pool", "attn_pool_contrastive", "ln_post", "proj")  # of `visual`: behind the frame tokens
 
 
 def content_hashes(video: str | os.PathLike[str]) -> list[list[str]]:
@@ -60,8 +59,8 @@ def encoder_hash(model: VideoCoCa) -> str:
     vision = {name: value for name, value in asdict(model.config.vision).items() if name not in pooler}
     facts = [vision, asdict(model.config.preprocess)]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    visual = model.params["visual"]
-    _add_tensors(digest, {name: visual[name] for name in visual if name not in POOLERS})
+    tensors = unnest({"visual": model.params["visual"]})
+    _add_tensors(digest, {name: tensors[name] for name in tensors if not name.startswith(POOLERS)})
     return digest.hexdigest()
 
 
@@ -117,8 +116,11 @@ def is_intact(path: Path) -> bool:
     return arrays is not None and _verify(arrays)
 
 
-def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
-    """Store arrays under a key, which is a JSON value. Raises OSError if they cannot be written."""
+def put(folder: Path | None, key: Any, arrays: Mapping[str, Array], way_out: str = "") -> None:
+    """Store arrays under a key, which is a JSON value.
+
+    Raises OSError if they cannot be written; `way_out` is what else the message offers.
+    """
     if folder is None:
         return
     try:
@@ -128,19 +130,19 @@ def put(folder: Path | None, key: Any, arrays: Mapping[str, Array]) -> None:
     except OSError as error:
         raise OSError(
             f"{folder}: the cache cannot be written ({error}): give another folder with --cache or "
-            "MINIVIDEOCOCA_CACHE, or --no-cache"
+            f"MINIVIDEOCOCA_CACHE{way_out}"
         ) from None
 
 
-def cached(folder: Path | None, key: Any, compute: Callable[[], Any]) -> Any:
+def cached(folder: Path | None, key: Any, compute: Callable[[], Any], way_out: str = "") -> Any:
     """Return the array or text stored under a key, or else compute and store it. Raises as `put`."""
     if (arrays := get(folder, key)) is not None:
         return arrays["text"].tobytes().decode() if "text" in arrays else arrays["array"]
     value = compute()
     if isinstance(value, str):
-        put(folder, key, {"text": np.frombuffer(value.encode(), np.uint8)})
+        put(folder, key, {"text": np.frombuffer(value.encode(), np.uint8)}, way_out)
     else:
-        put(folder, key, {"array": value})
+        put(folder, key, {"array": value}, way_out)
     return value
 
 

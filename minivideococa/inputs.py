@@ -99,7 +99,16 @@ def parse_json(text: str, source: str, hint: str) -> Any:
 
 
 def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
-    """Return why a file or folder cannot be read, in one line that names it."""
+    """Return why a file or folder cannot be read, in one line that names it.
+
+    Raises the KeyboardInterrupt or SystemExit that `error` has hidden, if it was raised while one of them was
+    handled: cleaning up after a Ctrl-C can fail, and the file is not to blame.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if not isinstance(cause, Exception):
+            raise cause
+        cause = cause.__context__
     name, text = " ".join(os.fspath(path).split()), " ".join(str(error).split())
     if isinstance(error, MemoryError):
         text = "there is not enough memory to read it"

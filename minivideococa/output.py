@@ -26,14 +26,16 @@ ABANDONED_AFTER = 24 * 3600  # seconds, where files cannot be locked
 def resolve_output(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]] = ()) -> Path:
     """Return the destination of an output file, with links resolved. Call it before the work starts.
 
-    Raises FileNotFoundError if the folder does not exist, and ValueError if the destination is something
-    other than a regular file, is one of `inputs`, or lies in a folder that is one of `inputs`.
+    Raises FileNotFoundError if the folder does not exist, PermissionError if nothing can be written there,
+    and ValueError if the destination is something other than a regular file, is one of `inputs`, or lies in a
+    folder that is one of `inputs`.
     """
     destination = Path(path).resolve()
     if not destination.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {destination.parent}: make it first")
     if destination.exists() and not destination.is_file():
         raise ValueError(f"{path}: exists and is not a regular file: give another name")
+    require_writable(destination.parent, path)
     for source in filter(os.path.exists, inputs):
         if Path(source).resolve() in (destination, *(destination.parents if os.path.isdir(source) else ())):
             raise ValueError(f"{path}: would overwrite an input: give another name")
@@ -78,7 +80,7 @@ def atomic_folder(
         require_empty(folder)
     fill = destination.is_dir()
     if not fill:
-        destination.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.parent)
     with _unfinished(destination if fill else destination.parent) as partial, _errors_name(partial, folder):
         partial.mkdir()
         yield partial
@@ -102,6 +104,14 @@ def _move_folder(partial: Path, destination: Path, fill: bool) -> None:
             os.replace(partial, destination)
     finally:
         _unlock(lock)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, unless it exists. Raises OSError, which names it, if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"{folder}: cannot be made: {error.strerror}; give another place") from None
 
 
 def require_empty(folder: Path) -> None:
@@ -134,6 +144,12 @@ def is_writable(folder: Path) -> bool:
     """Return whether files can be made in `folder`, or if it does not exist, in its nearest parent."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def require_writable(folder: Path, name: str | os.PathLike[str]) -> None:
+    """Raise PermissionError, which calls the output `name`, unless files can be made in `folder`."""
+    if not is_writable(folder):
+        raise PermissionError(f"{os.fspath(name)}: cannot be written; give another place")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""The classifier of answers: CoCa's head for visual question answering (arXiv 2205.01917, section 4.2).
+"""The classifier of answers: CoCa's head for visual question answering (arXiv 2205.01917, appendix B).
 
-The question passes through the text decoder, a new attentional pooler turns the decoder's outputs into one
-vector, and a linear classifier gives the logits of the most frequent answers. The paper leaves the pooler's
-details open: here it is CoCa's own with a single query, and padding is masked.
+The question passes through the text decoder, a new attentional pooler with a single query turns the decoder's
+outputs into one vector, and a linear classifier gives the logits of the most frequent answers. The paper
+leaves the pooler's other details open: here it has the norms of CoCa's poolers, and padding is masked.
 """
 
 from __future__ import annotations

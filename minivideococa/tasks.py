@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .answers import normalize_answer
 from .model.config import (
     Array,
     Source,
@@ -265,7 +266,7 @@ def rank_answers(
     - `answers`, without a classifier: each is scored as a continuation of the question, see `score`. The
       probability is the softmax over the scores of the given answers, so it sums to 1 over them; a long
       answer is less probable than a short one.
-    - `answers` and a classifier: the given answers among its classes, in any case of letters, by its
+    - `answers` and a classifier: the given answers among its classes, compared by `normalize_answer`, by its
       log-probabilities; the probability is their softmax. Others are left out with a warning. If none is
       among the classes, the decoder scores them, with a warning: finetuning the classifier has not trained it
       to continue questions.
@@ -316,9 +317,9 @@ def _classes(model: VideoCoCa, answers: list[str] | None) -> dict[int, str]:
     """
     if answers is None or not model.config.answers:
         return dict(enumerate(model.config.answers))
-    numbers = {text.strip().lower(): i for i, text in enumerate(model.config.answers)}
-    known = {numbers[key]: text for text in answers if (key := text.strip().lower()) in numbers}
-    if unknown := [text for text in answers if text.strip().lower() not in numbers]:
+    numbers = {normalize_answer(text): i for i, text in enumerate(model.config.answers)}
+    known = {numbers[key]: text for text in answers if (key := normalize_answer(text)) in numbers}
+    if unknown := [text for text in answers if normalize_answer(text) not in numbers]:
         what = "is not a class" if len(unknown) == 1 else "are not classes"
         then = "left out" if known else "ranked by the decoder, which was not trained for it"
         named = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")

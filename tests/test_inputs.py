@@ -6,7 +6,7 @@ import pytest
 from platforms import posix
 
 from minivideococa import resources
-from minivideococa.inputs import parse_json, read_json, read_text, regular_file
+from minivideococa.inputs import parse_json, read_json, read_text, regular_file, why_unreadable
 from minivideococa.resources import available_memory, format_bytes, require_memory
 
 
@@ -76,3 +76,15 @@ def test_memory_limit_of_a_container(tmp_path, monkeypatch):
     assert available_memory() == 250_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory() > 250_000_000
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_error_of_cleaning_up_after_an_interrupt_does_not_hide_it(interrupt):
+    with pytest.raises(interrupt):
+        try:
+            try:
+                raise interrupt
+            finally:
+                raise RuntimeError("cannot join thread before it is started")
+        except Exception as error:
+            why_unreadable("clip.mp4", error)

@@ -186,7 +186,7 @@ def test_full_disk_names_the_destination(tmp_path: Path, write, error) -> None:
 def test_unwritable_cache_names_both_options(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="--cache or MINIVIDEOCOCA_CACHE, or --no-cache"):
-        cache.put(tmp_path / "file" / "cache", ["facts"], {"array": np.zeros(1)})
+        cache.put(tmp_path / "file" / "cache", ["facts"], {"array": np.zeros(1)}, ", or --no-cache")
 
 
 @posix

@@ -135,3 +135,9 @@ def test_destinations_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="there is no folder"):
             resolve_output(tmp_path / wrong)
     assert resolve_output(tmp_path / "file") == resolve_output(tmp_path / "." / "file")
+
+
+def test_a_folder_without_permission_is_an_error_before_the_work(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(PermissionError, match="a.txt: cannot be written; give another"):
+        resolve_output(tmp_path / "a.txt")

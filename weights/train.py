@@ -73,7 +73,7 @@ FAR = 0.5
 # With --dilution: the first diluted step, the probability of dilution in a step, and the most empty images
 # whose tokens are appended to those of each image.
 DILUTED_FROM, DILUTED, EMPTY = 3250, 0.6, 6
-CAPTION_WEIGHT = 2.0  # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 3.2)
+CAPTION_WEIGHT = 2.0  # CoCa's loss: contrastive + 2 x captioning (arXiv 2205.01917, section 4.1)
 
 
 def tokenizer_json() -> str:

@@ -18,13 +18,14 @@ import numpy as np
 
 from ..inputs import path_name, read_text, require_exists
 from ..model.config import Array, Config, check_choice
-from ..output import is_writable, require_empty
+from ..output import require_empty, require_writable
 from ..progress import Progress, no_progress
 from ..resources import require_memory
 from .export import write_open_clip
 from .folder import (
     CLIP_VOCABULARY,
     LONE_PART,
+    NEW_LAYERS,
     TOKENIZER,
     TUNED,
     StoredTensor,
@@ -89,6 +90,10 @@ def convert(
     dest = _free(dest)
     weights = _weights(place)
     content = _read(place, weights, config)
+    if part is None and NEW_LAYERS in _files(place):
+        warnings.warn(
+            f"{place}: {NEW_LAYERS} is left out: give it to --tuned (tuned), to have its layers", stacklevel=2
+        )
     if part:
         content = _lay_over(content, part, name if name.startswith("hf-hub:") else base_name(place))
     _require_memory(content.stored, dtype, weights)
@@ -119,8 +124,7 @@ def _existing(source: str | os.PathLike[str], from_hub: bool, progress: Progress
 def _free(dest: str | os.PathLike[str]) -> Path:
     path = Path(path_name(dest, "give a folder to make", "dest"))
     require_empty(path)
-    if not is_writable(path if path.is_dir() else path.parent):
-        raise PermissionError(f"{path}: cannot be written; give another place")
+    require_writable(path if path.is_dir() else path.parent, path)
     return path
 
 

@@ -15,7 +15,9 @@ from ..model.config import Array, Config, Params
 
 Shapes = dict[str, tuple[int, ...]]
 
-# Layers that are not CoCa's: trained here, and possibly still at their initial value of zero
+# Beginnings of names: of CoCa's attentional poolers, with all that makes latents of what they return
+POOLERS = ("visual.attn_pool.", "visual.attn_pool_contrastive.", "visual.ln_post.", "visual.proj")
+# and of layers that are not CoCa's: trained here, and possibly still at their initial value of zero
 ADDED = ("factorized.", "question_head.")
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")

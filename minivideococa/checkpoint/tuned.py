@@ -48,6 +48,7 @@ from .folder import (
     save_tensors,
     write_checkpoint,
 )
+from .folder import QUESTIONS as QUESTIONS_FILE
 from .table import find_mismatches, format_mismatches, parameter_shapes, unnest
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def read_tuned(tuned: str | os.PathLike[str]) -> TunedPart:
 
 def _tuned_file(tuned: str | os.PathLike[str]) -> Path:
     if tuned == QUESTIONS:
-        path = embedded_checkpoint() / "questions.safetensors"
+        path = embedded_checkpoint() / QUESTIONS_FILE
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: the embedded part for questions is missing: reinstall minivideococa"

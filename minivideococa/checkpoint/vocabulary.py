@@ -77,7 +77,8 @@ def _pieces(tokenizer: Tokenizer, words: Sequence[str]) -> list[str]:
     normalizer, splitter = tokenizer.vocabulary.normalizer, tokenizer.vocabulary.pre_tokenizer
     normal = [normalizer.normalize_str(word) if normalizer else word for word in words]
     pieces = [splitter.pre_tokenize_str(word) if splitter else [(word, ())] for word in normal]
-    return list(dict.fromkeys(piece for row in pieces for piece, _ in row))
+    new = dict.fromkeys(piece for row in pieces for piece, _ in row)
+    return [piece for piece in new if tokenizer.vocabulary.token_to_id(piece) is None]  # not <unk> itself
 
 
 def _grown_config(config: Config, count: int) -> Config:

@@ -80,12 +80,14 @@ def run(args: argparse.Namespace) -> int:
     from ..training.state import SUMMARY
 
     options = tuning_options(args)
-    entries = read_manifest(args.manifest)
-    validation = read_manifest(args.validate) if args.validate else None
-    texts = texts_read(examples_of([*entries, *(validation or [])], options.task), options)
+    entries = examples_of(read_manifest(args.manifest), options.task, args.manifest)
+    validation = None
+    if args.validate:
+        validation = examples_of(read_manifest(args.validate), options.task, args.validate)
+    texts = texts_read([*entries, *(validation or [])], options)
     model = arguments.load_model(args, adds_layers=True)
     if not options.add_words:
-        messages.refuse_unknown_words(args, model, texts)
+        messages.refuse_unknown_words(args, model, texts, "--add-words to learn them")
     try:
         finetune(
             model,
@@ -131,18 +133,23 @@ def say_how_to_resume(args: argparse.Namespace) -> None:
 
 def report(summary: dict[str, Any]) -> list[str]:
     """Return the summary of a run as lines."""
-    lines = [
-        f"{summary['clips']} clips, {summary['steps']} steps ({summary['epochs']:g} epochs) in "
-        f"{summary['seconds']:g} s"
-    ]
+    examples = counted(summary["clips"], "question" if summary["task"] == "qa" else "clip")
+    steps = counted(summary["steps"], "step")
+    epochs = f"{summary['epochs']:g} epoch" + "s" * (summary["epochs"] != 1)
+    lines = [f"{examples}, {steps} ({epochs}) in {summary['seconds']:g} s"]
     if loss := summary["loss"]:
         lines.append(f"loss {loss['first']:.4f} -> {loss['last']:.4f}")
     if validation := summary["validation"]:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in validation.items())
         lines.append(f"validation, at its best after step {summary['best_step']}: {shown}")
     if summary["left_out"]:
-        lines.append(f"{len(summary['left_out'])} clips cannot be read and were left out")
+        lines.append(f"left out, because they cannot be read: {counted(len(summary['left_out']), 'clip')}")
     lines.append(f"tuned part: {summary['tuned']} (give it to --tuned)")
     if summary["checkpoint"]:
         lines.append(f"checkpoint: {summary['checkpoint']} (give it to --weights)")
     return lines
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: "1 clip", "2 clips"."""
+    return f"{count} {noun}" + "s" * (count != 1)

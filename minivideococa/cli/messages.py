@@ -81,6 +81,17 @@ def reason(error: BaseException) -> str:
 # The embedded checkpoint
 
 
+def for_shapes_only(args: argparse.Namespace) -> bool:
+    """Return whether the model is the embedded checkpoint, alone or with its own part for questions.
+
+    A part that a user has tuned from it has seen other videos and may know other words.
+    """
+    from ..checkpoint.tuned import QUESTIONS
+    from ..world import is_embedded
+
+    return is_embedded(args.weights) and args.tuned in (None, QUESTIONS)
+
+
 def videos_in_world(
     args: argparse.Namespace, videos: Sequence[Video], caption: str | None = None
 ) -> list[bool] | None:
@@ -107,9 +118,7 @@ def warn_of_limits(
     `known` is the result of `videos_in_world`. The checkpoint is not mentioned if all videos look like its
     shapes.
     """
-    from ..world import is_embedded
-
-    if is_embedded(args.weights) and not (known and all(known)):
+    if for_shapes_only(args) and not (known and all(known)):
         say(
             args,
             "the embedded checkpoint was trained on coloured shapes only; for other videos give --weights",
@@ -122,18 +131,21 @@ def warn_of_limits(
 
 def warn_of_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
     """Print the words of the texts that are missing from the vocabulary."""
-    from ..world import is_embedded
-
     if unknown := unknown_words(model, texts):
-        checkpoint = "the embedded" if is_embedded(args.weights) else "this"
+        checkpoint = "the embedded" if for_shapes_only(args) else "this"
         say(
             args,
             f"{checkpoint} checkpoint's vocabulary lacks {word_list(unknown)}: the result is not reliable",
         )
 
 
-def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str]) -> None:
-    """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given."""
+def refuse_unknown_words(
+    args: argparse.Namespace, model: VideoCoCa, texts: Sequence[str], way_out: str = ""
+) -> None:
+    """Raise ValueError for the user's words that are missing from the vocabulary, unless --force is given.
+
+    `way_out` is what else may be given instead of other words.
+    """
     if args.force or not model.tokenizer:
         return
     for text in filter(str.strip, texts):
@@ -143,19 +155,18 @@ def refuse_unknown_words(args: argparse.Namespace, model: VideoCoCa, texts: Sequ
                 "to go on"
             )
     if unknown := unknown_words(model, texts):
-        raise ValueError(_refusal(args, with_nearest(model, unknown)))
+        raise ValueError(_refusal(args, with_nearest(model, unknown), f"{way_out}, " if way_out else ""))
 
 
-def _refusal(args: argparse.Namespace, words: Sequence[str]) -> str:
+def _refusal(args: argparse.Namespace, words: Sequence[str], way_out: str) -> str:
     """Return the message for words that are missing from the vocabulary."""
-    from ..world import is_embedded
-
-    if is_embedded(args.weights):
+    if for_shapes_only(args):
         return (
             "the embedded checkpoint is for coloured shapes only, and its vocabulary lacks "
-            f"{word_list(words)}: give --weights (see README.md), other words, or --force to go on"
+            f"{word_list(words)}: give {way_out}--weights (see README.md), other words, or --force to go on"
         )
-    return f"this checkpoint's vocabulary lacks {word_list(words)}: give other words, or --force to go on"
+    lacks = f"this checkpoint's vocabulary lacks {word_list(words)}"
+    return f"{lacks}: give {way_out}other words, or --force to go on"
 
 
 def with_nearest(model: VideoCoCa, unknown: Sequence[str]) -> list[str]:

@@ -57,5 +57,7 @@ def run(args: argparse.Namespace) -> int:
         "test": f"evaluate a model on them: minivideococa evaluate {manifest} --tasks qa",
         "train": f"finetune a model on them: minivideococa finetune {manifest} --task qa --add-words -o DIR",
     }
-    messages.say(args, f"wrote {args.count} clips to {args.folder}; to {use[args.questions]}")
+    messages.say(
+        args, f"wrote {args.count} clip{'s' * (args.count != 1)} to {args.folder}; to {use[args.questions]}"
+    )
     return 0

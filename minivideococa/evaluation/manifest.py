@@ -109,7 +109,10 @@ def _check_text(name: str, text: Any) -> None:
         raise ValueError(f"the {name} {shortened(text)} is {fault}: give a text, or leave it out")
 
 
-def part_key(entry: Entry) -> tuple[str, float, float | None]:
+PartKey = tuple[str, float, float | None]
+
+
+def part_key(entry: Entry) -> PartKey:
     """Return what identifies a video: the path, symbolic links resolved, and the part of it."""
     return os.path.realpath(entry.video), entry.start or 0.0, entry.end
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answers import normalize_answer
 from ..model.config import Array
 
 
@@ -185,13 +186,6 @@ def _scorers() -> tuple[Any, Any, Any]:
 # Answers
 
 Equal = Callable[[str, str], bool]  # whether a predicted answer and a correct one are the same
-NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalize_answer(answer: str) -> str:
-    """Return an answer in lower case without punctuation and articles, unless only articles are left."""
-    tokens = answer.lower().translate(NO_PUNCTUATION).split()
-    return " ".join([token for token in tokens if token not in ("a", "an", "the")] or tokens)
 
 
 def same_answer(answer: str, truth: str) -> bool:

@@ -27,7 +27,7 @@ from ..resources import require_memory_for
 from ..tasks import warn_if_cut
 from .manifest import Entry, part_key
 from .tasks import TASKS, Clip, Settings, Task
-from .tasks.task import finite_latents
+from .tasks.task import WITHOUT_CACHE, finite_latents
 
 
 def evaluate(
@@ -236,7 +236,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
     else:
         video = model.encode_video(pixels, adapter)
         finite_latents(video.latent, clip.path)
-        put(cache, clip.key, vars(video))
+        put(cache, clip.key, vars(video), WITHOUT_CACHE)
     clip.latent = video.latent
     return video
 

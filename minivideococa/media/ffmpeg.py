@@ -105,7 +105,8 @@ def _supervise(
             raise
         finally:
             ended.set()
-            watchdog.join()
+            if watchdog.is_alive():  # a Ctrl-C may come while it starts
+                watchdog.join()
     return result, "".join(faults)
 
 

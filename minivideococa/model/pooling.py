@@ -55,6 +55,13 @@ def pool_tokens(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Ar
     return embedding, pooled
 
 
+def pool_video(tokens: Array, params: Params, config: Config, adapter: str) -> tuple[Array, Array]:
+    """Pool frame tokens [..., T, N, W] by one of the `config.ADAPTERS`, as one of the functions below."""
+    if adapter == "factorized":
+        return factorized_pool(tokens, params["visual"], params["factorized"], config)
+    return (mean_pool if adapter == "mean" else pool)(tokens, params["visual"], config.vision)
+
+
 def pool(tokens: Array, visual: Params, config: VisionConfig) -> tuple[Array, Array]:
     """Pool frame tokens [..., T, N, W] to a latent [..., E], of unit length, and caption tokens [..., Q', E].
 

@@ -52,11 +52,7 @@ def frame_tokens(
 @threads_of_frames
 def pool(tokens: Array, params: Params, config: Config, adapter: str) -> Video:
     """Pool frame tokens [T, N, W] to a latent [E] and caption tokens [Q', E], factorized [T, E]."""
-    visual = params["visual"]
-    if adapter == "factorized":
-        return Video(*pooling.factorized_pool(tokens, visual, params["factorized"], config))
-    pool = pooling.mean_pool if adapter == "mean" else pooling.pool
-    return Video(*pool(tokens, visual, config.vision))
+    return Video(*pooling.pool_video(tokens, params, config, adapter))
 
 
 class VideoCoCa:

@@ -26,6 +26,7 @@ from .gradients import (
     linear_parameters,
     merge_heads,
     normalize,
+    projection,
     rows,
 )
 from .kernels import frozen_projections
@@ -68,14 +69,6 @@ def self_attention_blocks(dx: Array, tape: Tape, heads: int, grads: list[Params]
     for block in reversed(grads):
         dx, _ = residual_block(dx, tape, heads, block)
     return dx
-
-
-def projection(dy: Array, x: Array, weight: Array, grad: Array | None) -> Array:
-    """Back-propagate through y = x P, for a projection P [n_in, n_out]: dy [..., n_out] -> dx [..., n_in].
-
-    P is stored the other way round than the weight of `linear`: P = W^T.
-    """
-    return linear(dy, {"weight": None if grad is None else grad.T}, x, weight.T)
 
 
 # The multimodal text decoder
@@ -162,14 +155,14 @@ def attentional_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) ->
 
 
 def queries(dqueries: Array, tape: Tape, grads: Params) -> None:
-    """Back-propagate to the learned queries [Q, E]: the gradient moves them towards what lowers the loss."""
+    """Back-propagate through `ln_q` to the learned queries [Q, E]."""
     dqueries = layer_norm(dqueries, grads["ln_q"], *pop(tape, "layer_norm"))
     if grads["query"] is not None:
         grads["query"] += dqueries
 
 
 def frozen_context_pooler(dpooled: Array, tape: Tape, heads: int, grads: Params) -> None:
-    """Do what `attentional_pooler` does where nothing before the context is tuned, in less time."""
+    """Back-propagate as `attentional_pooler` does, but not to the context, which is frozen."""
     dqueries, dkeys, dvalues = attention(dpooled, tape, heads, grads["attn"])
     projections = []
     for name, d in ("v", dvalues), ("k", dkeys):
@@ -185,7 +178,7 @@ def pool_tokens(
 ) -> Array | None:
     """Back-propagate through `pooling.pool_tokens`: dembedding [..., E], dtokens [..., Q', E] -> [..., M, W].
 
-    Return None if the image encoder, which makes the tokens, is frozen.
+    Where the image encoder, which makes the tokens, is frozen, their gradient may be left out: None.
     """
     heads = config.pooler_heads
     if config.attentional_pool is True:
@@ -204,11 +197,11 @@ def pool_tokens(
 
 
 def pooled_embedding(tape: Tape, visual: Params, config: VisionConfig) -> Array:
-    """Return the embedding [..., E] that `pooling.pool_tokens` has just returned; it is small."""
+    """Compute again the embedding [..., E] that `pooling.pool_tokens` returned: the tape does not hold it."""
     if config.attentional_pool is True:
         pooled, *norm = tape[-1][1]  # [..., Q, E]
         return ops.layer_norm(pooled[..., 0, :], *norm)
-    x, _ = tape[-2][1]  # of the contrastive pooler's last linear layer; its attention's entry follows
+    x, _ = tape[-2][1]  # input of the contrastive pooler's output projection; tape[-1] is its attention
     return ops.linear(x, **visual["attn_pool_contrastive"]["attn"]["out_proj"])[..., 0, :]
 
 
@@ -228,7 +221,7 @@ def mean_pool(
 ) -> Array | None:
     """Back-propagate through `pooling.mean_pool`: dlatent [B, E], dtokens [B, Q', E] -> [B, T, N, W].
 
-    The mean over T frames hands each of them a share of 1 / T, the same for all.
+    In a mean over T frames, the gradient of each frame is 1 / T of the mean's.
     """
     visual = params["visual"]
     dlatent = normalize(dlatent, *pop(tape, "normalize"))
@@ -244,8 +237,8 @@ def factorized_pool(
 ) -> Array | None:
     """Back-propagate through `pooling.factorized_pool`: dlatent [B, E], dtokens [B, T, E] -> [B, T, N, W].
 
-    x [B, T, E]: the caption tokens, which are the last layer's outputs. Queries that give caption tokens of
-    single frames are not used here, so their gradient is zero.
+    x [B, T, E]: the caption tokens, which are the last layer's outputs. The generative queries' outputs for
+    each frame are not used, so their gradient is zero.
     """
     assert config.factorized is not None
     visual, factorized, T = params["visual"], grads["factorized"], x.shape[1]

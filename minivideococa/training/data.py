@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answers import normalize_answer
 from ..evaluation.manifest import Entry, part_key
-from ..evaluation.metrics import normalize_answer
 from ..model.config import Array, check_int
 from ..model.videococa import VideoCoCa
 from ..tasks import prompt_length, text_lengths, warn_if_cut
@@ -26,12 +26,13 @@ from .tokens import ClipStore
 # Examples
 
 
-def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
+def examples_of(entries: Sequence[Entry], task: str, name: str = "the manifest") -> list[Entry]:
     """Return the examples that a task learns from, each an entry of its own, in the order of the manifest.
 
     Of "qa", an example is a question about a clip with its answer. Of the other tasks it is a clip with all
     captions of its entries: no clip is twice in a batch, where the contrastive loss would take it for its own
-    negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none.
+    negative. Entries without what the task needs are passed over. Raises ValueError if that leaves none;
+    `name` is what the message calls the entries.
     """
     if task == "qa":
         questions: dict[Any, Entry] = {}
@@ -47,7 +48,9 @@ def examples_of(entries: Sequence[Entry], task: str) -> list[Entry]:
                 clips.setdefault(part_key(entry), []).append(entry)
         examples, needs = [_with_captions(clip) for clip in clips.values()], '"captions"'
     if not examples:
-        raise ValueError(f"task {task}: no entry of the manifest has {needs}")
+        raise ValueError(
+            f"{name}: no entry has {needs}, which task {task} learns from: add them, or give another task"
+        )
     return examples
 
 
@@ -63,37 +66,28 @@ def texts_of(examples: Sequence[Entry]) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def unknown_words(model: VideoCoCa, texts: Sequence[str]) -> list[str]:
-    """Return the words that the model's tokenizer lacks, each once; none for a byte-level vocabulary."""
-    return model.require_tokenizer().unknown(list(texts))
-
-
-# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, section 4.2.2)
+# Answers as classes, as in CoCa's question answering (arXiv 2205.01917, appendix B)
 
 
 def frequent_answers(examples: Sequence[Entry], count: int) -> tuple[str, ...]:
     """Return the `count` most frequent answers, the first to appear first among equals.
 
-    Answers that `evaluate` takes for the same are one, in the spelling that appears first.
+    Answers that are the same after `normalize_answer` are one, in the spelling that appears first.
     """
     check_int("count", count, 1)
     spelling: dict[str, str] = {}
-    frequency = Counter(_canonical(e.answer) for e in examples if e.answer)
+    frequency = Counter(normalize_answer(e.answer) for e in examples if e.answer)
     for example in examples:
         if example.answer:
-            spelling.setdefault(_canonical(example.answer), example.answer)
+            spelling.setdefault(normalize_answer(example.answer), example.answer)
     ranked = sorted(frequency, key=lambda answer: -frequency[answer])
     return tuple(spelling[answer] for answer in ranked[:count])
 
 
 def with_answer_among(examples: Sequence[Entry], answers: Sequence[str]) -> list[Entry]:
     """Return the examples whose answer is one of the classes: a classifier can learn from no others."""
-    classes = {_canonical(answer) for answer in answers}
-    return [example for example in examples if example.answer and _canonical(example.answer) in classes]
-
-
-def _canonical(answer: str) -> str:
-    return normalize_answer(answer) or answer
+    classes = {normalize_answer(answer) for answer in answers}
+    return [example for example in examples if example.answer and normalize_answer(example.answer) in classes]
 
 
 # Batches
@@ -129,6 +123,10 @@ class Batch:
         labels = None if self.labels is None else self.labels[rows]
         return Batch(self.inputs[rows], self.ids[rows], self.targets[rows], labels, self.examples[rows])
 
+    def parts(self, size: int) -> list[Batch]:
+        """Return all examples in parts of `size`, the last one with what is left."""
+        return [self.part(slice(i, i + size)) for i in range(0, len(self.ids), size)]
+
 
 class Dataset:
     """The batches of a list of examples, in an order of its own for every epoch.
@@ -163,7 +161,7 @@ class Dataset:
     ) -> None:
         self.model, self.examples, self.task, self.store = model, list(examples), task, store
         self.batch_size, self.seed = check_int("batch_size", batch_size, 1), check_int("seed", seed, 0)
-        self.classes = {_canonical(answer): i for i, answer in enumerate(answers)}
+        self.classes = {normalize_answer(answer): i for i, answer in enumerate(answers)}
         self._captions = [max(1, len(example.captions)) for example in self.examples]
         self._drawn: tuple[int, Array, Array] | None = None
         self._check_texts()
@@ -184,7 +182,7 @@ class Dataset:
         examples = tuple(self.examples[row] for row in rows)
         texts = [self._text(self.examples[row], captions[row]) for row in rows]
         ids, targets = self._tokenize(texts, examples)
-        labels = [self.classes.get(_canonical(example.answer or ""), -1) for example in examples]
+        labels = [self.classes.get(normalize_answer(example.answer or ""), -1) for example in examples]
         return Batch(
             np.stack([self.store.read(example) for example in examples]),
             ids,
@@ -211,7 +209,7 @@ class Dataset:
     def _text(self, example: Entry, caption: int) -> str:
         if example.captions:
             return example.captions[caption]
-        return example.question or "" if self.classes else f"{example.question} {example.answer}"
+        return example.question or "" if self.classes else _question_and_answer(example)
 
     def _tokenize(
         self, texts: list[str], examples: Sequence[Entry]
@@ -230,16 +228,25 @@ class Dataset:
 
     def _check_texts(self) -> None:
         """Warn of texts that are cut. Raises ValueError if an answer does not fit behind its question."""
-        if self.task != "qa" or self.classes:
-            texts = (text for e in self.examples for text in (*e.captions, e.question or "") if text)
-            warn_if_cut(self.model, list(dict.fromkeys(texts)), stacklevel=4)
+        if self.task == "qa" and not self.classes:
+            require_room(self.model, self.examples)
             return
-        longest = self.model.config.text.context_length
-        lengths = self.model.require_tokenizer().lengths([self._text(e, 0) for e in self.examples])
-        for example, length in zip(self.examples, lengths, strict=True):
-            if length > longest:
-                raise ValueError(
-                    f"{example.video}: the question {example.question!r} with its answer {example.answer!r} "
-                    f"has {length} ids, and this model's texts have at most {longest}: shorten it, or leave "
-                    "it out of the manifest"
-                )
+        texts = (text for e in self.examples for text in (*e.captions, e.question or "") if text)
+        warn_if_cut(self.model, list(dict.fromkeys(texts)), stacklevel=4)
+
+
+def require_room(model: VideoCoCa, examples: Sequence[Entry]) -> None:
+    """Raise ValueError, which names the example, if an answer does not fit behind its question."""
+    longest = model.config.text.context_length
+    lengths = model.require_tokenizer().lengths([_question_and_answer(example) for example in examples])
+    for example, length in zip(examples, lengths, strict=True):
+        if length > longest:
+            raise ValueError(
+                f"{example.video}: the question {example.question!r} with its answer {example.answer!r} "
+                f"has {length} ids, and this model's texts have at most {longest}: shorten it, or leave "
+                "it out of the manifest"
+            )
+
+
+def _question_and_answer(example: Entry) -> str:
+    return f"{example.question} {example.answer}"

@@ -24,11 +24,12 @@ from ..checkpoint.vocabulary import add_words
 from ..evaluation.manifest import Entry, read_manifest
 from ..inputs import join_names, path_name
 from ..model.config import Array, Config
+from ..model.generation import DecodingOptions
 from ..model.videococa import VideoCoCa
 from ..output import atomic_write, json_text, resolve_output
 from ..progress import Progress, no_progress
 from . import state
-from .data import Dataset, examples_of, frequent_answers, texts_of, unknown_words, with_answer_among
+from .data import Dataset, examples_of, frequent_answers, require_room, texts_of, with_answer_among
 from .log import Log, plot_losses, require_matplotlib
 from .loop import NotFiniteError, Phase, Run, Tuner, train
 from .options import TuningOptions
@@ -82,18 +83,19 @@ def finetune(
     writing the last good tuned.safetensors; and OSError if a file cannot be written.
     """
     options = TuningOptions.create(options, **keywords)
-    training, validation = read_entries("entries", entries), None
+    examples, tested = read_examples("entries", entries, options.task), None
     if validate is not None:
-        validation = read_entries("validate", validate)
+        tested = read_examples("validate", validate, options.task)
     require_tensors(options.also, model.config)
-    _warn_of_unused(model, options, validation is not None)
-    plot = None if plot is None else check_plot(plot)
+    _warn_of_unused(model, options, tested is not None)
     folder = Path(path_name(output, "give a folder for the run", "output"))
+    if plot is not None:
+        plot = check_plot(plot, folder, [example.video for example in (*examples, *(tested or []))])
     cache = cache_folder() / "videos" if cache is None else cache
     with state.run_folder(folder):
         facts = {"options": asdict(options), "model": model_hash(model)}
         state.require_same_run(folder, facts)  # before hours of encoding
-        run = prepare(model, training, validation, folder, cache, options, progress)
+        run = prepare(model, examples, tested, folder, cache, options, progress)
         facts["data"] = _fingerprints(run)
         state.require_same_run(folder, facts)
         state.record_run(folder, facts)
@@ -115,15 +117,18 @@ def finetune(
 # Before the first step
 
 
-def read_entries(name: str, entries: Any) -> list[Entry]:
-    """Return entries, or those of the manifest at a path, as a list. Raises as `read_manifest`."""
+def read_examples(name: str, entries: Any, task: str) -> list[Entry]:
+    """Return the examples of entries, or of the manifest at a path. `name` is the argument's, for messages.
+
+    Raises as `read_manifest` and `examples_of`.
+    """
     if isinstance(entries, str | os.PathLike):
-        return read_manifest(entries)
+        return examples_of(read_manifest(entries), task, str(entries))
     checked: list[Entry] = list(entries) if isinstance(entries, Iterable) else [entries]
     for entry in checked:
         if not isinstance(entry, Entry):
             raise ValueError(f"{name} has a {type(entry).__name__} in it: give a list of Entry")
-    return checked
+    return examples_of(checked, task, name)
 
 
 def _warn_of_unused(model: VideoCoCa, options: TuningOptions, validates: bool) -> None:
@@ -134,19 +139,23 @@ def _warn_of_unused(model: VideoCoCa, options: TuningOptions, validates: bool) -
         "positions": (options.adapter == "factorized", "adapter factorized"),
         "max_answers": (options.head == "classifier", "head classifier"),
         "half": (not all(pixels_of(options, model.config).values()), "a frozen image encoder"),
+        "caption_weight": (len(options.loss_weights) == 2, "task caption+contrastive"),
+        "contrastive_weight": (len(options.loss_weights) == 2, "task caption+contrastive"),
     }
     for name, (is_used, condition) in needs.items():
         if not is_used and getattr(options, name) != getattr(TuningOptions, name):
             warnings.warn(f"{name} has no effect without {condition}", stacklevel=3)
 
 
-def check_plot(plot: str | os.PathLike[str]) -> Path:
-    """Return the place of a plot, before the work starts.
+def check_plot(plot: str | os.PathLike[str], folder: Path, videos: Sequence[Path]) -> Path:
+    """Return the place of a plot, before the work starts. It may be in the run's folder, which is made later.
 
-    Raises ValueError for another suffix than .png, .pdf and .svg and without matplotlib, and as
-    `resolve_output`.
+    Raises ValueError for another suffix than .png, .pdf and .svg, without matplotlib, and for the name of one
+    of the videos; and as `resolve_output`.
     """
-    place = resolve_output(plot)
+    place = Path(path_name(plot, "give a file for the plot", "plot")).resolve()
+    if place.parent != folder.resolve() or folder.exists():
+        place = resolve_output(place, videos)
     if place.suffix not in (".png", ".pdf", ".svg"):
         raise ValueError(f"{plot}: a plot is a .png, .pdf or .svg file: give such a name")
     require_matplotlib()
@@ -155,64 +164,99 @@ def check_plot(plot: str | os.PathLike[str]) -> Path:
 
 def prepare(
     model: VideoCoCa,
-    training: Sequence[Entry],
-    validation: Sequence[Entry] | None,
+    examples: list[Entry],
+    tested: list[Entry] | None,
     folder: Path,
     cache: str | os.PathLike[str],
     options: TuningOptions,
     progress: Progress,
 ) -> Run:
-    """Return the run: the model with its new layers and words, and the data of each phase, encoded."""
-    examples = examples_of(training, options.task)
-    tested = examples_of(validation, options.task) if validation is not None else None
+    """Return the run: the model with its new layers and words, and the data of each phase, encoded.
+
+    examples, tested: the training and the validation set.
+    """
     answers: tuple[str, ...] = ()
     if options.head == "classifier":
         answers = frequent_answers(examples, options.max_answers)
-        examples = with_answer_among(examples, answers)
-    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options.add_words)
+        examples = _classified(examples, answers, tested)
+    names = phases(options.tune)
+    options.steps_of(len(names), -(-len(examples) // options.batch))  # before hours of encoding
+    model = _with_words(model, texts_read([*examples, *(tested or [])], options), options)
     model = with_layers(model, answers, options)
     adapter = model.config.adapter
     model.config.check_frames(options.num_frames, adapter)
+    if options.task == "qa" and not answers:
+        require_room(model, [*examples, *(tested or [])])
     takes_pixels = pixels_of(options, model.config)
-    stores = {}
-    for pixels in dict.fromkeys(takes_pixels.values()):
-        stores[pixels] = store = ClipStore(
-            model,
-            cache,
-            num_frames=options.num_frames,
-            adapter=adapter,
-            pixels=pixels,
-            half=options.half,
-            allow_bad=options.allow_bad,
-        )
+    stores = {
+        pixels: _clip_store(model, cache, pixels, options) for pixels in dict.fromkeys(takes_pixels.values())
+    }
+    for store in stores.values():
         examples = store.prepare(examples, progress)
         tested = store.prepare(tested, progress) if tested else tested
 
     def dataset(examples: Sequence[Entry], phase: str) -> Dataset:
-        return Dataset(
-            model,
-            examples,
-            options.task,
-            stores[takes_pixels[phase]],
-            batch_size=options.batch,
-            seed=options.seed,
-            answers=answers,
-        )
+        store, size, seed = stores[takes_pixels[phase]], options.batch, options.seed
+        return Dataset(model, examples, options.task, store, batch_size=size, seed=seed, answers=answers)
 
-    names = phases(options.tune)
+    _warn_of_short_captions(model, examples)
     weights = options.loss_weights
     if "contrastive" in weights and min(options.batch, len(examples)) == 1:
         warnings.warn("batches of one clip: the contrastive loss has nothing to contrast", stacklevel=3)
     steps = options.steps_of(len(names), -(-len(examples) // options.batch))
+    if options.warmup is not None and options.warmup >= min(steps):
+        warnings.warn(
+            f"warmup is {options.warmup} of {min(steps)} steps: the learning rate never reaches its peak",
+            stacklevel=3,
+        )
     return Run(
         model,
         options,
-        Objective(model.config, adapter, tuple(weights), weights),
+        Objective(model.config, adapter, weights),
         folder,
         [
             Phase(name, count, dataset(examples, name), dataset(tested, name) if tested else None)
             for name, count in zip(names, steps, strict=True)
         ],
+    )
+
+
+def _classified(examples: list[Entry], answers: Sequence[str], tested: Sequence[Entry] | None) -> list[Entry]:
+    """Return the examples that a classifier of these answers can learn from, and warn of what is odd.
+
+    Raises ValueError if the validation set has none of the answers: no loss could be measured on it.
+    """
+    known = with_answer_among(examples, answers)
+    if left := len(examples) - len(known):
+        warnings.warn(
+            f"{left} of {len(examples)} questions are left out: their answers are not among the "
+            f"{len(answers)} most frequent (max_answers)",
+            stacklevel=4,
+        )
+    if len(answers) == 1:
+        warnings.warn(
+            f"{answers[0]!r} is the only answer: the classifier has nothing to tell apart", stacklevel=4
+        )
+    if tested is not None and not with_answer_among(tested, answers):
+        raise ValueError(
+            f"no answer of the validation set is among the {len(answers)} of the classifier: take questions "
+            "with the same answers for both"
+        )
+    return known
+
+
+def _clip_store(
+    model: VideoCoCa, cache: str | os.PathLike[str], pixels: bool, options: TuningOptions
+) -> ClipStore:
+    """Return the store of what phases learn from: pixels where they tune the image encoder, else tokens."""
+    return ClipStore(
+        model,
+        cache,
+        num_frames=options.num_frames,
+        adapter=model.config.adapter,
+        pixels=pixels,
+        half=options.half,
+        allow_bad=options.allow_bad,
     )
 
 
@@ -236,11 +280,11 @@ def texts_read(examples: Sequence[Entry], options: TuningOptions) -> list[str]:
     return texts_of([replace(example, answer=None) if is_class else example for example in examples])
 
 
-def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
-    """Return a model that knows the words of the texts, if `add`; otherwise warn of those it does not."""
-    unknown = unknown_words(model, texts)
-    if unknown and add:
-        return add_words(model, unknown)
+def _with_words(model: VideoCoCa, texts: Sequence[str], options: TuningOptions) -> VideoCoCa:
+    """Return a model that knows the words of the texts, if `add_words`; else warn of those it lacks."""
+    unknown = model.require_tokenizer().unknown(texts)
+    if unknown and options.add_words:
+        return add_words(model, unknown, options.seed)
     if unknown:
         warnings.warn(
             f"the checkpoint's vocabulary lacks {join_names(unknown, 20)}: add them with add_words "
@@ -248,6 +292,19 @@ def _with_words(model: VideoCoCa, texts: Sequence[str], add: bool) -> VideoCoCa:
             stacklevel=4,
         )
     return model
+
+
+def _warn_of_short_captions(model: VideoCoCa, examples: Sequence[Entry]) -> None:
+    """Warn if generation could not give most of the captions back, because it forbids so early an end."""
+    captions = [caption for example in examples for caption in example.captions]
+    ends = [length - 1 for length in model.require_tokenizer().lengths(captions)]  # ids before the end token
+    short = sum(end < DecodingOptions().min_length for end in ends)
+    if short > len(captions) / 2:
+        warnings.warn(
+            f"{short} of {len(captions)} captions are shorter than those that are generated by default: "
+            f"to caption, give min_length={min(ends)} (--min-length {min(ends)})",
+            stacklevel=4,
+        )
 
 
 def with_layers(model: VideoCoCa, answers: Sequence[str], options: TuningOptions) -> VideoCoCa:
@@ -265,6 +322,15 @@ def with_layers(model: VideoCoCa, answers: Sequence[str], options: TuningOptions
     if answers:
         video["answers"] = list(answers)
     config = parse_config({**old.source, "video_cfg": video})
+    if lost := [
+        name
+        for name, was, stays in (
+            ("classifier of answers", old.answers, config.answers),
+            ("layers across the frames", old.factorized, config.factorized),
+        )
+        if was and not stays
+    ]:
+        warnings.warn(f"the result is without the checkpoint's {' and '.join(lost)}", stacklevel=4)
     tensors: dict[str, Array] = {}
     if not old.factorized:
         tensors |= new_factorized(config, options.seed, model.dtype)
@@ -314,9 +380,10 @@ def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
     phase, position = run.phases[-1], tuner.position
     validation = {line["step"]: line["validation"] for line in log.lines if "validation" in line}
     stores = [data.store for data in (phase.training, phase.validation) if data]
-    left_out = {clip: why for store in stores for clip, why in store.left_out.items()}
+    left_out = {key: clip for store in stores for key, clip in store.left_out.items()}
     steps = [line for line in log.lines if "loss" in line]
     summary = {
+        "task": run.options.task,
         "steps": position.step,
         "epochs": round(position.step / len(phase.training), 3),
         "clips": len(phase.training.examples),
@@ -325,8 +392,8 @@ def _write_summary(run: Run, tuner: Tuner, log: Log, whole: bool) -> None:
         "best_step": position.best_step,
         "seconds": round(sum(line["seconds"] for line in steps), 1),
         "left_out": [
-            {"video": str(video), "start": start, "end": end, "why": why}
-            for (video, start, end), why in left_out.items()
+            {"video": str(clip.video), "start": clip.start, "end": clip.end, "why": why}
+            for clip, why in left_out.values()
         ],
         "tuned": str(run.folder / TUNED),
         "checkpoint": str(run.folder / state.CHECKPOINT) if whole else None,

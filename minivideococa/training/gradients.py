@@ -2,7 +2,8 @@
 
 For a formula y = f(x), each function takes dy, the gradient of the loss with respect to y, and what the tape
 has kept of the forward pass. It returns dx, the gradient with respect to x, which always has the shape of x.
-By the chain rule, dx_i = sum_j dy_j (dy_j / dx_i).
+So dy and dx, dW and so on are arrays of derivatives of the loss; a derivative of a formula is written with ∂.
+By the chain rule, dx_i = sum_j dy_j ∂y_j/∂x_i. [i = j] is 1 where i = j, else 0.
 
 The gradients of parameters are added to the arrays in `grads`, a branch of a tree of the same shape as the
 parameters. None in place of an array means that the parameter is frozen, and its gradient is not computed.
@@ -25,7 +26,7 @@ from .tape import Tape, pop
 def linear(dy: Array, grads: Params, x: Array, weight: Array) -> Array:
     """Back-propagate through y = x W^T + b: dy [..., n_out] -> dx [..., n_in].
 
-    y_o = sum_i x_i W_oi + b_o, so dy_o / dx_i = W_oi and dx_i = sum_o dy_o W_oi, that is dx = dy W.
+    y_o = sum_i x_i W_oi + b_o, so ∂y_o/∂x_i = W_oi and dx_i = sum_o dy_o W_oi, that is dx = dy W.
     """
     linear_parameters(dy, grads, x)
     return ops.linear(dy, weight.T)
@@ -34,7 +35,7 @@ def linear(dy: Array, grads: Params, x: Array, weight: Array) -> Array:
 def linear_parameters(dy: Array, grads: Params, x: Array) -> None:
     """Add the gradients of W and b of y = x W^T + b, for dy [..., n_out] and x [..., n_in].
 
-    For one row, dy_o / dW_oi = x_i and dy_o / db_o = 1. All R rows share W and b, so their gradients add up:
+    For one row, ∂y_o/∂W_oi = x_i and ∂y_o/∂b_o = 1. All R rows share W and b, so their gradients add up:
     dW = dy^T x with dy [R, n_out] and x [R, n_in], and db = sum over the rows of dy.
     """
     dy = rows(dy)  # [R, n_out]
@@ -48,8 +49,8 @@ def layer_norm(dy: Array, grads: Params, x: Array, weight: Array, bias: Array, e
     """Back-propagate through y = w z + b, z = (x - mean(x)) / s, s = sqrt(var(x) + eps): dy -> dx [..., n].
 
     dw = sum over the rows of dy z, db = sum of dy, and dz = dy w. Each z_j depends on x_i directly, through
-    the mean and through s: dz_j / dx_i = (1[i = j] - 1/n - z_i z_j / n) / s. Summed with dz_j over j:
-    dx = (dz - mean(dz) - z mean(dz z)) / s.
+    the mean, ∂mean/∂x_i = 1/n, and through s, ∂s/∂x_i = z_i / n. So ∂z_j/∂x_i = ([i = j] - 1/n - z_i z_j / n)
+    / s, and the sum over j of dz_j ∂z_j/∂x_i is dx = (dz - mean(dz) - z mean(dz z)) / s.
     """
     z = x - x.mean(axis=-1, keepdims=True)
     s = np.sqrt((z * z).mean(axis=-1, keepdims=True) + eps)
@@ -69,7 +70,7 @@ def layer_norm(dy: Array, grads: Params, x: Array, weight: Array, bias: Array, e
 def gelu(dy: Array, x: Array) -> Array:
     """Back-propagate through y = x P(x), P the standard normal CDF: dy [...] -> dx [...].
 
-    By the product rule dy / dx = P(x) + x P'(x), and P' is the normal density: exp(-x^2 / 2) / sqrt(2 pi).
+    By the product rule ∂y/∂x = P(x) + x P'(x), and P' is the normal density: exp(-x^2 / 2) / sqrt(2 pi).
     """
     cdf = (erf(x * sqrt(0.5)) + 1) * 0.5
     return dy * (cdf + x * np.exp(x * x * -0.5) / sqrt(2 * pi))
@@ -78,7 +79,7 @@ def gelu(dy: Array, x: Array) -> Array:
 def quick_gelu(dy: Array, x: Array) -> Array:
     """Back-propagate through y = x g, g = sigmoid(1.702 x): dy [...] -> dx [...].
 
-    The derivative of the sigmoid is g (1 - g), so dy / dx = g + 1.702 x g (1 - g).
+    The derivative of the sigmoid is g (1 - g), so ∂y/∂x = g + 1.702 x g (1 - g).
     """
     with np.errstate(over="ignore"):  # exp overflows to inf where the sigmoid is 0
         g = 1 / (1 + np.exp(-1.702 * x))
@@ -88,7 +89,7 @@ def quick_gelu(dy: Array, x: Array) -> Array:
 def softmax(dy: Array, y: Array, mean: Array | None = None) -> Array:
     """Back-propagate through y = exp(x) / sum(exp(x)) over the last axis: dy [..., n] -> dx [..., n].
 
-    dy_j / dx_i = y_j (1[i = j] - y_i), so dx_i = y_i (dy_i - mean), where mean = sum_j dy_j y_j [..., 1] is
+    ∂y_j/∂x_i = y_j ([i = j] - y_i), so dx_i = y_i (dy_i - mean), where mean = sum_j dy_j y_j [..., 1] is
     computed unless it is given. Where a mask has made y zero, dx is zero too.
     """
     dx = dy - ((dy * y).sum(axis=-1, keepdims=True) if mean is None else mean)
@@ -99,8 +100,8 @@ def softmax(dy: Array, y: Array, mean: Array | None = None) -> Array:
 def normalize(dy: Array, x: Array) -> Array:
     """Back-propagate through y = x / |x|: dy [..., n] -> dx [..., n].
 
-    dy_j / dx_i = (1[i = j] - y_i y_j) / |x|: the part of dy along y, which would change the length alone,
-    is removed. dx = (dy - y (dy . y)) / |x|.
+    ∂|x|/∂x_i = y_i, so ∂y_j/∂x_i = ([i = j] - y_i y_j) / |x| and dx = (dy - y (dy . y)) / |x|: the part of dy
+    along y is removed, since a step along x changes its length and not y.
     """
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     y = x / length
@@ -110,11 +111,13 @@ def normalize(dy: Array, x: Array) -> Array:
 def attention(dy: Array, tape: Tape, heads: int, grads: Params) -> tuple[Array, Array, Array]:
     """Back-propagate through attention: dy [..., L, E] -> dx [..., L, E], dkeys and dvalues [..., H, M, D].
 
-    The forward pass is S = Q K^T / sqrt D, A = softmax(S), O = A V, and a projection of all heads' O.
+    The forward pass is S = Q K^T / sqrt D, A = softmax(S), O = A V, and a projection of all heads' O. A mask
+    only makes some of A zero, so it needs no step of its own.
+
     From O = A V follow dV = A^T dO and dA = dO V^T, as for any matrix product. The softmax leads from dA to
-    dS; its mean, sum_m dA_m A_m = sum_m (dO . V_m) A_m, is dO . O. From S follow dQ = dS K / sqrt D and
-    dK = dS^T Q / sqrt D. Queries that several contexts share, as a pooler's, receive the sum of their
-    gradients.
+    dS; its mean is sum_m dA_m A_m = sum_m (dO . V_m) A_m = dO . O, for each query. From S follow
+    dQ = dS K / sqrt D and dK = dS^T Q / sqrt D. Queries that several contexts share, as a pooler's, receive
+    the sum of their gradients.
     """
     keys, values = pop(tape, "attention")  # [..., H, M, D]
     merged, weight = pop(tape, "linear")  # O, all heads' [..., L, E]
@@ -156,12 +159,20 @@ def in_projection(grads: Params, name: str) -> Params:
 split_heads, merge_heads = ops.split_heads, ops.merge_heads  # permutations: each one's gradient is the other
 
 
-# What is not in `model.ops`: sums, copies and look-ups
+# What is not in `model.ops`: projections, sums, copies and look-ups
 
 
 def rows(x: Array) -> Array:
     """Return [..., n] as [R, n]."""
     return x.reshape(-1, x.shape[-1])
+
+
+def projection(dy: Array, x: Array, weight: Array, grad: Array | None) -> Array:
+    """Back-propagate through y = x P, for a projection P [n_in, n_out]: dy [..., n_out] -> dx [..., n_in].
+
+    P is stored the other way round than the weight of `linear`: P = W^T.
+    """
+    return linear(dy, {"weight": None if grad is None else grad.T}, x, weight.T)
 
 
 def sum_to(dx: Array, shape: tuple[int, ...]) -> Array:

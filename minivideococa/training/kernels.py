@@ -58,9 +58,9 @@ def frozen_projections(
 ) -> None:
     """Add the gradients of y = W (w z + b), projections of a layer norm of a frozen x [..., n_in].
 
-    Without the gradient of x, that of the norm needs no array as large as x. With G = dy^T z and g = sum of
-    dy over the R rows, dW = G w + g b^T, and dw = sum over the rows of z (dy W) is the sum of W G over the
-    outputs. This saves half of the matrix products.
+    Without the gradient of x, that of the norm needs no product as large as x. With G = dy^T z and g = sum of
+    dy over the R rows, dW = G w + g b^T. Since (dy W)_ri = sum_o dy_ro W_oi, the gradient of w,
+    dw_i = sum_r z_ri (dy W)_ri, is sum_o W_oi G_oi, and db = g W. This saves half of the matrix products.
 
     projections: of each one dy [R, n_out], W [n_out, n_in] and the branch of its gradients. norm: the branch
     of the norm. The other arguments are the norm's.

@@ -4,15 +4,15 @@
      "learning_rate": 1e-06, "gradient_norm": 3.2, "clips_per_second": 40.1, "seconds": 0.8}
     {"step": 10, "epoch": 2, "phase": "lit", "validation": {"loss": 5.1, ...}}
 
-`loss` is the weighted sum that is minimized, the others are its parts. `seconds` is the time since the run
-started, or was resumed.
+`loss` is the weighted sum that is minimized, the others are its parts. `seconds` is the time of the step,
+without validation and saving.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..inputs import parse_json
 from ..output import atomic_write, json_text
@@ -28,13 +28,20 @@ class Log:
         self.lines = [line for line in read_log(path) if line["step"] <= step]
         with atomic_write(path) as partial:
             partial.write_text("".join(json_text(line) + "\n" for line in self.lines), encoding="utf-8")
-        self.file: TextIO = path.open("a", encoding="utf-8")
+        self.path, self.file = path, path.open("ab", buffering=0)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append a line. Raises OSError, which names the file, if that fails."""
         self.lines.append(dict(line))
-        self.file.write(json_text(line) + "\n")
-        self.file.flush()
+        data = (json_text(line) + "\n").encode()
+        try:
+            while data:
+                data = data[self.file.write(data) :]
+        except OSError as error:
+            raise OSError(
+                f"{self.path}: cannot be written: {error.strerror}; make room, and repeat the command to go "
+                "on"
+            ) from None
 
     def __enter__(self) -> Log:
         return self
@@ -46,12 +53,16 @@ class Log:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a log, without one that was cut short; [] if there is no such file.
 
-    Raises ValueError for a file that is not JSON lines.
+    Raises ValueError for a file that is not a log: JSON lines, each with its step.
     """
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a whole line ends with a line break
-    return [parse_json(line, str(path), "remove it, and its run goes on without") for line in lines]
+    hint = "remove it, and its run goes on without"
+    parsed = [parse_json(line, str(path), hint) for line in lines]
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in parsed):
+        raise ValueError(f"{path}: is not the log of a run; {hint}")
+    return parsed
 
 
 def require_matplotlib() -> None:

@@ -26,7 +26,7 @@ from .optimizer import AdamW, clamp_logit_scale, clip, learning_rate
 from .options import TuningOptions
 from .parameters import Parameters, is_reached, is_tuned
 from .state import Position
-from .step import Losses, Objective, accumulate, losses_of
+from .step import Losses, Objective, accumulate, mean_losses
 
 
 @dataclass(frozen=True)
@@ -125,27 +125,23 @@ def train(run: Run, log: Log, progress: Progress) -> Tuner:
     """Take the steps of all phases, from the newest saved state on. Return the last phase as it ended.
 
     The optimizer, its learning rate and the patience start anew in each phase; the order of the clips goes
-    on. `progress` is called once, with "clips".
+    on. `progress` is called once, with "clips" or "questions".
 
     Raises NotFiniteError for a loss that is not finite, and OSError for a state that cannot be saved.
     """
     steps = state.saved_steps(run.folder)
     tuner = Tuner.restore(run, steps[-1]) if steps else Tuner.begin(run, Position(), run.model.params)
-    with progress(run.clips(run.steps), "clips") as update:
+    with progress(run.clips(run.steps), "questions" if run.options.task == "qa" else "clips") as update:
         update(run.clips(tuner.position.step))
         while True:
             while not tuner.is_done(run.options.patience):
                 losses = take_step(run, tuner, log)
-                update(len_of_step(run, tuner.position.step), _note(losses, tuner.position.best))
+                step = tuner.position.step
+                update(run.clips(step) - run.clips(step - 1), _note(losses, tuner.position.best))
             if tuner.position.phase + 1 == len(run.phases):
                 return tuner
             position = replace(tuner.position, phase=tuner.position.phase + 1, phase_step=0, stale=0)
             tuner = Tuner.begin(run, position, tuner.parameters.params)
-
-
-def len_of_step(run: Run, step: int) -> int:
-    """Return the number of clips of the step with this number, counted from 1."""
-    return run.clips(step) - run.clips(step - 1)
 
 
 def _note(losses: Losses, best: float | None) -> str:
@@ -204,18 +200,13 @@ def _update(run: Run, tuner: Tuner, batch: Batch) -> tuple[Losses, float, float]
 
 
 def validate(run: Run, data: Dataset, params: Params) -> Losses:
-    """Return the mean losses over all clips of a validation set. Raises NotFiniteError."""
-    sums: dict[str, float] = {}
-    for batch in data.batches(0):
-        with np.errstate(all="ignore"):
-            losses = losses_of(batch, params, run.objective, run.options.micro_batch)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value * len(batch.examples)
-    means = {name: total / len(data.examples) for name, total in sums.items()}
-    for name, value in means.items():
+    """Return the losses of a validation set, see `step.mean_losses`. Raises NotFiniteError."""
+    with np.errstate(all="ignore"):  # what is not finite is an error below
+        losses = mean_losses(data.batches(0), params, run.objective, run.options.micro_batch)
+    for name, value in losses.items():
         if not isfinite(value):
             raise NotFiniteError(f"validation: the {name} is not finite")
-    return means
+    return losses
 
 
 def _is_improved(position: Position, loss: float) -> bool:

@@ -1,6 +1,7 @@
-"""The losses of CoCa (arXiv 2205.01917, section 3.2), each with its gradient.
+"""The losses of CoCa (arXiv 2205.01917, section 3.1) with their gradients. ∂ and [i = j] as in `gradients`.
 
-All are sums over a part of a batch, divided by a count of the whole batch, so that the parts add up.
+The captioning and the answer loss are sums over a part of a batch, divided by a count of the whole batch, so
+that the parts add up. The contrastive loss takes the whole batch: each clip is a negative of all others.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import numpy as np
 from ..model.config import Array
 from ..model.ops import log_softmax
 
+WEIGHTS = {"caption": 2.0, "contrastive": 1.0}  # the factors of the losses, CoCa's (section 4.1)
+
 
 def captioning_loss(logits: Array, ids: Array, targets: Array, count: int) -> tuple[float, Array]:
     """Return the captioning loss and its gradient with respect to the logits: a float and [B, L - 1, V].
 
     Each target y is predicted from the ids before it (teacher forcing): l = -log softmax(z)_y, with the
-    logits z of the position before y (equation 2). dl / dz_v = softmax(z)_v - 1[v = y].
+    logits z of the position before y. Since log softmax(z)_y = z_y - log sum_v exp(z_v),
+    ∂l/∂z_v = softmax(z)_v - [v = y]. The paper sums over the ids of a text (equation 3); the mean over all
+    targets of the batch is open_clip's, which gives every id the same weight.
 
     logits: [B, L - 1, V], of all ids but the last. ids: [B, L]. targets: bool [B, L], the ids to predict;
     padding and prompts are none. count: the number of targets in the whole batch.
@@ -36,12 +41,14 @@ def captioning_loss(logits: Array, ids: Array, targets: Array, count: int) -> tu
 def contrastive_loss(
     videos: Array, texts: Array, logit_scale: Array
 ) -> tuple[float, tuple[Array, Array, Array]]:
-    """Return the contrastive loss and its gradients for videos [B, E], texts [B, E] and the logit scale [].
+    """Return the contrastive loss and its gradients for videos X [B, E], texts Y [B, E] and logit scale t [].
 
     Video i and text i, both of unit length, are a pair; all others of the batch are negatives. The logits are
-    z = exp(t) V T^T, with t the logit scale, and the loss is the mean of the cross-entropies of the rows and
-    of the columns, whose labels are on the diagonal (equation 1). With dz the sum of both gradients,
-    dV = exp(t) dz T, dT = exp(t) dz^T V, and dt = sum(dz z), since dz / dt = z.
+    z = exp(t) X Y^T [B, B], and the loss is the mean of the cross-entropies of the rows and of the columns,
+    whose labels are on the diagonal. The paper's is twice that, their sum (equation 2); the half is CLIP's
+    and open_clip's. Each cross-entropy has the gradient softmax(z) - I, along its axis; dz is their sum
+    divided by 2 B. As of any product, dX = exp(t) dz Y and dY = exp(t) dz^T X; and dt = sum(dz z), since
+    ∂z/∂t = z.
     """
     scale = np.exp(logit_scale)
     z = scale * (videos @ texts.T)  # [B, B]
@@ -55,8 +62,9 @@ def contrastive_loss(
 def answer_loss(logits: Array, labels: Array, count: int) -> tuple[float, Array]:
     """Return the cross-entropy of answers and its gradient with respect to logits [B, answers].
 
-    A label of -1 is an answer that the classifier does not know: it adds nothing. count: the number of
-    questions with a label in the whole batch.
+    The gradient is that of a target in `captioning_loss`, over answers in place of ids. A label of -1 is an
+    answer that the classifier does not know: it adds nothing. count: the number of questions with a label in
+    the whole batch.
     """
     log_probs = log_softmax(logits)
     known = np.flatnonzero(labels >= 0)

@@ -1,6 +1,6 @@
 """The optimizer: AdamW, its learning rate, and the clipping of gradients.
 
-Everything works in place on the flat vectors of `Parameters`. The paper publishes no settings. Ours are those
+Everything works in place on the flat vectors of `Parameters`. VideoCoCa publishes no settings. Ours are those
 of open_clip's training of CoCa with a vision transformer (open_clip_train/params.py, 3.3.0), and the weight
 decay of its finetuning.
 """

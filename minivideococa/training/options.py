@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..model.config import ADAPTERS, Options, check_bool, check_texts, choice, integer, number, option
+from .losses import WEIGHTS
 from .parameters import TUNINGS
 
 TASKS = {
@@ -41,13 +42,17 @@ class TuningOptions(Options):
     """How a model is finetuned.
 
     The defaults are those of open_clip's finetuning of CoCa (its README: learning rate 1e-5, weight decay
-    0.1, one epoch; its defaults for ViT models: betas 0.9 and 0.98, epsilon 1e-6), except where noted:
+    0.1, one epoch; its defaults for ViT models: betas 0.9 and 0.98, epsilon 1e-6), except where noted. CoCa's
+    own finetuning for captions (arXiv 2205.01917, table 10) has the same learning rate, weight decay and
+    cosine, with the optimizer Adafactor.
 
-    - the task, LiT and one epoch are VideoCoCa's (section 3);
-    - the weights of the two losses are CoCa's (arXiv 2205.01917, section 3.2), and so are the classifier and
-      its 3129 answers for question answering (section 4.2.2; the answers of VQA v2);
-    - clipping to norm 1, the batch of 32, a tenth of the steps for warm-up, and a validation ten times a run
-      are ours: small data sets on a CPU have tens to thousands of steps, and open_clip warms up for 1000.
+    - The task, LiT and one epoch are VideoCoCa's (section 3).
+    - The weights of the two losses are CoCa's (section 4.1), and so are clipping to norm 1 (table 10) and the
+      classifier with its 3129 answers, those of VQA v2 (appendix B). CoCa trains the decoder to continue
+      questions with their answers at the same time, and the new pooler at 25 times the learning rate of the
+      rest; here a `head` is trained alone, at one learning rate.
+    - The batch of 32, a tenth of the steps for warm-up, and a validation ten times a run are ours: small data
+      sets on a CPU have tens to thousands of steps, and CoCa and open_clip warm up for 1000.
 
     Raises ValueError, one line that names the field, for a value that makes no sense.
     """
@@ -107,10 +112,10 @@ class TuningOptions(Options):
     epsilon: float = option(1e-6, number(1e-30, 1), "AdamW's term against a division by zero", "X")
     max_norm: float = option(1.0, number(1e-9, 1e30), "gradients with a larger norm are scaled to it", "X")
     caption_weight: float = option(
-        2.0, number(0, 1e6), "caption+contrastive: weight of the captioning loss", "X"
+        WEIGHTS["caption"], number(0, 1e6), "caption+contrastive: weight of the captioning loss", "X"
     )
     contrastive_weight: float = option(
-        1.0, number(0, 1e6), "caption+contrastive: weight of the contrastive loss", "X"
+        WEIGHTS["contrastive"], number(0, 1e6), "caption+contrastive: weight of the contrastive loss", "X"
     )
     validate_every: int | None = option(
         None, integer(1, MOST), "steps between validations (default: a tenth of the steps)", "N"
@@ -148,6 +153,9 @@ class TuningOptions(Options):
             raise ValueError(f"micro_batch is {self.micro_batch}: give at most the batch, {self.batch}")
         if self.head == "classifier" and self.task != "qa":
             raise ValueError(f"head=classifier needs task=qa, not {self.task}")
+        for name, other in ("caption_weight", "contrastive"), ("contrastive_weight", "caption"):
+            if self.task == "caption+contrastive" and getattr(self, name) == 0:  # weight decay would remain
+                raise ValueError(f"{name} is 0: give task={other}, which leaves that loss out")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -168,7 +176,8 @@ class TuningOptions(Options):
         """
         steps = self.steps or (self.epochs or 1) * batches
         if steps < phases:
-            raise ValueError(f"{steps} steps are too few for {phases} phases: give more steps or epochs")
+            number = f"{steps} step" + "s" * (steps != 1)
+            raise ValueError(f"{number}, and tuning has {phases} phases: give more steps or epochs")
         return [(steps + i) // phases for i in range(phases)]
 
     def interval(self, name: Literal["validate_every", "save_every"], steps: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint.table import ADDED, Shapes, nest, parameter_shapes, unnest
+from ..checkpoint.table import ADDED, POOLERS, Shapes, nest, parameter_shapes, unnest
 from ..model.config import Array, Config, Params, check_choice
 
 TUNINGS = {  # the ways of tuning that VideoCoCa compares (arXiv 2212.04979); all of them tune new layers
@@ -26,7 +26,6 @@ TUNINGS = {  # the ways of tuning that VideoCoCa compares (arXiv 2212.04979); al
 PHASES = ("lit", "frozen", "full")
 
 # Beginnings of names
-POOLERS = ("visual.attn_pool.", "visual.attn_pool_contrastive.", "visual.ln_post.", "visual.proj")
 VISION = "visual."
 DECODER = "text_decoder."
 LATENTS = ("visual.proj", "text.cls_emb", "text.ln_final.", "text.text_projection", "logit_scale")

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from ..checkpoint.folder import open_safetensors, read_metadata, save_tensors
 from ..inputs import read_json
 from ..model.config import Array
-from ..output import UNFINISHED, atomic_write, json_text, locked
+from ..output import UNFINISHED, atomic_write, json_text, locked, make_folder, require_writable
 
 RUN, LOG, SUMMARY, CHECKPOINT = "run.json", "log.jsonl", "summary.json", "checkpoint"
 STATE = re.compile(r"state-(\d+)\.safetensors")
@@ -58,7 +58,8 @@ def run_folder(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: exists and is a file: give another name, or remove it first")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    require_writable(folder, folder)  # before hours of encoding
     with locked(folder):
         others = sorted(path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name))
         if others and not (folder / RUN).is_file():
@@ -74,15 +75,18 @@ def require_same_run(folder: Path, facts: Mapping[str, Any]) -> None:
     """Raise ValueError, which names the difference, if a folder has saved states of another run."""
     if not saved_steps(folder):
         return
-    recorded = read_json(folder / RUN, "remove the folder, and start again")
+    hint = "remove the folder, and start again"
+    recorded = read_json(folder / RUN, hint)
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("options"), dict):
+        raise ValueError(f"{folder / RUN}: does not say what the run was asked for; {hint}")
     for name, value in json.loads(json_text(facts)).items():
         before = recorded.get(name)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(before, dict):
             for key in value.keys() - {*FREE}:
-                if value[key] != (before or {}).get(key):
-                    _refuse(folder, f"{key} was {(before or {}).get(key)!r} and is {value[key]!r}")
+                if value[key] != before.get(key):
+                    _refuse(folder, f"{key} was {before.get(key)!r} and is {value[key]!r}")
         elif value != before:
-            _refuse(folder, f"another {name}")
+            _refuse(folder, "other clips, texts or validation" if name == "data" else f"another {name}")
 
 
 def record_run(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -113,8 +117,11 @@ def write_state(folder: Path, position: Position, vectors: Mapping[str, Array], 
 
     vectors: "values", the tuned tensors as in `Parameters`, and those of `AdamW.state`.
     """
-    with atomic_write(state_path(folder, position.step)) as partial:
-        save_tensors(partial, vectors, {POSITION: json_text(asdict(position))})
+    try:
+        with atomic_write(state_path(folder, position.step)) as partial:
+            save_tensors(partial, vectors, {POSITION: json_text(asdict(position))})
+    except OSError as error:
+        raise OSError(f"{error}; make room, and repeat the command to go on") from None
     for step in saved_steps(folder)[:-keep]:
         if step != position.best_step:
             state_path(folder, step).unlink()
@@ -123,10 +130,10 @@ def write_state(folder: Path, position: Position, vectors: Mapping[str, Array], 
 def read_state(folder: Path, step: int) -> tuple[Position, dict[str, Array]]:
     """Return a saved position and its vectors, memory-mapped. Raises ValueError for a damaged file."""
     path = state_path(folder, step)
-    vectors = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
     try:
+        vectors = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
         return Position(**json.loads(read_metadata(path)[POSITION])), vectors
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"{path}: is not a state of finetune: remove it, to go on from an older one"
+            f"{path}: is damaged, or no state of finetune: remove it, to go on from an older one"
         ) from None

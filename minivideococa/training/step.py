@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,6 @@ from .losses import answer_loss, captioning_loss, contrastive_loss
 from .parameters import Parameters
 from .tape import Tape, keep
 
-# CoCa's factors of its two losses (arXiv 2205.01917, section 4.1); a classifier's stands alone
-WEIGHTS = {"caption": 2.0, "contrastive": 1.0, "answer": 1.0}
-
 Losses = dict[str, float]
 Latents = tuple[Array, Array]  # of videos and of texts, or their gradients: each [B, E]
 
@@ -39,8 +37,7 @@ class Objective:
 
     config: Config
     adapter: str
-    losses: tuple[str, ...]  # "caption" and "contrastive" or one of them, or "answer"
-    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    weights: Mapping[str, float]  # by loss: "caption" and "contrastive" or one of them, or "answer"
 
 
 @dataclass
@@ -77,76 +74,67 @@ def accumulate(
     Return "loss", the sum with the factors, and each loss by name: "caption" and "answer" are in nats per
     target. Beside "answer" stands the "accuracy" of the classifier.
     """
-    params, stages = parameters.params, differentiated(parameters.grads)
-    run_forward = partial(forward, params=params, objective=objective, stages=stages, recompute=recompute)
+    params, grads = parameters.params, parameters.grads
+    given: dict[str, Any] = {"params": params, "objective": objective}
+    encode = partial(forward, **given, decode=False)
+    run_forward = partial(forward, **given, stages=differentiated(grads), recompute=recompute)
+    run_backward = partial(back_propagate, **given, counts=counts_of(batch))
     shares = []  # of the losses, one from each part of the batch
+    dlatents: Iterator[Latents | None] = repeat(None)  # of the parts, one after another
     with _threads(batch, micro_batch) as (micro_batches, run):
-        grads = parameters.grads_of_threads(len(micro_batches[0]))
-        dlatents: list[Latents | None] = [None] * len(batch.ids)  # at least one for each part
-        if len(micro_batches) > 1 and "contrastive" in objective.losses:
-            encode = partial(forward, params=params, objective=objective, decode=False)
-            passes = [encoded for parts in micro_batches for encoded in run(encode, parts)]
-            share, dlatents = _contrastive(passes, objective, params, parameters.grads)
+        trees = parameters.grads_of_threads(len(micro_batches[0]))
+        contrastive, whole = "contrastive" in objective.weights, len(micro_batches) == 1
+        if contrastive and not whole:
+            encoded = [done for parts in micro_batches for done in run(encode, parts)]
+            share, dlatents = _contrastive(encoded, objective, params, grads)
             shares.append(share)
         for parts in micro_batches:
             passes = run(run_forward, parts)
-            if len(micro_batches) == 1 and "contrastive" in objective.losses:
-                share, dlatents = _contrastive(passes, objective, params, parameters.grads)
+            if contrastive and whole:
+                share, dlatents = _contrastive(passes, objective, params, grads)
                 shares.append(share)
-            back = partial(back_propagate, params=params, objective=objective, counts=_counts(batch))
-            shares += run(back, passes, dlatents[: len(parts)], grads)
-            dlatents = dlatents[len(parts) :]
+            shares += run(run_backward, passes, dlatents, trees)
     parameters.gather()
     return _total(shares, objective)
 
 
 def losses_of(batch: Batch, params: Params, objective: Objective, micro_batch: int | None = None) -> Losses:
     """Return the losses of a batch, as `accumulate` does, without gradients."""
-    passes, shares, counts = [], [], _counts(batch)
+    passes, shares, counts = [], [], counts_of(batch)
     with _threads(batch, micro_batch) as (micro_batches, run):
         for parts in micro_batches:
             for done in run(partial(forward, params=params, objective=objective), parts):
                 shares.append(_share(done, objective, counts)[0])
                 passes.append(replace(done, logits=None))
-    if "contrastive" in objective.losses:
+    if "contrastive" in objective.weights:
         shares.append(_contrastive(passes, objective, params)[0])
     return _total(shares, objective)
 
 
-@contextmanager
-def _threads(
-    batch: Batch, micro_batch: int | None
-) -> Iterator[tuple[list[list[Batch]], Callable[..., list[Any]]]]:
-    """Yield the micro-batches, each in one part per thread, and a function like `map` that runs the parts.
+def mean_losses(
+    batches: Iterable[Batch], params: Params, objective: Objective, micro_batch: int | None = None
+) -> Losses:
+    """Return the losses of several batches together: means over all that `counts_of` counts.
 
-    BLAS is limited to one thread meanwhile, unless there are fewer clips than threads.
+    So a long text weighs as much as in one batch. The negatives of the contrastive loss are those of each
+    batch.
     """
-    B = len(batch.ids)
-    size = min(micro_batch or B, B)
-    with frame_threads(size) as threads, ThreadPoolExecutor(threads) as executor:
+    found = [(losses_of(batch, params, objective, micro_batch), counts_of(batch)) for batch in batches]
 
-        def run(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
-            calls = [
-                partial(copy_context().run, function, *values) for values in zip(*arguments, strict=False)
-            ]
-            return list(executor.map(lambda call: call(), calls))
+    def mean(name: str) -> float:
+        total = sum(losses[name] * counts[name] for losses, counts in found)
+        return total / max(1, sum(counts[name] for _, counts in found))
 
-        step = -(-size // threads)
-        yield (
-            [
-                [batch.part(slice(j, min(j + step, i + size))) for j in range(i, min(i + size, B), step)]
-                for i in range(0, B, size)
-            ],
-            run,
-        )
+    return _total([{name: mean(name) for name in found[0][0] if name != "loss"}], objective)
 
 
-def _counts(batch: Batch) -> dict[str, int]:
-    """Return what the sums over a batch are divided by, to be means."""
-    labels = batch.labels if batch.labels is not None else np.zeros(0)
+def counts_of(batch: Batch) -> dict[str, int]:
+    """Return what each loss of a batch is a mean over: targets, clips, known answers, and all answers."""
+    labels = np.zeros(0) if batch.labels is None else batch.labels
     return {
         "caption": int(batch.targets.sum()),
-        "answer": max(1, int((labels >= 0).sum())),  # -1: an answer that is no class
+        "contrastive": len(batch.ids),
+        "answer": int((labels >= 0).sum()),
         "accuracy": len(labels),
     }
 
@@ -157,7 +145,28 @@ def _total(shares: list[Losses], objective: Objective) -> Losses:
     for share in shares:
         for name, value in share.items():
             losses[name] = losses.get(name, 0.0) + value
-    return {"loss": sum(objective.weights[name] * losses[name] for name in objective.losses)} | losses
+    return {"loss": sum(weight * losses[name] for name, weight in objective.weights.items())} | losses
+
+
+@contextmanager
+def _threads(
+    batch: Batch, micro_batch: int | None
+) -> Iterator[tuple[list[list[Batch]], Callable[..., list[Any]]]]:
+    """Yield the micro-batches, each in one part per thread, and a function like `map` that runs the parts.
+
+    BLAS is limited to one thread meanwhile, unless there are fewer clips than threads.
+    """
+    size = min(micro_batch or len(batch.ids), len(batch.ids))
+    with frame_threads(size) as threads, ThreadPoolExecutor(threads) as executor:
+
+        def run(function: Callable[..., Any], *arguments: Iterable[Any]) -> list[Any]:
+            # a thread does not inherit the caller's context, in which operations are replaced
+            contexts = [
+                partial(copy_context().run, function, *values) for values in zip(*arguments, strict=False)
+            ]
+            return list(executor.map(lambda call: call(), contexts))
+
+        yield [micro.parts(-(-size // threads)) for micro in batch.parts(size)], run
 
 
 # Forward
@@ -179,24 +188,23 @@ def forward(
     config, adapter = objective.config, objective.adapter
     tapes: dict[str, Tape] = {}
 
-    def stage(name: str) -> Any:
-        return _kept(tapes, name, recompute) if name in stages else nullcontext()
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        if name not in stages:
+            yield
+            return
+        with keep(recompute) as tapes[name]:
+            yield
 
     with stage("vision"):
         tokens = encode_frames(batch.inputs, params["visual"], config, adapter)  # [B, T, N, W]
     with stage("pool"):
-        video_latents, caption_tokens = pool(tokens, params, config, adapter)  # [B, E], [B, Q', E]
+        video_latents, caption_tokens = pooling.pool_video(tokens, params, config, adapter)
     with stage("text"):
         text_latents, features = text.encode_text(batch.ids, params["text"], config.text)
     with stage("decoder"):
         logits = _logits(batch, features, caption_tokens, params, objective) if decode else None
     return Pass(batch, (video_latents, text_latents), caption_tokens, features, logits, tapes)
-
-
-@contextmanager
-def _kept(tapes: dict[str, Tape], stage: str, recompute: bool) -> Iterator[None]:
-    with keep(recompute) as tapes[stage]:
-        yield
 
 
 def encode_frames(inputs: Array, visual: Params, config: Config, adapter: str) -> Array:
@@ -209,23 +217,15 @@ def encode_frames(inputs: Array, visual: Params, config: Config, adapter: str) -
     return vision.transformer(x, visual, config.vision).reshape(B, T, -1, x.shape[-1])
 
 
-def pool(tokens: Array, params: Params, config: Config, adapter: str) -> tuple[Array, Array]:
-    """Pool frame tokens [B, T, N, W] to latents [B, E] and caption tokens [B, Q', E]."""
-    if adapter == "factorized":
-        return pooling.factorized_pool(tokens, params["visual"], params["factorized"], config)
-    pool = pooling.mean_pool if adapter == "mean" else pooling.pool
-    return pool(tokens, params["visual"], config.vision)
-
-
 def _logits(
     batch: Batch, features: Array, caption_tokens: Array, params: Params, objective: Objective
 ) -> Array | None:
     """Return the logits of the answers [B, answers], or of the ids after the first n positions [B, n, V]."""
     config, layers = objective.config, params["text_decoder"]
-    if objective.losses == ("contrastive",):
+    if set(objective.weights) == {"contrastive"}:
         return None
     kv = decoder.cross_attention_kv(caption_tokens, layers, config.decoder)
-    if "answer" in objective.losses:
+    if "answer" in objective.weights:
         hidden = decoder.hidden_states(features, kv, layers, config.decoder)  # [B, L, E]
         mask = np.arange(hidden.shape[1]) < batch.lengths[:, None]  # [B, L], False at padding
         return answer_logits(hidden, mask, params["question_head"], config.vision.pooler_heads)
@@ -237,8 +237,9 @@ def _share(done: Pass, objective: Objective, counts: Mapping[str, int]) -> tuple
     batch, logits = done.batch, done.logits
     if logits is None:
         return {}, None
-    if batch.labels is not None and "answer" in objective.losses:
-        loss, dlogits = answer_loss(logits, batch.labels, counts["answer"])
+    if "answer" in objective.weights:
+        assert batch.labels is not None
+        loss, dlogits = answer_loss(logits, batch.labels, max(1, counts["answer"]))
         correct = int((logits.argmax(axis=1) == batch.labels).sum())
         return {"answer": loss, "accuracy": correct / counts["accuracy"]}, dlogits
     n = logits.shape[1] + 1
@@ -248,8 +249,8 @@ def _share(done: Pass, objective: Objective, counts: Mapping[str, int]) -> tuple
 
 def _contrastive(
     passes: list[Pass], objective: Objective, params: Params, grads: Params | None = None
-) -> tuple[Losses, list[Latents | None]]:
-    """Return the contrastive loss of all parts together, and its gradient for the latents of each part.
+) -> tuple[Losses, Iterator[Latents]]:
+    """Return the contrastive loss of all parts together, and its gradients for the latents of each part.
 
     Add the gradient of the logit scale to `grads`.
     """
@@ -259,8 +260,7 @@ def _contrastive(
     if grads is not None and grads["logit_scale"] is not None:
         grads["logit_scale"] += dscale
     ends = np.cumsum([len(p.batch.ids) for p in passes])[:-1]
-    split = zip(np.split(dvideos, ends), np.split(dtexts, ends), strict=True)
-    return {"contrastive": loss}, list(split)
+    return {"contrastive": loss}, zip(np.split(dvideos, ends), np.split(dtexts, ends), strict=True)
 
 
 # Backward
@@ -315,8 +315,8 @@ def _decoder(
 ) -> tuple[Array, list[backward.KV]]:
     """Back-propagate from the logits to the token features, and to the keys and values of each layer."""
     config, branch = objective.config, grads["text_decoder"]
-    dlogits *= objective.weights["answer" if "answer" in objective.losses else "caption"]
-    if "answer" not in objective.losses:
+    dlogits *= objective.weights["answer" if "answer" in objective.weights else "caption"]
+    if "answer" not in objective.weights:
         return backward.decode(dlogits, tape, config.decoder, branch)
     dhidden = backward.answer_logits(dlogits, tape, config.vision.pooler_heads, grads["question_head"])
     return backward.hidden_states(dhidden, tape, config.decoder, branch)

@@ -25,15 +25,13 @@ Tape = list[tuple[str, tuple[Any, ...]]]  # (operation, arrays), in the order of
 def keep(recompute: bool = False) -> Iterator[Tape]:
     """Yield the tape of all operations that run inside the `with` block.
 
-    recompute : keep only the inputs of each residual block. Back-propagation then runs the block a second
-        time, so the memory for activations falls by more than a factor of ten, and the time of the forward
-        pass is spent twice (gradient checkpointing, arXiv 1604.06174).
+    recompute : keep only the inputs of each residual block, and not the 16 arrays of their size and the
+        attention weights of its operations. Back-propagation then runs the block a second time, so the time
+        of the forward pass is spent twice (gradient checkpointing, arXiv 1604.06174).
     """
     tape: Tape = []
-    kept = dict(KEPT)
-    if recompute:
-        kept["transformer.residual_block"] = _residual_block
-    with replace_operations({name: partial(keep, tape) for name, keep in kept.items()}):
+    blocks = {"transformer.residual_block": _residual_block} if recompute else {}
+    with replace_operations({name: partial(record, tape) for name, record in (KEPT | blocks).items()}):
         yield tape
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..cache import content_hashes, encoder_hash, file_of, folder_for, is_intact, open_arrays, put
-from ..evaluation.manifest import Entry
+from ..evaluation.manifest import Entry, PartKey, part_key
 from ..inputs import why_unreadable
 from ..media.preprocess import square_frames
 from ..media.sampling import RULE, frame_count
@@ -31,13 +31,6 @@ from ..model.videococa import VideoCoCa
 from ..model.vision import encode_jointly
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
-
-Clip = tuple[Path, float | None, float | None]  # a video, and the start and end of the part
-
-
-def clip_of(entry: Entry) -> Clip:
-    """Return the video of an entry and its part, as the entry names them."""
-    return entry.video, entry.start, entry.end
 
 
 class ClipStore:
@@ -53,8 +46,9 @@ class ClipStore:
         it is smaller than 2^-14). No effect with `pixels`.
     allow_bad : the number of unreadable clips that are left out, with a warning each; one more is an error.
 
-    `left_out` holds the reason for each clip that could not be read. Raises ValueError for an invalid
-    argument, and for frames of a clip that do not fit into memory.
+    Entries with the same `part_key` are one clip. `left_out` holds an entry of each clip that could not be
+    read, with the reason. Raises ValueError for an invalid argument, and for frames of a clip that do not fit
+    into memory.
     """
 
     def __init__(
@@ -75,8 +69,8 @@ class ClipStore:
             check_int("allow_bad", allow_bad, 0),
         )
         self.dtype = np.dtype(np.float16) if half else model.dtype
-        self.left_out: dict[Clip, str] = {}
-        self._files: dict[Clip, Path] = {}
+        self.left_out: dict[PartKey, tuple[Entry, str]] = {}
+        self._files: dict[PartKey, Path] = {}
         need = model.config.bytes_to_encode(adapter, model.dtype)
         require_memory_for(self.num_frames, need, f"encoding {num_frames} frames", "frames")
         if pixels:
@@ -91,20 +85,22 @@ class ClipStore:
         is called once, with "clips". Raises ValueError if more clips than `allow_bad` cannot be read or none
         can, for tokens that are not finite, or not in float16; OSError if the cache cannot be written.
         """
-        clips = dict.fromkeys(clip_of(entry) for entry in entries)
-        clips = {clip: None for clip in clips if clip not in self._files and clip not in self.left_out}
+        clips: dict[PartKey, Entry] = {}
+        for entry in entries:
+            if part_key(entry) not in self._files and part_key(entry) not in self.left_out:
+                clips.setdefault(part_key(entry), entry)
         with progress(len(clips), "clips") as update:
-            for clip in clips:
+            for clip in clips.values():
                 self._prepare(clip)
                 update(1)
-        readable = [entry for entry in entries if clip_of(entry) in self._files]
+        readable = [entry for entry in entries if part_key(entry) in self._files]
         if entries and not readable:
-            raise ValueError(f"no clip can be read: {self.left_out[clip_of(entries[0])]}")
+            raise ValueError(f"no clip can be read: {self.left_out[part_key(entries[0])][1]}")
         return readable
 
     def file(self, entry: Entry) -> Path:
         """Return the file of an entry that `prepare` returned. Its name is the hash of all it depends on."""
-        return self._files[clip_of(entry)]
+        return self._files[part_key(entry)]
 
     def read(self, entry: Entry) -> Array:
         """Return the frame tokens or pixels of an entry that `prepare` returned, in the model's dtype.
@@ -120,34 +116,33 @@ class ClipStore:
             return self.model.preprocess(arrays["squares"]).astype(self.model.dtype, copy=False)
         return arrays["tokens"].astype(self.model.dtype, copy=False)
 
-    def _prepare(self, clip: Clip) -> None:
+    def _prepare(self, clip: Entry) -> None:
         """Store a clip, unless it is stored already; leave it out if it cannot be read."""
-        video, start, end = clip
         try:
-            key = [self._content, content_hashes(video), self.num_frames, RULE, start or 0.0, end]
+            part = part_key(clip)[1:]
+            key = [self._content, content_hashes(clip.video), self.num_frames, RULE, *part]
             path = file_of(self.folder, key)
             frames = None if is_intact(path) else self._read(clip)
         except Exception as error:  # decoders raise many kinds
-            self._leave_out(clip, why_unreadable(video, error))
+            self._leave_out(clip, why_unreadable(clip.video, error))
             return
         if frames is not None:
-            put(
-                self.folder,
-                key,
-                {"squares": frames} if self.pixels else {"tokens": self._encode(frames, video)},
-            )
-        self._files[clip] = path
+            arrays = {"squares": frames} if self.pixels else {"tokens": self._encode(frames, clip.video)}
+            put(self.folder, key, arrays)
+        self._files[part_key(clip)] = path
 
-    def _read(self, clip: Clip) -> Array:
+    def _read(self, clip: Entry) -> Array:
         """Read a clip: squares uint8 [T, S, S, 3] to be stored, or pixels [T, 3, S, S] to be encoded."""
-        frames = read_video(clip[0], self.num_frames, *clip[1:])
+        with warnings.catch_warnings():  # fewer frames would do for this clip; others need them
+            warnings.filterwarnings("ignore", ".*different frames? at the", UserWarning)
+            frames = read_video(clip.video, self.num_frames, clip.start, clip.end)
         if self.pixels:
             return square_frames(frames, self.model.config.preprocess)
         return self.model.preprocess(frames)
 
-    def _leave_out(self, clip: Clip, why: str) -> None:
+    def _leave_out(self, clip: Entry, why: str) -> None:
         """Warn of a clip that cannot be read. Raises ValueError if there are too many."""
-        self.left_out[clip] = why
+        self.left_out[part_key(clip)] = clip, why
         if (count := len(self.left_out)) > self.allow_bad:
             clips = "a clip" if count == 1 else f"{count} clips"
             raise ValueError(

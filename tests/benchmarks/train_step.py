@@ -34,7 +34,7 @@ FRAMES = 8
 CLIPS = {"tiny": 32, "B-32": 8, "L-14": 8}
 STEPS = {"tiny": 10, "B-32": 1, "L-14": 1}  # of a turn
 CAPTION, FULL = "captions of 10 to 14 ids", "captions as long as the context"
-LOSS_WEIGHTS = {"caption": 2.0, "contrastive": 1.0}  # arXiv 2205.01917, section 3.2
+LOSS_WEIGHTS = {"caption": 2.0, "contrastive": 1.0}  # arXiv 2205.01917, section 4.1
 RATE, WEIGHT_DECAY, MAX_NORM = 1e-5, 0.1, 1.0
 BETAS, EPS = (0.9, 0.98), 1e-6  # open_clip's of a vision transformer
 SAME = 1e-3  # the relative difference of two losses in float32 that can be rounding
@@ -142,7 +142,7 @@ def ours(folder: str, model: str) -> Callable[[str], dict[str, Any]]:
 
     models.tune()
     loaded = minivideococa.load(checkpoint(folder, model))
-    objective = Objective(loaded.config, "attentional", tuple(LOSS_WEIGHTS), LOSS_WEIGHTS)
+    objective = Objective(loaded.config, "attentional", LOSS_WEIGHTS)
     parameters = Parameters.of(loaded.params, "lit")
     del loaded  # the tuned tensors have been copied
     optimizer = AdamW.of(parameters, WEIGHT_DECAY, BETAS, EPS)

@@ -41,6 +41,13 @@ def test_new_words_get_the_next_ids(model):
     assert grown.tokenizer.decode(row) == "what colour is the star?"
 
 
+def test_the_token_of_unknown_words_is_no_new_word():
+    model = mvc.load()
+    grown = add_words(model, ["an <unk> mauve ring"])
+    assert grown.config.text.vocab_size == model.config.text.vocab_size + 1
+    assert grown.tokenizer.unknown(["mauve"]) == [] and add_words(model, ["<unk>"]) is model
+
+
 def test_the_configuration_grows(model):
     grown = add_words(model, ["mauve"])
     source = grown.config.source["model_cfg"]

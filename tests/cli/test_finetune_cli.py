@@ -75,6 +75,10 @@ def test_json_is_the_summary(run, tmp_path, manifest):
     assert (summary["steps"], summary["clips"], summary["left_out"]) == (2, 2, [])
 
 
+def test_one_is_singular(run):
+    assert run("--steps", "1")[1].startswith("2 clips, 1 step (1 epoch) in ")
+
+
 def test_the_command_does_what_the_function_does(run, tmp_path, manifest, cache):
     run("--task", "caption", "--tune", "frozen", "--adapter", "mean", "--half")
     options = dict(num_frames=2, batch=2, steps=2, learning_rate=1e-3, half=True, adapter="mean")
@@ -107,7 +111,7 @@ def test_an_unreadable_clip_is_status_3(run, manifest):
     entry = {"video": str(BROKEN), "captions": ["a red ring"]}
     manifest.write_text(manifest.read_text() + json.dumps(entry) + "\n")
     status, out, err = run()
-    assert status == 3 and "1 clips cannot be read and were left out" in out and "broken.mp4" in err
+    assert status == 3 and "left out, because they cannot be read: 1 clip\n" in out and "broken.mp4" in err
     status, out, err = run("--allow-bad", "0", folder="b")
     assert (status, out) == (2, "") and "allow_bad (--allow-bad) is 0" in err and err.count("\n") == 1
 
@@ -178,7 +182,7 @@ def test_a_missing_matplotlib_is_reported_before_the_work(run, tmp_path, monkeyp
 def test_unknown_words_are_refused_unless_they_are_added(run, manifest):
     manifest.write_text(manifest.read_text().replace("a green crescent", "a wooden crescent"))
     status, out, err = run()
-    assert (status, out) == (2, "") and "wooden" in err
+    assert (status, out) == (2, "") and "lacks wooden" in err and "give --add-words to learn them" in err
     assert run("--add-words", folder="b")[0] == 0
     status, _, err = run("--force", folder="c")
     assert status == 0 and "lacks wooden" in err
@@ -192,9 +196,17 @@ def test_unknown_words_are_refused_unless_they_are_added(run, manifest):
         (["--head", "classifier"], "--head classifier needs --task qa"),
         (["--beta2", "1"], "--beta2 is 1: give a number"),
         (["--plot", "losses.jpg"], "losses.jpg: a plot is a .png, .pdf or .svg file"),
-        (["--task", "qa"], "task qa: no entry of the manifest has"),
+        (["--task", "qa"], 'manifest.jsonl: no entry has "question"'),
     ],
 )
 def test_impossible_values_name_their_flag(run, arguments, message):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_the_summary_counts_in_proper_english(manifest, cache, tmp_path, capsys):
+    questions = [Entry(CLIPS / "single.gif", question="a green", answer="crescent")]
+    write_manifest(manifest, questions)
+    arguments = [manifest, "-o", tmp_path / "run", "--cache", cache, "--task", "qa", "--frames", "2"]
+    assert cli.main(["finetune", *map(str, arguments)]) == 0
+    assert capsys.readouterr().out.startswith("1 question, 1 step (1 epoch) in ")

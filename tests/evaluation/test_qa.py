@@ -265,7 +265,7 @@ def test_what_a_classifier_cannot_answer_is_counted_once(classifier, pictures):
 
 
 def test_choices_that_a_classifier_does_not_know_are_counted_once(classifier, pictures):
-    choices = [("red", "cross", "ring"), ("heart", "cross", "ring"), ("Red", "blue star")]
+    choices = [("red", "cross", "ring"), ("heart", "cross", "ring"), ("a Red", "The blue star.")]
     entries = [ask(pictures[0], answer=some[0], choices=some) for some in choices]
     with pytest.warns(UserWarning) as caught:
         predictions = evaluate(classifier, entries)["predictions"]

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -300,3 +301,13 @@ def test_a_limit_of_the_address_space_counts():
         )
     )
     assert 10**8 < available <= 2 * 10**8
+
+
+def test_ctrl_c_while_the_watchdog_starts_is_a_ctrl_c(clip, monkeypatch):
+    class Interrupted(threading.Thread):
+        def start(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ffmpeg.threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read_video(clip)

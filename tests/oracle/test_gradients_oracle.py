@@ -16,7 +16,7 @@ from minivideococa.model.config import ADAPTERS
 from minivideococa.training import data
 from minivideococa.training.optimizer import AdamW, clamp_logit_scale, clip
 from minivideococa.training.parameters import Parameters, is_reached
-from minivideococa.training.step import WEIGHTS, Objective, accumulate
+from minivideococa.training.step import Objective, accumulate
 
 B, T = 4, 3
 CONFIGURATIONS = [
@@ -33,12 +33,12 @@ CONFIGURATIONS = [
     "heads",
     "logit_scale_1",
 ]
-TASKS = {
-    "caption": ("caption",),
-    "continuation": ("caption",),
-    "contrastive": ("contrastive",),
-    "both": ("caption", "contrastive"),
-    "answer": ("answer",),
+TASKS = {  # the losses with their weights
+    "caption": {"caption": 2.0},
+    "continuation": {"caption": 2.0},
+    "contrastive": {"contrastive": 1.0},
+    "both": {"caption": 2.0, "contrastive": 1.0},
+    "answer": {"answer": 1.0},
 }
 NAMES_OF_TASKS = {"continuation": "caption", "both": "caption+contrastive", "answer": "qa"}  # finetune's
 HOW = [{"micro_batch": n} for n in (1, 2, 3)] + [{"recompute": True}, {"micro_batch": 2, "recompute": True}]
@@ -93,7 +93,7 @@ def tokens_of(config, weights, batch, adapter):
 
 def ours(config, weights, batch, adapter, task, phase="full", **how):
     """Return our losses, and our gradients by name."""
-    parameters = Parameters.of(weights, phase)
+    parameters = Parameters.of(nest(weights), phase)
     objective = Objective(parse_config(config), adapter, TASKS[task])
     losses = accumulate(data.Batch(*batch), parameters, objective, **how)
     tensors = parameters.tensors().items()
@@ -105,13 +105,9 @@ def ours(config, weights, batch, adapter, task, phase="full", **how):
 
 def theirs(config, weights, batch, adapter, task):
     """Return the losses and gradients by autograd; of the tensors that the losses do not depend on, zeros."""
-    losses, grads = training_reference.gradients(config, weights, batch, adapter, weights_of_losses(task))
+    losses, grads = training_reference.gradients(config, weights, batch, adapter, TASKS[task])
     grads = {name: grads.get(name, np.zeros_like(x)) for name, x in weights.items()}
     return losses, grads | {"logit_scale": grads["logit_scale"].reshape(())}  # ours is a scalar
-
-
-def weights_of_losses(task):
-    return {name: WEIGHTS[name] for name in TASKS[task]}
 
 
 def assert_same(found, expected):
@@ -206,7 +202,7 @@ def test_a_training_run(phase, adapter, task):
     batches = [batch_of(config, task, seed) for seed in range(5)]
     how = {"weight_decay": 0.1, "betas": (0.9, 0.98), "eps": 1e-6}
     expected = training_reference.train(
-        config, weights, batches, adapter, weights_of_losses(task), phase, rate=1e-2, max_norm=1.0, **how
+        config, weights, batches, adapter, TASKS[task], phase, rate=1e-2, max_norm=1.0, **how
     )
     named = NAMES_OF_TASKS.get(task, task)
     parameters = Parameters.of(weights, phase, lambda name: is_reached(name, parsed, named, adapter))

@@ -54,7 +54,7 @@ class PaddedPooler(AttentionalPooler):
 
 
 class QuestionHead(nn.Module):
-    """CoCa's classifier of answers (arXiv 2205.01917, section 4.2): a pooler with one query, and a linear."""
+    """CoCa's classifier of answers (arXiv 2205.01917, appendix B): a pooler with one query, and a linear."""
 
     def __init__(self, width: int, heads: int, answers: int) -> None:
         super().__init__()

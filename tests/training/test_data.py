@@ -18,7 +18,6 @@ from minivideococa.training.data import (
     examples_of,
     frequent_answers,
     texts_of,
-    unknown_words,
     with_answer_among,
 )
 from minivideococa.training.tokens import ClipStore
@@ -114,7 +113,9 @@ def test_a_manifest_without_what_the_task_needs_is_refused(task):
     needs = '"question" with "answer"' if task == "qa" else '"captions"'
     with pytest.raises(ValueError) as error:
         examples_of([Entry(Path("a.mp4"), **wrong)], task)
-    assert str(error.value) == f"task {task}: no entry of the manifest has {needs}"
+    assert str(error.value).startswith(
+        f"the manifest: no entry has {needs}, which task {task} learns from: add"
+    )
 
 
 def test_words_that_the_tokenizer_lacks_are_listed(model):
@@ -123,7 +124,7 @@ def test_words_that_the_tokenizer_lacks_are_listed(model):
         Entry(Path("a.mp4"), question="what colour is the circle", answer="red"),
     ]
     assert texts_of(entries) == ["a red dog", "a dog and a cat", "what colour is the circle", "red"]
-    assert unknown_words(model, texts_of(entries)) == ["dog", "cat", "what", "colour", "the"]
+    assert model.tokenizer.unknown(texts_of(entries)) == ["dog", "cat", "what", "colour", "the"]
 
 
 # Order

@@ -57,7 +57,7 @@ def tune(model, cache, tmp_path):
     """`finetune` on the demo's clips, in the folder "run" unless another is given."""
 
     def tune(entries=ENTRIES, folder="run", **keywords):
-        return mvc.finetune(model, entries, tmp_path / folder, cache=cache, **{**QUICK, **keywords})
+        return mvc.finetune(model, entries, tmp_path / folder, **{"cache": cache, **QUICK, **keywords})
 
     return tune
 
@@ -165,20 +165,39 @@ def test_answers_by_a_classifier(tune, tmp_path):
 
 def test_only_the_most_frequent_answers_are_classes(tune, tmp_path):
     """A classifier learns from the questions that have one of them."""
-    tuned = tune(QUESTIONS, task="qa", head="classifier", max_answers=1, steps=1)
+    with pytest.warns(UserWarning) as warned:
+        tuned = tune(QUESTIONS, task="qa", head="classifier", max_answers=1, steps=1)
+    messages = "\n".join(str(warning.message) for warning in warned)
+    assert "2 of 4 questions are left out: their answers are not among the 1 most frequent" in messages
+    assert "'ring' is the only answer" in messages
     assert tuned.config.answers == ("ring",)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["clips"] == 2
+
+
+def test_an_answer_that_is_no_class_has_no_validation_loss(tune, tmp_path):
+    """It counts for the accuracy alone, wherever in the batches it is."""
+    asked = {"task": "qa", "head": "classifier", "steps": 1, "learning_rate": 0}
+    unseen = [dataclasses.replace(entry, answer=f"moon {i}") for i, entry in enumerate(QUESTIONS)]
+    found = []
+    for i, validate in enumerate((QUESTIONS, [*QUESTIONS, *unseen])):
+        tune(QUESTIONS, f"{i}", validate=validate, **asked)
+        found.append(read_log(tmp_path / f"{i}" / "log.jsonl")[-1]["validation"])
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"]) == pytest.approx(np.log(3), rel=1e-5)
+    assert found[1]["accuracy"] == found[0]["accuracy"] / 2 > 0
+    with pytest.raises(ValueError, match="no answer of the validation set is among the 3 of the classifier"):
+        tune(QUESTIONS, "none", validate=unseen, **asked)
 
 
 def test_words_of_a_classifiers_answers_are_not_needed(tune, recwarn):
     entries = [Entry(CLIPS / "single.gif", question="what shape is green", answer="wooden moon")]
     tune(entries, task="qa", head="classifier", steps=1)
-    assert not [warning for warning in recwarn if "wooden" in str(warning.message)]
+    assert not [warning for warning in recwarn if "lacks wooden" in str(warning.message)]
 
 
 def test_a_head_that_is_not_used_is_left_out(tune, cache, tmp_path):
     first = tune(QUESTIONS, task="qa", head="classifier", steps=1)
-    again = mvc.finetune(first, QUESTIONS, tmp_path / "b", cache=cache, task="qa", steps=1, **QUICK)
+    with pytest.warns(UserWarning, match="without the checkpoint's classifier of answers"):
+        again = mvc.finetune(first, QUESTIONS, tmp_path / "b", cache=cache, task="qa", steps=1, **QUICK)
     assert again.config.answers == () and "question_head" not in again.params
 
 
@@ -190,6 +209,14 @@ def test_words_are_added_on_request(tune, model, tmp_path):
     assert tuned.config.text.vocab_size == model.config.text.vocab_size + 1
     loaded = mvc.load(tuned=tmp_path / "with")
     assert loaded.tokenizer.unknown(["wooden"]) == []
+
+
+def test_the_rows_of_new_words_are_drawn_with_the_seed(tune):
+    entries = [Entry(CLIPS / "single.gif", ("a wooden crescent",))]
+    how = {"task": "caption", "steps": 1, "add_words": True, "learning_rate": 0.0}
+    models = [tune(entries, f"seed {seed}", seed=seed, **how) for seed in (0, 1)]
+    rows = [tuned.params["text"]["token_embedding"]["weight"][-1] for tuned in models]
+    assert not np.array_equal(*rows)
 
 
 # Captions end
@@ -342,7 +369,7 @@ def test_a_finished_run_is_not_repeated(tune, monkeypatch, tmp_path):
     [
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"learning_rate": 2e-3}, "learning_rate was 0.001 and is 0.002"),
-        ({"entries": ENTRIES[:4]}, "another data"),
+        ({"entries": ENTRIES[:4]}, "other clips, texts or validation"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(tune, other, difference):
@@ -415,8 +442,12 @@ def test_unreadable_clips_are_left_out_and_counted(tune, tmp_path):
 @pytest.mark.parametrize(
     "entries, keywords, message",
     [
-        (ENTRIES, {"task": "qa"}, "task qa: no entry of the manifest has"),
-        (QUESTIONS, {}, "no entry of the manifest has .captions."),
+        (
+            ENTRIES,
+            {"task": "qa"},
+            'entries: no entry has "question" with "answer", which task qa learns from: add them',
+        ),
+        (QUESTIONS, {}, "entries: no entry has .captions., which task caption.contrastive learns from"),
         ([*ENTRIES, "a.mp4"], {}, "entries has a str in it"),
         (ENTRIES, {"validate": [1]}, "validate has a int in it"),
         (ENTRIES, {"plot": "losses.jpg"}, "losses.jpg: a plot is a .png, .pdf or .svg file"),
@@ -431,8 +462,9 @@ def test_arguments_that_make_no_sense(tune, tmp_path, entries, keywords, message
 
 def test_options_without_effect_are_warned_of(tune):
     unused = {"patience": 2, "validate_every": 1, "positions": True, "max_answers": 7, "half": True}
+    unused |= {"caption_weight": 3.0, "contrastive_weight": 3.0}
     with pytest.warns(UserWarning) as warned:
-        tune(steps=1, tune="full", **unused)
+        tune(steps=1, tune="full", task="caption", **unused)
     messages = [str(warning.message) for warning in warned]
     for name in unused:
         assert any(message.startswith(f"{name} has no effect without ") for message in messages), name
@@ -458,6 +490,42 @@ def test_a_manifest_may_be_a_path(tune, tmp_path):
 def test_a_contrastive_loss_of_single_clips_is_warned_of(tune):
     with pytest.warns(UserWarning, match="batches of one clip"):
         tune(steps=1, batch=1)
+
+
+def test_a_warm_up_that_does_not_end_is_warned_of(tune):
+    with pytest.warns(UserWarning, match="warmup is 5 of 5 steps: the learning rate never reaches its peak"):
+        tune(steps=5, warmup=5)
+
+
+def test_a_question_that_is_too_long_is_an_error_before_a_clip_is_encoded(tune, tmp_path):
+    long = [Entry(ENTRIES[0].video, question="a " * 30, answer="ring")]
+    for keywords in {"entries": long}, {"entries": QUESTIONS, "validate": long}:
+        with pytest.raises(ValueError, match="its answer 'ring' has 33 ids, and this model's texts have at"):
+            tune(task="qa", steps=1, cache=tmp_path / "cache", **keywords)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_captions_that_are_never_generated_are_warned_of(tune, recwarn):
+    """The end token is forbidden in the first places by default."""
+    entries = [Entry(entry.video, ("a ring",)) for entry in ENTRIES]
+    tune([*entries, Entry(ENTRIES[0].video, ("a red ring and a star",), start=0.1)], steps=1)
+    count = len(entries)
+    assert any(
+        f"{count} of {count + 1} captions are shorter" in str(x.message)
+        and "min_length=3 (--min-length 3)" in str(x.message)
+        for x in recwarn
+    )
+
+
+def test_captions_of_usual_length_are_not_warned_of(tune, recwarn):
+    tune(steps=1)
+    assert not [warning for warning in recwarn if "shorter" in str(warning.message)]
+
+
+def test_too_few_steps_are_an_error_before_a_clip_is_encoded(tune, tmp_path):
+    with pytest.raises(ValueError, match="1 step, and tuning has 2 phases"):
+        tune(tune="frozen-then-full", steps=1, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 # Progress and plot
@@ -493,6 +561,22 @@ def test_the_plot_is_drawn_at_the_end(tune, tmp_path):
     pytest.importorskip("matplotlib")
     tune(steps=2, plot=tmp_path / "losses.png", validate=ENTRIES)
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_may_be_in_the_folder_of_the_run(tune, tmp_path):
+    pytest.importorskip("matplotlib")
+    for _ in range(2):  # again, when the folder is there
+        tune(steps=1, plot=tmp_path / "run" / "losses.png")
+    assert (tmp_path / "run" / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_does_not_overwrite_a_clip(tune, tmp_path):
+    pytest.importorskip("matplotlib")
+    clip = tmp_path / "clip.png"
+    clip.write_bytes((CLIPS / "single.gif").read_bytes())
+    for entries in [ENTRIES[0], Entry(clip, ("a ring",))], ENTRIES:
+        with pytest.raises(ValueError, match="clip.png: would overwrite an input"):
+            tune(entries, plot=clip, validate=[Entry(clip, ("a ring",))])
 
 
 def test_the_options_are_in_the_tuned_part(tune, tmp_path):

@@ -4,7 +4,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from conftest import make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,29 +13,41 @@ from minivideococa.model.text import encode_text
 from minivideococa.training import backward, gradients, step
 from minivideococa.training.data import Batch
 from minivideococa.training.parameters import Parameters, is_reached
-from minivideococa.training.step import Objective, accumulate, differentiated, forward, losses_of
+from minivideococa.training.step import (
+    Objective,
+    accumulate,
+    differentiated,
+    forward,
+    losses_of,
+    mean_losses,
+)
 
 ADAPTERS = ("attentional", "mean", "joint", "factorized")
-TASKS = {
-    "caption": ("caption",),
-    "contrastive": ("contrastive",),
-    "both": ("caption", "contrastive"),
-    "qa": ("answer",),
+TASKS = {  # the losses with their weights
+    "caption": {"caption": 2.0},
+    "contrastive": {"contrastive": 1.0},
+    "both": {"caption": 2.0, "contrastive": 1.0},
+    "qa": {"answer": 1.0},
 }
 POOLS = (True, "parallel", "cascade")
 VIDEO = {"factorized": {"layers": 2, "heads": 2, "positions": 3}, "answers": ["red", "blue", "green"]}
 STEP = 1e-5
 
 
-def model_with(pool=True, quick=False, correct=False):
-    """A small model in float64, with the layers of all adapters and tasks."""
-    vision = {"attentional_pool": pool} | ({"width": 8, "head_width": 4} if pool is not True else {})
-    return make_model(
-        vision=vision,
-        text={"correct_cls_mask": correct},
-        video=VIDEO,
-        **({"quick_gelu": True} if quick else {}),
-    )
+@pytest.fixture(scope="session")
+def model_with(tiny_model):
+    """A function that makes a small model in float64, with the layers of all adapters and tasks."""
+
+    def make(pool=True, quick=False, correct=False):
+        vision = {"attentional_pool": pool} | ({"width": 8, "head_width": 4} if pool is not True else {})
+        return tiny_model(
+            vision=vision,
+            text={"correct_cls_mask": correct},
+            video=VIDEO,
+            **({"quick_gelu": True} if quick else {}),
+        )
+
+    return make
 
 
 def random_batch(model, rng, clips=3, frames=3, pixels=True):
@@ -71,22 +82,27 @@ def reached(model, task, adapter):
     return lambda tensor: is_reached(tensor, model.config, name, adapter)
 
 
-def setting(pool, adapter, task, tuning):
-    """A random batch and all that its gradients need, with the gradients computed."""
-    model = model_with(pool, quick=adapter == "mean", correct=task == "both")
-    rng = np.random.default_rng(0)
-    batch = random_batch(model, rng, pixels=tuning == "full")
-    objective = Objective(model.config, adapter, TASKS[task])
-    parameters = Parameters.of(model.params, tuning, reached(model, task, adapter))
-    accumulate(batch, parameters, objective)
-    return batch, parameters, objective, rng
+@pytest.fixture(scope="session")
+def setting(model_with):
+    """A function that makes a random batch and all that its gradients need, with the gradients computed."""
+
+    def make(pool, adapter, task, tuning):
+        model = model_with(pool, quick=adapter == "mean", correct=task == "both")
+        rng = np.random.default_rng(0)
+        batch = random_batch(model, rng, pixels=tuning == "full")
+        objective = Objective(model.config, adapter, TASKS[task])
+        parameters = Parameters.of(model.params, tuning, reached(model, task, adapter))
+        accumulate(batch, parameters, objective)
+        return batch, parameters, objective, rng
+
+    return make
 
 
 @pytest.mark.parametrize("tuning", ["lit", "frozen", "full"])
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_the_slope_along_the_parameters(pool, adapter, task, tuning):
+def test_the_slope_along_the_parameters(setting, pool, adapter, task, tuning):
     """Along a random direction of all tuned parameters."""
     batch, parameters, objective, rng = setting(pool, adapter, task, tuning)
     direction = rng.standard_normal(len(parameters.values))
@@ -95,7 +111,7 @@ def test_the_slope_along_the_parameters(pool, adapter, task, tuning):
 
 
 @pytest.mark.parametrize("task, adapter", [("both", "joint"), ("both", "mean"), ("qa", "factorized")])
-def test_every_tensor_by_itself(task, adapter):
+def test_every_tensor_by_itself(setting, task, adapter):
     """Along a random direction of each tensor; no loss depends on those that are not tuned."""
     batch, parameters, objective, rng = setting(True, adapter, task, "full")
     largest = np.abs(parameters.gradients).max()
@@ -111,7 +127,7 @@ def test_every_tensor_by_itself(task, adapter):
 @pytest.mark.parametrize(
     "task, adapter", [("both", "attentional"), ("caption", "factorized"), ("qa", "mean")]
 )
-def test_tensors_that_are_not_used_change_no_loss(task, adapter):
+def test_tensors_that_are_not_used_change_no_loss(setting, task, adapter):
     batch, parameters, objective, _ = setting(True, adapter, task, "full")
     everything = Parameters.of(parameters.params, "full")
     before = losses_of(batch, everything.params, objective)
@@ -122,7 +138,7 @@ def test_tensors_that_are_not_used_change_no_loss(task, adapter):
 
 @pytest.mark.parametrize("tuning", ["lit", "full"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_the_training_forward_is_the_models(adapter, tuning):
+def test_the_training_forward_is_the_models(model_with, adapter, tuning):
     """Bit for bit, with the tape and without it; and for one clip what the model itself returns."""
     model = model_with()
     batch = random_batch(model, np.random.default_rng(1), clips=1, frames=3)
@@ -155,7 +171,7 @@ def decoded(model, batch, video, n):
     micro=st.integers(1, 5),
     recompute=st.booleans(),
 )
-def test_micro_batches_and_recomputing_change_nothing(adapter, task, tuning, micro, recompute):
+def test_micro_batches_and_recomputing_change_nothing(model_with, adapter, task, tuning, micro, recompute):
     """Not the losses and not the gradients: the contrastive loss is that of the whole batch."""
     model = model_with()
     batch = random_batch(model, np.random.default_rng(2), clips=4, pixels=tuning == "full")
@@ -167,6 +183,17 @@ def test_micro_batches_and_recomputing_change_nothing(adapter, task, tuning, mic
     assert losses_of(batch, model.params, objective, micro) == pytest.approx(expected, rel=1e-12)
     largest = np.abs(whole.gradients).max()
     np.testing.assert_allclose(parts.gradients, whole.gradients, rtol=0, atol=1e-12 * largest)
+
+
+@pytest.mark.parametrize("task", ["caption", "qa"])
+def test_losses_of_several_batches_are_those_of_one(model_with, task):
+    """Though the batches differ in size, in the lengths of their texts, and in answers that are no class."""
+    model = model_with()
+    batch = random_batch(model, np.random.default_rng(5), clips=5, pixels=False)
+    batch.labels[1] = -1
+    objective = Objective(model.config, "attentional", TASKS[task])
+    found = mean_losses([batch.part(slice(0, 2)), batch.part(slice(2, 5))], model.params, objective)
+    assert found == pytest.approx(losses_of(batch, model.params, objective), rel=1e-12)
 
 
 ALSO = {  # beginnings of names, and how many blocks the gradient goes through
@@ -183,7 +210,7 @@ ALSO = {  # beginnings of names, and how many blocks the gradient goes through
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("phase", ["lit", "frozen"])
 @pytest.mark.parametrize("also", ALSO)
-def test_what_is_tuned_too_has_the_gradient_of_full_tuning(also, phase, recompute, monkeypatch):
+def test_what_is_tuned_too_has_the_gradient_of_full_tuning(also, phase, recompute, model_with, monkeypatch):
     """And the gradient goes through no block below it, and adds up nothing for what is frozen."""
     model = model_with()
     batch = random_batch(model, np.random.default_rng(2))
@@ -221,7 +248,7 @@ def one_thread(batch, micro_batch):
     yield [[batch]], lambda function, *arguments: list(map(function, *arguments))
 
 
-def test_what_recomputing_keeps():
+def test_what_recomputing_keeps(model_with):
     """The inputs of the blocks, and nothing inside them."""
     model = model_with()
     batch = random_batch(model, np.random.default_rng(3))
@@ -231,11 +258,11 @@ def test_what_recomputing_keeps():
     assert sum(name == "residual_block" for name, _ in tapes["decoder"]) == 4
 
 
-def test_padding_is_in_no_loss():
+def test_padding_is_in_no_loss(model_with):
     """Other ids after the end change neither the captioning loss nor a gradient of the decoder."""
     model = model_with()
     batch = random_batch(model, np.random.default_rng(4))
-    objective = Objective(model.config, "attentional", ("caption",))
+    objective = Objective(model.config, "attentional", TASKS["caption"])
     results = []
     for padding in (model.config.pad_id, 7):
         ids = np.where(np.arange(batch.ids.shape[1]) < batch.lengths[:, None], batch.ids, padding)

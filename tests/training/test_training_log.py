@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_a_log_that_is_none_is_named(tmp_path):
         read_log(tmp_path / "log.jsonl")
 
 
+@pytest.mark.parametrize("line", ["[]", "{}", "5", '{"step": "1"}'])
+def test_a_line_without_its_step_is_no_log(tmp_path, line):
+    (tmp_path / "log.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="log.jsonl: is not the log of a run; remove it"):
+        Log(tmp_path / "log.jsonl", 1)
+
+
 def test_curves():
     found = curves(LINES)
     assert found["loss"] == [(1, 3.0), (2, 2.0), (3, 1.0)]
@@ -66,3 +74,12 @@ def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r'pip install "minivideococa\[docs\]"'):
         plot_losses(tmp_path / "losses.png", LINES)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_is_an_error_that_names_the_log(tmp_path):
+    with Log(tmp_path / "log.jsonl", 0) as log:
+        log.file.close()
+        log.file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(OSError, match="log.jsonl: cannot be written: No space left on device; make room"):
+            log.write(LINES[0])

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, what it was asked for, and the saved states."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -44,8 +45,52 @@ def test_a_file_that_is_no_state(tmp_path):
     write_state(tmp_path, Position(step=1), vectors(), keep=3)
     path = state.state_path(tmp_path, 1)
     path.write_bytes(path.read_bytes().replace(b"minivideococa.position", b"minivideococa.positiom"))
-    with pytest.raises(ValueError, match="state-1.safetensors: is not a state of finetune"):
+    with pytest.raises(
+        ValueError, match="state-1.safetensors: is damaged, or no state of finetune: remove it"
+    ):
         read_state(tmp_path, 1)
+
+
+def test_a_damaged_state_says_what_to_do(tmp_path):
+    write_state(tmp_path, Position(step=1), vectors(), keep=3)
+    path = state.state_path(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="state-1.safetensors: .*remove it, to go on from an older one"):
+        read_state(tmp_path, 1)
+
+
+def test_a_state_that_cannot_be_written_says_what_to_do(tmp_path, monkeypatch):
+    def full(path, *_):
+        raise OSError(f"{path}: No space left on device")
+
+    monkeypatch.setattr(state, "save_tensors", full)
+    with pytest.raises(OSError, match="state-1.safetensors: No space .*; make room, and repeat the command"):
+        write_state(tmp_path, Position(step=1), vectors(), keep=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "run"
+    with (
+        pytest.raises(OSError, match="run: cannot be made: Not a directory; give another"),
+        run_folder(folder),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"options": 5}'])
+def test_a_record_that_says_nothing_is_an_error(tmp_path, content):
+    write_state(tmp_path, Position(step=1), vectors(), keep=3)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ValueError, match="run.json: does not say what the run was asked for; remove the"):
+        require_same_run(tmp_path, {"options": {"batch": 4}})
+
+
+def test_a_folder_without_permission_is_an_error_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    with pytest.raises(PermissionError, match="cannot be written; give another"), run_folder(tmp_path):
+        pass
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -123,7 +168,7 @@ def test_a_run_is_repeated_as_it_was_asked_for(saved):
     [
         ({"options": {"batch": 8, "keep": 3}}, "batch was 4 and is 8"),
         ({"model": "xyz"}, "another model"),
-        ({"data": ["2", None]}, "another data"),
+        ({"data": ["2", None]}, "other clips, texts or validation"),
     ],
 )
 def test_a_run_of_something_else_is_refused_by_name(saved, other, difference):

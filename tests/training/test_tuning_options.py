@@ -63,8 +63,17 @@ def test_steps_are_split_evenly_among_the_phases(values, phases, batches, steps)
     assert TuningOptions(**values).steps_of(phases, batches) == steps
 
 
+@pytest.mark.parametrize(
+    "name, other", [("caption_weight", "contrastive"), ("contrastive_weight", "caption")]
+)
+def test_a_loss_without_weight_is_refused(name, other):
+    """Its tensors would have no gradients, and weight decay would shrink them."""
+    with pytest.raises(ValueError, match=f"^{name} is 0: give task={other}"):
+        TuningOptions(**{name: 0})
+
+
 def test_one_step_is_too_few_for_two_phases():
-    with pytest.raises(ValueError, match="^1 steps are too few for 2 phases"):
+    with pytest.raises(ValueError, match="^1 step, and tuning has 2 phases"):
         TuningOptions(steps=1).steps_of(2, 7)
 
 

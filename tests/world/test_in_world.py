@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw
 
 import minivideococa as mvc
 from minivideococa import cli
+from minivideococa.checkpoint import with_tensors
 from minivideococa.checkpoint.folder import embedded_checkpoint
+from minivideococa.checkpoint.tuned import write_tuned
 from minivideococa.demo import CLIPS
 from minivideococa.world import CLIP_SETS, draw_clip, in_world, is_embedded, sample_clip
 from minivideococa.world.detection import STATISTICS, distance
@@ -207,6 +209,19 @@ def test_caveats_are_for_the_embedded_checkpoint_only(capsys, foreign, tmp_path)
     assert "in_world" not in json.loads(
         run(capsys, "caption", foreign, "--weights", tmp_path / "other", "--json").out
     )
+
+
+def test_a_tuned_part_has_no_caveat(capsys, foreign, tmp_path):
+    """It was tuned on videos of the user's own, which need not show shapes."""
+    model = mvc.load()
+    values = {"visual.proj": model.params["visual"]["proj"]}
+    part = write_tuned(tmp_path / "tuned.safetensors", with_tensors(model, values, tuned_for="caption"))
+    for command in ["caption", foreign], ["classify", foreign, "--labels", "a red ring,a blue star"]:
+        out, err = run(capsys, *command, "--tuned", part)
+        assert "coloured shapes" not in out + err
+    assert cli.main(["answer", foreign, "a wooden", "--tuned", str(part)]) == 2
+    message = capsys.readouterr().err
+    assert "this checkpoint's vocabulary lacks wooden" in message and "coloured shapes" not in message
 
 
 def test_caveats_of_the_other_commands(capsys, foreign):

@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from ...answers import normalize_answer
 from ...model.config import Video
 from ...model.generation import DecodingOptions, prepare
 from ...progress import Progress
 from ...tasks import answer, check_question, prompt_length
 from ..manifest import Entry
-from ..metrics import Equal, equal_texts, normalize_answer, same_answer, soft_score
+from ..metrics import Equal, equal_texts, same_answer, soft_score
 from .mean import MeanVideo, tokens_hash
 from .task import Clip, Metrics, Task, metrics_of
 
@@ -93,9 +94,9 @@ class QuestionAnswering(Task):
 
     def _warn_of_unknown_classes(self) -> None:
         """Warn of answers to choose from that the model's classifier does not know."""
-        classes = {text.strip().lower() for text in self.model.config.answers}
+        classes = {normalize_answer(text) for text in self.model.config.answers}
         choices = {text for asked in self._all_asked() for text in self._choices(asked) or ()}
-        unknown = [text for text in choices if text.strip().lower() not in classes]
+        unknown = [text for text in choices if normalize_answer(text) not in classes]
         if classes and unknown:
             warnings.warn(
                 f"qa: {len(unknown)} of {len(choices)} answers to choose from are not classes of the model's "

@@ -19,6 +19,8 @@ from ...model.videococa import VideoCoCa
 from ...progress import Progress
 from ..manifest import Entry
 
+WITHOUT_CACHE = ", or --no-cache"  # the way out if the cache cannot be written
+
 # metric -> {"value": ..., "items": number of videos, captions or questions}
 Metrics = dict[str, dict[str, float]]
 
@@ -54,7 +56,7 @@ class Settings:
 
     def cached(self, key: list[Any], compute: Callable[[], Any]) -> Any:
         """Return the array or text that the cache holds for `key`, or else compute it and put it there."""
-        return cached(self.cache, key, compute)
+        return cached(self.cache, key, compute, WITHOUT_CACHE)
 
 
 class Task(ABC):
