@@ -65,12 +65,12 @@ def encoder_hash(model: VideoCoCa) -> str:
 
 
 def _add_tensors(digest: Any, node: Any, name: str = "") -> None:
-    """Add the names, dtypes, shapes and contents of a tree of arrays to a digest."""
+    """Add the names, dtypes, shapes and contents of a tree of arrays to a digest, whatever their order."""
     if isinstance(node, np.ndarray):
         digest.update(f"{name} {node.dtype} {node.shape}".encode())
         digest.update(np.ascontiguousarray(node).data)
     else:
-        for key, child in node.items() if isinstance(node, Mapping) else enumerate(node):
+        for key, child in sorted(node.items()) if isinstance(node, Mapping) else enumerate(node):
             _add_tensors(digest, child, f"{name}.{key}")
 
 

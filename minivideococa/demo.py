@@ -19,7 +19,7 @@ from .world import CLIP_SETS, LABELS, objects_named
 CLIPS = Path(__file__).parent / "data" / "demo"
 ASKED = (  # a clip, a question and the true answer
     ("single.gif", "what colour is the crescent?", "green"),
-    ("pair.gif", "where is the ring?", "right"),
+    ("pair.gif", "what shape is red?", "ring"),
     ("pair.gif", "is there a green ring?", "no"),
     ("mixed.gif", "how many shapes are there?", "three"),
     ("mixed.gif", "which is largest?", "orange star"),

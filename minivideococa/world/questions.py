@@ -16,7 +16,8 @@ objects of the clip are always visible:
 | first   | what comes first?          | of two objects of different shapes, one after the other             |
 
 The tokens of the embedded checkpoint's image encoder hold almost no positions, so "where" and "place" need a
-change of the encoder; see weights/README.md. "first" needs the factorized adapter with positions.
+tuning that reaches the encoder; see weights/README.md. "place" is the easier of the two, and learned first.
+"first" needs the factorized adapter with positions.
 """
 
 from __future__ import annotations
@@ -280,8 +281,9 @@ QUESTION_KINDS = {
 }
 
 
-# The kinds of a part that is trained with attentional pooling, which does not know the order of frames.
-ASKED = tuple(kind for kind in QUESTION_KINDS if kind != "first")
+# The kinds that the embedded part is trained and measured on. Attentional pooling does not know the order of
+# frames.
+ASKED = tuple(kind for kind in QUESTION_KINDS if kind not in ("place", "first"))
 
 
 def _wordings(kind: Kind, wordings: str) -> tuple[str, ...]:

@@ -38,14 +38,12 @@ def test_caption(capsys):
 
 def test_answer(capsys):
     """With the part for questions, unless other weights are given; in_world is the base checkpoint's."""
-    command = ["answer", PAIR, "where is the ring?"]
+    command = ["answer", PAIR, "what colour is the ring?"]
     assert cli.main(command) == 0
-    assert capsys.readouterr() == ("right\n", "")
+    assert capsys.readouterr() == ("red\n", "")
     assert cli.main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["answers"], told["tuned_for_questions"]) == ([{"answer": "right"}], True) and told[
-        "in_world"
-    ]
+    assert (told["answers"], told["tuned_for_questions"]) == ([{"answer": "red"}], True) and told["in_world"]
     assert cli.main(["answer", PAIR, "a photo of a", "--weights", str(embedded_checkpoint())]) == 0
     assert "was not finetuned for questions" in capsys.readouterr().err
 
