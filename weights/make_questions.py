@@ -15,8 +15,8 @@ hold no positions, see README.md.
 The test clips differ from the training clips in their seed and in their composition, see
 `world.clips.SPLITS`: a fifth of the pairs of a colour and a shape, medium sizes, cloudy backgrounds and
 faster objects are only in the test. Beside each accuracy stands that of the question-only baseline, which has
-the mean of training clips in place of the video. The exit status is 1 if a kind of
-questions misses TARGET, as "where" does now.
+the mean of training clips in place of the video. The exit status is 1 if a kind of questions
+misses TARGET, as "where" does now.
 """
 
 from __future__ import annotations

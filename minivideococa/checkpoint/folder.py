@@ -26,7 +26,7 @@ from .table import ADDED, check_tensors
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 TUNED = "tuned.safetensors"  # a tuned part, see `tuned`
 NEW_LAYERS = "new_layers.safetensors"  # another, of layers that open_clip does not have, see `export`
-QUESTIONS = "questions.safetensors"  # the embedded one, beside the embedded checkpoint
+EMBEDDED_PART = "questions.safetensors"  # the embedded one, beside the embedded checkpoint
 CONVERTIBLE = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # suffixes of what `convert` reads
 CLIP_VOCABULARY = 49408  # its tokenizer comes with the package
 ORIGIN = "minivideococa.source"  # key of the origin in the metadata of a safetensors file

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..inputs import natural_key, read_json, regular_file
 from ..model.config import shorten
-from .folder import CONFIG, NEW_LAYERS, QUESTIONS, TUNED, StoredTensor, open_safetensors
+from .folder import CONFIG, EMBEDDED_PART, NEW_LAYERS, TUNED, StoredTensor, open_safetensors
 from .unpickler import read_pickle
 
 CONFIG_NAMES = ("open_clip_config.json", CONFIG)  # in order of preference
@@ -41,7 +41,7 @@ def config_name(files: Iterable[str]) -> str | None:
 
 def is_weights(name: str) -> bool:
     """Return whether a file of this name holds all weights, or is the index of their shards."""
-    whole = not SHARD.search(name) and name not in (TUNED, NEW_LAYERS, QUESTIONS)
+    whole = not SHARD.search(name) and name not in (TUNED, NEW_LAYERS, EMBEDDED_PART)
     return bool(WEIGHT_SUFFIX.search(name)) and whole and "/" not in name
 
 

@@ -37,6 +37,7 @@ from ..resources import require_memory
 from .config import parse_config
 from .folder import (
     CLIP_VOCABULARY,
+    EMBEDDED_PART,
     TUNED,
     StoredTensor,
     cast_tensor,
@@ -48,7 +49,6 @@ from .folder import (
     save_tensors,
     write_checkpoint,
 )
-from .folder import QUESTIONS as QUESTIONS_FILE
 from .table import find_mismatches, format_mismatches, parameter_shapes, unnest
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def read_tuned(tuned: str | os.PathLike[str]) -> TunedPart:
 
 def _tuned_file(tuned: str | os.PathLike[str]) -> Path:
     if tuned == QUESTIONS:
-        path = embedded_checkpoint() / QUESTIONS_FILE
+        path = embedded_checkpoint() / EMBEDDED_PART
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: the embedded part for questions is missing: reinstall minivideococa"

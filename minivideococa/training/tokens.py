@@ -27,8 +27,7 @@ from ..media.preprocess import square_frames
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
 from ..model.config import Array, check_finite, check_int
-from ..model.videococa import VideoCoCa
-from ..model.vision import encode_jointly
+from ..model.videococa import VideoCoCa, frame_tokens
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
 
@@ -63,11 +62,8 @@ class ClipStore:
         allow_bad: int = 0,
     ) -> None:
         self.model, self.folder, self.num_frames = model, folder_for(cache), frame_count(num_frames)
-        self.joint, self.pixels, self.allow_bad = (
-            adapter == "joint",
-            pixels,
-            check_int("allow_bad", allow_bad, 0),
-        )
+        self.adapter, self.pixels = adapter, pixels
+        self.allow_bad = check_int("allow_bad", allow_bad, 0)
         self.dtype = np.dtype(np.float16) if half else model.dtype
         self.left_out: dict[PartKey, tuple[Entry, str]] = {}
         self._files: dict[PartKey, Path] = {}
@@ -76,7 +72,8 @@ class ClipStore:
         if pixels:
             self._content: list[Any] = ["squares", asdict(model.config.preprocess)]
         else:
-            self._content = ["joint tokens" if self.joint else "tokens", encoder_hash(model), str(self.dtype)]
+            kind = "joint tokens" if adapter == "joint" else "tokens"
+            self._content = [kind, encoder_hash(model), str(self.dtype)]
 
     def prepare(self, entries: Sequence[Entry], progress: Progress = no_progress) -> list[Entry]:
         """Store the clips of the entries that are not stored yet; return the entries that can be read.
@@ -153,12 +150,9 @@ class ClipStore:
 
     def _encode(self, pixels: Array, video: Path) -> Array:
         """Return the frame tokens of pixels [T, 3, S, S] as they are stored: [T, N, W]."""
-        if self.joint:
-            visual, config = self.model.params["visual"], self.model.config.vision
-            tokens = encode_jointly(pixels.astype(self.model.dtype, copy=False), visual, config)
-            check_finite("the frame tokens are", tokens)
-        else:
-            tokens = self.model.encode_frames(pixels)
+        pixels = pixels.astype(self.model.dtype, copy=False)
+        tokens = frame_tokens(pixels, self.model.params, self.model.config, self.adapter)
+        check_finite("the frame tokens are", tokens)
         with np.errstate(over="ignore"):  # becomes infinite
             stored = tokens.astype(self.dtype, copy=False)
         if not np.isfinite(stored).all():
