@@ -40,10 +40,11 @@ KV = tuple[Array, Array]  # gradients of keys and values, each [..., H, M, D]
 
 def mlp(dy: Array, tape: Tape, grads: Params) -> Array:
     """Back-propagate through y = W_2 gelu(W_1 x + b_1) + b_2: dy [..., C] -> dx [..., C]."""
-    dhidden = linear(dy, grads["c_proj"], *pop(tape, "linear"))  # [..., mlp_width]
+    hidden, weight = pop(tape, "linear")  # [..., mlp_width], the activation's result
+    dhidden = linear(dy, grads["c_proj"], hidden, weight)
     name = tape[-1][0]
     activation = gradients.quick_gelu if name == "quick_gelu" else gradients.gelu
-    return linear(activation(dhidden, *pop(tape, name)), grads["c_fc"], *pop(tape, "linear"))
+    return linear(activation(dhidden, *pop(tape, name), hidden), grads["c_fc"], *pop(tape, "linear"))
 
 
 def residual_block(dy: Array, tape: Tape, heads: int, grads: Params, cross: bool = False) -> tuple[Array, KV]:

@@ -19,7 +19,6 @@ import numpy as np
 
 from ..model import ops
 from ..model.config import Array, Params
-from ..model.kernels import erf
 from .tape import Tape, pop
 
 
@@ -52,9 +51,7 @@ def layer_norm(dy: Array, grads: Params, x: Array, weight: Array, bias: Array, e
     the mean, ∂mean/∂x_i = 1/n, and through s, ∂s/∂x_i = z_i / n. So ∂z_j/∂x_i = ([i = j] - 1/n - z_i z_j / n)
     / s, and the sum over j of dz_j ∂z_j/∂x_i is dx = (dz - mean(dz) - z mean(dz z)) / s.
     """
-    z = x - x.mean(axis=-1, keepdims=True)
-    s = np.sqrt((z * z).mean(axis=-1, keepdims=True) + eps)
-    z /= s
+    z, s = standardize(x, eps)
     if grads["weight"] is not None:
         grads["weight"] += rows(dy * z).sum(axis=0)
     if grads["bias"] is not None:
@@ -67,23 +64,35 @@ def layer_norm(dy: Array, grads: Params, x: Array, weight: Array, bias: Array, e
     return dz
 
 
-def gelu(dy: Array, x: Array) -> Array:
+def standardize(x: Array, eps: float) -> tuple[Array, Array]:
+    """Return the z [..., n] and the s [..., 1] of `layer_norm`."""
+    z = x - x.mean(axis=-1, keepdims=True)
+    s = np.sqrt(np.einsum("...i,...i->...", z, z)[..., None] / x.shape[-1] + eps)
+    z /= s
+    return z, s
+
+
+def gelu(dy: Array, x: Array, y: Array) -> Array:
     """Back-propagate through y = x P(x), P the standard normal CDF: dy [...] -> dx [...].
 
     By the product rule ∂y/∂x = P(x) + x P'(x), and P' is the normal density: exp(-x^2 / 2) / sqrt(2 pi).
     """
-    cdf = (erf(x * sqrt(0.5)) + 1) * 0.5
-    return dy * (cdf + x * np.exp(x * x * -0.5) / sqrt(2 * pi))
+    return dy * (gate(x, y) + x * np.exp(x * x * -0.5) / sqrt(2 * pi))
 
 
-def quick_gelu(dy: Array, x: Array) -> Array:
+def quick_gelu(dy: Array, x: Array, y: Array) -> Array:
     """Back-propagate through y = x g, g = sigmoid(1.702 x): dy [...] -> dx [...].
 
     The derivative of the sigmoid is g (1 - g), so ∂y/∂x = g + 1.702 x g (1 - g).
     """
-    with np.errstate(over="ignore"):  # exp overflows to inf where the sigmoid is 0
-        g = 1 / (1 + np.exp(-1.702 * x))
+    g = gate(x, y)
     return dy * (g + 1.702 * x * g * (1 - g))
+
+
+def gate(x: Array, y: Array) -> Array:
+    """Return the factor of x in y, P or g above: y / x, and 1/2 where x = 0. A division replaces the erf."""
+    with np.errstate(invalid="ignore"):  # 0 / 0 where x = 0
+        return np.where(x == 0, x.dtype.type(0.5), y / x)
 
 
 def softmax(dy: Array, y: Array, mean: Array | None = None) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..model.config import Array, Params
 from ..model.kernels import frame_threads
-from ..model.ops import layer_norm
+from .gradients import rows, standardize
 
 Result = TypeVar("Result")
 
@@ -65,7 +65,7 @@ def frozen_projections(
     projections: of each one dy [R, n_out], W [n_out, n_in] and the branch of its gradients. norm: the branch
     of the norm. The other arguments are the norm's.
     """
-    z = layer_norm(x, np.ones_like(weight), np.zeros_like(bias), eps).reshape(-1, x.shape[-1])
+    z = rows(standardize(x, eps)[0])  # [R, n_in]
     for dy, W, grads in projections:
         G, g = dy.T @ z, dy.sum(axis=0)  # [n_out, n_in], [n_out]
         grads["weight"] += G * weight + np.outer(g, bias)

@@ -286,8 +286,8 @@ def test_formulas_of_rows(seed, shape):
     frozen = {"weight": None, "bias": None}
     cases = {
         "layer_norm": (lambda x: ops.layer_norm(x, weight, bias), lambda: (frozen, x, weight, bias, 1e-5)),
-        "gelu": (ops.gelu, lambda: (x,)),
-        "quick_gelu": (ops.quick_gelu, lambda: (x,)),
+        "gelu": (ops.gelu, lambda: (x, ops.gelu(x))),
+        "quick_gelu": (ops.quick_gelu, lambda: (x, ops.quick_gelu(x))),
         "softmax": (ops.softmax, lambda: (ops.softmax(x),)),
         "normalize": (ops.normalize, lambda: (x,)),
     }
@@ -298,3 +298,11 @@ def test_formulas_of_rows(seed, shape):
         scale = np.linalg.norm(dy) * np.linalg.norm(v) * (1 + 1 / np.linalg.norm(x, axis=-1).min())
         spread = 1 / (x.std(axis=-1).min() + 1e-3) if name == "layer_norm" else 1
         assert abs(got - want) <= 1e-6 * scale * spread**3 * (1 + np.abs(weight).max()), name
+
+
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu"])
+def test_gradients_of_activations_at_0_and_far_from_it(name):
+    """At 0, y / x is not defined: the derivative is 1/2 there. Far below 0 it is 0, far above it 1."""
+    x = np.array([0.0, -0.0, -300.0, 300.0], np.float32)
+    dx = getattr(gradients, name)(np.ones_like(x), x, getattr(ops, name)(x))
+    np.testing.assert_array_equal(dx, np.array([0.5, 0.5, 0, 1], np.float32))
