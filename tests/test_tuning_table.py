@@ -119,7 +119,7 @@ def test_tokens_of_the_cache_encode_as_pixels_do(script, tmp_path, adapter):
     model, settings = mvc.load(), script.Settings(**SMALL)
     entries = script.clips(tmp_path, settings, "caption", "test")
     frozen, full = (script.Cell(0, tune, adapter, "caption") for tune in ("lit", "frozen-then-full"))
-    tokens, pixels = (script.encode(model, entries, cell, tmp_path, 2) for cell in (frozen, full))
+    tokens, pixels = (script.encode(model, entries, 8, cell, tmp_path, 2) for cell in (frozen, full))
     assert len(tokens) == len(pixels) == 2
     for a, b in zip(tokens, pixels, strict=True):
         assert np.abs(a.latent - b.latent).max() < 2e-3  # the cache is in float16

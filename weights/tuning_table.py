@@ -66,7 +66,6 @@ from minivideococa.world.shapes import MANIFEST, captions_of, write_animation, w
 Array = NDArray[Any]
 Scores = dict[str, list[int]]  # metric -> correct items, all items
 
-FRAMES = 8
 TRAIN_SEED, TEST_SEED = 24576, 24577
 CAPTIONED = ("brief", "split", "pair", "split", "pair")  # sets of clips, of five with captions
 DIRECTIONS = ("text-to-video", "video-to-text")  # recall at 1
@@ -85,6 +84,7 @@ class Settings:
 
     steps: int = 300
     batch: int = 16
+    frames: int = 4  # of a clip
     learning_rate: float = 1e-3
     seeds: int = 3
     clips: int = 1600  # of each task, for training
@@ -145,23 +145,23 @@ def clips(work: Path, settings: Settings, task: str, split: str) -> list[Entry]:
     count, seed = (settings.tested, TEST_SEED) if is_test else (settings.clips, TRAIN_SEED)
     if not (folder / MANIFEST).is_file():
         if task == "caption":
-            write_captions(folder, count, seed, split)
+            write_captions(folder, count, seed, settings.frames, split)
         else:
             kinds, wordings = ORDER if task == "first" else ASKED, "canonical" if is_test else "training"
             options = dict(split=split, wordings=wordings, kinds=kinds, progress=progress_bar)
-            write_questions(folder, count, seed, FRAMES, **options)
+            write_questions(folder, count, seed, settings.frames, **options)
     entries = read_manifest(folder / MANIFEST)
     return [next(group) for _, group in groupby(entries, lambda entry: entry.video)] if is_test else entries
 
 
-def write_captions(folder: Path, count: int, seed: int, split: str) -> None:
+def write_captions(folder: Path, count: int, seed: int, frames: int, split: str) -> None:
     """Write clips with captions, and their manifest. No two test clips show the same objects."""
     entries, seen = [], set()
     with atomic_folder(folder) as partial, progress_bar(count, "clips") as update:
         for i in range(count):
             rng = np.random.default_rng([seed, i])
             while True:
-                clip = sample_clip(CAPTIONED[i % len(CAPTIONED)], rng, FRAMES, SPLITS[split])
+                clip = sample_clip(CAPTIONED[i % len(CAPTIONED)], rng, frames, SPLITS[split])
                 if split == "train" or frozenset(clip.names) not in seen:
                     break
             seen.add(frozenset(clip.names))
@@ -189,7 +189,7 @@ def compute(cell: Cell, settings: Settings, work: Path) -> Scores:
             tune=cell.tune,
             adapter=cell.adapter_name,
             positions=cell.adapter == POSITIONS,
-            num_frames=FRAMES,
+            num_frames=settings.frames,
             add_words=True,
             half=cell.tune != "full",
             steps=settings.steps,
@@ -200,11 +200,12 @@ def compute(cell: Cell, settings: Settings, work: Path) -> Scores:
             progress=progress_bar,
         )
     entries = clips(work, settings, cell.task, "test")
-    videos = encode(model, entries, cell, work)
+    videos = encode(model, entries, settings.frames, cell, work)
     if cell.task == "caption":
         return measure_captions(model, entries, videos)
     mean = MeanVideo()
-    for video in encode(model, clips(work, settings, cell.task, "train"), cell, work, MEAN_CLIPS):
+    training = clips(work, settings, cell.task, "train")
+    for video in encode(model, training, settings.frames, cell, work, MEAN_CLIPS):
         mean.add(video)
     return measure_answers(model, entries, videos, mean.video(model.dtype))
 
@@ -215,7 +216,12 @@ def run_folder(work: Path, cell: Cell) -> Path:
 
 
 def encode(
-    model: mvc.VideoCoCa, entries: Sequence[Entry], cell: Cell, work: Path, count: int | None = None
+    model: mvc.VideoCoCa,
+    entries: Sequence[Entry],
+    frames: int,
+    cell: Cell,
+    work: Path,
+    count: int | None = None,
 ) -> list[Video]:
     """Encode the clips of the entries, or the first `count` of them, each once.
 
@@ -223,7 +229,7 @@ def encode(
     """
     entries = list({entry.video: entry for entry in entries}.values())[:count]
     adapter, pixels = cell.adapter_name, cell.tunes_encoder
-    options = dict(num_frames=FRAMES, adapter=adapter, pixels=pixels, half=not pixels)
+    options = dict(num_frames=frames, adapter=adapter, pixels=pixels, half=not pixels)
     store = ClipStore(model, work / "cache", **options)
     store.prepare(entries, progress_bar)
     run = model.encode_video if pixels else model.pool
@@ -362,7 +368,7 @@ def report(results: Mapping[Cell, Scores], settings: Settings) -> str:
     captions = dict.fromkeys(("captions", *CAPTIONED, *DIRECTIONS))
     return "\n\n".join(
         (
-            f"{settings.steps} steps of {settings.batch} clips of {FRAMES} frames, learning rate "
+            f"{settings.steps} steps of {settings.batch} clips of {settings.frames} frames, learning rate "
             f"{settings.learning_rate:g}; {settings.clips} training clips and {settings.tested} test clips "
             "of each task. Mean of the seeds (their range); of one seed, rate [95% interval, Wilson]. "
             "Factorized has no zero-shot row: its layers are new. Before tuning its latent is that of mean "
