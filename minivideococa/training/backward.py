@@ -44,7 +44,8 @@ def mlp(dy: Array, tape: Tape, grads: Params) -> Array:
     dhidden = linear(dy, grads["c_proj"], hidden, weight)
     name = tape[-1][0]
     activation = gradients.quick_gelu if name == "quick_gelu" else gradients.gelu
-    return linear(activation(dhidden, *pop(tape, name), hidden), grads["c_fc"], *pop(tape, "linear"))
+    (x,) = pop(tape, name)
+    return linear(activation(dhidden, x, hidden), grads["c_fc"], *pop(tape, "linear"))
 
 
 def residual_block(dy: Array, tape: Tape, heads: int, grads: Params, cross: bool = False) -> tuple[Array, KV]:
