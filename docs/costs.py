@@ -1,0 +1,154 @@
+"""Count the parameters and the multiply-adds of each stage, from a model's dimensions alone.
+
+python docs/costs.py                     # prints the tables of walkthrough.md
+
+A multiply-add is one product and one sum of a matrix product. Norms, GELU, softmax and preprocessing are not
+counted: they take time, but their number grows with the activations, not with the weights.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from minivideococa.checkpoint.folder import embedded_checkpoint, read_config
+from minivideococa.checkpoint.released import named_config
+from minivideococa.checkpoint.table import parameter_shapes
+from minivideococa.model.config import Config, StackConfig
+
+FRAMES = 8
+STAGES = {  # the names of the tensors of each stage begin so
+    "vision": (
+        "visual.conv1",
+        "visual.class_emb",
+        "visual.positional",
+        "visual.ln_pre",
+        "visual.transformer",
+    ),
+    "pooling": ("visual.attn_pool", "visual.ln_post", "visual.proj"),
+    "text": ("text.",),
+    "decoder": ("text_decoder.",),
+}
+
+
+def models() -> dict[str, Config]:
+    """Return the configurations of the embedded checkpoint and of the two released shapes."""
+    released = {name: named_config(f"coca_ViT-{name}") for name in ("B-32", "L-14")}
+    return {
+        "tiny": read_config(embedded_checkpoint() / "config.json"),
+        **{name.replace("-", "/"): config for name, config in released.items() if config},
+    }
+
+
+def parameters(config: Config) -> dict[str, int]:
+    """Return the number of parameters of each stage."""
+    shapes = parameter_shapes(config)
+    return {
+        stage: sum(prod(shape) for name, shape in shapes.items() if name.startswith(beginnings))
+        for stage, beginnings in STAGES.items()
+    }
+
+
+def multiply_adds(config: Config, adapter: str = "attentional", frames: int = FRAMES) -> dict[str, int]:
+    """Return the multiply-adds of each stage: for `frames` frames, and one text padded to the context."""
+    length = config.text.context_length
+    return {
+        "vision": vision(config, frames, jointly=adapter == "joint"),
+        "pooling": pooling(config, frames),
+        "text": text(config, length + 1) + config.embed_dim**2,  # the class position; the projection
+        "decoder": caption_kv(config) + decoder(config, length),
+    }
+
+
+def vision(config: Config, frames: int, jointly: bool = False) -> int:
+    """Return the multiply-adds of the image encoder. `jointly`: a token attends to those of all frames."""
+    c = config.vision
+    N, patches = c.tokens_per_frame, c.tokens_per_frame - 1
+    keys = frames * N if jointly else N
+    return frames * (patches * 3 * c.patch_size**2 * c.width + c.layers * block(c, N, keys))
+
+
+def pooling(config: Config, frames: int) -> int:
+    """Return the multiply-adds of the pooler with `attentional_pool: true`, over the tokens of all frames."""
+    c, E = config.vision, config.embed_dim
+    M = frames * c.tokens_per_frame
+    return 2 * M * c.width * E + 2 * c.queries * E**2 + 2 * c.queries * M * E + E**2
+
+
+def text(config: Config, new: int, before: int = 0) -> int:
+    """Return the multiply-adds of the unimodal decoder on `new` positions after `before` cached ones."""
+    return config.text.layers * block(config.text, new, before + new)
+
+
+def caption_kv(config: Config) -> int:
+    """Return the multiply-adds of the keys and values of the caption tokens, computed once for a video."""
+    return config.decoder.layers * 2 * (config.vision.queries - 1) * config.embed_dim**2
+
+
+def decoder(config: Config, new: int, before: int = 0) -> int:
+    """Return the multiply-adds of the multimodal decoder and its logits, without `caption_kv`."""
+    c, E, captions = config.decoder, config.embed_dim, config.vision.queries - 1
+    cross = block(c, new, captions) - 2 * new * E**2  # its keys and values are those of the caption tokens
+    return c.layers * (block(c, new, before + new) + cross) + new * E * config.text.vocab_size
+
+
+def block(c: StackConfig, length: int, keys: int) -> int:
+    """Return the multiply-adds of a residual block: projections, attention to `keys` keys, MLP."""
+    return length * (4 * c.width**2 + 2 * keys * c.width + 2 * c.width * c.mlp_width)
+
+
+def generation(config: Config, length: int, cache: bool = True) -> int:
+    """Return the multiply-adds of greedily generating `length` ids, the start token included."""
+    total = caption_kv(config)
+    for ids in range(1, length):
+        if cache:
+            total += text(config, 1, ids - 1) + decoder(config, 1, ids - 1)
+        else:  # all positions, and the class position, which is then not used but for the latent
+            total += text(config, ids + 1) + config.embed_dim**2 + decoder(config, ids)
+    return total
+
+
+def table(stage: str) -> str:
+    """Return the Markdown table of a stage, or of "total", "generation" (16 ids) or "tuning" (parameters)."""
+    configs = models()
+    counted = {"parameters": parameters, "multiply-adds": multiply_adds}
+    rows = {name: [count(config) for config in configs.values()] for name, count in counted.items()}
+    if stage == "generation":
+        cells = {
+            name: [human(generation(config, 16, cache)) for config in configs.values()]
+            for name, cache in (("with the cache", True), ("without", False))
+        }
+    elif stage == "tuning":
+        cells = {
+            "`frozen`: the pooler": [human(of["pooling"]) for of in rows["parameters"]],
+            "`lit`: all but the encoder": [
+                human(sum(of.values()) - of["vision"]) for of in rows["parameters"]
+            ],
+            "`full`": [human(sum(of.values())) for of in rows["parameters"]],
+        }
+    elif stage == "total":
+        cells = {}
+        for name, row in rows.items():
+            for part in STAGES:
+                shares = [of[part] / sum(of.values()) for of in row]
+                cells[f"{name}, {part}"] = [
+                    f"{human(of[part])} ({share:.0%})" for of, share in zip(row, shares, strict=True)
+                ]
+            cells[f"{name}, all"] = [human(sum(of.values())) for of in row]
+    else:
+        cells = {name: [human(of[stage]) for of in row] for name, row in rows.items()}
+    lines = [["", *configs], ["---"] * (len(configs) + 1)] + [[name, *row] for name, row in cells.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def human(n: float) -> str:
+    """Return a number with three digits and a unit: 12345678 is "12.3 M"."""
+    for unit in ("", " k", " M", " G"):
+        if n < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g} T"
+
+
+if __name__ == "__main__":
+    for stage in (*STAGES, "total", "generation", "tuning"):
+        print(f"{stage}\n{table(stage)}\n")
