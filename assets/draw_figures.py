@@ -127,9 +127,10 @@ def box(ax: Axes, x: float, y: float, text: str, color: str = "white", width: fl
     ax.text(x, y, text, ha="center", va="center", color="black" if color == "white" else "white")
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], **keywords: Any) -> None:
-    style = {"arrowstyle": "-|>", "mutation_scale": 11, "color": GREY, "shrinkA": 0, "shrinkB": 0}
-    ax.add_patch(FancyArrowPatch(start, end, **(style | keywords)))
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=color, shrinkA=0, shrinkB=0)
+    )
 
 
 def annotate(ax: Axes, values: np.ndarray, middle: float, size: float = 10) -> None:
@@ -142,55 +143,53 @@ def annotate(ax: Axes, values: np.ndarray, middle: float, size: float = 10) -> N
 # Figures, in the order of the walkthrough
 
 
+LEFT, RIGHT, MIDDLE = 2.4, 7.6, 5.0  # columns of the architecture
+BOXES = [  # column, height, text, the array whose shape is added, colour
+    (LEFT, 11, "frames", "frames", "white"),
+    (LEFT, 9.8, "pixels", "pixels", "white"),
+    (LEFT, 8.5, "image encoder (frozen)", "", BLUE),
+    (LEFT, 7.2, "tokens", "vision.block.3", "white"),
+    (LEFT, 6.0, "flattened", "pool.flat", "white"),
+    (LEFT, 4.7, "attentional pooler", "", ORANGE),
+    (LEFT, 2.6, "caption tokens", "pool.tokens", "white"),
+    (RIGHT, 11, "ids", "ids", "white"),
+    (RIGHT, 8.5, "unimodal decoder", "", BLUE),
+    (RIGHT, 2.6, "token features", "text.tokens", "white"),
+    (MIDDLE, 1.3, "multimodal decoder", "", BLUE),
+    (MIDDLE, 0.1, "logits", "logits", "white"),
+]
+ARROWS = [  # from, to, colour
+    *[((LEFT, top - 0.45), (LEFT, top - 0.75), GREY) for top in (11.0, 7.2)],
+    *[((LEFT, top - 0.45), (LEFT, top - 0.85), GREY) for top in (9.8, 8.5, 6.0)],
+    ((LEFT, 4.25), (LEFT, 3.05), GREY),
+    ((RIGHT, 10.55), (RIGHT, 8.95), GREY),
+    ((RIGHT + 1.5, 8.05), (RIGHT + 1.5, 3.05), GREY),
+    ((LEFT + 0.5, 2.15), (MIDDLE - 1.2, 1.75), GREY),
+    ((RIGHT - 0.5, 2.15), (MIDDLE + 1.2, 1.75), GREY),
+    ((MIDDLE, 0.85), (MIDDLE, 0.55), GREY),
+    ((4.9, 5.55), (4.0, 5.12), ORANGE),
+    ((4.48, 4.7), (5.42, 4.7), GREEN),
+    ((7.0, 8.05), (7.0, 5.14), GREEN),
+]
+
+
 def architecture() -> Figure:
     with mvc.trace() as t:
         model()(model().preprocess(frames("pair")), model().tokenize([SENTENCES["pair"]]))
-
-    def shape(name: str) -> str:
-        return "[" + ", ".join(map(str, t[name].shape)) + "]"
-
     fig, ax = figure(6.4)
     blank(ax).set(xlim=(-0.3, 10.3), ylim=(-0.5, 13))
-    left, right, middle = 2.4, 7.6, 5
     for i in range(4):
         ax.imshow(frames("pair")[2 * i], extent=(0.4 + i * 1.05, 1.35 + i * 1.05, 12, 12.95), aspect="auto")
-    ax.text(right, 12.45, f"“{SENTENCES['pair']}”", ha="center", va="center", fontsize=9, style="italic")
-    steps = [
-        (left, 11, f"frames {list(frames('pair').shape)}", "white"),
-        (left, 9.8, f"pixels {shape('pixels')}", "white"),
-        (left, 8.5, "image encoder (frozen)", BLUE),
-        (left, 7.2, f"tokens {shape('vision.block.3')}", "white"),
-        (left, 6.0, f"flattened {shape('pool.flat')}", "white"),
-        (left, 4.7, "attentional pooler", ORANGE),
-        (left, 2.6, f"caption tokens {shape('pool.tokens')}", "white"),
-        (right, 11, f"ids {shape('ids')}", "white"),
-        (right, 8.5, "unimodal decoder", BLUE),
-        (right, 2.6, f"token features {shape('text.tokens')}", "white"),
-        (middle, 1.3, "multimodal decoder", BLUE),
-        (middle, 0.1, f"logits {shape('logits')}", "white"),
-    ]
-    for x, y, text, color in steps:
-        box(ax, x, y, text, color)
-    for x, top, bottom in [
-        (left, 11, 9.8),
-        (left, 9.8, 8.5),
-        (left, 8.5, 7.2),
-        (left, 7.2, 6.0),
-        (left, 6.0, 4.7),
-    ]:
-        arrow(ax, (x, top - 0.45), (x, bottom + 0.45))
-    arrow(ax, (left, 4.25), (left, 3.05))
-    arrow(ax, (right, 10.55), (right, 8.95))
-    arrow(ax, (right + 1.5, 8.05), (right + 1.5, 3.05))
-    arrow(ax, (left + 0.5, 2.15), (middle - 1.2, 1.75))
-    arrow(ax, (right - 0.5, 2.15), (middle + 1.2, 1.75))
-    arrow(ax, (middle, 0.85), (middle, 0.55))
-    ax.text(4.7, 6.0, "queries\n[32, 128]", ha="left", va="center", fontsize=9, color=ORANGE)
-    arrow(ax, (4.9, 5.55), (4.0, 5.12), color=ORANGE)
-    box(ax, 7.0, 4.7, "latents [128]", GREEN, 3.0)
-    ax.text(7.0, 3.85, "compared by cosine", ha="center", va="center", fontsize=9, color=GREEN)
-    arrow(ax, (4.48, 4.7), (5.42, 4.7), color=GREEN)
-    arrow(ax, (7.0, 8.05), (7.0, 5.14), color=GREEN)
+    for x, y, text, name, color in BOXES:
+        box(ax, x, y, f"{text} {list(t[name].shape)}" if name else text, color)
+    box(ax, 7.0, 4.7, f"latents {list(t['pool.latent'].shape)}", GREEN, 3.0)
+    for start, end, color in ARROWS:
+        arrow(ax, start, end, color)
+    queries = list(model().params["visual"]["attn_pool"]["query"].shape)
+    small = {"va": "center", "fontsize": 9}
+    ax.text(RIGHT, 12.45, f"“{SENTENCES['pair']}”", ha="center", style="italic", **small)
+    ax.text(4.7, 6.0, f"queries\n{queries}", ha="left", color=ORANGE, **small)
+    ax.text(7.0, 3.85, "compared by cosine", ha="center", color=GREEN, **small)
     return fig
 
 
@@ -309,28 +308,29 @@ def diluted(x: np.ndarray, T: int) -> np.ndarray:
     return np.concatenate([x[3:5]] + [x[:1]] * (T - 2))
 
 
+def margin(video: Any) -> float:
+    """Return the log of how much likelier captions with a yellow crescent are than captions with nothing."""
+    beginnings = [f"{article} of" for article in ("a photo", "a picture", "a video", "an image")]
+    sizes = ("", "small ", "large ")
+    crescent = [f"{begin} a {size}yellow crescent" for begin in beginnings for size in sizes]
+    log_probs = mvc.score(model(), video, crescent + [f"{begin} nothing" for begin in beginnings])
+    right, nothing = log_probs[: len(crescent)], log_probs[len(crescent) :]
+    return float(np.logaddexp.reduce(right) - np.logaddexp.reduce(nothing))
+
+
+def sharper(x: np.ndarray) -> Any:
+    with mvc.trace(patch={"pool.q": lambda q: 1.2 * q}, weights=True):
+        return model().pool(x)
+
+
 def dilution() -> Figure:
     brief, images = tokens("brief"), model().preprocess(frames("brief"))
-    beginnings = [f"{article} of" for article in ("a photo", "a picture", "a video", "an image")]
-    crescent = [
-        f"{begin} a {size}yellow crescent" for begin in beginnings for size in ("", "small ", "large ")
-    ]
-    nothing = [f"{begin} nothing" for begin in beginnings]
-
-    def margin(video: Any) -> float:
-        log_probs = mvc.score(model(), video, crescent + nothing)
-        both = log_probs[: len(crescent)], log_probs[len(crescent) :]
-        return float(np.subtract(*(np.logaddexp.reduce(part) for part in both)))
-
-    def sharper(T: int) -> Any:
-        with mvc.trace(patch={"pool.q": lambda q: 1.2 * q}, weights=True):
-            return model().pool(diluted(brief, T))
-
+    every, fewer = [2, 4, 8, 16, 32, 64], [2, 4, 8, 16, 32]  # joint takes T times as long
     lines: list[tuple[str, str, str, list[int], Callable[[int], Any]]] = [
-        ("queries x 1.2", PURPLE, "v", [2, 4, 8, 16, 32, 64], sharper),
-        ("joint", GREEN, "s", [2, 4, 8, 16, 32], lambda T: model().encode_video(diluted(images, T), "joint")),
-        ("attentional", BLUE, "o", [2, 4, 8, 16, 32, 64], lambda T: model().pool(diluted(brief, T))),
-        ("mean", ORANGE, "^", [2, 4, 8, 16, 32, 64], lambda T: model().pool(diluted(brief, T), "mean")),
+        ("queries x 1.2", PURPLE, "v", every, lambda T: sharper(diluted(brief, T))),
+        ("joint", GREEN, "s", fewer, lambda T: model().encode_video(diluted(images, T), "joint")),
+        ("attentional", BLUE, "o", every, lambda T: model().pool(diluted(brief, T))),
+        ("mean", ORANGE, "^", every, lambda T: model().pool(diluted(brief, T), "mean")),
     ]
     fig, ax = figure(3.6)
     ax.axhspan(-13, 0, color="#eeeeee", zorder=0)
@@ -338,8 +338,8 @@ def dilution() -> Figure:
         ax.plot(Ts, [margin(encode(T)) for T in Ts], color=color, marker=marker, label=name, lw=2)
     ax.set_xscale("log", base=2)
     ax.set(
-        xticks=[2, 4, 8, 16, 32, 64],
-        xticklabels=[2, 4, 8, 16, 32, 64],
+        xticks=every,
+        xticklabels=every,
         ylim=(-13, 10),
         xlabel="T: two frames with the crescent, T - 2 empty",
         ylabel="log P(crescent) - log P(nothing)",
@@ -512,7 +512,8 @@ def divergence() -> Figure:
     return fig
 
 
-def gradient() -> Figure:
+def gradient_of_frames() -> np.ndarray:
+    """Return the gradient of the captioning loss with respect to the frame tokens of brief.gif: [8, N W]."""
     from minivideococa.model import decoder, pooling, text
     from minivideococa.training import backward
     from minivideococa.training.losses import captioning_loss
@@ -533,7 +534,11 @@ def gradient() -> Figure:
     _, d = backward.decode(d, decoder_tape, config.decoder, grads["text_decoder"])
     d = backward.cross_attention_kv(d, decoder_tape, grads["text_decoder"])
     d = backward.pool(np.zeros_like(latent), d, pool_tape, params, config, grads)
-    by_frame = np.linalg.norm(d.reshape(8, -1), axis=1)
+    return d.reshape(8, -1)
+
+
+def gradient() -> Figure:
+    by_frame = np.linalg.norm(gradient_of_frames(), axis=1)
     shares = {
         "attention of the\ncaption queries": (BLUE, pooled("brief")[1][:, 1:].mean(axis=(0, 1)).sum(axis=-1)),
         "gradient": (ORANGE, by_frame / by_frame.sum()),

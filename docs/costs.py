@@ -107,37 +107,45 @@ def generation(config: Config, length: int, cache: bool = True) -> int:
     return total
 
 
-def table(stage: str) -> str:
+def table(name: str) -> str:
     """Return the Markdown table of a stage, or of "total", "generation" (16 ids) or "tuning" (parameters)."""
     configs = models()
-    counted = {"parameters": parameters, "multiply-adds": multiply_adds}
-    rows = {name: [count(config) for config in configs.values()] for name, count in counted.items()}
-    if stage == "generation":
-        cells = {
-            name: [human(generation(config, 16, cache)) for config in configs.values()]
-            for name, cache in (("with the cache", True), ("without", False))
-        }
-    elif stage == "tuning":
-        cells = {
-            "`frozen`: the pooler": [human(of["pooling"]) for of in rows["parameters"]],
-            "`lit`: all but the encoder": [
-                human(sum(of.values()) - of["vision"]) for of in rows["parameters"]
-            ],
-            "`full`": [human(sum(of.values())) for of in rows["parameters"]],
-        }
-    elif stage == "total":
-        cells = {}
-        for name, row in rows.items():
-            for part in STAGES:
-                shares = [of[part] / sum(of.values()) for of in row]
-                cells[f"{name}, {part}"] = [
-                    f"{human(of[part])} ({share:.0%})" for of, share in zip(row, shares, strict=True)
-                ]
-            cells[f"{name}, all"] = [human(sum(of.values())) for of in row]
-    else:
-        cells = {name: [human(of[stage]) for of in row] for name, row in rows.items()}
-    lines = [["", *configs], ["---"] * (len(configs) + 1)] + [[name, *row] for name, row in cells.items()]
+    rows = rows_of(name, list(configs.values()))
+    lines = [["", *configs], ["---"] * (len(configs) + 1)] + [[title, *row] for title, row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rows_of(name: str, configs: list[Config]) -> dict[str, list[str]]:
+    """Return the rows of a table, a number for each model."""
+    if name == "generation":
+        kinds = {"with the cache": True, "without": False}
+        return {
+            title: [human(generation(config, 16, cache)) for config in configs]
+            for title, cache in kinds.items()
+        }
+    parts = [parameters(config) for config in configs]
+    if name == "tuning":
+        return {
+            "`frozen`: the pooler": [human(of["pooling"]) for of in parts],
+            "`lit`: all but the encoder": [human(sum(of.values()) - of["vision"]) for of in parts],
+            "`full`": [human(sum(of.values())) for of in parts],
+        }
+    work = [multiply_adds(config) for config in configs]
+    if name == "total":
+        return shares("parameters", parts) | shares("multiply-adds", work)
+    return {
+        "parameters": [human(of[name]) for of in parts],
+        "multiply-adds": [human(of[name]) for of in work],
+    }
+
+
+def shares(title: str, row: list[dict[str, int]]) -> dict[str, list[str]]:
+    """Return the rows of all stages, with the share of each, and of their sum."""
+    rows = {
+        f"{title}, {stage}": [f"{human(of[stage])} ({of[stage] / sum(of.values()):.0%})" for of in row]
+        for stage in STAGES
+    }
+    return rows | {f"{title}, all": [human(sum(of.values())) for of in row]}
 
 
 def human(n: float) -> str:
