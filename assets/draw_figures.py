@@ -434,8 +434,8 @@ Step = tuple[np.ndarray, np.ndarray]  # the ids [R, L] of the beams, and the bea
 
 
 def search(beams: int) -> tuple[list[Step], list[np.ndarray], dict[tuple[int, ...], float]]:
-    """Search for captions of pair.gif: the steps, the texts, and the log-probabilities of all beginnings."""
-    video, m = pooled("pair")[0], model()
+    """Search for captions of split.gif: the steps, the texts, and the log-probabilities of all beginnings."""
+    video, m = pooled("split")[0], model()
     next_logits = model_logits(m.params, m.config, video.tokens[None])
     steps: list[Step] = []
     scores: dict[tuple[int, ...], float] = {(m.tokenizer.start_id,): 0.0}
@@ -460,25 +460,24 @@ def search(beams: int) -> tuple[list[Step], list[np.ndarray], dict[tuple[int, ..
 def beam_tree() -> Figure:
     beams = 3
     steps, texts, scores = search(beams)
-    best = {tuple(text[:n].tolist()) for text in texts for n in range(1, len(text) + 1)}
+    ends = {tuple(text[:-1].tolist()): text.tolist() for text in texts}
+    best = {end[:n] for end in ends for n in range(1, len(end) + 1)}
     last = len(steps) - 1  # the step after which all three texts have ended
-    fig, ax = figure(6.2)
-    blank(ax).set(xlim=(-0.6, beams - 0.4), ylim=(last + 0.5, -0.5))
+    fig, ax = figure(6.6)
+    blank(ax).set(xlim=(-0.55, beams - 0.45), ylim=(last - 0.3, -0.4))
     ax.text(1, 0, "(start) 0.0", ha="center", va="center", color=GREY)
+    white = {"fc": "white", "ec": "none", "pad": 1.5}
     for step, (ids, rows) in enumerate(steps[1:last], start=1):
-        for beam, (row, parent) in enumerate(zip(ids.tolist(), rows, strict=True)):
-            alive = tuple(row) in best
-            color, weight = (BLUE, "bold") if alive else ("#888888", "normal")
+        for beam, (row, parent) in enumerate(zip(map(tuple, ids.tolist()), rows, strict=True)):
+            color, width, weight = (BLUE, 2.2, "bold") if row in best else ("#888888", 1, "normal")
             above = 1 if step == 1 else parent
-            ax.plot([above, beam], [step - 0.75, step - 0.27], color=color, lw=2.2 if alive else 1, zorder=0)
-            label = f"{words(row[-1:])[0]} {scores[tuple(row)]:.1f}"
-            ax.text(beam, step, label, ha="center", va="center", color=color, weight=weight)
-            for text in texts:
-                if row == text[:-1].tolist():
-                    total = scores[tuple(text.tolist())]
-                    label = f"(end) {total:.2f}\n/ {len(text)} = {total / len(text):.3f}"
-                    ax.plot([beam, beam], [step + 0.25, step + 0.6], color=GREEN, lw=2.2, zorder=0)
-                    ax.text(beam, step + 1, label, ha="center", va="center", color=GREEN, weight="bold")
+            ax.plot([above, beam], [step - 0.8, step - 0.2], color=color, lw=width, zorder=0)
+            text = {"ha": "center", "va": "center", "weight": weight, "bbox": white}
+            ax.text(beam, step, f"{words(row[-1:])[0]} {scores[row]:.1f}", color=color, **text)
+            if row in ends:
+                total, length = scores[tuple(ends[row])], len(ends[row])
+                label = f"ends: {total:.1f}/{length} = {total / length:.2f}"
+                ax.text(beam, step + 0.32, label, color=GREEN, fontsize=9, **text)
     return fig
 
 
