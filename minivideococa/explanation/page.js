@@ -384,9 +384,10 @@ function makeOverview(panel) {
 }
 
 function makeShapes(panel) {
-  const most = Math.max(...panel.shapes.map(([, shape]) => shape.reduce((a, b) => a * b, 1)));
-  panel.find(".shapes ol").append(...panel.shapes.map(([name, shape]) => {
-    const size = shape.reduce((a, b) => a * b, 1);
+  const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
+  const most = Math.max(...panel.shapes.map(([, shape]) => sizeOf(shape)));
+  panel.find(".shapes ol").append(...withoutRepeats(panel.shapes).map(([name, shape]) => {
+    const size = sizeOf(shape);
     const [, letters = "", step = ""] = STEPS.find(([pattern]) => pattern.test(name)) ?? [];
     const more = shape.length - letters.split(", ").length; // mean pooling keeps the frames apart: T, Q, E
     const axes = more === 1 ? `T, ${letters}` : more === 0 ? letters : "";
@@ -396,6 +397,22 @@ function makeShapes(panel) {
       element("span", { className: "step" }, element("span", { className: "axes" }, axes), ` ${step}`),
       element("span", { className: "count" }, `${size.toLocaleString("en")} ${size === 1 ? "number" : "numbers"}`), bar);
   }));
+}
+
+
+/** Join the rows of layers with equal shapes: "decoder.block.0.cross" to "decoder.block.0–11.cross". */
+function withoutRepeats(shapes) {
+  const rows = [];
+  for (const [name, shape] of shapes) {
+    const last = rows.at(-1);
+    const kind = name.replace(/\d+/, "#");
+    if (last && kind !== name && last.kind === kind && String(last.shape) === String(shape)) last.names.push(name);
+    else rows.push({ kind, shape, names: [name] });
+  }
+  return rows.map(({ kind, shape, names }) => {
+    const [first, end] = [names[0], names.at(-1)].map((name) => name.match(/\d+/)?.[0]);
+    return [kind.replace("#", first === end ? first : `${first}–${end}`), shape];
+  });
 }
 
 
@@ -435,7 +452,6 @@ function draw(panel) {
   const map = shownMap(panel);
   panel.map = { ...map, peak: Math.max(...map.patches) };
   check(panel.find(".caption"), panel.word);
-  panel.find(".caption").children[panel.word].classList.toggle("pinned", panel.word === panel.pinned);
   drawStrip(panel);
   drawLarge(panel);
   drawNext(panel);
@@ -454,8 +470,11 @@ function drawStrip(panel) {
     item.style.setProperty("--share", Math.min(1, frames[t] / full));
     item.querySelector(".share").textContent = percent(frames[t]);
   });
-  panel.find(".rest").textContent = `${percent(panel.map.classShare)} of the weight is on the frames’ class tokens, `
-    + "which have no place in the picture.";
+  const { patches, peak, classShare } = panel.map;
+  const times = peak ? (peak * patches.length) / sum(patches) : 1;
+  panel.find(".rest").textContent = `The brightest patch has ${times.toFixed(times < 9.95 ? 1 : 0)} times the weight of `
+    + `an average one. ${percent(classShare)} of the weight is on the frames’ class tokens, which have no place in the `
+    + "picture.";
 }
 
 function drawLarge(panel) {

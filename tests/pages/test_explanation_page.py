@@ -66,7 +66,7 @@ def test_tab_reaches_everything_in_order(explained):
         )
         if opened.evaluate("document.activeElement === document.body"):
             break
-    assert reached[:6] == ["checkbox", "theme", "word pinned", "range", "", "segment"]
+    assert reached[:6] == ["checkbox", "theme", "word", "range", "", "segment"]
     assert reached[6:8] == ["bar", "scroll"]
 
 
@@ -232,9 +232,13 @@ def test_layers_heads_and_queries_are_chosen_by_keyboard(explained):
 
 
 def test_the_path_of_shapes(explained):
-    rows = explained().locator(".shapes li").all_inner_texts()
+    blocks = ((f"decoder.block.{i}.cross", (4, 16)) for i in range(12))
+    shapes = random_explanation(side=32).shapes
+    rows = explained(random_explanation(side=32, shapes=(*shapes[:2], *blocks, shapes[2])))
+    rows = rows.locator(".shapes li").all_inner_texts()
     assert "frames" in rows[0] and "3 × 32 × 32 × 3" in rows[0] and "9,216 numbers" in rows[0]
-    assert "L, V" in rows[2] and "4 × 40" in rows[2]
+    assert "decoder.block.0–11.cross" in rows[2] and "4 × 16" in rows[2]
+    assert "L, V" in rows[3] and "4 × 40" in rows[3] and len(rows) == 4
 
 
 def test_what_a_large_model_leaves_out_is_said(explained):
