@@ -77,6 +77,7 @@ def explain(
         words=tuple(_word(model, i) for i in words),
         probabilities=probabilities[np.arange(L), words],
         likeliest=tuple(_likeliest(model, row) for row in probabilities),
+        patch_size=config.vision.patch_size,
         maps=relevance[:, :, 1:].reshape(L, T, side, side),
         frame_weights=relevance.sum(axis=-1),
         pooler=pooler_weights(run),
