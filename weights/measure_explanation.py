@@ -127,9 +127,9 @@ def occluded(frames: Array, order: Array, fraction: float, rows: int) -> Array:
 
 
 def deletion(model: mvc.VideoCoCa, frames: Array, ids: Array, order: Array, rows: int) -> Array:
-    """Return the probability of each word of ids `[M]` while the first patches are occluded: `[M - 1, 1 + F]`.
+    """Return the words' probabilities while more and more patches are occluded: `[M - 1, 1 + F]`.
 
-    F fractions, after 0.
+    The words are the ids `[M]` after the start token; F are the FRACTIONS.
     """
     clips = [frames] + [occluded(frames, order, fraction, rows) for fraction in FRACTIONS]
     tokens = model.encode_frames(model.preprocess(np.concatenate(clips)))
