@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from examples import random_explanation
 
+import minivideococa as mvc
+from minivideococa.demo import CLIPS
 from minivideococa.explanation.page import Section, page, page_of_sections
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -246,6 +248,26 @@ def test_what_a_large_model_leaves_out_is_said(explained):
     opened.get_by_role("radio", name="Decoder layers").click()
     assert opened.get_by_label("Pooler head").count() == 0
     assert "Of 255 caption tokens, the 16 of most weight" in opened.locator(".formula").inner_text()
+
+
+@pytest.mark.parametrize(("T", "columns"), [(1, 4), (8, 4), (64, 8)])
+def test_few_and_many_frames(explained, T, columns):
+    opened = explained(random_explanation(T=T, side=32))
+    style = opened.locator(".strip").evaluate("(strip) => getComputedStyle(strip).gridTemplateColumns")
+    assert opened.locator(".strip canvas").count() == T and len(style.split()) == columns
+    opened.get_by_label("Frame", exact=True).focus()
+    opened.keyboard.press("End")
+    assert opened.locator("output").inner_text().startswith(f"frame {T} of {T}")
+
+
+def test_in_a_notebook(open_page):
+    """`_repr_html_` puts the page into a frame, where scripts of another page have no part in it."""
+    explanation = mvc.explain(mvc.load(), CLIPS / "pair.gif")
+    frame = open_page(f"<body>{explanation._repr_html_()}").frame_locator("iframe")
+    frame.locator(READY).wait_for()
+    assert frame.locator(".caption").get_by_role("radio", name="diamond").is_visible()
+    frame.get_by_role("radio", name="red").click()
+    assert frame.locator(".caption [aria-checked=true]").inner_text() == "red"
 
 
 # Side by side
