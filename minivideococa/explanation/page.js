@@ -202,8 +202,8 @@ function formula(panel) {
     : ` Of ${all} caption tokens, the ${kept} of most weight are kept in this file.`;
   if (panel.source === "pooler") {
     const token = panel.queries[panel.query];
-    return `The attention of the pooler’s query for caption token ${token}, ${poolerHead}. It is the same for `
-      + `every word.${fewer}`;
+    return `The attention of the pooler’s query for caption token ${token}, ${poolerHead}. It is the same `
+      + `for every word.${fewer}`;
   }
   const layer = panel.layer === MEAN ? "averaged over layers" : `decoder.block.${panel.layer}.cross`;
   const head = panel.decoderHead === MEAN ? "averaged over heads" : `head ${panel.decoderHead}`;
@@ -487,7 +487,8 @@ function drawStrip(panel) {
   const times = peak ? (peak * patches.length) / sum(patches) : 1;
   const factor = times.toFixed(times < 9.95 ? 1 : 0);
   panel.find(".rest").textContent = `The brightest patch has ${factor} times the weight of an average one. `
-    + `${percent(classShare)} of the weight is on the frames’ class tokens, which have no place in the picture.`;
+    + `${percent(classShare)} of the weight is on the frames’ class tokens, which have no place in the `
+    + "picture.";
 }
 
 function drawLarge(panel) {
