@@ -26,6 +26,7 @@ from . import (
     convert,
     demo,
     evaluate,
+    explain,
     finetune,
     messages,
     retrieve,
@@ -35,7 +36,20 @@ from . import (
 )
 from .arguments import Parser
 
-COMMANDS = (caption, classify, retrieve, answer, demo, convert, trace, verify, evaluate, finetune, shapes)
+COMMANDS = (
+    caption,
+    classify,
+    retrieve,
+    answer,
+    demo,
+    convert,
+    trace,
+    verify,
+    explain,
+    evaluate,
+    finetune,
+    shapes,
+)
 
 
 EXIT_STATUS = (
