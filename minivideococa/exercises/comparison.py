@@ -53,7 +53,7 @@ def called(written: Written, args: tuple[Any, ...]) -> Any:
     for before, after in zip(args, own, strict=True):
         if isinstance(before, np.ndarray) and not np.array_equal(before, after):
             raise Wrong(
-                f"Called with {signature(args)}, it changes one of these arrays, which the caller still needs.",
+                f"Called with {signature(args)}, it changes one of them, which the caller still needs.",
                 hint="+=, -=, *= and /= work in place: write x = x - y, or work on a copy",
             )
     return result
@@ -119,12 +119,11 @@ def rows(x: Array, expected: Array) -> tuple[str, str]:
     """Return the row with the largest error as it was expected and as it came, each a line."""
     with np.errstate(all="ignore"):
         error = np.abs(x.astype(np.float64) - expected)
-    worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
-    start = max(0, min(int(worst[-1]) - SHOWN // 2, x.shape[-1] - SHOWN))
-    part = (*worst[:-1], slice(start, start + SHOWN))
-    end = min(start + SHOWN, x.shape[-1])
-    whole = ":" if x.shape[-1] <= SHOWN else f"{start}:{end}"
-    index = ", ".join([*map(str, map(int, worst[:-1])), whole])
+    flat = np.argmax(np.where(np.isnan(error), np.inf, error))
+    *row, worst = map(int, np.unravel_index(flat, error.shape))
+    start = max(0, min(worst - SHOWN // 2, x.shape[-1] - SHOWN))
+    part: Any = (*row, slice(start, start + SHOWN))
+    index = ", ".join([*map(str, row), ":" if x.shape[-1] <= SHOWN else f"{start}:{start + SHOWN}"])
     return f"Expected:  [{index}] is {numbers(expected[part])}", f"Came:      [{index}] is {numbers(x[part])}"
 
 

@@ -291,7 +291,6 @@ def cache_mistakes(q: Array, k: Array, v: Array, new: slice, call: int) -> Mista
         "cache_not_causal": other(k[:, :end], v[:, :end], None),
         "mask_without_offset": other(k[:, :end], v[:, :end], np.tri(length, end, dtype=bool)),
         "new_first": other(first(k), first(v), mask),
-        "values_not_kept": other(k[:, :end], first(v), mask),
         "cached_heads": other(k[:, :end], v[:, :end], mask, 1),
     }
 

@@ -96,7 +96,7 @@ def error_hint(error: BaseException) -> str:
             "a reshape keeps the number of elements: write the shape of the array on each line, as a comment"
         )
     if "matmul" in message or "not aligned" in message:
-        return "the last axis of the left array must be the second last of the right one: is one of them transposed?"
+        return "in x @ y the last axis of x meets the second last of y: must one of them be transposed?"
     if "broadcast" in message:
         return "axes are aligned from the last one: write both shapes below each other, flush right"
     if isinstance(error, KeyError) and len(message) < 40:

@@ -129,7 +129,7 @@ def _divergence(report: Report) -> list[str]:
 
 
 def in_place_of(ours: Array, written: Written, *args: Any) -> Array:
-    """Return a learner's result where the model needs an array like `ours`. Raises Wrong for another shape."""
+    """Return a learner's result in place of the array `ours`. Raises Wrong if its shape is another."""
     x = np.asarray(written(*args))
     if x.shape != ours.shape or x.dtype.kind not in "biuf":
         raise Wrong(

@@ -78,8 +78,8 @@ def cached_attention(
 ) -> Array:
     """6. Causal self-attention of new positions, with a key-value cache: [..., L, E] -> [..., L, E].
 
-    queries, keys, values: [..., L, E], of the L positions that follow those of the calls before. cache: a dict
-    of your own, {} at the first call of a text, and the same one at each further call.
+    queries, keys, values: [..., L, E], of the L positions that follow those of earlier calls. cache: a dict of
+    your own, {} at the first call for a text, and the same one at each further call.
     """
     raise NotImplementedError
 
