@@ -135,6 +135,8 @@ def numbers(x: Array) -> str:
 
 def shape_hint(x: Array, expected: Array) -> str:
     """Return what may explain an unexpected shape, or ""."""
+    if x.ndim < expected.ndim and x.shape == tuple(n for n in expected.shape if n != 1):
+        return "an axis of length 1 is missing: index with None, or use np.expand_dims"
     if x.size == expected.size:
         if is_close(x.reshape(expected.shape), expected):
             return "the values are right: only a reshape at the end is missing"
@@ -142,6 +144,4 @@ def shape_hint(x: Array, expected: Array) -> str:
             turned = x.transpose(axes)
             if turned.shape == expected.shape and is_close(turned, expected):
                 return "the values are right: the axes are in another order, transpose them at the end"
-    if x.ndim < expected.ndim and x.shape == tuple(n for n in expected.shape if n != 1):
-        return "an axis of length 1 is missing: index with None, or use np.expand_dims"
     return ""

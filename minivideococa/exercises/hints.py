@@ -94,7 +94,6 @@ HINTS = {
     "no_start": "the start id is missing: the ids begin with it",
     "no_end": "the end id is missing: it belongs to the text",
     "never_ends": "the text goes on after the end id: stop when it has been appended",
-    "one_too_many": "there is one id too many: max_length counts the start id and the end id too",
     "one_too_few": "it stops one id before max_length",
     "least_likely": "this appends the least likely token: argmax, not argmin",
     "last_id_alone": "next_logits was given the last id alone: the next token depends on all ids so far",

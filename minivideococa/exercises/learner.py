@@ -31,9 +31,8 @@ def functions_of(path: str | os.PathLike[str]) -> dict[str, Any]:
         with redirect_stdout(sys.stderr):
             exec(compile(source, os.fspath(path), "exec", dont_inherit=True), names)
     except SyntaxError as error:
-        raise ValueError(
-            f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-        ) from None
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise ValueError(f"{os.fspath(path)}{line}: {type(error).__name__}: {error.msg}") from None
     except (Exception, SystemExit) as error:
         raise ValueError(describe(error, os.fspath(path))) from None
     return names
@@ -55,18 +54,14 @@ class Written:
                 return self.function(*args)
         except NotImplementedError as error:
             raise NotWritten(self._unwritten(error)) from None
-        except (Wrong, NotWritten):  # of a function that the package passed in
-            raise
         except (Exception, SystemExit) as error:
             called = f"Called with {signature(args)}, it fails:"
             raise Wrong(called, describe(error, self.file), hint=error_hint(error)) from None
 
     def _unwritten(self, error: BaseException) -> str:
         """Return which other function is not written, where it is not this one; else ""."""
-        frames = traceback.extract_tb(error.__traceback__)
-        return (
-            "" if frames[-1].name == self.name else f"It calls {frames[-1].name}, which is not written yet."
-        )
+        last = traceback.extract_tb(error.__traceback__)[-1].name
+        return "" if last == self.name else f"It calls {last}, which is not written yet."
 
 
 def find(functions: Mapping[str, Any], name: str) -> Written:
@@ -80,7 +75,8 @@ def describe(error: BaseException, file: str) -> str:
     """Return an error in one line: the last line of the learner's file that it passed, and the message."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == file]
-    message = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST].removesuffix(": ")
+    said = " ".join(str(error).split())[:LONGEST]
+    message = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if not own:
         return message
     place = f"{os.path.basename(file)}, line {own[-1].lineno}"

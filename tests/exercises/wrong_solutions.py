@@ -308,9 +308,7 @@ def greedy_from_the_start_each_time(next_logits, start_id, end_id, max_length):
 def cached(keep, mask=lambda L, M: np.tri(L, M, M - L, dtype=bool)):
     def cached_attention(queries, keys, values, cache, heads):
         all_keys, all_values = keep(cache, keys, values)
-        return attention(
-            queries, all_keys, all_values, heads, mask(queries.shape[-2], all_keys.shape[-2])
-        )
+        return attention(queries, all_keys, all_values, heads, mask(queries.shape[-2], all_keys.shape[-2]))
 
     return cached_attention
 
