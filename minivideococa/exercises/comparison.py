@@ -12,7 +12,7 @@ import numpy as np
 
 from ..model.config import Array, describe
 from .hints import HINTS
-from .learner import Written, signature
+from .learner import Written
 from .result import Verdict, Wrong
 
 CLOSE = (
@@ -42,18 +42,24 @@ def first_mistake(written: Written, cases: Sequence[Case]) -> Verdict | None:
 
     Raises Wrong if it fails, or if its result has the wrong form, so that the model could not go on from it.
     """
-    verdicts = [compare(case, called(written, case.args)) for case in cases]
+    verdicts = [compare(case, called(written, case.args, case.says)) for case in cases]
     return next((verdict for verdict in verdicts if verdict), None)
 
 
-def called(written: Written, args: tuple[Any, ...]) -> Any:
-    """Call a learner's function with copies of arrays. Raises Wrong also if it changes one of them."""
+def called(written: Written, args: tuple[Any, ...], says: str) -> Any:
+    """Call a learner's function with copies of arrays; `says` is what is passed, in words.
+
+    Raises Wrong if it fails, and if it changes one of the arrays.
+    """
     own = tuple(x if callable(x) else copy.deepcopy(x) for x in args)
-    result = written(*own)
+    try:
+        result = written(*own)
+    except Wrong as wrong:
+        raise Wrong(f"Given {says}:", *wrong.lines, hint=wrong.hint) from None
     for before, after in zip(args, own, strict=True):
         if isinstance(before, np.ndarray) and not np.array_equal(before, after):
             raise Wrong(
-                f"Called with {signature(args)}, it changes one of them, which the caller still needs.",
+                f"Given {says}, it changes one of its arguments, which the caller still needs.",
                 hint="+=, -=, *= and /= work in place: write x = x - y, or work on a copy",
             )
     return result

@@ -119,13 +119,13 @@ class Answer(NamedTuple):
 def as_ids(says: str, result: Any) -> Array:
     """Return a learner's result as ids [L]. Raises Wrong for anything else."""
     if result is None:
-        raise Wrong(f"For {says}, it returns None.", hint="does it end with a return?")
+        raise Wrong(f"Given {says}, it returns None.", hint="does it end with a return?")
     try:
         ids = np.asarray(result)
     except ValueError:
         ids = np.asarray(None)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size:
-        raise Wrong(f"For {says}, it returns {describe(result)}: return the ids, a list or an array [L].")
+        raise Wrong(f"Given {says}, it returns {describe(result)}: return the ids, a list or an array [L].")
     return ids
 
 
@@ -142,9 +142,8 @@ def judged(
 
     tell: ids as they are shown. as_good: whether other ids than expected are right, too.
     """
-    result = called(
-        written, (language.for_learner, language.start_id, language.end_id, *args, language.max_length)
-    )
+    arguments = language.for_learner, language.start_id, language.end_id, *args, language.max_length
+    result = called(written, arguments, language.says)
     ids = as_ids(language.says, result)
     if np.array_equal(ids, expected) or as_good(ids):
         return Answer(ids)

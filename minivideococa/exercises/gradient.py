@@ -38,7 +38,7 @@ def pooler_gradient(written: Written, running: RunningModel) -> Verdict:
 
 def gradients_of(says: str, written: Written, dpooled: Array, arrays: list[Array]) -> Gradients:
     """Return a learner's gradients of queries, keys and values. Raises Wrong unless there are three."""
-    result = called(written, (dpooled, *arrays))
+    result = called(written, (dpooled, *arrays), says)
     if result is None:
         raise Wrong(f"Given {says}, it returns None.", hint="does it end with a return?")
     if not isinstance(result, tuple | list) or len(result) != len(NAMES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -55,8 +56,17 @@ class Written:
         except NotImplementedError as error:
             raise NotWritten(self._unwritten(error)) from None
         except (Exception, SystemExit) as error:
-            called = f"Called with {signature(args)}, it fails:"
+            called = f"Called with {self.arguments(args)}, it fails:"
             raise Wrong(called, describe(error, self.file), hint=error_hint(error)) from None
+
+    def arguments(self, args: tuple[Any, ...]) -> str:
+        """Return the arguments of a call in words: the shapes of arrays, other values as they are."""
+        try:
+            names = list(inspect.signature(self.function).parameters)
+        except (TypeError, ValueError):  # a function of C
+            names = []
+        named = names if len(names) == len(args) else [""] * len(args)
+        return ", ".join(f"{name} {_argument(x)}".strip() for name, x in zip(named, args, strict=True))
 
     def _unwritten(self, error: BaseException) -> str:
         """Return which other function is not written, where it is not this one; else ""."""
@@ -100,11 +110,6 @@ def error_hint(error: BaseException) -> str:
     if isinstance(error, TypeError) and ("positional argument" in message or "keyword" in message):
         return "keep the arguments of the template, in their order"
     return ""
-
-
-def signature(args: tuple[Any, ...]) -> str:
-    """Return the arguments of a call in words: the shapes of arrays, other values as they are."""
-    return ", ".join(_argument(value) for value in args) or "nothing"
 
 
 def _argument(value: Any) -> str:

@@ -16,7 +16,7 @@ from ..model.config import Array
 from ..model.hooks import Patch, replace_operations, trace
 from ..model.videococa import VideoCoCa
 from ..verify import Report, verify
-from .learner import Written, signature
+from .learner import Written
 from .result import Verdict, Wrong
 
 CLIP = "brief.gif"  # its object is in two of eight frames: mean pooling loses it
@@ -137,7 +137,7 @@ def in_place_of(ours: Array, written: Written, *args: Any) -> Array:
     x = np.asarray(written(*args))
     if x.shape != ours.shape or x.dtype.kind not in "biuf":
         raise Wrong(
-            f"In the model, called with {signature(args)}, the result has the wrong shape.",
+            f"In the model, called with {written.arguments(args)}, the result has the wrong shape.",
             f"Expected:  {list(ours.shape)}",
             f"Came:      {list(x.shape)}",
             hint="it is right for the small example, so a number of it must stand in your code as a constant",

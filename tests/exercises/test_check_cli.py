@@ -75,12 +75,16 @@ def test_an_error_is_told_with_the_learners_line(folder, capsys):
     assert check("mine.py", "1") == 1
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[:2] == ["1 patchify: wrong", "  Called with float32 [1, 3, 4, 4], 2, it fails:"]
-    assert lines[2].startswith(
+    assert lines[:3] == [
+        "1 patchify: wrong",
+        "  Given an image of 4 x 4 pixels, its numbers counted from 0 to 47, and patch size 2:",
+        "  Called with pixels float32 [1, 3, 4, 4], patch_size 2, it fails:",
+    ]
+    assert lines[3].startswith(
         "  mine.py, line 5, in patchify: return np.reshape(pixels, (3, -1, 7))  ->  "
         "ValueError: cannot reshape array of size 48 into shape"
     )
-    assert "keeps the number of elements" in lines[3] and "Traceback" not in out + err
+    assert "keeps the number of elements" in lines[4] and "Traceback" not in out + err
 
 
 @pytest.mark.parametrize(
