@@ -38,11 +38,11 @@ class Case:
 
 
 def first_mistake(written: Written, cases: Sequence[Case]) -> Verdict | None:
-    """Call a learner's function with each case; return what is wrong in the first that is, or None.
+    """Call a learner's function with the cases in order; return what is wrong in the first that is, or None.
 
-    Raises Wrong if it fails, or if its result has the wrong form, so that the model could not go on from it.
+    Raises Wrong if it fails there, or if its result has the wrong form, so that the model could not go on.
     """
-    verdicts = [compare(case, called(written, case.args, case.says)) for case in cases]
+    verdicts = (compare(case, called(written, case.args, case.says)) for case in cases)
     return next((verdict for verdict in verdicts if verdict), None)
 
 

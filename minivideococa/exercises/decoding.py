@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ..model.decoder import causal_mask
 from ..model.generation import DecodingOptions, NextLogits
 from ..model.hooks import replace_operations, trace
 from ..model.ops import Mask, in_projection, linear, log_softmax, merge_heads
+from ..verify.changes import Make
 from .comparison import Case, Mistakes, called, compare
 from .forward import attend
 from .hints import HINTS
@@ -23,7 +25,7 @@ from .learner import Written
 from .result import Verdict, Wrong
 from .running import RunningModel, in_place_of
 
-LONGEST = 20  # ids
+LONGEST, SHORT = 20, 6  # ids
 BEAMS = 3
 PROMPT = "a photo of"
 GREEDY_SEED, BEAM_SEEDS = 18, (2941, 69)  # of toy languages in which the common mistakes lead to other texts
@@ -109,9 +111,10 @@ def toy_language(seed: int, max_length: int = 7) -> Language:
 
 
 class Answer(NamedTuple):
-    """A learner's ids [L]; if they are wrong, what was expected and came, and mistakes that give the same."""
+    """A learner's ids [L] and the right ones; if they differ, how, and the mistakes that give a learner's."""
 
     ids: Array
+    expected: Array
     lines: tuple[str, ...] = ()
     mistakes: Sequence[str] = ()
 
@@ -146,13 +149,14 @@ def judged(
     result = called(written, arguments, language.says)
     ids = as_ids(language.says, result)
     if np.array_equal(ids, expected) or as_good(ids):
-        return Answer(ids)
+        return Answer(ids, expected)
     lines = (
         f"Given {language.says}, the ids differ.",
         f"Expected:  {tell(expected)}",
         f"Came:      {tell(ids)}",
     )
-    return Answer(ids, lines, [name for name, make in mistakes.items() if np.array_equal(make(), ids)])
+    same = [name for name, make in mistakes.items() if np.array_equal(make(), ids)]
+    return Answer(ids, expected, lines, same)
 
 
 def end_mistakes(language: Language, expected: Array) -> Mistakes:
@@ -161,21 +165,30 @@ def end_mistakes(language: Language, expected: Array) -> Mistakes:
     return {"no_start": lambda: expected[1:], "no_end": lambda: expected[: len(expected) - end]}
 
 
-def survived(
-    running: RunningModel, language: Language, expected: Array, answers: Sequence[Answer], default: str = ""
+def verdict_on(
+    running: RunningModel, ask: Callable[[Language], Answer], toys: Sequence[int], default: str = ""
 ) -> Verdict:
-    """Return the verdict on a decoding, with the mistake that explains most answers, or the hint `default`.
+    """Ask a learner's decoding for texts of toy languages and of the clip, and return the verdict.
 
-    language, expected: the clip's captions and the right one. answers: the last but one is for it.
+    The hint is that of the mistake which explains most answers, or `default`. Raises Wrong if it fails.
     """
-    caption = language.decode(answers[-2].ids)
+    whole, cut = (clip_language(running, length) for length in (LONGEST, SHORT))
+    answers: list[Answer] = []
+    try:
+        for language in (*map(toy_language, toys), whole, cut):
+            answers.append(ask(language))  # noqa: PERF401 (those before an error are used)
+    except Wrong:
+        if not any(answer.lines for answer in answers):
+            raise
     wrong = [answer for answer in answers if answer.lines]
+    clip = answers[len(toys)] if len(answers) > len(toys) else None
+    caption = whole.decode(clip.ids) if clip else None
     if not wrong:
         return Verdict(True, (f"The ids are right; the caption is {caption!r}.",), caption=caption)
-    lines = (*wrong[0].lines, running.says(caption, language.decode(expected)))
+    survives = [running.says(caption, whole.decode(clip.expected))] if clip else []
     names = [name for answer in wrong for name in answer.mistakes]
     hint = HINTS[max(names, key=names.count)] if names else default
-    return Verdict(False, lines, hint, caption)
+    return Verdict(False, (*wrong[0].lines, *survives), hint, caption)
 
 
 # 5. Greedy decoding
@@ -183,13 +196,12 @@ def survived(
 
 def greedy(written: Written, running: RunningModel) -> Verdict:
     """Check `greedy`."""
-    languages = [toy_language(GREEDY_SEED), clip_language(running, LONGEST), clip_language(running, 6)]
-    expected = [greedy_ids(language) for language in languages]
-    answers = [
-        judged(written, language, (), ids, greedy_mistakes(language, ids), language.tell)
-        for language, ids in zip(languages, expected, strict=True)
-    ]
-    return survived(running, languages[-2], expected[-2], answers)
+
+    def ask(language: Language) -> Answer:
+        ids = greedy_ids(language)
+        return judged(written, language, (), ids, greedy_mistakes(language, ids), language.tell)
+
+    return verdict_on(running, ask, [GREEDY_SEED])
 
 
 def greedy_ids(language: Language, end_id: int | None = None, max_length: int = 0, sign: int = 1) -> Array:
@@ -230,27 +242,28 @@ def greedy_mistakes(language: Language, expected: Array) -> Mistakes:
 def cached_attention(written: Written, running: RunningModel) -> Verdict:
     """Check `cached_attention`: call by call on random numbers, then in the model while it generates."""
     mistake = first_wrong_call(written)
-    expected = [running.model.generate(running.caption_tokens, beams=1, prompt=text) for text in ("", PROMPT)]
-    with trace({}), np.errstate(all="ignore"):  # {}: numbers that are not finite go through
-        came = []
-        for text in ("", PROMPT):  # a dict of caches for each text
-            with replace_operations({"ops.attention": with_cache(written, running)}):
-                came.append(running.model.generate(running.caption_tokens, beams=1, prompt=text))
-    decode = running.model.require_tokenizer().decode
-    caption = decode(came[0])
-    if not mistake and all(map(np.array_equal, came, expected)):
-        return Verdict(
-            True, (f"The caption is still {caption!r}, each position computed once.",), caption=caption
-        )
-    lines = mistake.lines if mistake else ()
-    if np.array_equal(came[0], expected[0]) and not np.array_equal(came[1], expected[1]):
-        prompted = (
-            f"With the prompt {PROMPT!r} it becomes {decode(came[1])!r}, instead of {decode(expected[1])!r}."
-        )
-        lines = (*lines, f"The caption survives, {caption!r}.", prompted)
-    else:
-        lines = (*lines, running.says(caption))
-    return Verdict(False, lines, mistake.hint if mistake else "", caption)
+    try:
+        came = [decode(running, text, with_cache(written, running)) for text in ("", PROMPT)]
+    except Wrong:
+        if mistake:
+            return mistake
+        raise
+    expected = [decode(running, text) for text in ("", PROMPT)]
+    if not mistake and came == expected:
+        says = f"The caption is still {came[0]!r}, each position computed once."
+        return Verdict(True, (says,), caption=came[0])
+    lines = [*(mistake.lines if mistake else ()), running.says(came[0], expected[0])]
+    if came[1] != expected[1]:
+        lines.append(f"With the prompt {PROMPT!r} it becomes {came[1]!r}, instead of {expected[1]!r}.")
+    return Verdict(False, tuple(lines), mistake.hint if mistake else "", came[0])
+
+
+def decode(running: RunningModel, prompt: str, attention: Make | None = None) -> str:
+    """Return the clip's caption after a prompt, by greedy decoding, with other attention in the model."""
+    replaced = {"ops.attention": attention} if attention else {}
+    with replace_operations(replaced), trace({}), np.errstate(all="ignore"):  # {}: NaN goes through
+        ids = running.model.generate(running.caption_tokens, beams=1, prompt=prompt)
+    return str(running.model.require_tokenizer().decode(ids))
 
 
 CALLS = (1, 1, 3, 2)  # new positions in each call
@@ -300,7 +313,7 @@ def cache_mistakes(q: Array, k: Array, v: Array, new: slice, call: int) -> Mista
     }
 
 
-def with_cache(written: Written, running: RunningModel) -> Callable[[Any], Any]:
+def with_cache(written: Written, running: RunningModel) -> Make:
     """Return what makes the self-attention of text and decoder run a learner's function, with new caches.
 
     The model extends its own caches all the same, so it knows how many positions are in them.
@@ -329,16 +342,12 @@ def with_cache(written: Written, running: RunningModel) -> Callable[[Any], Any]:
 
 def beam_search(written: Written, running: RunningModel) -> Verdict:
     """Check `beam_search`. Other ids are right too if their score is as high."""
-    languages = [*map(toy_language, BEAM_SEEDS), clip_language(running, LONGEST), clip_language(running, 6)]
-    expected = [search_ids(language) for language in languages]
-    answers = [
-        judged_search(written, language, ids) for language, ids in zip(languages, expected, strict=True)
-    ]
-    return survived(running, languages[-2], expected[-2], answers, HINTS["lower_score"])
+    return verdict_on(running, partial(judged_search, written), BEAM_SEEDS, HINTS["lower_score"])
 
 
-def judged_search(written: Written, language: Language, expected: Array) -> Answer:
+def judged_search(written: Written, language: Language) -> Answer:
     """Call a learner's beam search, and compare its ids and their score."""
+    expected = search_ids(language)
     best = language.score(expected)
 
     def tell(ids: Array) -> str:

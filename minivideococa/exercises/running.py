@@ -13,7 +13,7 @@ from ..checkpoint import load
 from ..demo import CLIPS
 from ..media.video import read_video
 from ..model.config import Array
-from ..model.hooks import Patch, replace_operations, trace
+from ..model.hooks import Activations, Patch, replace_operations, trace
 from ..model.videococa import VideoCoCa
 from ..verify import Report, verify
 from .learner import Written
@@ -55,7 +55,7 @@ class RunningModel:
 
     @cached_property
     def caption(self) -> str:
-        """The clip's caption."""
+        """The clip's caption, by greedy decoding."""
         return self._caption()
 
     @cached_property
@@ -80,18 +80,28 @@ class RunningModel:
         """
         kept: dict[str, Array] = {}
         patches = {name: _kept(kept, name, function) for name, function in (patch or {}).items()}
-        # with a patch, even {}, all frames are computed in this thread: Ctrl-C ends a learner's endless loop
-        pixels, ids = self.pixels, self.ids  # computed by the model alone
-        with replace_operations(operations or {}), np.errstate(all="ignore"):
+        try:
+            with replace_operations(operations or {}):
+                activations, caption = self._run(patches)
+        except Wrong:
+            if mistake:
+                return mistake
+            raise
+        return self._verdict(mistake, caption, verify(self.exact, activations | kept, "float32"))
+
+    def _run(self, patches: Mapping[str, Patch]) -> tuple[Activations, str | None]:
+        """Return the activations of the clip and of two texts, and the caption if the logits are finite.
+
+        With a patch, even {}, all frames are computed in this thread: Ctrl-C ends a learner's endless loop.
+        """
+        pixels, ids = self.pixels, self.ids
+        with np.errstate(all="ignore"):
             with trace(patches) as activations:
                 self.model(pixels, ids)
+            if not np.isfinite(activations["logits"]).all():
+                return activations, None
             with trace(patches):
-                try:
-                    caption = self._caption()
-                except (ValueError, IndexError):  # logits that are not finite
-                    caption = None
-        report = verify(self.exact, activations | kept, "float32")
-        return self._verdict(mistake, caption, report)
+                return activations, self._caption()
 
     def _verdict(self, mistake: Verdict | None, caption: str | None, report: Report) -> Verdict:
         tensor = report.first_divergence.name if report.first_divergence else None

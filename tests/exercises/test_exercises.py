@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import solutions
-from wrong_solutions import WRONG, gradient
+from wrong_solutions import WRONG, gradient, heads_of, joined
 
 from minivideococa.exercises import EXERCISES, TEMPLATE, check, text
 from minivideococa.exercises.catalogue import checked, exercise_names
@@ -89,6 +89,40 @@ def test_a_mistake_that_only_the_model_meets(running):
 def patchify_small(pixels, patch_size):
     n = min(pixels.shape[-1] // patch_size, 2)
     return solutions.patchify(pixels[..., : n * patch_size, : n * patch_size], patch_size)
+
+
+def test_numbers_that_are_not_finite(running):
+    """NaN goes through the model, and no caption is made of it."""
+    result = checked("pooler", {"pooler": lambda tokens, p, heads: np.full_like(p["query"], np.nan)}, running)
+    assert (result.status, result.tensor, result.caption) == ("wrong", "pool.attended", None)
+    assert "The model writes no caption: its logits are not finite." in result.lines
+    assert any("it is not finite" in line for line in result.lines) and "NaN" in result.hint
+
+
+def test_scores_that_overflow(running, monkeypatch):
+    """A softmax without the largest score subtracted is right for small ones."""
+    monkeypatch.setattr(running, "judge", lambda mistake, *_, **__: mistake or Verdict(True, ()))
+    with np.errstate(all="ignore"):
+        result = checked("attention", {"attention": unsafe_attention}, running)
+    assert "scores in the thousands" in result.lines[0] and "subtracted first" in result.hint
+
+
+def unsafe_attention(queries, keys, values, heads, mask=None):
+    q, k, v = (heads_of(x, heads) for x in (queries, keys, values))
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    weights = np.exp(scores if mask is None else np.where(mask, scores, -np.inf))
+    return joined(weights / weights.sum(axis=-1, keepdims=True) @ v)
+
+
+def test_an_error_in_the_model_does_not_hide_a_hint(running):
+    """Wrong in the small case, and it fails in the model."""
+
+    def patchify(pixels, patch_size):
+        assert patch_size < 8
+        return -solutions.patchify(pixels, patch_size)
+
+    result = checked("patchify", {"patchify": patchify}, running)
+    assert result.status == "wrong" and "the numbers differ" in result.lines[0] and result.tensor is None
 
 
 def test_an_unknown_mistake_is_named_by_verify(running):
@@ -257,6 +291,24 @@ def test_the_template_has_one_function_for_each_exercise():
         assert ast.unparse(node.body[-1]) == "raise Not" + "ImplementedError"
 
 
+README = TEMPLATE.with_name("README.md").read_text()
+
+
 def test_the_readme_poses_every_exercise():
-    titles = re.findall(r"^## (\d)\. .*`(\w+)`$", TEMPLATE.with_name("README.md").read_text(), re.MULTILINE)
+    titles = re.findall(r"^## (\d)\. .*`(\w+)`$", README, re.MULTILINE)
     assert titles == [(str(i), name) for i, name in enumerate(EXERCISES, 1)]
+
+
+def test_the_readme_shows_what_check_prints(running):
+    (function,) = WRONG["pooler"]["mean_pooling"]
+    shown = text([checked("pooler", {"pooler": function}, running)]).partition("\n\n")[0]
+    (block,) = re.findall(r"```\n(3 pooler.*?)\n```", README, re.DOTALL)
+    explained = r"explains [\d.e-]+"  # the rounding depends on the machine
+    assert re.sub(explained, "", shown) == re.sub(explained, "", block)
+
+
+def test_the_readme_states_what_uniform_sampling_gets(running):
+    (function,) = WRONG["sample_frames"]["uniform"]
+    lines = checked("sample_frames", {"sample_frames": function}, running).lines
+    stated = re.search(r"Uniform\s+sampling\s+gets\s+(\d+)\s+of\s+40", README)[1]
+    assert lines[1] == f"{stated} of 40 captions name the object, {stated} with uniform sampling."

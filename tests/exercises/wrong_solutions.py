@@ -86,8 +86,6 @@ mistake("attention", "scaled_by_square")(with_scale(lambda E, heads: heads / E))
 
 @mistake("attention", "one_head")
 def attention_of_one_head(queries, keys, values, heads, mask=None):
-    if mask is not None and mask.ndim > 2:
-        mask = mask[:, 0]
     return attend(queries, keys, values, mask, queries.shape[-1] ** -0.5)
 
 
