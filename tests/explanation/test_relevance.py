@@ -11,6 +11,7 @@ from minivideococa.explanation.relevance import (
     attention,
     cross_weights,
     gradient,
+    hidden_gradients,
     latent_weights,
     pooled_gradients,
     pooler_weights,
@@ -105,7 +106,7 @@ def test_a_certain_word_has_a_gradient():
 
 
 def test_the_gradients_agree_with_finite_differences(model_and_run):
-    """Of the words' log-odds by the weights of the pooler, with constant keys and values of self-attention."""
+    """Of the words' log-odds by the pooler's weights, with constant keys and values of self-attention."""
     model, run, tokens = model_and_run
     name, queries = "pool", slice(None)
     if model.config.vision.attentional_pool is True:
@@ -117,16 +118,10 @@ def test_the_gradients_agree_with_finite_differences(model_and_run):
     chosen = step[..., queries, :]
     chosen[:] = np.random.default_rng(1).standard_normal(chosen.shape) / 100
 
-    dlogits = np.zeros_like(run.decoding["logits"])
-    dlogits[run.first :] = log_odds_gradient(run.decoding["logits"][run.first :], run.words)
-    dtokens, _ = caption_token_gradients(
-        dlogits[None],
-        list(run.tape),
-        run.video.tokens,
-        model.params["text_decoder"],
-        model.config.decoder.heads,
-        run.first,
-    )
+    tape = list(run.tape)
+    dx = hidden_gradients(run, tape)
+    decoder, heads = model.params["text_decoder"], model.config.decoder.heads
+    dtokens, _ = caption_token_gradients(dx, tape, run.video.tokens, decoder, heads, run.positions)
     d = pooled_gradients(dtokens, run, queries)  # [L, ..., X, E]
     d = d.reshape(*d.shape[:-1], weights.shape[-3], -1).swapaxes(-2, -3)  # [L, ..., H, X, D]
     found = (d @ values.swapaxes(-1, -2) * chosen).reshape(len(d), -1).sum(axis=1)
