@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minivideococa.explanation.explain import forward
+from minivideococa.checkpoint import with_tensors
+from minivideococa.explanation.explain import forward, forward_classified
 from minivideococa.explanation.relevance import (
     FORMULAS,
     attention,
@@ -17,10 +18,13 @@ from minivideococa.explanation.relevance import (
     pooler_weights,
 )
 from minivideococa.explanation.word_gradients import caption_token_gradients, log_odds_gradient
+from minivideococa.model.config import Video
 from minivideococa.model.generation import DecodingOptions
 from minivideococa.model.hooks import trace
 from minivideococa.model.ops import softmax
 from minivideococa.model.videococa import frame_tokens
+from minivideococa.tasks import class_logits
+from minivideococa.training.parameters import new_question_head
 
 T, N = 3, 10  # 3 x 3 patches and the class token
 FORMS = (True, "parallel", "cascade")
@@ -105,6 +109,21 @@ def test_a_certain_word_has_a_gradient():
     assert log_odds_gradient(logits, np.array([0]))[0, 0] == 1
 
 
+def make_classified(tiny_model, tokenizer):
+    """As `make_run`, but a classifier answers a question."""
+    model, _, tokens = make_run(tiny_model, tokenizer)
+    config = replace(model.config, answers=("red", "blue", "none"))
+    head = new_question_head(config, 0, model.dtype)
+    head["question_head.classifier.weight"] += np.random.default_rng(2).standard_normal((3, 8))
+    model = with_tensors(model, head, config=config)
+    pixels = np.random.default_rng(0).standard_normal((T, 3, 14, 14))
+    return model, forward_classified(model, pixels, "attentional", "a red circle"), tokens
+
+
+def test_the_gradients_of_a_class_agree_with_finite_differences(tiny_model, tokenizer):
+    test_the_gradients_agree_with_finite_differences(make_classified(tiny_model, tokenizer))
+
+
 def test_the_gradients_agree_with_finite_differences(model_and_run):
     """Of the words' log-odds by the pooler's weights, with constant keys and values of self-attention."""
     model, run, tokens = model_and_run
@@ -125,6 +144,7 @@ def test_the_gradients_agree_with_finite_differences(model_and_run):
     d = pooled_gradients(dtokens, run, queries)  # [L, ..., X, E]
     d = d.reshape(*d.shape[:-1], weights.shape[-3], -1).swapaxes(-2, -3)  # [L, ..., H, X, D]
     found = (d @ values.swapaxes(-1, -2) * chosen).reshape(len(d), -1).sum(axis=1)
+    found = found.sum(keepdims=True) if run.classified else found
 
     change = (
         log_odds_after(model, run, tokens, name, step) - log_odds_after(model, run, tokens, name, -step)
@@ -142,9 +162,12 @@ def log_odds_after(model, run, tokens, name, step):
     patch = {f"{name}.weights": run.pooling[f"{name}.weights"] + 1e-5 * step}
     with trace(patch=patch, weights=True):
         pooled = model.pool(tokens, run.adapter).tokens
-    with trace(patch=constant, weights=True) as activations:
-        model.decode(pooled, run.decoding["ids"][None])
-    return log_odds(activations["logits"], run.words)
+    with trace(patch=constant, weights=True):
+        if run.classified:
+            logits = class_logits(model, Video(run.video.latent, pooled), "a red circle")[None]
+        else:
+            logits = model.decode(pooled, run.decoding["ids"][None])[0]
+    return log_odds(logits, run.words)
 
 
 def test_the_tape_can_be_used_again(tiny_model, tokenizer):
