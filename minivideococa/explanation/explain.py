@@ -49,8 +49,8 @@ def explain(
     video : a path, frames uint8 [T, H, W, 3] or a list of frames. An encoded video has no frames to show.
     question : the text that is explained is the answer to it; None: the caption.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
-    formula : of the maps. "gradient" weights the attention of the pooler by the gradient of the word's
-        log-odds; "attention" composes the decoder's attention with the pooler's. See `relevance`.
+    formula : of the maps. "attention" composes the decoder's attention with the pooler's; "gradient" also
+        weights both by the gradient of the word's log-odds. See `relevance`.
     options, keywords : how to generate, as in `VideoCoCa.generate` and `answer`.
     progress : stages "frames" and "tokens".
 
@@ -63,24 +63,29 @@ def explain(
     if isinstance(video, Video):
         raise ValueError("an encoded video has no frames to explain: give its path or its frames")
     options = _options(model, question, options, keywords)
-    config, adapter = model.config, model.config.check_adapter(adapter)
+    adapter = model.config.check_adapter(adapter)
     raw = model.media["to_frames"](video, num_frames, start, end)
     pixels = model.preprocess(raw)
-    if question is not None and config.answers:
+    if question is not None and model.config.answers:
         run = forward_classified(model, pixels, adapter, question, progress)
     else:
         run = forward(model, pixels, adapter, options, progress)
-    relevance = _shares(FORMULAS[formula](run))  # [L, T, N]
-    probabilities = softmax(run.logits)  # [L, V]
-    side = config.vision.image_size // config.vision.patch_size
-    words, (L, T, _) = run.words, relevance.shape
+    return _explanation(run, model, raw, question, formula)
+
+
+def _explanation(run: Pass, model: VideoCoCa, raw: Array, question: str | None, formula: str) -> Explanation:
+    """Return the explanation of a text, or of a class, of frames uint8 [T, H, W, 3] as they were read."""
+    config, words, probabilities = run.config, run.words, softmax(run.logits)
     name = (lambda i: config.answers[i]) if run.classified else partial(_word, model)
+    relevance = _shares(FORMULAS[formula](run))  # [L, T, N]
+    L, T, _ = relevance.shape
+    side = config.vision.image_size // config.vision.patch_size
     return Explanation(
         frames=square_frames(raw, config.preprocess),
         times=None,
         text=name(words[0]) if run.classified else model.require_tokenizer().decode(words),
         question=question,
-        adapter=adapter,
+        adapter=run.adapter,
         formula=formula,
         words=tuple(map(name, words)),
         probabilities=probabilities[np.arange(L), words],
