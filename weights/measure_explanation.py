@@ -64,7 +64,7 @@ def rollout(run: Pass) -> Array:
     for i in range(run.config.decoder.layers):
         weights = run.decoding[f"decoder.block.{i}.self.weights"].mean(axis=0)
         total = (weights @ total + total) / 2 + run.decoding[f"decoder.block.{i}.cross.weights"].mean(axis=0)
-    return np.tensordot(total[run.first :], pooler_weights(run).mean(axis=0), axes=1)
+    return np.tensordot(total[run.positions], pooler_weights(run).mean(axis=0), axes=1)
 
 
 def norm(run: Pass) -> Array:

@@ -50,6 +50,18 @@ def add_arguments(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--question", type=arguments.text, metavar="TEXT", help="explain the answer to this question"
     )
+    add_comparison(parser)
+    arguments.add_model(parser, f"; {arguments.IN_WORLD}")
+    arguments.add_adapter(parser)
+    arguments.add_part(parser)
+    arguments.add_decoding(parser, leave_out=("candidates", "prompt"))
+    parser.checks.append(wrong_comparison)
+
+
+def add_comparison(parser: arguments.Parser) -> None:
+    """Add --compare and --formula."""
+    from ..explanation.relevance import FORMULAS
+
     parser.add_argument(
         "--compare",
         type=comparison,
@@ -59,18 +71,6 @@ def add_arguments(parser: arguments.Parser) -> None:
         help="compare with the same video under another option: adapter=mean, tuned=PATH, weights=W, "
         "frames=T or formula=attention; repeat it to change several",
     )
-    add_formula(parser)
-    arguments.add_model(parser, f"; {arguments.IN_WORLD}")
-    arguments.add_adapter(parser)
-    arguments.add_part(parser)
-    arguments.add_decoding(parser, leave_out=("candidates", "prompt"))
-    parser.checks.append(wrong_comparison)
-
-
-def add_formula(parser: arguments.Parser) -> None:
-    """Add --formula."""
-    from ..explanation.relevance import FORMULAS
-
     parser.add_argument(
         "--formula",
         choices=list(FORMULAS),

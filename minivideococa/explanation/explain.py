@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..model.hooks import STAGES, TEXT, Activations, trace
 from ..model.ops import softmax
 from ..model.videococa import VideoCoCa, frame_tokens
 from ..progress import Progress, no_progress
-from ..tasks import answering_options, check_question, prompt_length
+from ..tasks import answering_options, check_question, class_logits, prompt_length
 from ..training.tape import keep
 from .explanation import LIKELIEST, Explanation
 from .relevance import FORMULAS, Pass, cross_weights, latent_weights, pooler_weights
@@ -48,35 +49,47 @@ def explain(
     video : a path, frames uint8 [T, H, W, 3] or a list of frames. An encoded video has no frames to show.
     question : the text that is explained is the answer to it; None: the caption.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
-    formula : of the maps. "gradient" weights the attention of the pooler by the gradient of the word's
-        log-odds; "attention" composes the decoder's attention with the pooler's. See `relevance`.
+    formula : of the maps. "attention" composes the decoder's attention with the pooler's; "gradient" also
+        weights both by the gradient of the word's log-odds. See `relevance`.
     options, keywords : how to generate, as in `VideoCoCa.generate` and `answer`.
     progress : stages "frames" and "tokens".
 
-    Raises ValueError for an encoded video, for a question to a model with a classifier of answers, which
-    writes none, for several candidates, and as `VideoCoCa.encode` and `VideoCoCa.generate`.
+    The answer of a model with a classifier of answers is one word.
+
+    Raises ValueError for an encoded video, for several candidates, and as `VideoCoCa.encode` and
+    `VideoCoCa.generate`.
     """
     check_choice("formula", formula, FORMULAS)
     if isinstance(video, Video):
         raise ValueError("an encoded video has no frames to explain: give its path or its frames")
     options = _options(model, question, options, keywords)
-    config, adapter = model.config, model.config.check_adapter(adapter)
+    adapter = model.config.check_adapter(adapter)
     raw = model.media["to_frames"](video, num_frames, start, end)
-    run = forward(model, model.preprocess(raw), adapter, options, progress)
+    pixels = model.preprocess(raw)
+    if question is not None and model.config.answers:
+        run = forward_classified(model, pixels, adapter, question, progress)
+    else:
+        run = forward(model, pixels, adapter, options, progress)
+    return _explanation(run, model, raw, question, formula)
+
+
+def _explanation(run: Pass, model: VideoCoCa, raw: Array, question: str | None, formula: str) -> Explanation:
+    """Return the explanation of a text, or of a class, of frames uint8 [T, H, W, 3] as they were read."""
+    config, words, probabilities = run.config, run.words, softmax(run.logits)
+    name = (lambda i: config.answers[i]) if run.classified else partial(_word, model)
     relevance = _shares(FORMULAS[formula](run))  # [L, T, N]
-    probabilities = softmax(run.decoding["logits"][run.first :])  # [L, V]
+    L, T, _ = relevance.shape
     side = config.vision.image_size // config.vision.patch_size
-    words, (L, T, _) = run.words, relevance.shape
     return Explanation(
         frames=square_frames(raw, config.preprocess),
         times=None,
-        text=model.require_tokenizer().decode(words),
+        text=name(words[0]) if run.classified else model.require_tokenizer().decode(words),
         question=question,
-        adapter=adapter,
+        adapter=run.adapter,
         formula=formula,
-        words=tuple(_word(model, i) for i in words),
+        words=tuple(map(name, words)),
         probabilities=probabilities[np.arange(L), words],
-        likeliest=tuple(_likeliest(model, row) for row in probabilities),
+        likeliest=tuple(_likeliest(row, name) for row in probabilities),
         patch_size=config.vision.patch_size,
         maps=relevance[:, :, 1:].reshape(L, T, side, side),
         frame_weights=relevance.sum(axis=-1),
@@ -95,8 +108,20 @@ def forward(
     video, pooling = _encode(model, pixels, adapter, progress)
     ids, words = _generate(model, video, options, progress)
     with trace(weights=True) as decoding, keep() as tape:
-        model.decode(video.tokens, ids[None, :-1])
-    return Pass(model.params, model.config, adapter, video, pooling, decoding, tape, words)
+        logits = model.decode(video.tokens, ids[None, :-1])[0]
+    logits = logits[-len(words) :]
+    return Pass(model.params, model.config, adapter, video, pooling, decoding, tape, words, logits)
+
+
+def forward_classified(
+    model: VideoCoCa, pixels: Array, adapter: str, question: str, progress: Progress = no_progress
+) -> Pass:
+    """Encode pixels [T, 3, S, S], and classify the answer to a question, as `answer` does."""
+    video, pooling = _encode(model, pixels, adapter, progress)
+    with trace(weights=True) as decoding, keep() as tape:
+        logits = class_logits(model, video, question)[None]
+    best = logits.argmax(axis=1)
+    return Pass(model.params, model.config, adapter, video, pooling, decoding, tape, best, logits, True)
 
 
 def _options(
@@ -107,11 +132,6 @@ def _options(
         options = DecodingOptions.create(options, **keywords)
     else:
         check_question(question)
-        if model.config.answers:
-            raise ValueError(
-                "this model answers by a classifier, which writes no words: leave out the question, "
-                "or finetune without --head classifier"
-            )
         options = answering_options(model, question, options, keywords)
     if options.candidates > 1:
         raise ValueError(f"candidates is {options.candidates}: one text is explained at a time; leave it out")
@@ -169,10 +189,10 @@ def _word(model: VideoCoCa, token: int) -> str:
     return text or tokenizer.vocabulary.id_to_token(int(token))  # a token of white space
 
 
-def _likeliest(model: VideoCoCa, probabilities: Array) -> tuple[tuple[str, float], ...]:
+def _likeliest(probabilities: Array, name: Callable[[int], str]) -> tuple[tuple[str, float], ...]:
     """Return the likeliest words and their probabilities [V], the best first."""
     best = best_indices(probabilities, min(LIKELIEST, len(probabilities)))
-    return tuple((_word(model, i), float(probabilities[i])) for i in best)
+    return tuple((name(i), float(probabilities[i])) for i in best)
 
 
 def _shapes(config: Config, raw: Array, run: Pass) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -18,15 +18,18 @@ from ..model.config import Array, Config, Params, Video
 from ..model.hooks import Activations
 from ..model.ops import split_heads
 from ..model.transformer import residual_block
-from ..training.backward import self_attention_blocks
+from ..training.backward import answer_logits, self_attention_blocks
 from ..training.gradients import layer_norm, linear
-from ..training.tape import Tape, keep
+from ..training.tape import Tape, keep, pop
 from .word_gradients import EPS, FROZEN, caption_token_gradients, log_odds_gradient
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a text and its video leave of the forward pass."""
+    """What a text and its video leave of the forward pass.
+
+    With a classifier of answers there is one word, L = 1: the answer's class, predicted from all positions.
+    """
 
     params: Params
     config: Config
@@ -35,12 +38,14 @@ class Pass:
     pooling: Activations  # of the poolers, with the attention weights
     decoding: Activations  # of the decoder, teacher forced, with the attention weights
     tape: Tape  # of the decoder
-    words: Array  # the ids [L] that the last L positions predict
+    words: Array  # the ids [L] that the last L positions predict, or a class
+    logits: Array  # of the words [L, V], or of the answers [1, answers]
+    classified: bool = False  # whether the word is a class
 
     @property
-    def first(self) -> int:
-        """The position that predicts the first word."""
-        return len(self.decoding["logits"]) - len(self.words)
+    def positions(self) -> slice:
+        """The positions of the decoder from which the words are predicted."""
+        return slice(0 if self.classified else -len(self.words), None)
 
 
 # Attention weights by name, whatever the adapter
@@ -100,9 +105,16 @@ def frame_rollout(run: Pass, T: int) -> Array:
 
 
 def cross_weights(run: Pass) -> Array:
-    """Return the decoder's cross-attention from each word to the caption tokens [layers, H, L, Q']."""
-    layers = range(run.config.decoder.layers)
-    return np.stack([run.decoding[f"decoder.block.{i}.cross.weights"][:, run.first :] for i in layers])
+    """Return the decoder's cross-attention from each word to the caption tokens [layers, H, L, Q'].
+
+    For a class, the mean over the question's positions, as the classifier's query attends to them.
+    """
+    layers, positions = range(run.config.decoder.layers), run.positions
+    weights = np.stack([run.decoding[f"decoder.block.{i}.cross.weights"][:, positions] for i in layers])
+    if run.classified:  # the tape's last softmax is the classifier's [1, H, 1, M]
+        attended = next(arrays[0] for name, arrays in reversed(run.tape) if name == "softmax")
+        weights = attended.mean(axis=1) @ weights  # [1, 1, M] @ [layers, H, M, Q']
+    return weights
 
 
 # The formulas: each returns the relevance [L, T, N], not negative
@@ -130,19 +142,36 @@ def gradient(run: Pass) -> Array:
     Chefer et al., arXiv 2103.15679, equation 5, and their product of relevances along the way. Ours are the
     log-odds, where they take a logit, and that no relevance passes between positions, see `word_gradients`.
     """
-    first, logits = run.first, run.decoding["logits"]
-    dlogits = np.zeros_like(logits)
-    dlogits[first:] = log_odds_gradient(logits[first:], run.words)
-    decoder, heads = run.params["text_decoder"], run.config.decoder.heads
     tape = list(run.tape)  # a copy: back-propagation takes its entries
-    dtokens, cross = caption_token_gradients(dlogits[None], tape, run.video.tokens, decoder, heads, first)
+    dx = hidden_gradients(run, tape)
+    decoder, heads = run.params["text_decoder"], run.config.decoder.heads
+    dtokens, cross = caption_token_gradients(dx, tape, run.video.tokens, decoder, heads, run.positions)
+    if run.classified:  # all positions together
+        dtokens, cross = dtokens.sum(axis=0, keepdims=True), cross.sum(axis=0, keepdims=True)
     return pooler_relevance(dtokens, cross, run)
 
 
 FORMULAS: dict[str, Callable[[Pass], Array]] = {"gradient": gradient, "attention": attention}
 
 
-# The gradient of a word, from the caption tokens to the pooler's attention weights
+# The gradient of a word, from its log-odds to the pooler's attention weights
+
+
+def hidden_gradients(run: Pass, tape: Tape) -> Array:
+    """Return the gradient of each position's word with respect to the decoder's hidden states [1, M, E]."""
+    dlogits = log_odds_gradient(run.logits, run.words)
+    if run.classified:
+        head = run.params["question_head"]
+        return answer_logits(dlogits, tape, run.config.vision.pooler_heads, frozen(head))
+    x, weight = pop(tape, "linear")
+    dx = np.zeros_like(x)
+    dx[0, run.positions] = linear(dlogits, FROZEN, x, weight)
+    return dx
+
+
+def frozen(params: Params) -> Params:
+    """Return a branch of gradients in which none is computed."""
+    return nest(dict.fromkeys(unnest(params)))
 
 
 def pooler_relevance(dtokens: Array, cross: Array, run: Pass) -> Array:
@@ -195,8 +224,7 @@ def frame_gradients(dtokens: Array, run: Pass) -> Array:
         x = np.broadcast_to(run.pooling["factorized.embed"], dtokens.shape)
         for p in layers:
             x = residual_block(x, p, config)
-    frozen = nest(dict.fromkeys(unnest({"resblocks": layers})))["resblocks"]
-    return self_attention_blocks(dtokens, tape, config.heads, frozen)
+    return self_attention_blocks(dtokens, tape, config.heads, [frozen(p) for p in layers])
 
 
 def positive_part(d: Array, weights: Array, values: Array, factors: Array) -> Array:

@@ -40,28 +40,27 @@ def log_odds_gradient(logits: Array, words: Array) -> Array:
 
 
 def caption_token_gradients(
-    dlogits: Array, tape: Tape, tokens: Array, decoder: Params, heads: int, first: int = 0
+    dx: Array, tape: Tape, tokens: Array, decoder: Params, heads: int, positions: slice
 ) -> tuple[Array, Array]:
-    """Back-propagate the logits of each position from `first` on to the caption tokens: [L, Q', E].
+    """Back-propagate the hidden states of L `positions` to the caption tokens: [L, Q', E].
 
     Return also the relevance of the caption tokens [L, Q']: the sum over layers of the cross-attention's
     mean_h max(0, A dA).
 
-    dlogits: [1, M, V], the gradient of each position's word with respect to its logits. tape: ends with
-    `decoder.decode`. tokens: the caption tokens [Q', E].
+    dx: [1, M, E], the gradient of each position's word with respect to its hidden state. tape: ends with
+    `decoder.hidden_states`. tokens: the caption tokens [Q', E].
 
     The caption tokens pass through the same LayerNorm in every layer up to its scale, so the layers'
     gradients are added before it, with the scales in their factors.
     """
-    dx = linear(dlogits, FROZEN, *pop(tape, "linear"))
     dx = layer_norm(dx, FROZEN, *pop(tape, "layer_norm"))  # [1, M, E]
     relevance: Any = 0.0
     weights, vectors = [], []
     for p in reversed(decoder["cross_attn"]):
         dx, block = cross_block(dx, tape, p, heads)
-        relevance = relevance + block.relevance[first:]
-        weights.append(block.coefficients[:, first:])  # [2 H, L, Q']
-        vectors.append(block.vectors[:, first:] * p["ln_1_kv"]["weight"])  # [2 H, L, E]
+        relevance = relevance + block.relevance[positions]
+        weights.append(block.coefficients[:, positions])  # [2 H, L, Q']
+        vectors.append(block.vectors[:, positions] * p["ln_1_kv"]["weight"])  # [2 H, L, E]
         dx = self_block(dx, tape, heads)
     coefficients, directions = np.concatenate(weights), np.concatenate(vectors)  # of all layers
     dnormed = coefficients.transpose(1, 2, 0) @ directions.swapaxes(0, 1)  # [L, Q', E]

@@ -1,6 +1,7 @@
 """`mvc.explain`: what it says is what the model says, and the laws of its maps."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from minivideococa.explanation import explain as module
 from minivideococa.explanation.relevance import FORMULAS
 from minivideococa.media.preprocess import square_frames
 from minivideococa.model.hooks import replace_operations
+from minivideococa.training.parameters import new_question_head
 
 PAIR = CLIPS / "pair.gif"
 ADAPTERS = ("attentional", "mean", "joint")
@@ -180,15 +182,20 @@ def test_what_cannot_be_explained(model, questions, frames):
         mvc.explain(model, frames, colour=1)
 
 
-def test_a_classifier_of_answers_writes_no_words(model, frames):
-    from dataclasses import replace
-
-    from minivideococa.training.parameters import new_question_head
-
-    config = replace(model.config, answers=("ring", "star"))
-    classifier = with_tensors(model, new_question_head(config, 0, model.dtype), config=config)
-    with pytest.raises(ValueError, match="answers by a classifier"):
-        mvc.explain(classifier, frames, "what shape is red?")
+def test_the_class_of_a_classifier_is_one_word(model, frames):
+    config = replace(model.config, answers=("ring", "star", "heart"))
+    head = new_question_head(config, 0, model.dtype)
+    head["question_head.classifier.weight"] += np.random.default_rng(0).standard_normal((3, 128)) / 10
+    classifier = with_tensors(model, head, config=config)
+    question = "a red"
+    explanation = mvc.explain(classifier, frames, question)
+    assert explanation.words == (mvc.answer(classifier, frames, question),) == (explanation.text,)
+    assert explanation.maps.shape == (1, 4, 8, 8) and explanation.cross.shape[2] == 1
+    assert len(explanation.likeliest[0]) == 3 and sum(
+        p for _, p in explanation.likeliest[0]
+    ) == pytest.approx(1)
+    np.testing.assert_allclose(explanation.cross.sum(axis=-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(explanation.frame_weights.sum(axis=1), 1, rtol=1e-5)
     assert mvc.explain(classifier, frames).text == model.caption(frames)
 
 

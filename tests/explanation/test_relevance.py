@@ -5,21 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minivideococa.explanation.explain import forward
+from minivideococa.checkpoint import with_tensors
+from minivideococa.explanation.explain import forward, forward_classified
 from minivideococa.explanation.relevance import (
     FORMULAS,
     attention,
     cross_weights,
     gradient,
+    hidden_gradients,
     latent_weights,
     pooled_gradients,
     pooler_weights,
 )
 from minivideococa.explanation.word_gradients import caption_token_gradients, log_odds_gradient
+from minivideococa.model.config import Video
 from minivideococa.model.generation import DecodingOptions
 from minivideococa.model.hooks import trace
 from minivideococa.model.ops import softmax
 from minivideococa.model.videococa import frame_tokens
+from minivideococa.tasks import class_logits
+from minivideococa.training.parameters import new_question_head
 
 T, N = 3, 10  # 3 x 3 patches and the class token
 FORMS = (True, "parallel", "cascade")
@@ -104,8 +109,23 @@ def test_a_certain_word_has_a_gradient():
     assert log_odds_gradient(logits, np.array([0]))[0, 0] == 1
 
 
+def make_classified(tiny_model, tokenizer):
+    """As `make_run`, but a classifier answers a question."""
+    model, _, tokens = make_run(tiny_model, tokenizer)
+    config = replace(model.config, answers=("red", "blue", "none"))
+    head = new_question_head(config, 0, model.dtype)
+    head["question_head.classifier.weight"] += np.random.default_rng(2).standard_normal((3, 8))
+    model = with_tensors(model, head, config=config)
+    pixels = np.random.default_rng(0).standard_normal((T, 3, 14, 14))
+    return model, forward_classified(model, pixels, "attentional", "a red circle"), tokens
+
+
+def test_the_gradients_of_a_class_agree_with_finite_differences(tiny_model, tokenizer):
+    test_the_gradients_agree_with_finite_differences(make_classified(tiny_model, tokenizer))
+
+
 def test_the_gradients_agree_with_finite_differences(model_and_run):
-    """Of the words' log-odds by the weights of the pooler, with constant keys and values of self-attention."""
+    """Of the words' log-odds by the pooler's weights, with constant keys and values of self-attention."""
     model, run, tokens = model_and_run
     name, queries = "pool", slice(None)
     if model.config.vision.attentional_pool is True:
@@ -117,19 +137,14 @@ def test_the_gradients_agree_with_finite_differences(model_and_run):
     chosen = step[..., queries, :]
     chosen[:] = np.random.default_rng(1).standard_normal(chosen.shape) / 100
 
-    dlogits = np.zeros_like(run.decoding["logits"])
-    dlogits[run.first :] = log_odds_gradient(run.decoding["logits"][run.first :], run.words)
-    dtokens, _ = caption_token_gradients(
-        dlogits[None],
-        list(run.tape),
-        run.video.tokens,
-        model.params["text_decoder"],
-        model.config.decoder.heads,
-        run.first,
-    )
+    tape = list(run.tape)
+    dx = hidden_gradients(run, tape)
+    decoder, heads = model.params["text_decoder"], model.config.decoder.heads
+    dtokens, _ = caption_token_gradients(dx, tape, run.video.tokens, decoder, heads, run.positions)
     d = pooled_gradients(dtokens, run, queries)  # [L, ..., X, E]
     d = d.reshape(*d.shape[:-1], weights.shape[-3], -1).swapaxes(-2, -3)  # [L, ..., H, X, D]
     found = (d @ values.swapaxes(-1, -2) * chosen).reshape(len(d), -1).sum(axis=1)
+    found = found.sum(keepdims=True) if run.classified else found
 
     change = (
         log_odds_after(model, run, tokens, name, step) - log_odds_after(model, run, tokens, name, -step)
@@ -147,9 +162,12 @@ def log_odds_after(model, run, tokens, name, step):
     patch = {f"{name}.weights": run.pooling[f"{name}.weights"] + 1e-5 * step}
     with trace(patch=patch, weights=True):
         pooled = model.pool(tokens, run.adapter).tokens
-    with trace(patch=constant, weights=True) as activations:
-        model.decode(pooled, run.decoding["ids"][None])
-    return log_odds(activations["logits"], run.words)
+    with trace(patch=constant, weights=True):
+        if run.classified:
+            logits = class_logits(model, Video(run.video.latent, pooled), "a red circle")[None]
+        else:
+            logits = model.decode(pooled, run.decoding["ids"][None])[0]
+    return log_odds(logits, run.words)
 
 
 def test_the_tape_can_be_used_again(tiny_model, tokenizer):
