@@ -141,7 +141,8 @@ def numbers(x: Array) -> str:
 
 def shape_hint(x: Array, expected: Array) -> str:
     """Return what may explain an unexpected shape, or ""."""
-    if x.ndim < expected.ndim and x.shape == tuple(n for n in expected.shape if n != 1):
+    came, wanted = ([n for n in shape if n != 1] for shape in (x.shape, expected.shape))
+    if x.ndim < expected.ndim and came == wanted:
         return "an axis of length 1 is missing: index with None, or use np.expand_dims"
     if x.size == expected.size:
         if is_close(x.reshape(expected.shape), expected):

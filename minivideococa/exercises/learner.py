@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -117,4 +117,4 @@ def _argument(value: Any) -> str:
         return f"{value.dtype} {list(value.shape)}"
     if isinstance(value, dict):
         return f"a dict of {', '.join(value) or 'nothing'}"
-    return getattr(value, "__name__", "a function") if isinstance(value, Callable) else shorten(value)  # type: ignore[arg-type]
+    return "a function" if callable(value) else shorten(value)

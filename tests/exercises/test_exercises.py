@@ -207,6 +207,14 @@ def test_a_result_of_another_kind(function, line, hint, running, monkeypatch):
     assert hint in result.hint and bool(hint) == bool(result.hint)
 
 
+def test_a_mask_without_the_axis_of_heads(running):
+    told = checked(
+        "shifted_mask", {"shifted_mask": lambda *args: solutions.shifted_mask(*args)[:, 0]}, running
+    )
+    assert told.lines[1:] == ("Expected:  [1, 1, 5, 5]", "Came:      [1, 5, 5]")
+    assert told.hint.startswith("an axis of length 1 is missing")
+
+
 def test_arguments_are_not_to_be_changed(running):
     def attention(queries, keys, values, heads, mask=None):
         queries /= np.sqrt(queries.shape[-1] // heads)
