@@ -1,0 +1,154 @@
+// The editor of a formula, and the verdict on the model that runs with it.
+
+const $ = (id) => document.getElementById(id);
+
+const IDEAS = {
+  "pooling.attentional_pooler": [
+    "Delete the line with ln_k: the verdict names the mistake.",
+    "Multiply the queries by 4. Attention becomes sharper: does the brief clip’s caption survive?",
+    "Pool the first half of the tokens alone: context[: len(context) // 2].",
+    "Write print(context.shape) in the first line.",
+  ],
+  "ops.layer_norm": ["Forget the bias.", "Set eps to 0.1."],
+  "ops.attention": ["Forget to divide by the square root of D.", "Forget the output projection."],
+  "ops.softmax": ["Forget to subtract the maximum: is anything different?"],
+  "ops.gelu": ["Use x / (1 + np.exp(-1.702 * x)), the quick approximation."],
+  "vision.patchify": ["Swap rows and columns inside a patch."],
+  "pooling.split_queries": ["Take the last query as the contrastive one."],
+  "text.attention_mask": ["Undo the shift of the padding mask."],
+  "decoder.causal_mask": ["Let every position see every other: return all True."],
+};
+
+export function editor(formulas, runtime, turn) {
+  const source = Object.fromEntries(formulas.map((formula) => [formula.name, formula.source]));
+  const edited = { ...source }; // what was typed stays when another formula is chosen
+  const chosen = () => $("formula").value;
+  $("formula").append(...formulas.map(({ name }) => new Option(name, name)));
+
+  const choose = () => {
+    setCode(edited[chosen()]);
+    $("ideas").hidden = !IDEAS[chosen()];
+    $("ideas").querySelector("ul").replaceChildren(...(IDEAS[chosen()] ?? []).map((text) => element("li", text)));
+  };
+  const setCode = (text) => {
+    $("code").value = text;
+    $("code").rows = Math.min(22, Math.max(8, text.split("\n").length + 1));
+    typed();
+  };
+  const typed = () => {
+    edited[chosen()] = $("code").value;
+    $("lines").textContent = Array.from($("code").value.split("\n"), (_, i) => i + 1).join("\n");
+    $("original").disabled = $("code").value === source[chosen()];
+    scroll();
+  };
+  const scroll = () => { $("lines").scrollTop = $("code").scrollTop; };
+
+  const run = async () => {
+    if ($("run").disabled) return;
+    const [name, code, clip] = [chosen(), $("code").value, turn()];
+    const current = () => clip === turn() && $("run").disabled;
+    busy(true);
+    say("none", element("p", runtime.ready ? "Running the model with your code …" : "Waiting for Python …", "note"));
+    try {
+      const { result: said } = await runtime.ask("edit", name, code);
+      if (!current() || said.stopped) return;
+      if (said.error) {
+        say("error", element("h3", "It does not run"), element("p", said.error), ...printed(said));
+        return;
+      }
+      say("none", ...comparison(said), element("p", "Comparing every tensor …", "note"));
+      const { result: verdict } = await runtime.ask("verdict", name, code);
+      if (!current() || verdict.stopped) return;
+      showVerdict(said, verdict);
+    } finally {
+      if (clip === turn()) busy(false);
+    }
+  };
+
+  const stop = async () => {
+    say("none", element("p", "Stopped. Python starts anew; your code is still here.", "note"));
+    busy(false);
+    await runtime.stop();
+  };
+
+  $("formula").addEventListener("change", choose);
+  $("code").addEventListener("input", typed);
+  $("code").addEventListener("scroll", scroll);
+  $("code").addEventListener("keydown", (event) => keys(event, run));
+  $("original").addEventListener("click", () => setCode(source[chosen()]));
+  $("run").addEventListener("click", run);
+  $("stop").addEventListener("click", stop);
+  document.addEventListener("clip", () => {
+    busy(false);
+    say("none", element("p", "The verdict will stand here.", "note"));
+  });
+  choose();
+}
+
+function keys(event, run) {
+  if (event.key !== "Enter") return; // Tab moves on, so that the keyboard is not caught here
+  if (event.ctrlKey || event.metaKey) {
+    event.preventDefault();
+    run();
+    return;
+  }
+  const area = event.target; // a new line begins as deep as the last one
+  const before = area.value.slice(0, area.selectionStart).split("\n").pop();
+  const indent = before.match(/^ */)[0] + (before.trimEnd().endsWith(":") ? "    " : "");
+  event.preventDefault();
+  area.setRangeText(`\n${indent}`, area.selectionStart, area.selectionEnd, "end");
+  area.dispatchEvent(new Event("input"));
+}
+
+// The verdict
+
+function showVerdict(said, verdict) {
+  if (verdict.error) {
+    say("error", element("h3", "It cannot be compared"), ...comparison(said), element("p", verdict.error));
+    return;
+  }
+  const title = verdict.right ? "Right: the model is the same" : "The model is not the same";
+  const path = element("ul", "", "path");
+  path.append(...verdict.rows.map(([name, status]) => {
+    const li = element("li", name);
+    li.dataset.status = status;
+    li.title = status;
+    return li;
+  }));
+  const details = document.createElement("details");
+  details.append(element("summary", "Every tensor, in the order of the forward pass"), path);
+  say(verdict.right ? "right" : "wrong", element("h3", title), ...comparison(said),
+    ...verdict.sentences.map((sentence) => element("p", sentence)), details);
+}
+
+function comparison({ caption, label, original, printed: text }) {
+  const list = document.createElement("dl");
+  const same = caption === original.caption;
+  list.append(
+    element("dt", "Caption"), element("dd", same ? `${caption} (as before)` : caption),
+    ...(same ? [] : [element("dt", "before"), element("dd", original.caption)]),
+    element("dt", "Label"), element("dd", label === original.label ? `${label} (as before)` : `${label}, before: ${original.label}`),
+  );
+  return [list, ...printed({ printed: text })];
+}
+
+function printed({ printed: text }) {
+  return text ? [element("p", "Printed:", "note"), element("pre", text)] : [];
+}
+
+function busy(running) {
+  $("run").disabled = running;
+  $("stop").hidden = !running;
+}
+
+function say(state, ...children) {
+  $("verdict").dataset.state = state;
+  $("verdict").replaceChildren(...children);
+}
+
+function element(name, text, style) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  if (style) made.className = style;
+  return made;
+}
