@@ -13,6 +13,8 @@ from importlib import import_module
 TYPE_CHECKING = False  # as in typing, whose import would take as long as the rest
 if TYPE_CHECKING:
     from .checkpoint import load
+    from .explanation.explain import explain
+    from .explanation.explanation import Explanation
     from .media.video import read_video
     from .model.config import Video
     from .model.hooks import trace
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "Explanation",
     "Video",
     "VideoCoCa",
     "answer",
     "classify",
+    "explain",
     "finetune",
     "load",
     "read_video",
@@ -45,6 +49,8 @@ _MODULES = {
     "retrieve": "tasks",
     "score": "tasks",
     "finetune": "training.finetune",
+    "explain": "explanation.explain",
+    "Explanation": "explanation.explanation",
 }
 
 

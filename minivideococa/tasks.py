@@ -239,7 +239,7 @@ def answer(
     answers = None if answers is None else check_texts("answers", answers)
     video = model.encode(video, num_frames, adapter, start, end)
     if top is None and answers is None and not model.config.answers:
-        options = _answering(model, question, options, keywords)
+        options = answering_options(model, question, options, keywords)
         return _generate_answers(model, video, question, options, progress)[0]
     ranking = rank_answers(
         model, video, question, answers, top or 1, options=options, progress=progress, **keywords
@@ -279,7 +279,9 @@ def rank_answers(
     """
     check_question(question)
     if answers is None and not model.config.answers:
-        options = _answering(model, question, options, _most_probable(model, candidates, options, keywords))
+        options = answering_options(
+            model, question, options, _most_probable(model, candidates, options, keywords)
+        )
         return _rank_generated(model, video, question, options, progress)
     given = None if answers is None else check_texts("answers", answers)
     classes = _classes(model, given)
@@ -363,7 +365,7 @@ def _most_probable(
     return {"candidates": candidates} | defaults | keywords
 
 
-def _answering(
+def answering_options(
     model: VideoCoCa, question: str, options: DecodingOptions | None, keywords: dict[str, Any]
 ) -> DecodingOptions:
     """Return the options with which an answer to a question is generated.

@@ -40,6 +40,7 @@ FLOORS = [
     {"tasks"},
     {"evaluation", "verify"},
     {"training"},
+    {"explanation"},
     {"world"},
     {"demo"},
     {"cli"},

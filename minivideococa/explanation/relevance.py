@@ -1,0 +1,207 @@
+"""The formulas of the maps: the relevance of every frame token to every word.
+
+There are two attentions between the tokens of the frames and a word: the pooler's, from its queries to the
+frame tokens, and the decoder's cross-attention, from the word's position to the caption tokens. `gradient` is
+the default. README.md compares it with others, and says why raw attention alone is not enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint.table import nest, unnest
+from ..model.config import Array, Config, Params, Video
+from ..model.hooks import Activations
+from ..model.ops import split_heads
+from ..model.transformer import residual_block
+from ..training.backward import self_attention_blocks
+from ..training.gradients import layer_norm, linear
+from ..training.tape import Tape, keep
+from .word_gradients import EPS, FROZEN, caption_token_gradients, log_odds_gradient
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a text and its video leave of the forward pass."""
+
+    params: Params
+    config: Config
+    adapter: str
+    video: Video
+    pooling: Activations  # of the poolers, with the attention weights
+    decoding: Activations  # of the decoder, teacher forced, with the attention weights
+    tape: Tape  # of the decoder
+    words: Array  # the ids [L] that the last L positions predict
+
+    @property
+    def first(self) -> int:
+        """The position that predicts the first word."""
+        return len(self.decoding["logits"]) - len(self.words)
+
+
+# Attention weights by name, whatever the adapter
+
+
+def pooler_weights(run: Pass) -> Array:
+    """Return the attention from the caption tokens to the frame tokens [H, Q', T, N]; each row sums to 1.
+
+    Under mean pooling a caption token is the mean of one per frame, so each frame's weights are divided by T.
+    Under factorized a caption token is one frame's output of the layers across the frames: that frame's row
+    of their attention rollout (arXiv 2005.00928) times the weights of the query of the embedding.
+    """
+    used = embedding_weights(run) if run.adapter == "factorized" else caption_weights(run)
+    if used.ndim == 3:  # [H, Q', T N]
+        return used.reshape(*used.shape[:2], -1, run.config.vision.tokens_per_frame)
+    T = len(used)
+    if run.adapter == "mean":
+        return np.asarray(used.transpose(1, 2, 0, 3) / T)  # [T, H, Q', N] -> [H, Q', T, N]
+    return np.einsum("qt,thn->hqtn", frame_rollout(run, T), used[:, :, 0])
+
+
+def caption_weights(run: Pass) -> Array:
+    """Return the weights of the pooler's caption queries: [H, Q', T N], or one by one [T, H, Q', N]."""
+    weights = run.pooling["pool.weights"]
+    return weights[..., 1:, :] if run.config.vision.attentional_pool is True else weights
+
+
+def embedding_weights(run: Pass) -> Array:
+    """Return the weights of the query behind the latent: [H, 1, T N], or frame by frame [T, H, 1, N].
+
+    In the form "cascade" that query attends to the pooled queries, averaged over the heads of the two.
+    """
+    weights, form = run.pooling["pool.weights"], run.config.vision.attentional_pool
+    if form is True:
+        return weights[..., :1, :]
+    contrastive = run.pooling["pool.contrastive.weights"]
+    return contrastive if form == "parallel" else contrastive @ weights.mean(axis=-3, keepdims=True)
+
+
+def latent_weights(run: Pass) -> Array:
+    """Return the attention of the latent's query to the frame tokens [H, T, N]; each head's sums to 1."""
+    weights, N = embedding_weights(run), run.config.vision.tokens_per_frame
+    if weights.ndim == 4:  # frame by frame, then averaged
+        T = len(weights)
+        share = frame_rollout(run, T).mean(axis=0) if run.adapter == "factorized" else np.full(T, 1 / T)
+        return np.asarray(np.einsum("t,thn->htn", share.astype(weights.dtype), weights[:, :, 0]))
+    return weights[:, 0].reshape(len(weights), -1, N)
+
+
+def frame_rollout(run: Pass, T: int) -> Array:
+    """Return how the outputs of the factorized layers depend on the frames [T, T], by attention rollout."""
+    rollout: Any = np.eye(T, dtype=run.video.tokens.dtype)
+    for i in range(len(run.params["factorized"]["resblocks"])):
+        weights = run.pooling[f"factorized.block.{i}.weights"].mean(axis=0)
+        rollout = (weights @ rollout + rollout) / 2  # half of a block's output is its residual connection
+    return np.asarray(rollout)
+
+
+def cross_weights(run: Pass) -> Array:
+    """Return the decoder's cross-attention from each word to the caption tokens [layers, H, L, Q']."""
+    layers = range(run.config.decoder.layers)
+    return np.stack([run.decoding[f"decoder.block.{i}.cross.weights"][:, run.first :] for i in layers])
+
+
+# The formulas: each returns the relevance [L, T, N], not negative
+
+
+def attention(run: Pass) -> Array:
+    """Compose the attention weights of the decoder and the pooler, averaged over layers and heads.
+
+    r_l = mean_ih(A^cross_ihl) mean_h(A^pool_h): the product of attention weights of attention rollout (Abnar
+    and Zuidema, arXiv 2005.00928, section 3), for the two attentions that lead from a word to the frames.
+    """
+    pooler = pooler_weights(run).mean(axis=0)  # [Q', T, N]
+    return np.asarray(np.tensordot(cross_weights(run).mean(axis=(0, 1)), pooler, axes=1))
+
+
+def gradient(run: Pass) -> Array:
+    """Weight the pooler's attention by the gradient of the word.
+
+    r_lm = sum_hq max(0, A_hqm g_lhqm), where A_hqm is the attention weight of the pooler's head h from
+    caption query q to frame token m, and g_lhqm is the derivative of the log-odds of word l with respect to
+    it. A weight counts as far as more of it would make the word more probable. This is Chefer et al., arXiv
+    2103.15679, equation 5, up to a constant: the mean over heads of the positive part of the gradient times
+    the attention. They multiply the relevances of several layers; here the gradient comes through the whole
+    decoder, so those of the pooler are enough.
+    """
+    first, logits = run.first, run.decoding["logits"]
+    dlogits = np.zeros_like(logits)
+    dlogits[first:] = log_odds_gradient(logits[first:], run.words)
+    decoder, heads = run.params["text_decoder"], run.config.decoder.heads
+    dtokens = caption_token_gradients(dlogits[None], list(run.tape), run.video.tokens, decoder, heads, first)
+    return pooler_relevance(dtokens, run)
+
+
+FORMULAS: dict[str, Callable[[Pass], Array]] = {"gradient": gradient, "attention": attention}
+
+
+# The gradient of a word, from the caption tokens to the pooler's attention weights
+
+
+def pooler_relevance(dtokens: Array, run: Pass) -> Array:
+    """Return the r [L, T, N] of `gradient`, for the gradients of the caption tokens [L, Q', E]."""
+    vision, name, queries = run.config.vision, "pool", slice(None)
+    if vision.attentional_pool is True:
+        queries = slice(0, 1) if run.adapter == "factorized" else slice(1, None)
+    elif run.adapter == "factorized":
+        name = "pool.contrastive"
+    weights, values = run.pooling[f"{name}.weights"][..., queries, :], run.pooling[f"{name}.v"]
+    relevance = positive_part(
+        pooled_gradients(dtokens, run, queries), weights, values
+    )  # [L, T N] or [L, T, M]
+    if name == "pool.contrastive" and vision.attentional_pool == "cascade":  # M pooled queries
+        relevance = np.einsum("ltm,tmn->ltn", relevance, run.pooling["pool.weights"].mean(axis=1))
+    return relevance.reshape(len(dtokens), -1, vision.tokens_per_frame)
+
+
+def pooled_gradients(dtokens: Array, run: Pass, queries: slice) -> Array:
+    """Back-propagate from the caption tokens [L, Q', E] to the heads' outputs of these queries of the pooler.
+
+    Return [L, X, E], all heads side by side; where each frame is pooled separately, [L, T, X, E].
+    """
+    visual, form = run.params["visual"], run.config.vision.attentional_pool
+    T = len(run.pooling["pool.attended"])  # where each frame is pooled separately
+    d = dtokens
+    if run.adapter == "mean":
+        d = np.repeat(d[:, None] / T, T, axis=1)
+    elif run.adapter == "factorized":
+        d = frame_gradients(d, run)[:, :, None]  # [L, T, 1, E]
+    if form is True:
+        pooled = np.broadcast_to(run.pooling["pool.attended"][..., queries, :], d.shape)
+        d = layer_norm(d, FROZEN, pooled, visual["ln_post"]["weight"], visual["ln_post"]["bias"], EPS)
+    own = form is not True and run.adapter == "factorized"
+    pooler = visual["attn_pool_contrastive" if own else "attn_pool"]
+    return linear(d, FROZEN, d, pooler["attn"]["out_proj"]["weight"])
+
+
+def frame_gradients(dtokens: Array, run: Pass) -> Array:
+    """Back-propagate through the factorized layers: [L, T, E] -> [L, T, E], of the frames' embeddings."""
+    config, layers = run.config.factorized, run.params["factorized"]["resblocks"]
+    assert config is not None
+    with keep() as tape:
+        x = np.broadcast_to(run.pooling["factorized.embed"], dtokens.shape)
+        for p in layers:
+            x = residual_block(x, p, config)
+    frozen = nest(dict.fromkeys(unnest({"resblocks": layers})))["resblocks"]
+    return self_attention_blocks(dtokens, tape, config.heads, frozen)
+
+
+def positive_part(d: Array, weights: Array, values: Array) -> Array:
+    """Return sum_hx max(0, A_hxm (d_hx . V_hm)) for each word [L, ..., M].
+
+    d: the gradients of the heads' outputs [L, ..., X, E]. weights: A [..., H, X, M]. values: V
+    [..., H, M, D].
+    One head of one word at a time: all together take L times the memory of the weights.
+    """
+    heads = weights.shape[-3]
+    d = split_heads(d, heads)  # [L, ..., H, X, D]
+    relevance = np.zeros((len(d), *values.shape[:-3], values.shape[-2]), d.dtype)
+    for word, h in np.ndindex(len(d), heads):
+        g = d[word, ..., h, :, :] @ values[..., h, :, :].swapaxes(-1, -2)  # [..., X, M]
+        g *= weights[..., h, :, :]
+        relevance[word] += np.maximum(g, 0, out=g).sum(axis=-2)
+    return relevance
