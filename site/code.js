@@ -32,7 +32,7 @@ export function editor(formulas, runtime, turn) {
   };
   const setCode = (text) => {
     $("code").value = text;
-    $("code").rows = Math.min(22, Math.max(8, text.split("\n").length + 1));
+    $("code").rows = Math.min(22, Math.max(8, text.split("\n").length + 2));
     typed();
   };
   const typed = () => {
@@ -121,7 +121,7 @@ function showVerdict(said, verdict) {
     ...verdict.sentences.map((sentence) => element("p", sentence)), details);
 }
 
-function comparison({ caption, label, original, printed: text }) {
+function comparison({ caption, label, shares, original, printed: text }) {
   const list = document.createElement("dl");
   const same = caption === original.caption;
   list.append(
@@ -129,7 +129,24 @@ function comparison({ caption, label, original, printed: text }) {
     ...(same ? [] : [element("dt", "before"), element("dd", original.caption)]),
     element("dt", "Label"), element("dd", label === original.label ? `${label} (as before)` : `${label}, before: ${original.label}`),
   );
+  if (shares) list.append(element("dt", "Frames"), bars("Attention over the frames", shares, original.shares));
   return [list, ...printed({ printed: text })];
+}
+
+// The shares of the frames as bars, with a mark where each was before.
+function bars(title, shares, before) {
+  const dd = element("dd", "", "bars");
+  const largest = Math.max(...shares, ...before);
+  dd.append(...shares.map((share, t) => {
+    const bar = element("span", "");
+    bar.style.setProperty("--now", share / largest);
+    bar.style.setProperty("--before", before[t] / largest);
+    bar.title = `Frame ${t + 1}: ${(100 * share).toFixed(1)}%, before ${(100 * before[t]).toFixed(1)}%`;
+    return bar;
+  }));
+  dd.setAttribute("role", "img");
+  dd.setAttribute("aria-label", `${title}: ${shares.map((share) => `${(100 * share).toFixed(1)}%`).join(", ")}`);
+  return dd;
 }
 
 function printed({ printed: text }) {

@@ -107,8 +107,9 @@ function drawFrame(canvas, strip, t, size, map, largest) {
   context.imageSmoothingQuality = "high";
   context.drawImage(strip, t * size, 0, size, size, 0, 0, canvas.width, canvas.height);
   if (!map) return;
-  const veil = new OffscreenCanvas(map.rows, map.rows);
-  const cells = new ImageData(map.rows, map.rows);
+  const rows = Math.round(Math.sqrt(map.map[t].length));
+  const veil = new OffscreenCanvas(rows, rows);
+  const cells = new ImageData(rows, rows);
   map.map[t].forEach((weight, i) => { // the root shows small weights, too
     cells.data.set([12, 16, 22, 215 * (1 - Math.sqrt(weight / largest))], 4 * i);
   });

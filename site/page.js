@@ -6,7 +6,8 @@ import { Runtime } from "./runtime.js";
 
 const $ = (id) => document.getElementById(id);
 const runtime = new Runtime(showState);
-const shown = { result: null, map: 0, question: "" };
+const shown = { result: null };
+const TITLES = { caption: "all caption queries", latent: "the latent" };
 let turn = 0; // of the open clip; an answer that arrives for an earlier one is dropped
 let examples;
 
@@ -20,6 +21,7 @@ async function main() {
     event.preventDefault();
     ask($("question").value, turn);
   });
+  $("everything").addEventListener("toggle", showEverything);
   $("retry").addEventListener("click", () => runtime.start());
   const settings = await (await fetch("site.json")).json();
   $("package").textContent = `minivideococa ${settings.package}`;
@@ -35,7 +37,7 @@ async function main() {
 function showState({ state, text, share = 1 }) {
   $("status").dataset.state = state;
   $("progress").value = share;
-  if (state !== "loading" || $("state").dataset.said !== text.split(":")[0]) $("state").textContent = text;
+  $("state").textContent = text;
   $("retry").hidden = state !== "failed";
 }
 
@@ -86,6 +88,7 @@ function begin(question) {
   $("drop").querySelector("strong").textContent = "Your own";
   $("question").value = question;
   $("says").classList.add("busy");
+  $("everything").open = false;
   document.dispatchEvent(new Event("clip"));
   return turn;
 }
@@ -146,39 +149,61 @@ async function show(result) {
   shown.result = result;
   $("caption").textContent = result.caption;
   $("origin").textContent = result.origin;
-  listMaps(result.maps);
-  await drawMap();
+  await drawMap(listMaps(result.maps));
   if (result.labels) showLabels(result);
   if (result.answer) showAnswer(result);
   $("says").classList.remove("busy");
 }
 
 function listMaps(maps) {
-  const names = [...maps.map((map) => map.name), "no map"];
-  if ($("maps").dataset.names === names.join()) return;
-  $("maps").dataset.names = names.join();
+  const keep = $("maps").querySelector(":checked")?.closest("label").textContent;
   $("maps").querySelectorAll("label").forEach((label) => label.remove());
-  names.forEach((name, i) => {
+  const words = maps.filter((map) => map.word);
+  const choices = [
+    ...words.map((map) => ({ map, title: map.name })),
+    ...maps.filter((map) => !map.word).map((map) => ({ map, title: TITLES[map.name], aside: true })),
+    { map: null, title: "no map", aside: true },
+  ];
+  const last = words.length - 1; // of a caption like "a photo of a red ring": the word that names the object
+  const start = Math.max(choices.findIndex((choice) => choice.aside && choice.title === keep), 0) || last;
+  choices.forEach(({ map, title, aside }, i) => {
     const label = document.createElement("label");
-    label.innerHTML = `<input type="radio" name="map" value="${i}"><span></span>`;
-    label.querySelector("span").textContent = name;
-    label.querySelector("input").checked = i === 0;
-    label.querySelector("input").addEventListener("change", () => {
-      shown.map = i;
-      drawMap();
-    });
+    label.innerHTML = '<input type="radio" name="map"><span></span>';
+    label.className = aside ? "aside" : "word";
+    label.querySelector("span").textContent = title;
+    const input = label.querySelector("input");
+    input.checked = i === start;
+    input.addEventListener("change", () => drawMap(map));
     $("maps").append(label);
   });
-  shown.map = 0;
+  return choices[start].map;
 }
 
-async function drawMap() {
-  const map = shown.result.maps[shown.map];
+async function drawMap(map) {
   await draw($("frames"), shown.result, map);
-  $("map-note").textContent = map
-    ? "Attention of the pooler, averaged over its heads. Bright: much attention. Below each frame, its share of all " +
-      `attention; if all frames counted alike, each would have ${(100 / shown.result.frames).toFixed(1)}%.`
-    : `The ${shown.result.frames} frames that the model saw: those on screen at the middle of as many equal parts of the clip.`;
+  const even = `Below each frame is its share; if all frames counted alike, each would have ${(100 / shown.result.frames).toFixed(1)}%.`;
+  if (!map) {
+    $("map-note").textContent = `The ${shown.result.frames} frames that the model saw: those on screen at the middle of as many equal parts of the clip.`;
+  } else if (map.word) {
+    $("map-note").textContent = `Bright: patches that “${map.name}” came from, by the pooler’s attention weighted by the word’s gradient. ${even}`;
+  } else {
+    const query = map.name === "latent" ? "the query that classification uses" : "the queries that captions are written from";
+    $("map-note").textContent = `Bright: patches that ${query} attended to, averaged over heads. ${even}`;
+  }
+}
+
+async function showEverything() {
+  const details = $("everything");
+  details.querySelector("iframe")?.remove();
+  if (!details.open) return;
+  const mine = turn;
+  const { result } = await runtime.ask("page");
+  if (mine !== turn || !details.open || !result.page) return;
+  const frame = document.createElement("iframe");
+  frame.title = "Explanation of the caption";
+  frame.sandbox = "allow-scripts";
+  frame.srcdoc = result.page;
+  details.append(frame);
 }
 
 function showLabels({ labels, of }) {

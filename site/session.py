@@ -49,7 +49,7 @@ class Session:
     def __init__(self) -> None:
         self.model, self.answering = mvc.load(), mvc.load(tuned="questions")
         self.frames = np.zeros((0, 0, 0, 3), np.uint8)
-        self.original: dict[str, str] = {}  # caption and best label of the open clip, for comparison
+        self.original: dict[str, Any] = {}  # what the model says of the open clip, to compare edits with
 
     # The clip ----------------------------------------------------------------------------------------------
 
@@ -73,29 +73,24 @@ class Session:
     # What the model says of it -----------------------------------------------------------------------------
 
     def look(self) -> dict[str, Any]:
-        """Caption the clip, and map where the pooler looked."""
-        result = self._look()
-        self.original["caption"] = result["caption"]
-        return result
-
-    def _look(self) -> dict[str, Any]:
-        with mvc.trace(weights=True) as activations:
-            video = self.model.encode(self.frames)
-        caption = self.model.caption(video)
+        """Caption the clip, and map where each word came from."""
+        self.explanation = mvc.explain(self.model, self.frames)
+        self.original |= {"caption": self.explanation.text, "shares": shares(self.explanation.pooler.mean(0))}
         return {
-            "caption": caption,
-            "latent": video.latent.tolist(),
-            "maps": _maps(activations["pool.weights"], len(self.frames)),
+            "caption": self.explanation.text,
+            "latent": self.explanation.video.latent.tolist(),
+            "maps": _maps(self.explanation),
         }
+
+    def page(self) -> dict[str, str]:
+        """Return the page of the explanation: every layer, head and query."""
+        return {"page": self.explanation.page()}
 
     def classify(self) -> dict[str, Any]:
         """Return the five likeliest labels."""
-        ranked = self._classify()[:5]
+        ranked = mvc.classify(self.model, self.frames, LABELS)[:5]
         self.original["label"] = ranked[0][0]
         return {"labels": ranked, "of": len(LABELS)}
-
-    def _classify(self) -> list[tuple[str, float]]:
-        return mvc.classify(self.model, self.frames, LABELS)
 
     def answer(self, question: str) -> dict[str, Any]:
         """Answer a question about the clip."""
@@ -119,10 +114,21 @@ class Session:
         printed = io.StringIO()
         try:
             with contextlib.redirect_stdout(printed), hooks.replace_operations({name: _edited(name, source)}):
-                said = {"caption": self._look()["caption"], "label": self._classify()[0][0]}
+                said = self._edited_run()
         except Exception as error:
             return {"error": _one_error(error), "printed": printed.getvalue()[:2000]}
         return {**said, "original": self.original, "printed": printed.getvalue()[:2000]}
+
+    def _edited_run(self) -> dict[str, Any]:
+        with mvc.trace(weights=True) as activations:
+            video = self.model.encode(self.frames)
+        weights = activations["pool.weights"].mean(axis=0)[1:]  # [Q', T N], or what an edit has made of it
+        fits = weights.shape[-1] % len(self.frames) == 0
+        return {
+            "caption": self.model.caption(video),
+            "label": mvc.classify(self.model, video, LABELS)[0][0],
+            "shares": shares(weights.reshape(len(weights), len(self.frames), -1)) if fits else None,
+        }
 
     def verdict(self, name: str, source: str) -> dict[str, Any]:
         """Compare a trace of the edited model, on two frames, with the package's own: see `verify`."""
@@ -149,7 +155,7 @@ class Session:
 def source_of(name: str) -> str:
     """Return the source of a formula, as the package has it, without the mark that makes it replaceable."""
     source = inspect.getsource(hooks.REPLACEABLE[name])
-    return "".join(line for line in source.splitlines(keepends=True) if line.strip() != "@replaceable")
+    return "".join(line for line in source.splitlines(keepends=True) if line.strip() != "@replaceable").rstrip()
 
 
 def _edited(name: str, source: str) -> Any:
@@ -176,23 +182,25 @@ def _one_error(error: Exception) -> str:
 # Pictures ---------------------------------------------------------------------------------------------------
 
 
-def _maps(weights: np.ndarray, frames: int) -> list[dict[str, Any]]:
-    """Return the pooler's attention weights [H, Q, T N] as maps of the patches, averaged over the heads.
+def shares(weights: np.ndarray) -> list[float]:
+    """Return each frame's share of attention weights [Q', T, N], averaged over the queries."""
+    return weights.sum(axis=-1).mean(axis=0).astype(float).round(4).tolist()
 
-    One for the latent's query, query 0, and one for the mean of the caption's queries.
-    """
-    by_query = weights.mean(axis=0).reshape(weights.shape[1], frames, -1)  # [Q, T, N]
-    rows = round((by_query.shape[-1] - 1) ** 0.5)
-    chosen = {"the caption’s queries": by_query[1:].mean(axis=0), "the latent’s query": by_query[0]}
-    return [
-        {
-            "name": name,
-            "rows": rows,
-            "map": x[:, 1:].astype(float).round(6).tolist(),  # [T, rows * cols], without the class token
-            "frames": x.sum(axis=-1).astype(float).round(4).tolist(),  # [T]
-        }
-        for name, x in chosen.items()
-    ]
+
+def _maps(explanation: mvc.Explanation) -> list[dict[str, Any]]:
+    """Return the maps that the page shows: of each word, of all caption queries and of the latent's query."""
+    words = [word for word in explanation.words if word]
+    maps = [_map(word, *x) for word, *x in zip(words, explanation.maps, explanation.frame_weights)]  # noqa: B905
+    pooled = {"caption": explanation.pooler.mean(axis=(0, 1)), "latent": explanation.latent.mean(axis=0)}
+    for name, weights in pooled.items():  # [T, N], the class token first
+        maps.append(_map(name, weights[:, 1:], weights.sum(axis=-1)))
+    return [{**x, "word": i < len(words)} for i, x in enumerate(maps)]
+
+
+def _map(name: str, patches: np.ndarray, frames: np.ndarray) -> dict[str, Any]:
+    """Return a map of patches, [T, rows, cols] or [T, rows * cols], and each frame's share [T]."""
+    rows = patches.reshape(len(patches), -1).astype(float).round(5)
+    return {"name": name, "map": rows.tolist(), "frames": frames.astype(float).round(4).tolist()}
 
 
 def _png(pixels: np.ndarray) -> str:
