@@ -3,7 +3,7 @@
 Results go to standard output, progress bars and messages to standard error. Exit status:
 
 0    success
-1    `verify` found a wrong tensor, compared none, or (with --strict) some are missing
+1    `verify` found a wrong tensor, compared none, or (with --strict) some are missing; `check` a wrong exercise
 2    an error: one line on standard error says what is wrong
 3    there is a result, but some inputs could not be read and were left out of it
 130  interrupted by Ctrl-C; 143 and 129: ended by SIGTERM or SIGHUP. No half-written file is left behind.
@@ -22,6 +22,7 @@ from .. import __version__, terminal
 from . import (
     answer,
     caption,
+    check,
     classify,
     convert,
     demo,
@@ -35,11 +36,24 @@ from . import (
 )
 from .arguments import Parser
 
-COMMANDS = (caption, classify, retrieve, answer, demo, convert, trace, verify, evaluate, finetune, shapes)
+COMMANDS = (
+    caption,
+    classify,
+    retrieve,
+    answer,
+    demo,
+    convert,
+    trace,
+    verify,
+    evaluate,
+    finetune,
+    shapes,
+    check,
+)
 
 
 EXIT_STATUS = (
-    "Exit status: 0, success; 1, verify found a wrong tensor; 2, an error, which one line describes; 3, "
+    "Exit status: 0, success; 1, verify or check found a fault; 2, an error, which one line describes; 3, "
     "there is a result, but some videos could not be read and were left out; 130, interrupted by Ctrl-C."
 )
 
