@@ -127,7 +127,8 @@ def write_examples(folder: Path) -> None:
     for clip in clips:
         result = session.example(running, clip)
         (folder / "examples" / f"{Path(clip['clip']).stem}.json").write_text(json.dumps(result))
-    (folder / "examples.json").write_text(json.dumps({"clips": clips, "formulas": running.formulas()}))
+    index = {"clips": clips, "formulas": session.formulas(), "exercises": session.exercise_sources()}
+    (folder / "examples.json").write_text(json.dumps(index))
 
 
 def hash_of(path: Path) -> str:

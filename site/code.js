@@ -19,11 +19,17 @@ const IDEAS = {
   "decoder.causal_mask": ["Let every position see every other: return all True."],
 };
 
-export function editor(formulas, runtime, turn) {
-  const source = Object.fromEntries(formulas.map((formula) => [formula.name, formula.source]));
-  const edited = { ...source }; // what was typed stays when another formula is chosen
+const STORE = "minivideococa.code"; // what was typed, kept for the next visit
+
+export function editor({ formulas, exercises }, runtime, turn) {
+  const source = Object.fromEntries([...formulas, ...exercises].map(({ name, source }) => [name, source]));
+  const edited = { ...source, ...stored(source) }; // what was typed stays when another formula is chosen
   const chosen = () => $("formula").value;
-  $("formula").append(...formulas.map(({ name }) => new Option(name, name)));
+  $("formula").append(
+    group("Formulas of the package", formulas.map(({ name }) => new Option(name, name))),
+    group("Exercises: write them yourself", exercises.map(({ name }, i) => new Option(`${i + 1} ${name}`, name))),
+  );
+  const exercise = (name) => exercises.some((one) => one.name === name);
 
   const choose = () => {
     setCode(edited[chosen()]);
@@ -37,6 +43,7 @@ export function editor(formulas, runtime, turn) {
   };
   const typed = () => {
     edited[chosen()] = $("code").value;
+    store(edited, source);
     $("lines").textContent = Array.from($("code").value.split("\n"), (_, i) => i + 1).join("\n");
     $("original").disabled = $("code").value === source[chosen()];
     scroll();
@@ -50,6 +57,12 @@ export function editor(formulas, runtime, turn) {
     busy(true);
     say("none", element("p", runtime.ready ? "Running the model with your code …" : "Waiting for Python …", "note"));
     try {
+      if (exercise(name)) {
+        const functions = Object.fromEntries(exercises.map((one) => [one.name, edited[one.name]]));
+        const { result } = await runtime.ask("check", name, JSON.stringify(functions));
+        if (current() && !result.stopped) showResult(result);
+        return;
+      }
       const { result: said } = await runtime.ask("edit", name, code);
       if (!current() || said.stopped) return;
       if (said.error) {
@@ -121,6 +134,20 @@ function showVerdict(said, verdict) {
     ...verdict.sentences.map((sentence) => element("p", sentence)), details);
 }
 
+// The result of an exercise, as `minivideococa check` tells it.
+function showResult({ error, status, lines, hint, printed: text }) {
+  if (error) {
+    say("error", element("h3", "It does not run"), element("p", error));
+    return;
+  }
+  const state = { right: "right", wrong: "wrong" }[status] ?? "none";
+  say(state, element("h3", status[0].toUpperCase() + status.slice(1)),
+    ...lines.map((line) => element("p", line, /^(Expected|Came): /.test(line) ? "numbers" : "")),
+    ...(hint ? [element("p", `Hint: ${hint}.`.replace("..", "."))] : []),
+    ...(status === "not written yet" ? [element("p", "Write the body of the function in place of its last line.")] : []),
+    ...printed({ printed: text }));
+}
+
 function comparison({ caption, label, shares, original, printed: text }) {
   const list = document.createElement("dl");
   const same = caption === original.caption;
@@ -151,6 +178,31 @@ function bars(title, shares, before) {
 
 function printed({ printed: text }) {
   return text ? [element("p", "Printed:", "note"), element("pre", text)] : [];
+}
+
+function group(label, options) {
+  const made = document.createElement("optgroup");
+  made.label = label;
+  made.append(...options);
+  return made;
+}
+
+function stored(source) {
+  try {
+    const kept = JSON.parse(localStorage.getItem(STORE)) ?? {};
+    return Object.fromEntries(Object.entries(kept).filter(([name]) => name in source));
+  } catch {
+    return {}; // no storage here, or nothing readable in it
+  }
+}
+
+function store(edited, source) {
+  try {
+    const changed = Object.entries(edited).filter(([name, text]) => text !== source[name]);
+    localStorage.setItem(STORE, JSON.stringify(Object.fromEntries(changed)));
+  } catch {
+    // no storage here
+  }
 }
 
 function busy(running) {

@@ -111,7 +111,7 @@ function drawFrame(canvas, strip, t, size, map, largest) {
   const veil = new OffscreenCanvas(rows, rows);
   const cells = new ImageData(rows, rows);
   map.map[t].forEach((weight, i) => { // the root shows small weights, too
-    cells.data.set([12, 16, 22, 215 * (1 - Math.sqrt(weight / largest))], 4 * i);
+    cells.data.set([12, 16, 22, 195 * (1 - Math.sqrt(weight / largest))], 4 * i);
   });
   veil.getContext("2d").putImageData(cells, 0, 0);
   context.drawImage(veil, 0, 0, canvas.width, canvas.height);

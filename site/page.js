@@ -14,7 +14,7 @@ let examples;
 async function main() {
   examples = await (await fetch("examples.json")).json();
   listClips(examples.clips);
-  editor(examples.formulas, runtime, () => turn);
+  editor(examples, runtime, () => turn);
   $("file").addEventListener("change", () => $("file").files[0] && openFile($("file").files[0]));
   acceptDrops();
   $("question-form").addEventListener("submit", (event) => {
@@ -83,6 +83,7 @@ async function openFile(file) {
 
 function begin(question) {
   turn += 1;
+  document.body.dataset.turn = turn;
   $("clip-error").hidden = true;
   $("drop").classList.remove("chosen");
   $("drop").querySelector("strong").textContent = "Your own";

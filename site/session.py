@@ -6,20 +6,25 @@ examples that the page shows before the runtime has arrived, and the tests compa
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import inspect
 import io
 import json
+import linecache
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import minivideococa as mvc
+from minivideococa import exercises
 from minivideococa.demo import ASKED, CLIPS
 from minivideococa.media.preprocess import square_frames
 from minivideococa.model import hooks
@@ -104,10 +109,6 @@ class Session:
 
     # An edited formula -------------------------------------------------------------------------------------
 
-    def formulas(self) -> list[dict[str, str]]:
-        """Return the formulas that can be edited, with the source that the package runs."""
-        return [{"name": name, "source": source_of(name)} for name in FORMULAS]
-
     def edit(self, name: str, source: str) -> dict[str, Any]:
         """Run the model with an edited formula: its caption, its best label, and what it printed."""
         self._describe_original()
@@ -145,6 +146,23 @@ class Session:
         rows = [(row.name, row.status, float(np.nan_to_num(row.difference.rel))) for row in report.rows]
         return {"right": report.right, "sentences": sentences(report), "rows": rows}
 
+    # Exercises ---------------------------------------------------------------------------------------------
+
+    def check(self, name: str, sources: str) -> dict[str, Any]:
+        """Check an exercise: see `exercises.check`. sources: JSON, the learner's functions by name.
+
+        The others are at hand, since later exercises may call earlier ones.
+        """
+        names: dict[str, Any] = {"__name__": "exercises"}
+        exec(_template_header(), names)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            for other, source in json.loads(sources).items():
+                with contextlib.suppress(Exception if other != name else ()):
+                    exec(_compiled(source, f"{other}.py"), names)
+            (result,) = exercises.check(names, [name])
+        return {**asdict(result), "printed": printed.getvalue()[:2000]}
+
     def _describe_original(self) -> None:
         """See to it that `original` holds what the unchanged model says of the open clip."""
         if not self.original.keys() >= {"caption", "label"}:
@@ -158,12 +176,41 @@ def source_of(name: str) -> str:
     return "".join(line for line in source.splitlines(keepends=True) if line.strip() != "@replaceable").rstrip()
 
 
+def formulas() -> list[dict[str, str]]:
+    """Return the formulas that can be edited, with the source that the package runs."""
+    return [{"name": name, "source": source_of(name)} for name in FORMULAS]
+
+
+def exercise_sources() -> list[dict[str, str]]:
+    """Return the exercises, each with the function that a learner fills in."""
+    return [{"name": name, "source": source} for name, source in _template_functions()]
+
+
+def _template_functions() -> Iterator[tuple[str, str]]:
+    text = exercises.TEMPLATE.read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, ast.get_source_segment(text, node) or ""
+
+
+def _template_header() -> str:
+    """Return the imports before the functions of the exercises."""
+    text = exercises.TEMPLATE.read_text(encoding="utf-8")
+    return text[: text.index("\ndef ")]
+
+
+def _compiled(source: str, file: str) -> Any:
+    """Compile a learner's code. Messages quote its lines, which linecache keeps."""
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    return compile(source, file, "exec", dont_inherit=True)
+
+
 def _edited(name: str, source: str) -> Any:
     """Return what `replace_operations` takes: edited source, run among the names of the formula's module."""
     original = inspect.unwrap(hooks.REPLACEABLE[name])
     names = {**vars(sys.modules[original.__module__]), "np": np, "replaceable": lambda function: function}
     del names[original.__name__]
-    exec(compile(source, YOURS, "exec"), names)
+    exec(_compiled(source, YOURS), names)
     function = names.get(original.__name__)
     if not callable(function):
         raise ValueError(f"the code defines no function {original.__name__}")
@@ -234,3 +281,5 @@ def call(session: Session, method: str, *arguments: Any) -> str:
         return json.dumps(getattr(session, method)(*arguments))
     except (ValueError, OSError, ImportError) as error:
         return json.dumps({"error": str(error).replace(f"{Path.cwd()}/", "")})
+    except Exception as error:  # of edited code
+        return json.dumps({"error": _one_error(error)})
