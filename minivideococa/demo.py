@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import load
 from .checkpoint.tuned import QUESTIONS
+from .explanation.explain import explain
+from .explanation.explanation import Explanation
+from .explanation.page import Section, page_of_sections
 from .model.config import Video
 from .model.videococa import VideoCoCa
 from .progress import Progress, no_progress
@@ -25,6 +29,14 @@ ASKED = (  # a clip, a question and the true answer
     ("mixed.gif", "which is largest?", "orange star"),
 )
 
+LEAD = (
+    "Five clips of eight frames, captioned by a tiny model that was trained on still pictures of coloured "
+    "shapes and never on a video. Attentional pooling reads the patches of all frames at once; mean pooling "
+    "reads each frame alone and averages, and loses what only a few frames show. Point at a word to see "
+    "where it came from."
+)
+HOW_TO_SEE = "To see where each word of the captions came from: minivideococa demo --html demo.html"
+
 
 def run(progress: Progress = no_progress) -> dict[str, Any]:
     """Run the demo.
@@ -37,12 +49,8 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
     shapes of the clip. The best label, for a clip with one shape, is right if it is that shape. The best
     match of a text is right if it is the clip that the text describes.
     """
-    model = load()
-    manifest = [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
-    videos = []
-    with warnings.catch_warnings(), progress(len(manifest), "videos") as update:
-        # brief.gif stores equal frames once
-        warnings.filterwarnings("ignore", ".*different frames? at the", UserWarning)
+    model, manifest, videos = load(), _manifest(), []
+    with _no_warning_of_equal_frames(), progress(len(manifest), "videos") as update:
         for entry in manifest:
             videos.append(model.encode(CLIPS / entry["clip"]))
             update(1)
@@ -51,6 +59,19 @@ def run(progress: Progress = no_progress) -> dict[str, Any]:
         "retrieval": [_search(model, entry, manifest, videos) for entry in manifest],
         "questions": _ask(),
     }
+
+
+def _manifest() -> list[dict[str, Any]]:
+    """Return {"clip", "set", "text"} for each clip."""
+    return [json.loads(line) for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def _no_warning_of_equal_frames() -> Iterator[None]:
+    """Hide the warning that frames repeat: brief.gif stores equal frames once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*different frames? at the", UserWarning)
+        yield
 
 
 def _describe(model: VideoCoCa, entry: dict[str, Any], video: Video) -> dict[str, Any]:
@@ -80,6 +101,47 @@ def _ask() -> list[dict[str, Any]]:
         said = answer(model, CLIPS / clip, question)
         answers.append({"clip": clip, "question": question, "answer": said, "right": said == truth})
     return answers
+
+
+def page(progress: Progress = no_progress) -> str:
+    """Return the demo's HTML page: each clip, its captions by two adapters, and what each word attended to.
+
+    The clips of which the two captions name different things come first.
+    """
+    model, manifest, sections = load(), _manifest(), []
+    with _no_warning_of_equal_frames(), progress(len(manifest), "videos") as update:
+        for entry in manifest:
+            sections.append(_compare(model, entry))
+            update(1)
+    sections.sort(key=lambda section: len(set(map(_named_in, section.explanations))) == 1)
+    return page_of_sections(sections, "What VideoCoCa looks at", lead=LEAD, folded=True)
+
+
+def _named_in(explanation: Explanation) -> frozenset[tuple[str, str]]:
+    return frozenset(objects_named(explanation.text))
+
+
+def _compare(model: VideoCoCa, entry: dict[str, Any]) -> Section:
+    """Return a clip's section: attentional and mean pooling of the same frames."""
+    adapters = ("attentional", "mean")
+    explanations = [explain(model, CLIPS / entry["clip"], adapter=adapter) for adapter in adapters]
+    verdicts = [_missed(entry["text"], explanation.text) for explanation in explanations]
+    return Section(
+        explanations,
+        heading=f"{entry['clip']}: {entry['text']}",
+        note=CLIP_SETS[entry["set"]],
+        labels=[f"{adapter} pooling: {verdict}" for adapter, verdict in zip(adapters, verdicts, strict=True)],
+    )
+
+
+def _missed(truth: str, caption: str) -> str:
+    """Return "right", or what a caption misses or names wrongly."""
+    there, named = objects_named(truth), objects_named(caption)
+    missed, wrong = (
+        " and ".join(f"the {colour} {shape}" for colour, shape in sorted(names))
+        for names in (there - named, named - there)
+    )
+    return f"misses {missed}" if missed else f"names {wrong}, which is not there" if wrong else "right"
 
 
 def report(result: dict[str, Any]) -> str:

@@ -21,12 +21,26 @@ def add_parser(commands: arguments.Commands) -> None:
 def add_arguments(parser: arguments.Parser) -> None:
     """Add the arguments."""
     arguments.add_json(parser)
+    parser.add_argument(
+        "--html",
+        type=arguments.path,
+        metavar="FILE",
+        help="also write a page that shows from which frames and patches each word of the captions came",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the model's answers and whether each is right."""
+    """Print the model's answers and whether each is right; with --html, write a page, too."""
     from .. import demo
+    from ..output import atomic_write, resolve_output
 
+    destination = None if args.html is None else resolve_output(args.html)
     result = demo.run(progress=arguments.progress(args))
-    messages.print_result(args, demo.report(result).split("\n"), result)
+    how_to_see = [] if destination else ["", demo.HOW_TO_SEE]
+    messages.print_result(args, [*demo.report(result).split("\n"), *how_to_see], result)
+    if destination:
+        page = demo.page(progress=arguments.progress(args))
+        with atomic_write(destination) as partial:
+            partial.write_text(page, encoding="utf-8")
+        messages.say(args, f"wrote {args.html}: open it in a browser")
     return 0

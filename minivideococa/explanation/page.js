@@ -104,16 +104,12 @@ function heat(weight) {
 
 /** Draw a frame, the colours of its map, and an outline of the patches of at least half the largest weight. */
 function drawFrame(canvas, panel, t, map) {
-  const side = panel.side || panel.cols * 16;
+  const { side } = panel;
   const scale = Math.ceil(canvas.dataset.pixels / side);
   canvas.width = canvas.height = side * scale;
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = side > EXACT_SIDE; // the pixels of small frames stay visible
-  if (panel.frames) context.drawImage(images[panel.frames[t]], 0, 0, canvas.width, canvas.height);
-  else {
-    context.fillStyle = "#8a8d93";
-    context.fillRect(0, 0, canvas.width, canvas.height);
-  }
+  context.drawImage(images[panel.frames[t]], 0, 0, canvas.width, canvas.height);
   if (!showsMaps) return;
   const patches = map.patches.subarray(t * panel.rows * panel.cols, (t + 1) * panel.rows * panel.cols);
   const cell = Math.floor(side / panel.cols) * scale; // a side that the patch size does not divide is cut
@@ -181,8 +177,16 @@ function summary(panel) {
   const most = Math.max(...frames);
   const first = frames.indexOf(most);
   return `${shownWord(panel.words[panel.word])}, probability ${percent(panel.probabilities[panel.word])}. `
-    + `Most attention on ${frameName(panel, first)}: ${percent(most)}.`;
+    + `Most weight on ${frameName(panel, first)}: ${percent(most)}.`;
 }
+
+// The maps of words, Explanation.maps, by the formula that made them: see relevance.py
+const FORMULAS = {
+  gradient: "The pooler’s attention to each patch, counted as far as more of it would make the word more probable: "
+    + "attention times the positive part of the word’s gradient (Chefer et al., arXiv 2103.15679).",
+  attention: "The decoder’s attention to the caption tokens times the pooler’s attention to the patches, averaged over "
+    + "layers and heads (attention rollout, Abnar and Zuidema, arXiv 2005.00928).",
+};
 
 /** Say which layers and heads the maps are of. */
 function formula(panel) {
@@ -202,7 +206,7 @@ function formula(panel) {
     return `The word's cross-attention to each caption token (${layer}, ${of}) times the pooler's attention of that `
       + `token's query to the patches (${head}), summed over the caption tokens.${fewer}`;
   }
-  return "The map that mvc.explain returns for the word by default: Explanation.maps.";
+  return FORMULAS[panel.formula];
 }
 
 // What is known of the arrays on the path: a pattern of names, the axes, what the step does
@@ -210,14 +214,16 @@ const STEPS = [
   [/^frames$/, "T, H, W, 3", "frames, sampled by time"],
   [/^pixels$/, "T, 3, S, S", "resized, cropped, normalized"],
   [/^vision\.embed$/, "T, N, W", "a class token and patches, with positions"],
-  [/^vision\.block/, "T, N, W", "image encoder, each frame alone"],
+  [/^vision\.block/, "T, N, W", "frame tokens: the image encoder, each frame alone"],
   [/^pool\.flat$/, "T·N, W", "the tokens of all frames as one sequence"],
   [/^pool\.attended$/, "Q, E", "learned queries attend to the sequence"],
   [/^pool\.tokens$/, "Q′, E", "caption tokens"],
   [/^pool\.latent$/, "E", "latent, compared with texts"],
+  [/^factorized/, "T, E", "layers across the frames"],
   [/^ids$/, "L", "ids of the text so far"],
   [/^text\.(embed|block)/, "L + 1, E", "unimodal text decoder"],
   [/^text\.tokens$/, "L, E", "token features"],
+  [/^text\.latent$/, "E", "latent of the text so far"],
   [/^decoder\.block/, "L, E", "multimodal decoder"],
   [/^logits$/, "L, V", "a score for every next token"],
 ];
@@ -381,7 +387,9 @@ function makeShapes(panel) {
   const most = Math.max(...panel.shapes.map(([, shape]) => shape.reduce((a, b) => a * b, 1)));
   panel.find(".shapes ol").append(...panel.shapes.map(([name, shape]) => {
     const size = shape.reduce((a, b) => a * b, 1);
-    const [, axes = "", step = ""] = STEPS.find(([pattern]) => pattern.test(name)) ?? [];
+    const [, letters = "", step = ""] = STEPS.find(([pattern]) => pattern.test(name)) ?? [];
+    const more = shape.length - letters.split(", ").length; // mean pooling keeps the frames apart: T, Q, E
+    const axes = more === 1 ? `T, ${letters}` : more === 0 ? letters : "";
     const bar = element("span", { className: "size" });
     bar.style.setProperty("--size", Math.log(size + 1) / Math.log(most + 1));
     return element("li", {}, element("code", {}, name), element("span", { className: "shape" }, shape.join(" × ")),
@@ -437,23 +445,23 @@ function draw(panel) {
 
 function drawStrip(panel) {
   const { frames } = panel.map;
-  const full = Math.max(2 / panel.T, ...frames); // of a bar; even weights fill half of it
+  const { full } = panel.section;
   panel.find(".strip").style.setProperty("--even", 1 / panel.T / full);
   [...panel.find(".strip").children].forEach((item, t) => {
     const canvas = item.querySelector("canvas");
     drawFrame(canvas, panel, t, panel.map);
-    canvas.setAttribute("aria-label", `${frameName(panel, t)}: ${percent(frames[t])} of the attention`);
-    item.style.setProperty("--share", frames[t] / full);
+    canvas.setAttribute("aria-label", `${frameName(panel, t)}: ${percent(frames[t])} of the weight`);
+    item.style.setProperty("--share", Math.min(1, frames[t] / full));
     item.querySelector(".share").textContent = percent(frames[t]);
   });
-  panel.find(".rest").textContent = `${percent(panel.map.classShare)} of the attention is on the frames’ class tokens, `
+  panel.find(".rest").textContent = `${percent(panel.map.classShare)} of the weight is on the frames’ class tokens, `
     + "which have no place in the picture.";
 }
 
 function drawLarge(panel) {
   const frame = Math.min(panel.section.frame, panel.T - 1);
   const canvas = panel.find(".large canvas");
-  const text = `${frameName(panel, frame)}: ${percent(panel.map.frames[frame])} of the attention`;
+  const text = `${frameName(panel, frame)}: ${percent(panel.map.frames[frame])} of the weight`;
   drawFrame(canvas, panel, frame, panel.map);
   canvas.setAttribute("aria-label", text);
   const slider = panel.find("input[type=range]");
@@ -536,9 +544,10 @@ function setTheme(dark) {
 }
 
 function makeSection(record) {
-  const section = { root: copyOf("section"), frame: 0 };
+  const section = { root: copyOf("section"), frame: 0 }; // full: the share of a frame that fills its bar
   section.root.classList.toggle("folded", data.folded);
   section.panels = record.panels.map((panel) => makePanel(panel, section));
+  section.full = Math.max(...section.panels.flatMap((panel) => [2 / panel.T, ...panel.frameWeights.flat()]));
   setText(section.root.querySelector("h2"), record.heading);
   setText(section.root.querySelector(".note"), record.note);
   makeFilm(section);
@@ -552,8 +561,8 @@ function makeSection(record) {
 function makeFilm(section) {
   const film = section.root.querySelector(".film");
   const [panel] = section.panels;
-  if (!data.folded || !panel.frames) return film.remove();
-  film.append(...panel.frames.map((place, t) => {
+  if (!data.folded) film.remove();
+  else film.append(...panel.frames.map((place, t) => {
     const image = images[place].cloneNode();
     image.alt = frameName(panel, t);
     image.classList.toggle("pixels", panel.side <= EXACT_SIDE);

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from . import Explanation
+    from .explanation import Explanation
 
 POOLER_BYTES = 300_000  # of the poolers' attention in one page; what takes more is averaged over heads
 FEWER_QUERIES = 16  # those of most weight, if the average over heads takes more, too
@@ -39,10 +39,12 @@ class Section:
     labels: Sequence[str] = ()  # one for each explanation
 
 
-def page(explanations: Sequence[Explanation], title: str, labels: Sequence[str] = ()) -> str:
+def page(
+    explanations: Sequence[Explanation], title: str = "What the model looked at", labels: Sequence[str] = ()
+) -> str:
     """Return an HTML page of one explanation, or of several side by side.
 
-    labels : a name for each of several; by default what differs, their adapters or questions.
+    labels : a name for each of several; by default their adapters, if these differ.
 
     Raises ValueError without explanations, and unless there is a label for each.
     """
@@ -69,7 +71,9 @@ def page_of_sections(
         "sections": [_section(section, images, budget) for section in sections],
         "images": list(images),
     }
-    source = {name: (resources.files(__package__) / f"page.{name}").read_text(encoding="utf-8") for name in _PARTS}
+    source = {
+        name: (resources.files(__package__) / f"page.{name}").read_text(encoding="utf-8") for name in _PARTS
+    }
     return Template(source["html"]).substitute(
         title=html.escape(title),
         style=source["css"],
@@ -103,29 +107,25 @@ def _section(section: Section, images: dict[str, int], budget: int) -> dict[str,
 
 
 def _labels(explanations: Sequence[Explanation]) -> list[str]:
-    """Return the adapters if they differ, else the questions; "" for a single explanation."""
+    """Return the adapters if they differ, else ""."""
     adapters = [explanation.adapter for explanation in explanations]
-    several = len(explanations) > 1
-    if several and len(set(adapters)) == 1:
-        return [explanation.question or "" for explanation in explanations]
-    return adapters if several else [""] * len(explanations)
+    return adapters if len(set(adapters)) > 1 else [""] * len(adapters)
 
 
 def _panel(explanation: Explanation, images: dict[str, int], budget: int) -> dict[str, Any]:
     """Return the data of one explanation; `page.js` reads them by these names."""
     pooler, queries = _fewer(explanation.pooler, explanation.cross, budget)
     latent = explanation.latent if len(pooler) > 1 else explanation.latent.mean(axis=0, keepdims=True)
-    frames = explanation.frames
     return {
         "text": explanation.text,
         "question": explanation.question,
-        "adapter": explanation.adapter,
+        "formula": explanation.formula,
         "times": None if explanation.times is None else _rounded(explanation.times, 3),
         "words": list(explanation.words),
         "probabilities": _rounded(explanation.probabilities),
         "likeliest": [[[word, round(float(p), 4)] for word, p in step] for step in explanation.likeliest],
-        "side": 0 if frames is None else frames.shape[2],  # S
-        "frames": None if frames is None else [_place(frame, images) for frame in frames],
+        "side": explanation.frames.shape[2],  # S
+        "frames": [_place(frame, images) for frame in explanation.frames],
         "frameWeights": [_rounded(row) for row in explanation.frame_weights],  # [L, T]
         "maps": pack(explanation.maps, 3),  # [L, T, rows, cols]
         "pooler": pack(pooler, 2),  # [H, Q', T, N], or [1, 16, T, N]

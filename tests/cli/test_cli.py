@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,21 @@ def test_demo_as_text_and_json(capsys, monkeypatch):
     assert text == Path(__file__).with_name("demo.txt").read_text()
     for entry in result["clips"]:
         assert entry["clip"] in text and entry["caption"] in text
+
+
+def test_demo_page(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("minivideococa.demo.run", functools.cache(minivideococa.demo.run))
+    page = tmp_path / "demo.html"
+    assert cli.main(["demo", "--html", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("answers are right.\n") and f"wrote {page}: open it in a browser" in err
+    html = page.read_text(encoding="utf-8")
+    assert len(html) < 1_500_000
+    clips = [re.search(rf'"heading":"({kind}.gif: [^"]*)"', html) for kind in ("brief", "split", "single")]
+    assert all(clips) and [clip.start() for clip in clips] == sorted(clip.start() for clip in clips)
+    assert "mean pooling: misses the yellow crescent" in html and "attentional pooling: right" in html
+    assert cli.main(["demo", "--html", str(tmp_path / "no" / "demo.html")]) == 2
+    assert "there is no folder" in capsys.readouterr().err and list(tmp_path.iterdir()) == [page]
 
 
 def test_unknown_words_are_named(capsys):
