@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-BITS = dict(BOOL=8, U8=8, I8=8, U16=16, I16=16, F16=16, BF16=16, U32=32, I32=32, F32=32, U64=64, I64=64, F64=64)
+# of an element of each dtype
+BYTES = dict(BOOL=1, U8=1, I8=1, U16=2, I16=2, F16=2, BF16=2, U32=4, I32=4, F32=4, U64=8, I64=8, F64=8)
 
 
 def header_fault(path: Path) -> str | None:
@@ -39,7 +40,8 @@ def _layout_fault(header: dict[str, Any], size: int) -> str | None:
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = entry["data_offsets"]
-        if start != end or stop - start != prod(entry["shape"]) * BITS[entry["dtype"]] // 8:
+        size_needed = prod(entry["shape"]) * BYTES[entry["dtype"]]
+        if start != end or stop - start != size_needed or min(entry["shape"], default=0) < 0:
             return f"the bytes of {name} are not those of its shape"
         end = stop
     return None if end == size else "the tensors do not fill the file"

@@ -208,7 +208,7 @@ def test_everything_about_the_caption(page):
 def test_a_dropped_gif_is_read_by_the_package_itself(page, model, tmp_path):
     path = tmp_path / "own clip.gif"
     first, *rest = frames_of("pair.gif")[::-1]
-    first.save(path, save_all=True, append_images=rest, duration=[40, 300] * (len(rest) // 2), loop=0)
+    first.save(path, save_all=True, append_images=rest, duration=[20 * (1 + i) for i in range(1 + len(rest))], loop=0)
     drop(page, path.name, path.read_bytes(), "image/gif")
     page.wait_for_selector("#drop.chosen")
     done(page)
