@@ -62,7 +62,10 @@ def build(output: Path, runtime: Path | None = None, wheel: Path | None = None) 
             pinned["base"] = copy_runtime(pinned, runtime, folder / "runtime")
         write_settings(folder, pinned, Path(package))
         write_examples(folder)
-        own, others = folder_size(folder), 0 if runtime else sum(size for size, _ in runtime_files(pinned).values())
+        own, others = (
+            folder_size(folder),
+            0 if runtime else sum(size for size, _ in runtime_files(pinned).values()),
+        )
         if own + others > LIMIT:
             raise ValueError(f"{(own + others) / 1e6:.1f} MB are more than {LIMIT / 1e6:.0f} MB")
     elsewhere = f", and {others / 1e6:.1f} MB from {pinned['base']}" if others else ""
@@ -75,7 +78,9 @@ def pack_wheel(folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch, str(ROOT)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise ValueError(f"the wheel cannot be built: {done.stderr.strip().splitlines()[-1:]}; or give --wheel")
+            raise ValueError(
+                f"the wheel cannot be built: {done.stderr.strip().splitlines()[-1:]}; or give --wheel"
+            )
         return Path(shutil.copy(next(Path(scratch).glob("*.whl")), folder))
 
 

@@ -173,7 +173,9 @@ class Session:
 def source_of(name: str) -> str:
     """Return the source of a formula, as the package has it, without the mark that makes it replaceable."""
     source = inspect.getsource(hooks.REPLACEABLE[name])
-    return "".join(line for line in source.splitlines(keepends=True) if line.strip() != "@replaceable").rstrip()
+    return "".join(
+        line for line in source.splitlines(keepends=True) if line.strip() != "@replaceable"
+    ).rstrip()
 
 
 def formulas() -> list[dict[str, str]]:
@@ -276,7 +278,7 @@ def example(session: Session, clip: dict[str, str]) -> dict[str, Any]:
 
 
 def call(session: Session, method: str, *arguments: Any) -> str:
-    """Return the result of a method of the session as JSON; {"error": ...} for what is wrong with an input."""
+    """Return the result of a method of the session as JSON; {"error": ...} for a wrong input."""
     try:
         return json.dumps(getattr(session, method)(*arguments))
     except (ValueError, OSError, ImportError) as error:

@@ -34,7 +34,10 @@ class WordLevel:
     """A vocabulary of whole words. Made by `from_str`."""
 
     def __init__(self, content: dict[str, Any]) -> None:
-        model, special = content["model"], {entry["content"]: entry["id"] for entry in content["added_tokens"]}
+        model, special = (
+            content["model"],
+            {entry["content"]: entry["id"] for entry in content["added_tokens"]},
+        )
         self.model = SimpleNamespace(unk_token=model["unk_token"])
         self._content, self._words = content, dict(model["vocab"])
         self._ids = self._words | special

@@ -1,4 +1,4 @@
-"""The stand-in for safetensors' checks, and the embedded checkpoint without the packages that a browser lacks."""
+"""The stand-in for safetensors' checks, and the embedded checkpoint without what a browser lacks."""
 
 import json
 import os
@@ -39,7 +39,9 @@ def tensor(shape, offsets, dtype="F32"):
 FILES = {
     "a tensor": with_header({"a": tensor([2], [0, 8])}, bytes(8)),
     "two, in another order": with_header({"b": tensor([1], [8, 12]), "a": tensor([2], [0, 8])}, bytes(12)),
-    "a scalar and an empty one": with_header({"a": tensor([], [0, 4]), "b": tensor([0, 3], [4, 4])}, bytes(4)),
+    "a scalar and an empty one": with_header(
+        {"a": tensor([], [0, 4]), "b": tensor([0, 3], [4, 4])}, bytes(4)
+    ),
     "bfloat16": with_header({"a": tensor([3], [0, 6], "BF16")}, bytes(6)),
     "metadata": with_header({"__metadata__": {"x": "y"}, "a": tensor([1], [0, 4])}, bytes(4)),
     "nothing": b"",
@@ -69,7 +71,9 @@ def test_the_same_files_are_accepted(tmp_path, content):
 
 def test_files_of_the_library_are_accepted(tmp_path):
     path = tmp_path / "x.safetensors"
-    save_file({kind: np.zeros((2, 3), kind) for kind in ("float16", "float32", "float64", "int8", "bool")}, path)
+    save_file(
+        {kind: np.zeros((2, 3), kind) for kind in ("float16", "float32", "float64", "int8", "bool")}, path
+    )
     for file in (path, embedded_checkpoint() / WEIGHTS, embedded_checkpoint() / EMBEDDED_PART):
         assert header_fault(file) is None
 
@@ -92,8 +96,9 @@ def test_the_embedded_checkpoint_needs_numpy_and_pillow_and_threadpoolctl_alone(
 import minivideococa as mvc
 from pathlib import Path
 clip = Path({str(CLIPS)!r}) / "mixed.gif"
-video = mvc.load().encode(clip)
-print(video.latent.tobytes().hex(), mvc.load().caption(video), mvc.classify(mvc.load(), video, ["a ring", "a star"]))
+model = mvc.load()
+video = model.encode(clip)
+print(video.latent.tobytes().hex(), model.caption(video), mvc.classify(model, video, ["a ring", "a star"]))
 print(mvc.answer(mvc.load(tuned="questions"), clip, "which is largest?"))
 print(mvc.load().tokenize(["a red ring, a <pad> zebra"]).tolist())
 """
@@ -109,4 +114,6 @@ try:
 except ValueError as error:
     print(error)
 """
-    assert "pip install tokenizers" in run(code, "tokenizers") and len(run(code, "tokenizers").splitlines()) == 1
+    assert (
+        "pip install tokenizers" in run(code, "tokenizers") and len(run(code, "tokenizers").splitlines()) == 1
+    )

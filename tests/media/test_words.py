@@ -14,7 +14,23 @@ from minivideococa.world import VOCABULARY
 
 TEXT = (embedded_checkpoint() / TOKENIZER).read_text()
 PLAIN, REAL = WordLevel.from_str(TEXT), Tokenizer.from_str(TEXT)
-PIECES = [*VOCABULARY, "zebra", "Red", " ", "  ", ".", "?!", "\t", "\u00a0", "\u3000", "\u2028", "\x1c", "é", "𝒳", "<"]
+PIECES = [
+    *VOCABULARY,
+    "zebra",
+    "Red",
+    " ",
+    "  ",
+    ".",
+    "?!",
+    "\t",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\x1c",
+    "é",
+    "𝒳",
+    "<",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES)).map("".join) | st.text())

@@ -1,4 +1,4 @@
-"""The page that runs the package in a browser: its numbers are those of the native run, and every way to use it.
+"""The page that runs the package in a browser: its numbers are the native run's; every way to use it.
 
 PYODIDE is a folder with the whole runtime, see site/README.md; without it these tests are skipped.
 """
@@ -208,7 +208,9 @@ def test_everything_about_the_caption(page):
 def test_a_dropped_gif_is_read_by_the_package_itself(page, model, tmp_path):
     path = tmp_path / "own clip.gif"
     first, *rest = frames_of("pair.gif")[::-1]
-    first.save(path, save_all=True, append_images=rest, duration=[20 * (1 + i) for i in range(1 + len(rest))], loop=0)
+    first.save(
+        path, save_all=True, append_images=rest, duration=[20 * (1 + i) for i in range(1 + len(rest))], loop=0
+    )
     drop(page, path.name, path.read_bytes(), "image/gif")
     page.wait_for_selector("#drop.chosen")
     done(page)
@@ -442,7 +444,8 @@ CONTRAST = """() => {
         return [255, 255, 255];
     };
     const low = [];
-    for (const x of document.querySelectorAll("p, span, h1, h2, h3, summary, button, label, dt, dd, textarea, a, legend")) {
+    const texts = "p, span, h1, h2, h3, summary, button, label, dt, dd, textarea, a, legend";
+    for (const x of document.querySelectorAll(texts)) {
         if (!x.offsetParent || x.disabled || !(x.value ?? x.textContent).trim()) continue;
         const [a, b] = [luminance(numbers(getComputedStyle(x).color)), luminance(behind(x))];
         const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
