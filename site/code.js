@@ -156,7 +156,10 @@ function comparison({ caption, label, shares, original, printed: text }) {
     ...(same ? [] : [element("dt", "before"), element("dd", original.caption)]),
     element("dt", "Label"), element("dd", label === original.label ? `${label} (as before)` : `${label}, before: ${original.label}`),
   );
-  if (shares) list.append(element("dt", "Frames"), bars("Attention over the frames", shares, original.shares));
+  if (shares) {
+    const drawn = bars("Attention over the frames", shares, original.shares);
+    list.append(element("dt", "Looked at"), drawn, element("dt", ""), element("dd", "attention of each frame; lines: before", "note"));
+  }
   return [list, ...printed({ printed: text })];
 }
 

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 RUNTIME = os.environ.get("PYODIDE")
 pytestmark = pytest.mark.skipif(not RUNTIME, reason="PYODIDE names no folder with a runtime")
 NAMES = [json.loads(line)["clip"] for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
-LONG = 180_000  # ms, for a busy machine
+LONG = 90_000  # ms, for a busy machine
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -292,15 +292,14 @@ def test_an_edit_that_breaks_the_model_and_one_that_mends_it(page):
     edit(page, "    return", line + "    return")
     verdict = run(page)
     assert verdict.startswith("Right") and "a photo of a yellow crescent (as before)" in verdict
-    page.click("#original")
-    assert page.locator("#original").is_disabled()
+    assert page.locator("#original").is_disabled()  # it is the original again
 
 
 def test_an_error_names_the_line(page):
     page.select_option("#formula", "ops.gelu")
     page.fill("#code", "def gelu(x):\n    print(x.shape)\n    return x.foo\n")
     verdict = run(page)
-    assert "Line 3: AttributeError" in verdict and "(4," in verdict
+    assert "Line 3: AttributeError" in verdict and "Printed:\n\n(8, 65, 640)" in verdict
     page.fill("#code", "def gelu(x):\n    retrn x\n")
     assert "Line 2: invalid syntax" in run(page)
     page.fill("#code", "def other(x):\n    return x\n")
