@@ -20,13 +20,14 @@ if not SITE.is_dir():
 
 def module(name, folder):
     """A module of a folder that is no package."""
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_{name}", folder / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 session, build = module("session", SITE), module("build", SITE)
+sys.path.remove(str(SITE))  # build.py finds session.py there
 solutions = module("solutions", Path(__file__).parent / "exercises")
 
 
