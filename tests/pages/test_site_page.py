@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 RUNTIME = os.environ.get("PYODIDE")
 pytestmark = pytest.mark.skipif(not RUNTIME, reason="PYODIDE names no folder with a runtime")
 NAMES = [json.loads(line)["clip"] for line in (CLIPS / "clips.jsonl").read_text().splitlines()]
+LOCAL = ("http://127.0.0.1:", "blob:", "data:", "about:")
 LONG = 90_000  # ms, for a busy machine
 
 
@@ -75,8 +76,7 @@ def open_site(browser, built, serve):
         page.set_default_timeout(LONG)
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        local = (address, "blob:", "data:", "about:")
-        page.on("request", lambda sent: sent.url.startswith(local) or complaints.append(sent.url))
+        page.on("request", lambda sent: sent.url.startswith(LOCAL) or complaints.append(sent.url))
         page.goto(address)
         if ready:
             page.wait_for_selector("#status[data-state=ready]")
@@ -343,7 +343,7 @@ def test_the_page_is_of_use_before_the_runtime_has_arrived(open_site, browser, b
     """While the runtime's largest file is held back: examples, maps, code, and progress."""
     page = open_site(address="about:blank", ready=False)
     held = []
-    page.context.route(re.compile(r"asm\.wasm"), held.append)
+    page.context.route(re.compile(r"asm\.wasm"), lambda route: held.append(route))
     page.goto(serve(built))
     page.wait_for_selector("#frames canvas")
     assert page.inner_text("#caption") == "a photo of a yellow crescent"
