@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     messages.refuse_unknown_words(args, model, texts)
     video = videos.encode_with_bar(args, model, args.video)
     ranking = answer_question(args, model, video, answers)
-    known = messages.videos_in_world(args, [video_of_base(args, video)])
+    known = messages.videos_in_world(args, [video_of_base(args, args.video, video)])
     messages.warn_of_limits(args, model, texts, known)
     tuned = warn_if_not_tuned(args, model)
     messages.print_result(
@@ -90,14 +90,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def video_of_base(args: argparse.Namespace, video: Video) -> Video:
-    """Return the video as the embedded checkpoint encodes it, without its part for questions.
+def video_of_base(args: argparse.Namespace, path: str, video: Video) -> Video:
+    """Return the video at a path as the embedded checkpoint encodes it, without its part for questions.
 
     The two are not the same, and only the former tells whether the video looks like coloured shapes.
     """
     from ..checkpoint import load
 
-    return video if args.weights or args.tuned else videos.encode(args, load(), args.video, lambda n: None)
+    return video if args.weights or args.tuned else videos.encode(args, load(), path, lambda n: None)
 
 
 def answer_question(

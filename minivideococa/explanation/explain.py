@@ -77,6 +77,7 @@ def explain(
         words=tuple(_word(model, i) for i in words),
         probabilities=probabilities[np.arange(L), words],
         likeliest=tuple(_likeliest(model, row) for row in probabilities),
+        patch_size=config.vision.patch_size,
         maps=relevance[:, :, 1:].reshape(L, T, side, side),
         frame_weights=relevance.sum(axis=-1),
         pooler=pooler_weights(run),
@@ -164,8 +165,8 @@ def _word(model: VideoCoCa, token: int) -> str:
     tokenizer = model.require_tokenizer()
     if token == tokenizer.end_id:
         return ""
-    vocabulary = tokenizer.vocabulary
-    return vocabulary.decode([int(token)], skip_special_tokens=False).strip() or vocabulary.id_to_token(token)
+    text = tokenizer.vocabulary.decode([int(token)], skip_special_tokens=False).strip()
+    return text or tokenizer.vocabulary.id_to_token(int(token))  # a token of white space
 
 
 def _likeliest(model: VideoCoCa, probabilities: Array) -> tuple[tuple[str, float], ...]:

@@ -37,6 +37,7 @@ class Explanation:
     likeliest: tuple[
         tuple[tuple[str, float], ...], ...
     ]  # L times the likeliest words and their probabilities
+    patch_size: int  # pixels of the frames, width and height; what lies beyond rows x cols is not seen
     maps: Array  # [L, T, rows, cols], not negative; a word's sums to 1 less the share of the class tokens
     frame_weights: Array  # [L, T], how much each frame counted, class token included; a word's sum to 1
     pooler: Array  # [H, Q', T, N], attention from the caption tokens to the frame tokens
@@ -49,7 +50,7 @@ class Explanation:
         """Return a page for the browser: one HTML file that needs no network."""
         from .page import page
 
-        return page([self], self.question or self.text)
+        return page([self])
 
     def figure(self) -> Image.Image:
         """Draw a strip of frames for each word, with its map over the frames."""

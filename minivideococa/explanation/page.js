@@ -88,7 +88,7 @@ const firstShown = (panel) => Math.max(0, panel.words.findLastIndex((word) => wo
 
 // Drawing
 
-// Colours of the map, from no weight to the largest: red, green, blue, opacity; in page.css for the legend, too
+// Colours of the map, from no weight to the largest: red, green, blue, opacity. page.css repeats them
 const HEAT = [
   [20, 16, 36, 0.5], [92, 28, 110, 0.5], [206, 64, 84, 0.6], [250, 150, 50, 0.7], [255, 236, 140, 0.8],
 ];
@@ -102,7 +102,7 @@ function heat(weight) {
   return `rgb(${red} ${green} ${blue} / ${opacity})`;
 }
 
-/** Draw a frame, the colours of its map, and an outline of the patches of at least half the largest weight. */
+/** Draw a frame, the colours of its map, and an outline of patches of at least half the largest weight. */
 function drawFrame(canvas, panel, t, map) {
   const { side } = panel;
   const scale = Math.ceil(canvas.dataset.pixels / side);
@@ -182,31 +182,33 @@ function summary(panel) {
 
 // The maps of words, Explanation.maps, by the formula that made them: see relevance.py
 const FORMULAS = {
-  gradient: "The pooler’s attention to each patch, counted as far as more of it would make the word more probable: "
-    + "attention times the positive part of the word’s gradient (Chefer et al., arXiv 2103.15679).",
-  attention: "The decoder’s attention to the caption tokens times the pooler’s attention to the patches, averaged over "
-    + "layers and heads (attention rollout, Abnar and Zuidema, arXiv 2005.00928).",
+  gradient: "The pooler’s attention to each patch, counted as far as more of it would make the word more "
+    + "probable: attention times the positive part of the word’s gradient (Chefer et al., arXiv 2103.15679).",
+  attention: "The decoder’s attention to the caption tokens times the pooler’s attention to the patches, "
+    + "averaged over layers and heads (attention rollout, Abnar and Zuidema, arXiv 2005.00928).",
 };
 
 /** Say which layers and heads the maps are of. */
 function formula(panel) {
-  const head = panel.averaged || panel.poolerHead === MEAN ? "averaged over its heads" : `head ${panel.poolerHead}`;
-  const fewer = panel.queries.length < panel.allQueries
-    ? ` Of ${panel.allQueries} caption tokens, the ${panel.queries.length} of most weight are kept in this file.` : "";
+  if (panel.source === "word") return FORMULAS[panel.formula];
+  const averaged = panel.averaged || panel.poolerHead === MEAN;
+  const poolerHead = averaged ? "averaged over its heads" : `head ${panel.poolerHead}`;
+  if (panel.source === "pooler" && panel.query === LATENT) {
+    return `The attention of the pooler’s contrastive query, ${poolerHead}. It gives the latent, which is `
+      + "compared with texts. It is the same for every word.";
+  }
+  const [kept, all] = [panel.queries.length, panel.allQueries];
+  const fewer = kept === all ? ""
+    : ` Of ${all} caption tokens, the ${kept} of most weight are kept in this file.`;
   if (panel.source === "pooler") {
-    return panel.query === LATENT
-      ? `The attention of the pooler's contrastive query, ${head}. It gives the latent, which is compared with `
-        + "texts. It is the same for every word."
-      : `The attention of the pooler's query for caption token ${panel.queries[panel.query]}, ${head}. It is the `
-        + `same for every word.${fewer}`;
+    const token = panel.queries[panel.query];
+    return `The attention of the pooler’s query for caption token ${token}, ${poolerHead}. It is the same `
+      + `for every word.${fewer}`;
   }
-  if (panel.source === "decoder") {
-    const layer = panel.layer === MEAN ? "averaged over the decoder's layers" : `decoder.block.${panel.layer}.cross`;
-    const of = panel.decoderHead === MEAN ? "and heads" : `head ${panel.decoderHead}`;
-    return `The word's cross-attention to each caption token (${layer}, ${of}) times the pooler's attention of that `
-      + `token's query to the patches (${head}), summed over the caption tokens.${fewer}`;
-  }
-  return FORMULAS[panel.formula];
+  const layer = panel.layer === MEAN ? "averaged over layers" : `decoder.block.${panel.layer}.cross`;
+  const head = panel.decoderHead === MEAN ? "averaged over heads" : `head ${panel.decoderHead}`;
+  return `The word’s cross-attention to each caption token (${layer}, ${head}) times the pooler’s attention `
+    + `of that token’s query to the patches (${poolerHead}), summed over the caption tokens.${fewer}`;
 }
 
 // What is known of the arrays on the path: a pattern of names, the axes, what the step does
@@ -285,8 +287,9 @@ function addKeys(group, others = {}) {
 
 /** Make a labelled <select>: options are [value, text]. */
 function choice(label, options, value, pick) {
-  const select = element("select", { onchange: () => pick(Number(select.value)) },
-    ...options.map(([number, text]) => element("option", { value: number, selected: number === value }, text)));
+  const items = options.map(([number, text]) =>
+    element("option", { value: number, selected: number === value }, text));
+  const select = element("select", { onchange: () => pick(Number(select.value)) }, ...items);
   return element("label", {}, element("span", {}, label), select);
 }
 
@@ -301,7 +304,8 @@ function makePanel(record, section) {
   const [, T, rows, cols] = record.maps.shape;
   const panel = {
     ...record, section, T, rows, cols,
-    maps: unpack(record.maps), pooler: unpack(record.pooler), latent: unpack(record.latent), cross: unpack(record.cross),
+    maps: unpack(record.maps), cross: unpack(record.cross),
+    pooler: unpack(record.pooler), latent: unpack(record.latent),
     source: "word", layer: MEAN, decoderHead: MEAN, poolerHead: MEAN, query: LATENT,
     root: copyOf("panel"),
   };
@@ -315,7 +319,7 @@ function makePanel(record, section) {
   makeOverview(panel);
   makeShapes(panel);
   panel.find("details").open = !data.folded;
-  if (data.folded) panel.find(".more").prepend(panel.find(".rest"), panel.find(".large"), panel.find(".next"));
+  if (data.folded) panel.find(".more").prepend(...[".rest", ".large", ".next"].map(panel.find));
   return panel;
 }
 
@@ -324,10 +328,12 @@ function makeWords(panel) {
   group.setAttribute("aria-label", `${panel.question ? "Answer" : "Caption"}: ${panel.text}`);
   panel.words.forEach((word, i) => {
     const probability = panel.probabilities[i];
-    const button = radio(word ? "word" : "word end", `${shownWord(word)}, probability ${percent(probability)}`,
-      () => pickWord(panel, i), shownWord(word));
+    const label = `${shownWord(word)}, probability ${percent(probability)}`;
+    const button = radio(word ? "word" : "word end", label, () => pickWord(panel, i), shownWord(word));
     button.style.setProperty("--probability", probability);
-    button.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") showWord(panel, i); });
+    button.addEventListener("pointerenter", (event) => {
+      if (event.pointerType === "mouse") showWord(panel, i);
+    });
     group.append(button);
   });
   group.addEventListener("pointerleave", (event) => {
@@ -342,6 +348,7 @@ function makeFrames(panel) {
   slider.max = panel.T - 1;
   slider.oninput = () => pickFrame(panel.section, Number(slider.value));
   panel.find(".large canvas").dataset.pixels = 640;
+  panel.find(".strip").style.setProperty("--columns", panel.T > 16 ? 8 : 4);
   panel.find(".strip").append(...Array.from({ length: panel.T }, (_, t) => {
     const canvas = element("canvas");
     canvas.dataset.pixels = 256;
@@ -375,7 +382,8 @@ function makeOverview(panel) {
   const rows = panel.words.map((word, w) => element("tr", { onclick: () => pickWord(panel, w) },
     element("th", { scope: "row" }, shownWord(word)),
     ...panel.frameWeights[w].map((weight, t) => {
-      const cell = element("td", { onclick: () => pickFrame(panel.section, t) }, percent(weight).replace("%", ""));
+      const pick = () => pickFrame(panel.section, t);
+      const cell = element("td", { onclick: pick }, percent(weight).replace("%", ""));
       cell.style.setProperty("--weight", Math.min(1, (weight * panel.T) / 3));
       return cell;
     })));
@@ -384,18 +392,38 @@ function makeOverview(panel) {
 }
 
 function makeShapes(panel) {
-  const most = Math.max(...panel.shapes.map(([, shape]) => shape.reduce((a, b) => a * b, 1)));
-  panel.find(".shapes ol").append(...panel.shapes.map(([name, shape]) => {
-    const size = shape.reduce((a, b) => a * b, 1);
+  const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
+  const most = Math.max(...panel.shapes.map(([, shape]) => sizeOf(shape)));
+  panel.find(".shapes ol").append(...withoutRepeats(panel.shapes).map(([name, shape]) => {
+    const size = sizeOf(shape);
     const [, letters = "", step = ""] = STEPS.find(([pattern]) => pattern.test(name)) ?? [];
     const more = shape.length - letters.split(", ").length; // mean pooling keeps the frames apart: T, Q, E
     const axes = more === 1 ? `T, ${letters}` : more === 0 ? letters : "";
     const bar = element("span", { className: "size" });
     bar.style.setProperty("--size", Math.log(size + 1) / Math.log(most + 1));
-    return element("li", {}, element("code", {}, name), element("span", { className: "shape" }, shape.join(" × ")),
+    const count = `${size.toLocaleString("en")} ${size === 1 ? "number" : "numbers"}`;
+    return element("li", {}, element("code", {}, name),
+      element("span", { className: "shape" }, shape.join(" × ")),
       element("span", { className: "step" }, element("span", { className: "axes" }, axes), ` ${step}`),
-      element("span", { className: "count" }, `${size.toLocaleString("en")} ${size === 1 ? "number" : "numbers"}`), bar);
+      element("span", { className: "count" }, count), bar);
   }));
+}
+
+
+/** Join the rows of layers with equal shapes: "decoder.block.0.cross" to "decoder.block.0–11.cross". */
+function withoutRepeats(shapes) {
+  const rows = [];
+  for (const [name, shape] of shapes) {
+    const last = rows.at(-1);
+    const kind = name.replace(/\d+/, "#");
+    const repeats = last && kind !== name && last.kind === kind && String(last.shape) === String(shape);
+    if (repeats) last.names.push(name);
+    else rows.push({ kind, shape, names: [name] });
+  }
+  return rows.map(({ kind, shape, names }) => {
+    const [first, end] = [names[0], names.at(-1)].map((name) => name.match(/\d+/)?.[0]);
+    return [kind.replace("#", first === end ? first : `${first}–${end}`), shape];
+  });
 }
 
 
@@ -435,12 +463,13 @@ function draw(panel) {
   const map = shownMap(panel);
   panel.map = { ...map, peak: Math.max(...map.patches) };
   check(panel.find(".caption"), panel.word);
-  panel.find(".caption").children[panel.word].classList.toggle("pinned", panel.word === panel.pinned);
   drawStrip(panel);
   drawLarge(panel);
   drawNext(panel);
   drawSource(panel);
-  panel.root.querySelectorAll("tbody tr").forEach((row, w) => row.classList.toggle("current", w === panel.word));
+  panel.root.querySelectorAll("tbody tr").forEach((row, w) => {
+    row.classList.toggle("current", w === panel.word);
+  });
 }
 
 function drawStrip(panel) {
@@ -454,8 +483,12 @@ function drawStrip(panel) {
     item.style.setProperty("--share", Math.min(1, frames[t] / full));
     item.querySelector(".share").textContent = percent(frames[t]);
   });
-  panel.find(".rest").textContent = `${percent(panel.map.classShare)} of the weight is on the frames’ class tokens, `
-    + "which have no place in the picture.";
+  const { patches, peak, classShare } = panel.map;
+  const times = peak ? (peak * patches.length) / sum(patches) : 1;
+  const factor = times.toFixed(times < 9.95 ? 1 : 0);
+  panel.find(".rest").textContent = `The brightest patch has ${factor} times the weight of an average one. `
+    + `${percent(classShare)} of the weight is on the frames’ class tokens, which have no place in the `
+    + "picture.";
 }
 
 function drawLarge(panel) {
@@ -473,7 +506,8 @@ function drawLarge(panel) {
 
 function drawNext(panel) {
   const chosen = panel.words[panel.word];
-  const before = (panel.word > 4 ? "… " : "") + panel.words.slice(Math.max(0, panel.word - 4), panel.word).join(" ");
+  const last = panel.words.slice(Math.max(0, panel.word - 4), panel.word).join(" ");
+  const before = panel.word > 4 ? `… ${last}` : last;
   panel.find(".next h3").textContent = before ? `Likeliest words after “${before}”` : "Likeliest first words";
   panel.find(".next ol").replaceChildren(...panel.likeliest[panel.word].map(([word, probability]) => {
     const item = element("li", { className: word === chosen ? "chosen" : "" },
@@ -481,7 +515,7 @@ function drawNext(panel) {
       element("span", { className: "weight" }, element("span", { className: "fill" })),
       element("span", { className: "share" }, percent(probability)));
     item.style.setProperty("--share", probability);
-    if (word === chosen) item.querySelector(".name").append(element("span", { className: "hidden" }, ", chosen"));
+    if (word === chosen) item.firstChild.append(element("span", { className: "hidden" }, ", chosen"));
     return item;
   }));
 }
@@ -501,13 +535,15 @@ function drawSource(panel) {
     choices.push(choice("Query", [[LATENT, "latent"], ...queries], query, pick("query")));
   }
   if (source !== "word" && !panel.averaged) {
-    choices.push(choice("Pooler head", numbered("head", panel.pooler.shape[0]), poolerHead, pick("poolerHead")));
+    const poolerHeads = numbered("head", panel.pooler.shape[0]);
+    choices.push(choice("Pooler head", poolerHeads, poolerHead, pick("poolerHead")));
   }
   keepFocus(panel.find(".choices"), choices);
   panel.find(".formula").textContent = formula(panel);
   const weights = reading(panel, panel.word, layer, decoderHead);
   const most = Math.max(...weights);
-  panel.find(".reading h4").textContent = `How much “${shownWord(panel.words[panel.word])}” reads each caption token`;
+  const word = shownWord(panel.words[panel.word]);
+  panel.find(".reading h4").textContent = `How much “${word}” reads each caption token`;
   [...panel.find(".bars").children].forEach((bar, q) => {
     bar.style.setProperty("--share", most ? weights[q] / most : 0);
     bar.title = `caption token ${panel.queries[q]}: ${percent(weights[q])}`;
@@ -580,7 +616,8 @@ async function start() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   setTheme(dark.matches);
   dark.onchange = () => setTheme(dark.matches);
-  document.querySelector(".theme").onclick = () => setTheme(document.documentElement.dataset.theme !== "dark");
+  document.querySelector(".theme").onclick = () =>
+    setTheme(document.documentElement.dataset.theme !== "dark");
   document.querySelector("h1").textContent = data.title;
   setText(document.querySelector(".lead"), data.lead);
   setText(document.querySelector(".bottom .note"), data.footer);

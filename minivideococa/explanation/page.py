@@ -120,10 +120,10 @@ def _panel(explanation: Explanation, images: dict[str, int], budget: int) -> dic
         "text": explanation.text,
         "question": explanation.question,
         "formula": explanation.formula,
-        "times": None if explanation.times is None else _rounded(explanation.times, 3),
+        "times": None if explanation.times is None else _rounded(explanation.times),
         "words": list(explanation.words),
         "probabilities": _rounded(explanation.probabilities),
-        "likeliest": [[[word, round(float(p), 4)] for word, p in step] for step in explanation.likeliest],
+        "likeliest": [[[word, _round(p)] for word, p in step] for step in explanation.likeliest],
         "side": explanation.frames.shape[2],  # S
         "frames": [_place(frame, images) for frame in explanation.frames],
         "frameWeights": [_rounded(row) for row in explanation.frame_weights],  # [L, T]
@@ -166,14 +166,18 @@ def pack(values: NDArray[Any], axes: int) -> Mapping[str, Any]:
     bytes_ = np.rint(255 * maps / np.where(scales > 0, scales, 1)).astype(np.uint8)
     return {
         "shape": list(values.shape),
-        "scales": [float(f"{scale:.4g}") for scale in scales.ravel()],
+        "scales": _rounded(scales.ravel()),
         "bytes": b64encode(bytes_.tobytes()).decode(),
     }
 
 
-def _rounded(values: Any, digits: int = 4) -> list[float]:
-    """Return a vector as a list of rounded floats."""
-    return [round(float(value), digits) for value in values]
+def _rounded(values: Any) -> list[float]:
+    """Return a vector as a list of floats of four digits."""
+    return [_round(value) for value in values]
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _place(frame: NDArray[np.uint8], images: dict[str, int]) -> int:

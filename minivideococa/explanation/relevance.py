@@ -119,21 +119,24 @@ def attention(run: Pass) -> Array:
 
 
 def gradient(run: Pass) -> Array:
-    """Weight the pooler's attention by the gradient of the word.
+    """Compose the attention weights as `attention` does, each times the gradient of the word.
 
-    r_lm = sum_hq max(0, A_hqm g_lhqm), where A_hqm is the attention weight of the pooler's head h from
-    caption query q to frame token m, and g_lhqm is the derivative of the log-odds of word l with respect to
-    it. A weight counts as far as more of it would make the word more probable. This is Chefer et al., arXiv
-    2103.15679, equation 5, up to a constant: the mean over heads of the positive part of the gradient times
-    the attention. They multiply the relevances of several layers; here the gradient comes through the whole
-    decoder, so those of the pooler are enough.
+    r_lm = sum_q R^cross_lq R^pool_lqm. R^pool_lqm = mean_h max(0, A_hqm dA_lhqm), where A_hqm is the
+    attention weight of the pooler's head h from caption query q to frame token m, and dA_lhqm is the
+    derivative of the log-odds of word l with respect to it. R^cross_lq is the same for the cross-attention
+    from the word's position to caption token q, summed over layers. A weight counts as far as more of it
+    would make the word more probable.
+
+    Chefer et al., arXiv 2103.15679, equation 5, and their product of relevances along the way. Ours are the
+    log-odds, where they take a logit, and that no relevance passes between positions, see `word_gradients`.
     """
     first, logits = run.first, run.decoding["logits"]
     dlogits = np.zeros_like(logits)
     dlogits[first:] = log_odds_gradient(logits[first:], run.words)
     decoder, heads = run.params["text_decoder"], run.config.decoder.heads
-    dtokens = caption_token_gradients(dlogits[None], list(run.tape), run.video.tokens, decoder, heads, first)
-    return pooler_relevance(dtokens, run)
+    tape = list(run.tape)  # a copy: back-propagation takes its entries
+    dtokens, cross = caption_token_gradients(dlogits[None], tape, run.video.tokens, decoder, heads, first)
+    return pooler_relevance(dtokens, cross, run)
 
 
 FORMULAS: dict[str, Callable[[Pass], Array]] = {"gradient": gradient, "attention": attention}
@@ -142,19 +145,25 @@ FORMULAS: dict[str, Callable[[Pass], Array]] = {"gradient": gradient, "attention
 # The gradient of a word, from the caption tokens to the pooler's attention weights
 
 
-def pooler_relevance(dtokens: Array, run: Pass) -> Array:
-    """Return the r [L, T, N] of `gradient`, for the gradients of the caption tokens [L, Q', E]."""
+def pooler_relevance(dtokens: Array, cross: Array, run: Pass) -> Array:
+    """Return the r [L, T, N] of `gradient`.
+
+    dtokens: the gradients of the caption tokens [L, Q', E]. cross: R^cross [L, Q'].
+    """
     vision, name, queries = run.config.vision, "pool", slice(None)
     if vision.attentional_pool is True:
         queries = slice(0, 1) if run.adapter == "factorized" else slice(1, None)
     elif run.adapter == "factorized":
         name = "pool.contrastive"
     weights, values = run.pooling[f"{name}.weights"][..., queries, :], run.pooling[f"{name}.v"]
-    relevance = positive_part(
-        pooled_gradients(dtokens, run, queries), weights, values
-    )  # [L, T N] or [L, T, M]
-    if name == "pool.contrastive" and vision.attentional_pool == "cascade":  # M pooled queries
-        relevance = np.einsum("ltm,tmn->ltn", relevance, run.pooling["pool.weights"].mean(axis=1))
+    if run.adapter == "factorized":  # a caption token is an output of the layers across the frames
+        factors = (cross @ frame_rollout(run, len(weights)))[:, :, None]  # [L, T, 1]
+    else:
+        factors = cross[:, None] if run.adapter == "mean" else cross  # [L, 1, Q'] or [L, Q']
+    d = pooled_gradients(dtokens, run, queries)
+    relevance = positive_part(d, weights, values, factors)  # [L, T N]; [L, T, N], of "cascade" [L, T, Q]
+    if name == "pool.contrastive" and vision.attentional_pool == "cascade":
+        relevance = np.einsum("ltq,tqn->ltn", relevance, run.pooling["pool.weights"].mean(axis=1))
     return relevance.reshape(len(dtokens), -1, vision.tokens_per_frame)
 
 
@@ -190,18 +199,19 @@ def frame_gradients(dtokens: Array, run: Pass) -> Array:
     return self_attention_blocks(dtokens, tape, config.heads, frozen)
 
 
-def positive_part(d: Array, weights: Array, values: Array) -> Array:
-    """Return sum_hx max(0, A_hxm (d_hx . V_hm)) for each word [L, ..., M].
+def positive_part(d: Array, weights: Array, values: Array, factors: Array) -> Array:
+    """Return sum_x factors_x mean_h max(0, A_hxm dA_hxm), dA_hxm = d_hx . V_hm, for each word: [L, ..., M].
 
     d: the gradients of the heads' outputs [L, ..., X, E]. weights: A [..., H, X, M]. values: V
-    [..., H, M, D].
-    One head of one word at a time: all together take L times the memory of the weights.
+    [..., H, M, D]. factors: [L, ..., X]. The product for all words and heads at once would take L times the
+    memory of the weights.
     """
     heads = weights.shape[-3]
     d = split_heads(d, heads)  # [L, ..., H, X, D]
     relevance = np.zeros((len(d), *values.shape[:-3], values.shape[-2]), d.dtype)
     for word, h in np.ndindex(len(d), heads):
-        g = d[word, ..., h, :, :] @ values[..., h, :, :].swapaxes(-1, -2)  # [..., X, M]
-        g *= weights[..., h, :, :]
-        relevance[word] += np.maximum(g, 0, out=g).sum(axis=-2)
-    return relevance
+        gradient = d[word, ..., h, :, :] @ values[..., h, :, :].swapaxes(-1, -2)  # dA [..., X, M]
+        gradient *= weights[..., h, :, :]
+        np.maximum(gradient, 0, out=gradient)
+        relevance[word] += (factors[word][..., None, :] @ gradient)[..., 0, :]
+    return relevance / heads

@@ -39,7 +39,7 @@ def open_page(browser, tmp_path):
     def open_page(html, **options):
         path = tmp_path / f"page{len(contexts)}.html"
         path.write_text(html, encoding="utf-8")
-        context = browser.new_context(**options)
+        context = browser.new_context(reduced_motion="reduce", **options)  # the final state at once
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)

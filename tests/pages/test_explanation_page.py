@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from examples import random_explanation
 
+import minivideococa as mvc
+from minivideococa.demo import CLIPS
 from minivideococa.explanation.page import Section, page, page_of_sections
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -29,8 +31,8 @@ def pictures(opened):
     )
 
 
-def word(opened, text, exact=False):
-    return opened.locator(".caption").first.get_by_role("radio", name=text, exact=exact)
+def word(opened, text):
+    return opened.locator(".caption").first.get_by_role("radio", name=text)
 
 
 def checked(opened, group=".caption"):
@@ -66,7 +68,7 @@ def test_tab_reaches_everything_in_order(explained):
         )
         if opened.evaluate("document.activeElement === document.body"):
             break
-    assert reached[:6] == ["checkbox", "theme", "word pinned", "range", "", "segment"]
+    assert reached[:6] == ["checkbox", "theme", "word", "range", "", "segment"]
     assert reached[6:8] == ["bar", "scroll"]
 
 
@@ -124,6 +126,10 @@ def test_how_much_each_frame_counted(explained):
     word(opened, "red").click()
     shares = [float(text.strip("%")) for text in opened.locator(".strip .share").all_inner_texts()]
     np.testing.assert_allclose(shares, 100 * explanation.frame_weights[1], atol=0.51)
+    widths = [box.evaluate("(bar) => bar.clientWidth") for box in opened.locator(".strip .fill").all()]
+    rooms = [box.evaluate("(bar) => bar.clientWidth") for box in opened.locator(".strip .weight").all()]
+    full = max(2 / 3, explanation.frame_weights.max())  # one scale for all words
+    np.testing.assert_allclose(np.divide(widths, rooms), explanation.frame_weights[1] / full, atol=0.02)
     rows = opened.locator("tbody tr").all_inner_texts()
     assert len(rows) == 4 and float(rows[1].split()[1]) == pytest.approx(
         100 * explanation.frame_weights[1, 0], abs=0.51
@@ -154,7 +160,7 @@ def test_the_brightest_patch_is_that_of_most_weight(explained):
     )
     drawn = np.array(values).reshape(3, 256, 256, 4)
     values = drawn[:, 32::64, 32::64, :3].sum(axis=-1).ravel()  # the middle of each patch
-    assert (np.diff(values) >= 0).all() and values[-1] > 3 * values[0]
+    assert (np.diff(values) >= 0).all() and values[-1] > 3 * values[0] and len(set(values)) > 40
 
 
 def test_frames_without_times_are_numbered(explained):
@@ -228,9 +234,13 @@ def test_layers_heads_and_queries_are_chosen_by_keyboard(explained):
 
 
 def test_the_path_of_shapes(explained):
-    rows = explained().locator(".shapes li").all_inner_texts()
+    blocks = ((f"decoder.block.{i}.cross", (4, 16)) for i in range(12))
+    shapes = random_explanation(side=32).shapes
+    rows = explained(random_explanation(side=32, shapes=(*shapes[:2], *blocks, shapes[2])))
+    rows = rows.locator(".shapes li").all_inner_texts()
     assert "frames" in rows[0] and "3 × 32 × 32 × 3" in rows[0] and "9,216 numbers" in rows[0]
-    assert "L, V" in rows[2] and "4 × 40" in rows[2]
+    assert "decoder.block.0–11.cross" in rows[2] and "4 × 16" in rows[2]
+    assert "L, V" in rows[3] and "4 × 40" in rows[3] and len(rows) == 4
 
 
 def test_what_a_large_model_leaves_out_is_said(explained):
@@ -238,6 +248,26 @@ def test_what_a_large_model_leaves_out_is_said(explained):
     opened.get_by_role("radio", name="Decoder layers").click()
     assert opened.get_by_label("Pooler head").count() == 0
     assert "Of 255 caption tokens, the 16 of most weight" in opened.locator(".formula").inner_text()
+
+
+@pytest.mark.parametrize(("T", "columns"), [(1, 4), (8, 4), (64, 8)])
+def test_few_and_many_frames(explained, T, columns):
+    opened = explained(random_explanation(T=T, side=32))
+    style = opened.locator(".strip").evaluate("(strip) => getComputedStyle(strip).gridTemplateColumns")
+    assert opened.locator(".strip canvas").count() == T and len(style.split()) == columns
+    opened.get_by_label("Frame", exact=True).focus()
+    opened.keyboard.press("End")
+    assert opened.locator("output").inner_text().startswith(f"frame {T} of {T}")
+
+
+def test_in_a_notebook(open_page):
+    """`_repr_html_` puts the page into a frame, where scripts of another page have no part in it."""
+    explanation = mvc.explain(mvc.load(), CLIPS / "pair.gif")
+    frame = open_page(f"<body>{explanation._repr_html_()}").frame_locator("iframe")
+    frame.locator(READY).wait_for()
+    assert frame.locator(".caption").get_by_role("radio", name="diamond").is_visible()
+    frame.get_by_role("radio", name="red").click()
+    assert frame.locator(".caption [aria-checked=true]").inner_text() == "red"
 
 
 # Side by side
@@ -251,8 +281,10 @@ def test_the_same_word_and_frame_are_shown_side_by_side(explained):
     assert opened.locator("[aria-checked=true].word").all_inner_texts() == ["red", "red"]
     word(opened, "ring").click()  # the other caption has no such word
     assert opened.locator("[aria-checked=true].word").all_inner_texts() == ["ring", "red"]
-    opened.get_by_label("Frame", exact=True).first.fill("2")
-    assert [text[:12] for text in opened.locator("output").all_inner_texts()] == ["frame 3 of 3"] * 2
+    for frame in (0, 2, 1):
+        opened.get_by_label("Frame", exact=True).first.fill(str(frame))
+        shown = opened.locator("output").all_inner_texts()
+        assert [text[:12] for text in shown] == [f"frame {frame + 1} of 3"] * 2
     left, right = (box.bounding_box() for box in opened.locator(".panel").all())
     assert left["y"] == right["y"] and left["x"] < right["x"]
 
@@ -270,10 +302,11 @@ def test_several_sections_are_folded(explained):
     sections = [Section([random_explanation(i, side=32)] * 2, f"clip {i}", "a note") for i in range(2)]
     opened = explained(html=page_of_sections(sections, "clips", lead="What is here.", folded=True))
     assert opened.locator("h2").all_inner_texts() == ["clip 0", "clip 1"]
+    assert opened.locator(".clip > .note").all_inner_texts() == ["a note"] * 2
+    assert opened.locator(".lead").inner_text() == "What is here."
     assert opened.locator(".film img").count() == 6 and not opened.locator(".large").first.is_visible()
     opened.locator("summary").first.click()
     assert opened.locator(".large").first.is_visible()
-    word(opened, "a", exact=False).first.click()
 
 
 # How it looks, and who can use it
