@@ -260,10 +260,11 @@ def cached_attention(written: Written, running: RunningModel) -> Verdict:
 
 def decode(running: RunningModel, prompt: str, attention: Make | None = None) -> str:
     """Return the clip's caption after a prompt, by greedy decoding, with other attention in the model."""
+    model, tokens = running.model, running.caption_tokens
     replaced = {"ops.attention": attention} if attention else {}
     with replace_operations(replaced), trace({}), np.errstate(all="ignore"):  # {}: NaN goes through
-        ids = running.model.generate(running.caption_tokens, beams=1, prompt=prompt)
-    return str(running.model.require_tokenizer().decode(ids))
+        ids = model.generate(tokens, beams=1, prompt=prompt)
+    return str(model.require_tokenizer().decode(ids))
 
 
 CALLS = (1, 1, 3, 2)  # new positions in each call

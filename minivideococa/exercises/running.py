@@ -80,24 +80,26 @@ class RunningModel:
         """
         kept: dict[str, Array] = {}
         patches = {name: _kept(kept, name, function) for name, function in (patch or {}).items()}
+        inputs = ()  # before: the caption among them is the model's own
         try:
             with replace_operations(operations or {}):
-                activations, caption = self._run(patches)
+                activations, caption = self._run((self.pixels, self.ids), patches)
         except Wrong:
             if mistake:
                 return mistake
             raise
         return self._verdict(mistake, caption, verify(self.exact, activations | kept, "float32"))
 
-    def _run(self, patches: Mapping[str, Patch]) -> tuple[Activations, str | None]:
-        """Return the activations of the clip and of two texts, and the caption if the logits are finite.
+    def _run(
+        self, inputs: tuple[Array, Array], patches: Mapping[str, Patch]
+    ) -> tuple[Activations, str | None]:
+        """Return the activations of pixels and ids, and the clip's caption if the logits are finite.
 
         With a patch, even {}, all frames are computed in this thread: Ctrl-C ends a learner's endless loop.
         """
-        pixels, ids = self.pixels, self.ids
         with np.errstate(all="ignore"):
             with trace(patches) as activations:
-                self.model(pixels, ids)
+                self.model(*inputs)
             if not np.isfinite(activations["logits"]).all():
                 return activations, None
             with trace(patches):

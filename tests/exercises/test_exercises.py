@@ -91,6 +91,20 @@ def patchify_small(pixels, patch_size):
     return solutions.patchify(pixels[..., : n * patch_size, : n * patch_size], patch_size)
 
 
+def test_a_cache_that_only_the_model_shows_wrong(running):
+    """Right call by call, with 8 channels; in the model, with more, the captions differ."""
+
+    def cached_attention(queries, *rest):
+        right = solutions.cached_attention(queries, *rest)
+        return right if queries.shape[-1] == 8 else 0 * right
+
+    result = checked("cached_attention", {"cached_attention": cached_attention}, running)
+    assert result.status == "wrong" and result.caption != running.caption
+    assert result.lines[0].startswith("The caption becomes ") and result.lines[1].startswith(
+        "With the prompt"
+    )
+
+
 def test_numbers_that_are_not_finite(running):
     """NaN goes through the model, and no caption is made of it."""
     result = checked("pooler", {"pooler": lambda tokens, p, heads: np.full_like(p["query"], np.nan)}, running)
@@ -123,6 +137,19 @@ def test_an_error_in_the_model_does_not_hide_a_hint(running):
 
     result = checked("patchify", {"patchify": patchify}, running)
     assert result.status == "wrong" and "the numbers differ" in result.lines[0] and result.tensor is None
+
+
+def test_what_is_right_does_not_depend_on_the_learner():
+    """The first function that a new model runs is wrong; what it is compared with is not."""
+    (function,) = WRONG["pooler"]["mean_pooling"]
+    told = checked("pooler", {"pooler": function}, new := RunningModel())
+    assert (
+        "The caption becomes 'a picture of nothing', instead of 'a photo of a yellow crescent'." in told.lines
+    )
+    assert new.caption == "a photo of a yellow crescent"
+    (function,) = WRONG["patchify"]["channels_last"]
+    told = checked("patchify", {"patchify": function}, new := RunningModel())
+    assert told.caption != new.caption == "a photo of a yellow crescent"
 
 
 def test_an_unknown_mistake_is_named_by_verify(running):
