@@ -3,7 +3,8 @@
 Results go to standard output, progress bars and messages to standard error. Exit status:
 
 0    success
-1    `verify` found a wrong tensor, compared none, or (with --strict) some are missing; `check` a wrong exercise
+1    `verify` found a wrong tensor, compared none, or (with --strict) some are missing; or `check` found a
+     wrong exercise
 2    an error: one line on standard error says what is wrong
 3    there is a result, but some inputs could not be read and were left out of it
 130  interrupted by Ctrl-C; 143 and 129: ended by SIGTERM or SIGHUP. No half-written file is left behind.

@@ -37,6 +37,14 @@ def add_arguments(parser: arguments.Parser) -> None:
         "--new", action="store_true", help="write FILE, with the nine functions to fill in, and check nothing"
     )
     arguments.add_json(parser)
+    parser.checks.append(names_of_new)
+
+
+def names_of_new(args: argparse.Namespace) -> str | None:
+    """Return what is wrong if --new is given with exercises to check."""
+    return (
+        f"--new takes FILE alone: it checks nothing, not {args.names[0]}" if args.new and args.names else None
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..model.config import Array, describe
 from .hints import HINTS
-from .learner import Written, signature
+from .learner import Written
 from .result import Verdict, Wrong
 
 CLOSE = (
@@ -38,22 +38,28 @@ class Case:
 
 
 def first_mistake(written: Written, cases: Sequence[Case]) -> Verdict | None:
-    """Call a learner's function with each case; return what is wrong in the first that is, or None.
+    """Call a learner's function with the cases in order; return what is wrong in the first that is, or None.
 
-    Raises Wrong if it fails, or if its result has the wrong form, so that the model could not go on from it.
+    Raises Wrong if it fails there, or if its result has the wrong form, so that the model could not go on.
     """
-    verdicts = [compare(case, called(written, case.args)) for case in cases]
+    verdicts = (compare(case, called(written, case.args, case.says)) for case in cases)
     return next((verdict for verdict in verdicts if verdict), None)
 
 
-def called(written: Written, args: tuple[Any, ...]) -> Any:
-    """Call a learner's function with copies of arrays. Raises Wrong also if it changes one of them."""
+def called(written: Written, args: tuple[Any, ...], says: str) -> Any:
+    """Call a learner's function with copies of arrays; `says` is what is passed, in words.
+
+    Raises Wrong if it fails, and if it changes one of the arrays.
+    """
     own = tuple(x if callable(x) else copy.deepcopy(x) for x in args)
-    result = written(*own)
+    try:
+        result = written(*own)
+    except Wrong as wrong:
+        raise Wrong(f"Given {says}:", *wrong.lines, hint=wrong.hint) from None
     for before, after in zip(args, own, strict=True):
         if isinstance(before, np.ndarray) and not np.array_equal(before, after):
             raise Wrong(
-                f"Called with {signature(args)}, it changes one of these arrays, which the caller still needs.",
+                f"Given {says}, it changes one of its arguments, which the caller still needs.",
                 hint="+=, -=, *= and /= work in place: write x = x - y, or work on a copy",
             )
     return result
@@ -119,12 +125,11 @@ def rows(x: Array, expected: Array) -> tuple[str, str]:
     """Return the row with the largest error as it was expected and as it came, each a line."""
     with np.errstate(all="ignore"):
         error = np.abs(x.astype(np.float64) - expected)
-    worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
-    start = max(0, min(int(worst[-1]) - SHOWN // 2, x.shape[-1] - SHOWN))
-    part = (*worst[:-1], slice(start, start + SHOWN))
-    end = min(start + SHOWN, x.shape[-1])
-    whole = ":" if x.shape[-1] <= SHOWN else f"{start}:{end}"
-    index = ", ".join([*map(str, map(int, worst[:-1])), whole])
+    flat = np.argmax(np.where(np.isnan(error), np.inf, error))
+    *row, worst = map(int, np.unravel_index(flat, error.shape))
+    start = max(0, min(worst - SHOWN // 2, x.shape[-1] - SHOWN))
+    part: Any = (*row, slice(start, start + SHOWN))
+    index = ", ".join([*map(str, row), ":" if x.shape[-1] <= SHOWN else f"{start}:{start + SHOWN}"])
     return f"Expected:  [{index}] is {numbers(expected[part])}", f"Came:      [{index}] is {numbers(x[part])}"
 
 
@@ -136,6 +141,8 @@ def numbers(x: Array) -> str:
 
 def shape_hint(x: Array, expected: Array) -> str:
     """Return what may explain an unexpected shape, or ""."""
+    if x.ndim < expected.ndim and x.shape == tuple(n for n in expected.shape if n != 1):
+        return "an axis of length 1 is missing: index with None, or use np.expand_dims"
     if x.size == expected.size:
         if is_close(x.reshape(expected.shape), expected):
             return "the values are right: only a reshape at the end is missing"
@@ -143,6 +150,4 @@ def shape_hint(x: Array, expected: Array) -> str:
             turned = x.transpose(axes)
             if turned.shape == expected.shape and is_close(turned, expected):
                 return "the values are right: the axes are in another order, transpose them at the end"
-    if x.ndim < expected.ndim and x.shape == tuple(n for n in expected.shape if n != 1):
-        return "an axis of length 1 is missing: index with None, or use np.expand_dims"
     return ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from ..model.decoder import causal_mask
 from ..model.generation import DecodingOptions, NextLogits
 from ..model.hooks import replace_operations, trace
 from ..model.ops import Mask, in_projection, linear, log_softmax, merge_heads
+from ..verify.changes import Make
 from .comparison import Case, Mistakes, called, compare
 from .forward import attend
 from .hints import HINTS
@@ -22,10 +25,10 @@ from .learner import Written
 from .result import Verdict, Wrong
 from .running import RunningModel, in_place_of
 
-LONGEST = 20  # ids
+LONGEST, SHORT = 20, 6  # ids
 BEAMS = 3
 PROMPT = "a photo of"
-GREEDY_SEED, BEAM_SEEDS = 18, (74, 69)  # of toy languages in which the common mistakes lead to other texts
+GREEDY_SEED, BEAM_SEEDS = 18, (2941, 69)  # of toy languages in which the common mistakes lead to other texts
 WORDS = ("<start>", "<end>", "a", "red", "ring", "star")
 
 
@@ -55,7 +58,7 @@ class Language:
             raise ValueError(f"next_logits takes ids [L], whole numbers; it got {describe(ids)}")
         if len(row) >= self.max_length:
             raise ValueError(
-                f"next_logits got {len(row)} ids, and max_length is {self.max_length}: stop before"
+                f"next_logits got {len(row)} ids, and max_length is {self.max_length}, start and end included"
             )
         return self.next_logits(row[None])[0]
 
@@ -107,16 +110,25 @@ def toy_language(seed: int, max_length: int = 7) -> Language:
     )
 
 
+class Answer(NamedTuple):
+    """A learner's ids [L] and the right ones; if they differ, how, and the mistakes that give a learner's."""
+
+    ids: Array
+    expected: Array
+    lines: tuple[str, ...] = ()
+    mistakes: Sequence[str] = ()
+
+
 def as_ids(says: str, result: Any) -> Array:
     """Return a learner's result as ids [L]. Raises Wrong for anything else."""
     if result is None:
-        raise Wrong(f"For {says}, it returns None.", hint="does it end with a return?")
+        raise Wrong(f"Given {says}, it returns None.", hint="does it end with a return?")
     try:
         ids = np.asarray(result)
     except ValueError:
         ids = np.asarray(None)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size:
-        raise Wrong(f"For {says}, it returns {describe(result)}: return the ids, a list or an array [L].")
+        raise Wrong(f"Given {says}, it returns {describe(result)}: return the ids, a list or an array [L].")
     return ids
 
 
@@ -128,52 +140,55 @@ def judged(
     mistakes: Mistakes,
     tell: Callable[[Array], str],
     as_good: Callable[[Array], bool] = lambda ids: False,
-) -> tuple[Array, Verdict | None]:
-    """Call a learner's decoding; return its ids, and what is wrong with them, or None.
+) -> Answer:
+    """Call a learner's decoding, and compare its ids.
 
     tell: ids as they are shown. as_good: whether other ids than expected are right, too.
     """
-    result = called(
-        written, (language.for_learner, language.start_id, language.end_id, *args, language.max_length)
-    )
+    arguments = language.for_learner, language.start_id, language.end_id, *args, language.max_length
+    result = called(written, arguments, language.says)
     ids = as_ids(language.says, result)
     if np.array_equal(ids, expected) or as_good(ids):
-        return ids, None
-    hint = next((HINTS[name] for name, make in mistakes.items() if np.array_equal(make(), ids)), "")
+        return Answer(ids, expected)
     lines = (
         f"Given {language.says}, the ids differ.",
         f"Expected:  {tell(expected)}",
         f"Came:      {tell(ids)}",
     )
-    return ids, Verdict(False, lines, hint)
+    same = [name for name, make in mistakes.items() if np.array_equal(make(), ids)]
+    return Answer(ids, expected, lines, same)
 
 
-def edge_mistakes(expected: Array, longer: Array) -> Mistakes:
-    """Return mistakes at both ends of a text. longer: the ids if the end id and max_length did not end it."""
-    return {
-        "no_start": lambda: expected[1:],
-        "no_end": lambda: expected[:-1],
-        "never_ends": lambda: longer,
-        "one_too_many": lambda: longer[: len(expected) + 1],
-    }
+def end_mistakes(language: Language, expected: Array) -> Mistakes:
+    """Return the common mistakes at the ends of a text."""
+    end = 1 if expected[-1] == language.end_id else 0
+    return {"no_start": lambda: expected[1:], "no_end": lambda: expected[: len(expected) - end]}
 
 
-def survived(
-    running: RunningModel,
-    language: Language,
-    expected: Array,
-    answers: Sequence[tuple[Array, Verdict | None]],
+def verdict_on(
+    running: RunningModel, ask: Callable[[Language], Answer], toys: Sequence[int], default: str = ""
 ) -> Verdict:
-    """Return the verdict on a decoding: the first that is wrong, and what becomes of the caption.
+    """Ask a learner's decoding for texts of toy languages and of the clip, and return the verdict.
 
-    language, expected: the clip's captions and the right one. answers: of `judged`, the last but one for it.
+    The hint is that of the mistake which explains most answers, or `default`. Raises Wrong if it fails.
     """
-    first = next((verdict for _, verdict in answers if verdict), None)
-    caption = language.decode(answers[-2][0])
-    if first:
-        lines = (*first.lines, running.says(caption, language.decode(expected)))
-        return replace(first, lines=lines, caption=caption)
-    return Verdict(True, (f"The ids are right; the caption is {caption!r}.",), caption=caption)
+    whole, cut = (clip_language(running, length) for length in (LONGEST, SHORT))
+    answers: list[Answer] = []
+    try:
+        for language in (*map(toy_language, toys), whole, cut):
+            answers.append(ask(language))  # noqa: PERF401 (those before an error are used)
+    except Wrong:
+        if not any(answer.lines for answer in answers):
+            raise
+    wrong = [answer for answer in answers if answer.lines]
+    clip = answers[len(toys)] if len(answers) > len(toys) else None
+    caption = whole.decode(clip.ids) if clip else None
+    if not wrong:
+        return Verdict(True, (f"The ids are right; the caption is {caption!r}.",), caption=caption)
+    survives = [running.says(caption, whole.decode(clip.expected))] if clip else []
+    names = [name for answer in wrong for name in answer.mistakes]
+    hint = HINTS[max(names, key=names.count)] if names else default
+    return Verdict(False, (*wrong[0].lines, *survives), hint, caption)
 
 
 # 5. Greedy decoding
@@ -181,13 +196,12 @@ def survived(
 
 def greedy(written: Written, running: RunningModel) -> Verdict:
     """Check `greedy`."""
-    languages = [toy_language(GREEDY_SEED), clip_language(running, LONGEST), clip_language(running, 6)]
-    expected = [greedy_ids(language) for language in languages]
-    answers = [
-        judged(written, language, (), ids, greedy_mistakes(language, ids), language.tell)
-        for language, ids in zip(languages, expected, strict=True)
-    ]
-    return survived(running, languages[-2], expected[-2], answers)
+
+    def ask(language: Language) -> Answer:
+        ids = greedy_ids(language)
+        return judged(written, language, (), ids, greedy_mistakes(language, ids), language.tell)
+
+    return verdict_on(running, ask, [GREEDY_SEED])
 
 
 def greedy_ids(language: Language, end_id: int | None = None, max_length: int = 0, sign: int = 1) -> Array:
@@ -213,7 +227,8 @@ def greedy_mistakes(language: Language, expected: Array) -> Mistakes:
         return greedy_ids(replace(language, next_logits=lambda ids: language.next_logits(ids[:, :1])))
 
     return {
-        **edge_mistakes(expected, greedy_ids(language, end_id=-1)),
+        **end_mistakes(language, expected),
+        "never_ends": lambda: greedy_ids(language, end_id=-1),
         "least_likely": lambda: greedy_ids(language, sign=-1),
         "last_id_alone": last_alone,
         "first_chosen_again": first_again,
@@ -227,30 +242,33 @@ def greedy_mistakes(language: Language, expected: Array) -> Mistakes:
 def cached_attention(written: Written, running: RunningModel) -> Verdict:
     """Check `cached_attention`: call by call on random numbers, then in the model while it generates."""
     mistake = first_wrong_call(written)
-    expected = [running.model.generate(running.caption_tokens, beams=1, prompt=text) for text in ("", PROMPT)]
-    with trace({}), np.errstate(all="ignore"):  # {}: numbers that are not finite go through
-        came = []
-        for text in ("", PROMPT):  # a dict of caches for each text
-            with replace_operations({"ops.attention": with_cache(written, running)}):
-                came.append(running.model.generate(running.caption_tokens, beams=1, prompt=text))
-    decode = running.model.require_tokenizer().decode
-    caption = decode(came[0])
-    if not mistake and all(map(np.array_equal, came, expected)):
-        return Verdict(
-            True, (f"The caption is still {caption!r}, each position computed once.",), caption=caption
-        )
-    lines = mistake.lines if mistake else ()
-    if np.array_equal(came[0], expected[0]) and not np.array_equal(came[1], expected[1]):
-        prompted = (
-            f"With the prompt {PROMPT!r} it becomes {decode(came[1])!r}, instead of {decode(expected[1])!r}."
-        )
-        lines = (*lines, f"The caption survives, {caption!r}.", prompted)
-    else:
-        lines = (*lines, running.says(caption))
-    return Verdict(False, lines, mistake.hint if mistake else "", caption)
+    try:
+        came = [decode(running, text, with_cache(written, running)) for text in ("", PROMPT)]
+    except Wrong:
+        if mistake:
+            return mistake
+        raise
+    expected = [decode(running, text) for text in ("", PROMPT)]
+    if not mistake and came == expected:
+        says = f"The caption is still {came[0]!r}, each position computed once."
+        return Verdict(True, (says,), caption=came[0])
+    lines = [*(mistake.lines if mistake else ()), running.says(came[0], expected[0])]
+    if came[1] != expected[1]:
+        lines.append(f"With the prompt {PROMPT!r} it becomes {came[1]!r}, instead of {expected[1]!r}.")
+    return Verdict(False, tuple(lines), mistake.hint if mistake else "", came[0])
+
+
+def decode(running: RunningModel, prompt: str, attention: Make | None = None) -> str:
+    """Return the clip's caption after a prompt, by greedy decoding, with other attention in the model."""
+    model, tokens = running.model, running.caption_tokens
+    replaced = {"ops.attention": attention} if attention else {}
+    with replace_operations(replaced), trace({}), np.errstate(all="ignore"):  # {}: NaN goes through
+        ids = model.generate(tokens, beams=1, prompt=prompt)
+    return str(model.require_tokenizer().decode(ids))
 
 
 CALLS = (1, 1, 3, 2)  # new positions in each call
+ENDS = tuple(accumulate(CALLS))  # positions in the cache after each
 
 
 def first_wrong_call(written: Written) -> Verdict | None:
@@ -260,8 +278,7 @@ def first_wrong_call(written: Written) -> Verdict | None:
     """
     rng, cache = np.random.default_rng(0), dict[str, Array]()
     q, k, v = rng.standard_normal((3, 2, sum(CALLS), 8))  # [2, L, E], a batch of two
-    ends = np.cumsum(CALLS)
-    for i, (end, length) in enumerate(zip(ends, CALLS, strict=True)):
+    for i, (end, length) in enumerate(zip(ENDS, CALLS, strict=True)):
         new = slice(end - length, end)
         expected = attend(q[:, new], k[:, :end], v[:, :end], 2, causal_mask(length, end - length))
         says = f"{length} new position{'s' * (length > 1)} after {end - length} in the cache (call {i + 1})"
@@ -276,27 +293,28 @@ def cache_mistakes(q: Array, k: Array, v: Array, new: slice, call: int) -> Mista
     """Return the common mistakes in the cache, in one of the `CALLS`."""
     end, length = new.stop, new.stop - new.start
     before = CALLS[call - 1] if call else 0
-    old, mask = slice(0, new.start), causal_mask(length, end - length)
+    mask = causal_mask(length, end - length)
     last = slice(new.start - before, end)
 
     def other(keys: Array, values: Array, mask: Mask, heads: int = 2) -> Callable[[], Array]:
         return lambda: attend(q[:, new], keys, values, heads, mask)
 
-    def first(x: Array) -> Array:
-        return np.concatenate([x[:, new], x[:, old]], axis=1)
+    def reversed_calls(x: Array) -> Array:
+        return np.concatenate(
+            [x[:, end - n : end] for n, end in zip(CALLS, ENDS, strict=True)][call::-1], axis=1
+        )
 
     return {
         "nothing_kept": other(k[:, new], v[:, new], causal_mask(length, 0)),
         "last_call_kept": other(k[:, last], v[:, last], causal_mask(length, before)),
         "cache_not_causal": other(k[:, :end], v[:, :end], None),
         "mask_without_offset": other(k[:, :end], v[:, :end], np.tri(length, end, dtype=bool)),
-        "new_first": other(first(k), first(v), mask),
-        "values_not_kept": other(k[:, :end], first(v), mask),
+        "new_first": other(reversed_calls(k), reversed_calls(v), mask),
         "cached_heads": other(k[:, :end], v[:, :end], mask, 1),
     }
 
 
-def with_cache(written: Written, running: RunningModel) -> Callable[[Any], Any]:
+def with_cache(written: Written, running: RunningModel) -> Make:
     """Return what makes the self-attention of text and decoder run a learner's function, with new caches.
 
     The model extends its own caches all the same, so it knows how many positions are in them.
@@ -325,16 +343,12 @@ def with_cache(written: Written, running: RunningModel) -> Callable[[Any], Any]:
 
 def beam_search(written: Written, running: RunningModel) -> Verdict:
     """Check `beam_search`. Other ids are right too if their score is as high."""
-    languages = [*map(toy_language, BEAM_SEEDS), clip_language(running, LONGEST), clip_language(running, 6)]
-    expected = [search_ids(language) for language in languages]
-    answers = [
-        judged_search(written, language, ids) for language, ids in zip(languages, expected, strict=True)
-    ]
-    return survived(running, languages[-2], expected[-2], answers)
+    return verdict_on(running, partial(judged_search, written), BEAM_SEEDS, HINTS["lower_score"])
 
 
-def judged_search(written: Written, language: Language, expected: Array) -> tuple[Array, Verdict | None]:
-    """Return the ids that a learner's beam search finds, and what is wrong with them, or None."""
+def judged_search(written: Written, language: Language) -> Answer:
+    """Call a learner's beam search, and compare its ids and their score."""
+    expected = search_ids(language)
     best = language.score(expected)
 
     def tell(ids: Array) -> str:
@@ -345,8 +359,7 @@ def judged_search(written: Written, language: Language, expected: Array) -> tupl
         return language.is_text(ids) and language.score(ids) >= best - 1e-6
 
     mistakes = search_mistakes(language, expected)
-    ids, verdict = judged(written, language, (BEAMS,), expected, mistakes, tell, as_good)
-    return ids, verdict and replace(verdict, hint=verdict.hint or HINTS["lower_score"])
+    return judged(written, language, (BEAMS,), expected, mistakes, tell, as_good)
 
 
 def search_ids(
@@ -367,8 +380,7 @@ def search_ids(
 def search_mistakes(language: Language, expected: Array) -> Mistakes:
     """Return the common mistakes in beam search."""
     return {
-        "no_start": lambda: expected[1:],
-        "no_end": lambda: expected[:-1],
+        **end_mistakes(language, expected),
         "greedy_text": lambda: greedy_ids(language),
         "sum_alone": lambda: search_ids(language, length_penalty=0),
         "raw_logits": lambda: search_ids(language, generation.raw_logits),

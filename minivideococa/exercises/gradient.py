@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import permutations
 from math import sqrt
 
@@ -10,7 +11,7 @@ import numpy as np
 from ..model.config import Array, describe
 from ..model.hooks import trace
 from ..model.ops import merge_heads, softmax, split_heads
-from .comparison import Case, Mistakes, called, compare, is_close, recognized, require_form
+from .comparison import Case, Mistakes, called, compare, is_close, require_form
 from .forward import attend
 from .hints import HINTS
 from .learner import Written
@@ -23,7 +24,7 @@ Gradients = tuple[Array, ...]  # of queries [H, Q, D], keys [H, M, D] and values
 
 
 def pooler_gradient(written: Written, running: RunningModel) -> Verdict:
-    """Check `pooler_gradient`: every number in a small case, then the sum along a direction in the model's pooler."""
+    """Check `pooler_gradient`: every number in a small case, then along directions in the model's pooler."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((2, n, 4)) for n in (3, 5, 5)]
     dpooled = rng.standard_normal((2, 3, 4))
@@ -36,8 +37,8 @@ def pooler_gradient(written: Written, running: RunningModel) -> Verdict:
 
 
 def gradients_of(says: str, written: Written, dpooled: Array, arrays: list[Array]) -> Gradients:
-    """Return a learner's gradients of queries, keys and values. Raises Wrong for another number of results."""
-    result = called(written, (dpooled, *arrays))
+    """Return a learner's gradients of queries, keys and values. Raises Wrong unless there are three."""
+    result = called(written, (dpooled, *arrays), says)
     if result is None:
         raise Wrong(f"Given {says}, it returns None.", hint="does it end with a return?")
     if not isinstance(result, tuple | list) or len(result) != len(NAMES):
@@ -72,13 +73,14 @@ def first_difference(
     for order in permutations(range(len(NAMES))):
         shuffled = [np.asarray(result[i]) for i in order]
         same = (
-            x.shape == y.shape and x.dtype.kind == "f" and is_close(x, y) for x, y in zip(shuffled, measured)
+            x.shape == y.shape and x.dtype.kind == "f" and is_close(x, y)
+            for x, y in zip(shuffled, measured, strict=True)
         )
         if order != (0, 1, 2) and all(same):
-            lines = (
-                f"Given {says}, the gradients are in the order {', '.join(NAMES[i] for i in np.argsort(order))}.",
+            came = ", ".join(NAMES[i] for i in np.argsort(order))
+            return Verdict(
+                False, (f"Given {says}, these are the gradients of {came}.",), HINTS["other_order"]
             )
-            return Verdict(False, lines, HINTS["other_order"])
     for name, x, expected, made in zip(NAMES, result, measured, mistakes, strict=True):
         if verdict := compare(Case(f"{says}, the gradient of the {name}", (), expected, made), x):
             return verdict
@@ -102,11 +104,11 @@ def gradient_mistakes(dpooled: Array, arrays: list[Array], right: Gradients) -> 
         "no_mean": through(weights * dweights),
         "mean_over_queries": through(weights * (dweights - (dweights * weights).sum(axis=-2, keepdims=True))),
     }
-    return [{name: lambda x=x[i]: x for name, x in made.items()} for i in range(len(NAMES))]
+    return [{name: partial(np.copy, x[i]) for name, x in made.items()} for i in range(len(NAMES))]
 
 
 def in_the_pooler(written: Written, running: RunningModel) -> Verdict:
-    """Check the gradient in the model's own pooler, by the differences along a random direction of each array."""
+    """Check the gradient in the model's own pooler, by differences along a random direction of each array."""
     with trace(weights=True) as inside:
         running.exact.encode_video(running.pixels)
     arrays = [inside[f"pool.{name}"] for name in "qkv"]
@@ -122,7 +124,7 @@ def in_the_pooler(written: Written, running: RunningModel) -> Verdict:
         measured, own = (up - down) / (2 * STEP), (gradient * direction).sum()
         if abs(own - measured) > 1e-4 * abs(measured):
             lines = (
-                f"Given {says}, the loss changes along a direction of the {name} otherwise than their gradient says.",
+                f"Given {says}, a step of the {name} changes the loss otherwise than their gradient says.",
                 f"Expected:  {measured:.6g}",
                 f"Came:      {own:.6g}",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -31,9 +32,8 @@ def functions_of(path: str | os.PathLike[str]) -> dict[str, Any]:
         with redirect_stdout(sys.stderr):
             exec(compile(source, os.fspath(path), "exec", dont_inherit=True), names)
     except SyntaxError as error:
-        raise ValueError(
-            f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-        ) from None
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise ValueError(f"{os.fspath(path)}{line}: {type(error).__name__}: {error.msg}") from None
     except (Exception, SystemExit) as error:
         raise ValueError(describe(error, os.fspath(path))) from None
     return names
@@ -51,22 +51,27 @@ class Written:
     def __call__(self, *args: Any) -> Any:
         """Call the function. Raises NotWritten, and Wrong, which tells the learner's line, if it fails."""
         try:
-            with redirect_stdout(sys.stderr):
+            with redirect_stdout(sys.stderr), np.errstate(all="ignore"):  # what overflows gets a hint
                 return self.function(*args)
         except NotImplementedError as error:
             raise NotWritten(self._unwritten(error)) from None
-        except (Wrong, NotWritten):  # of a function that the package passed in
-            raise
         except (Exception, SystemExit) as error:
-            called = f"Called with {signature(args)}, it fails:"
+            called = f"Called with {self.arguments(args)}, it fails:"
             raise Wrong(called, describe(error, self.file), hint=error_hint(error)) from None
+
+    def arguments(self, args: tuple[Any, ...]) -> str:
+        """Return the arguments of a call in words: the shapes of arrays, other values as they are."""
+        try:
+            names = list(inspect.signature(self.function).parameters)
+        except (TypeError, ValueError):  # a function of C
+            names = []
+        named = names if len(names) == len(args) else [""] * len(args)
+        return ", ".join(f"{name} {_argument(x)}".strip() for name, x in zip(named, args, strict=True))
 
     def _unwritten(self, error: BaseException) -> str:
         """Return which other function is not written, where it is not this one; else ""."""
-        frames = traceback.extract_tb(error.__traceback__)
-        return (
-            "" if frames[-1].name == self.name else f"It calls {frames[-1].name}, which is not written yet."
-        )
+        last = traceback.extract_tb(error.__traceback__)[-1].name
+        return "" if last == self.name else f"It calls {last}, which is not written yet."
 
 
 def find(functions: Mapping[str, Any], name: str) -> Written:
@@ -80,7 +85,8 @@ def describe(error: BaseException, file: str) -> str:
     """Return an error in one line: the last line of the learner's file that it passed, and the message."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == file]
-    message = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST].removesuffix(": ")
+    said = " ".join(str(error).split())[:LONGEST]
+    message = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if not own:
         return message
     place = f"{os.path.basename(file)}, line {own[-1].lineno}"
@@ -96,7 +102,7 @@ def error_hint(error: BaseException) -> str:
             "a reshape keeps the number of elements: write the shape of the array on each line, as a comment"
         )
     if "matmul" in message or "not aligned" in message:
-        return "the last axis of the left array must be the second last of the right one: is one of them transposed?"
+        return "in x @ y the last axis of x meets the second last of y: must one of them be transposed?"
     if "broadcast" in message:
         return "axes are aligned from the last one: write both shapes below each other, flush right"
     if isinstance(error, KeyError) and len(message) < 40:
@@ -104,11 +110,6 @@ def error_hint(error: BaseException) -> str:
     if isinstance(error, TypeError) and ("positional argument" in message or "keyword" in message):
         return "keep the arguments of the template, in their order"
     return ""
-
-
-def signature(args: tuple[Any, ...]) -> str:
-    """Return the arguments of a call in words: the shapes of arrays, other values as they are."""
-    return ", ".join(_argument(value) for value in args) or "nothing"
 
 
 def _argument(value: Any) -> str:

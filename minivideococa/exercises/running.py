@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -12,13 +13,13 @@ from ..checkpoint import load
 from ..demo import CLIPS
 from ..media.video import read_video
 from ..model.config import Array
-from ..model.hooks import Patch, replace_operations, trace
+from ..model.hooks import Activations, Patch, replace_operations, trace
 from ..model.videococa import VideoCoCa
 from ..verify import Report, verify
-from .learner import Written, signature
+from .learner import Written
 from .result import Verdict, Wrong
 
-CLIP = "pair.gif"
+CLIP = "brief.gif"  # its object is in two of eight frames: mean pooling loses it
 
 
 class RunningModel:
@@ -37,7 +38,10 @@ class RunningModel:
     @cached_property
     def pixels(self) -> Array:
         """The clip, float32 [T, 3, S, S]."""
-        return self.model.preprocess(read_video(CLIPS / CLIP, num_frames=8))
+        with warnings.catch_warnings():  # a GIF stores equal frames once
+            warnings.filterwarnings("ignore", ".*different frames? at the", UserWarning)
+            frames = read_video(CLIPS / CLIP, num_frames=8)
+        return self.model.preprocess(frames)
 
     @cached_property
     def frame_tokens(self) -> Array:
@@ -51,13 +55,13 @@ class RunningModel:
 
     @cached_property
     def caption(self) -> str:
-        """The clip's caption."""
+        """The clip's caption, by greedy decoding."""
         return self._caption()
 
     @cached_property
     def ids(self) -> Array:
         """The caption's ids and that of a longer text, int64 [2, L], padded differently."""
-        return self.model.tokenize([self.caption, "a photo of a large red ring above a small green diamond"])
+        return self.model.tokenize([self.caption, "a large red ring is above a small green diamond"])
 
     def _caption(self) -> str:
         video = self.model.encode_video(self.pixels)
@@ -76,18 +80,30 @@ class RunningModel:
         """
         kept: dict[str, Array] = {}
         patches = {name: _kept(kept, name, function) for name, function in (patch or {}).items()}
-        # with a patch, even {}, all frames are computed in this thread: Ctrl-C ends a learner's endless loop
-        pixels, ids = self.pixels, self.ids  # computed by the model alone
-        with replace_operations(operations or {}), np.errstate(all="ignore"):
+        inputs = ()  # before: the caption among them is the model's own
+        try:
+            with replace_operations(operations or {}):
+                activations, caption = self._run((self.pixels, self.ids), patches)
+        except Wrong:
+            if mistake:
+                return mistake
+            raise
+        return self._verdict(mistake, caption, verify(self.exact, activations | kept, "float32"))
+
+    def _run(
+        self, inputs: tuple[Array, Array], patches: Mapping[str, Patch]
+    ) -> tuple[Activations, str | None]:
+        """Return the activations of pixels and ids, and the clip's caption if the logits are finite.
+
+        With a patch, even {}, all frames are computed in this thread: Ctrl-C ends a learner's endless loop.
+        """
+        with np.errstate(all="ignore"):
             with trace(patches) as activations:
-                self.model(pixels, ids)
+                self.model(*inputs)
+            if not np.isfinite(activations["logits"]).all():
+                return activations, None
             with trace(patches):
-                try:
-                    caption = self._caption()
-                except (ValueError, IndexError):  # logits that are not finite
-                    caption = None
-        report = verify(self.exact, activations | kept, "float32")
-        return self._verdict(mistake, caption, report)
+                return activations, self._caption()
 
     def _verdict(self, mistake: Verdict | None, caption: str | None, report: Report) -> Verdict:
         tensor = report.first_divergence.name if report.first_divergence else None
@@ -129,11 +145,11 @@ def _divergence(report: Report) -> list[str]:
 
 
 def in_place_of(ours: Array, written: Written, *args: Any) -> Array:
-    """Return a learner's result where the model needs an array like `ours`. Raises Wrong for another shape."""
+    """Return a learner's result in place of the array `ours`. Raises Wrong if its shape is another."""
     x = np.asarray(written(*args))
     if x.shape != ours.shape or x.dtype.kind not in "biuf":
         raise Wrong(
-            f"In the model, called with {signature(args)}, the result has the wrong shape.",
+            f"In the model, called with {written.arguments(args)}, the result has the wrong shape.",
             f"Expected:  {list(ours.shape)}",
             f"Came:      {list(x.shape)}",
             hint="it is right for the small example, so a number of it must stand in your code as a constant",

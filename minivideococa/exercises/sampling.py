@@ -64,8 +64,8 @@ def sample_frames(written: Written, running: RunningModel) -> Verdict:
 
 
 def indices_of(written: Written, clip: BriefClip) -> Array:
-    """Return the indices that a learner's function chooses, int64 [BUDGET]. Raises Wrong for anything else."""
-    result = called(written, (clip.frames, BUDGET))
+    """Return the indices that a learner's function chooses, [BUDGET]. Raises Wrong for anything else."""
+    result = called(written, (clip.frames, BUDGET), f"a clip of {FRAMES} frames")
     says = f"Given {FRAMES} frames, {BUDGET} of which are asked for,"
     if result is None:
         raise Wrong(f"{says} it returns None.", hint="does it end with a return?")

@@ -4,9 +4,8 @@ Write the body of a function in place of its last line, then run
 
     minivideococa check exercises.py
 
-It runs each function that is written inside the model, in place of the package's own. The exercises are posed
-in https://arxiv.org/abs/2212.04979's order of computation in minivideococa/exercises/README.md, and
-walkthrough.md explains each step. Later exercises may call earlier ones.
+It puts each function that you have written in place of the package's own, and runs the model. README.md in
+minivideococa/exercises has the idea of each, and walkthrough.md the whole. A function may call earlier ones.
 
 Axis letters: T frames, N tokens per frame, W vision width, Q queries, E embedding width, B texts, L text
 length, V vocabulary, H heads and D = E / H; S the side of an image and P that of a patch, in pixels; M any
@@ -78,8 +77,8 @@ def cached_attention(
 ) -> Array:
     """6. Causal self-attention of new positions, with a key-value cache: [..., L, E] -> [..., L, E].
 
-    queries, keys, values: [..., L, E], of the L positions that follow those of the calls before. cache: a dict
-    of your own, {} at the first call of a text, and the same one at each further call.
+    queries, keys, values: [..., L, E], of the L positions after those of earlier calls. cache: a dict of your
+    own, {} at the first call for a text, and the same one at each further call.
     """
     raise NotImplementedError
 

@@ -330,7 +330,7 @@ def test_exit_statuses_are_in_the_help(run):
         assert "3, there is a result, but some videos" in " ".join(run(name, "--help")[1].split())
     assert "Exit status: 0, success; 2, an error" in " ".join(run("classify", "--help")[1].split())
     text = " ".join(run("--help")[1].split())
-    assert "1, verify found a wrong tensor;" in text and "3, there is a result" in text
+    assert "1, verify or check found a fault;" in text and "3, there is a result" in text
 
 
 def test_numbers_and_fields_are_explained_in_the_help(run):
