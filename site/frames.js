@@ -36,7 +36,7 @@ async function videoFrames(file) {
     if (!video.videoWidth || !(duration > 0)) refuse(file, "a video");
     const pictures = [];
     for (let t = 0; t < FRAMES; t++) {
-      await reached(video, "seeked", () => { video.currentTime = ((t + 0.5) * duration) / FRAMES; });
+      await show(video, ((t + 0.5) * duration) / FRAMES);
       pictures.push(await createImageBitmap(video));
     }
     return frames(pictures, video.videoWidth, video.videoHeight);
@@ -45,6 +45,21 @@ async function videoFrames(file) {
     video.load();
     URL.revokeObjectURL(address);
   }
+}
+
+// Show a video at a time. The event "seeked" may come before the picture: wait for that, too. Where the same
+// picture is shown again there may be no callback, so the wait has an end.
+async function show(video, time) {
+  const painted = new Promise((resolve) => {
+    if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(resolve);
+  });
+  await reached(video, "seeked", () => { video.currentTime = time; });
+  await Promise.race([painted, pause(1000)]);
+  for (let i = 0; i < 100 && video.readyState < video.HAVE_CURRENT_DATA; i++) await pause(50);
+}
+
+function pause(milliseconds) {
+  return new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 }
 
 // Start something and wait for the event that ends it.
