@@ -21,6 +21,7 @@ from ..model.config import Array, Config
 from ..output import atomic_folder
 from ..resources import require_memory
 from .config import parse_config
+from .header import header_fault
 from .table import ADDED, check_tensors
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -257,19 +258,25 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 def _header(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """Return the header of a safetensors file, and the bytes of all tensors, memory-mapped."""
-    from safetensors import SafetensorError, safe_open
-
     regular_file(path, "give a safetensors file")
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: not a safetensors file, or a damaged one ({error}): download it again"
-        ) from None
+    if fault := _fault(path):
+        raise ValueError(f"{path}: not a safetensors file, or a damaged one ({fault}): download it again")
     memory = np.asarray(np.memmap(path, np.uint8, mode="c"))  # copy on write: the file never changes
     start = 8 + int(memory[:8].view("<u8")[0])
     return json.loads(memory[8:start].tobytes()), memory[start:]
+
+
+def _fault(path: Path) -> str | None:
+    """Return what is wrong with a safetensors file, None if nothing is."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:  # in a browser
+        return header_fault(path)
+    try:
+        with safe_open(path, framework="numpy"):
+            return None
+    except SafetensorError as error:
+        return str(error)
 
 
 def _stored(entry: dict[str, Any], data: NDArray[np.uint8]) -> StoredTensor:

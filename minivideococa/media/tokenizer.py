@@ -272,12 +272,10 @@ def parse_tokenizer(
 
     Raises ValueError as `load_tokenizer`.
     """
-    import tokenizers
-
     from ..inputs import parse_json
 
     with _library_errors(f"{where}: {NOT_A_TOKENIZER}"):
-        vocabulary = tokenizers.Tokenizer.from_str(text)
+        vocabulary = _library().from_str(text)
     declared = {
         token["content"]: token["id"] for token in parse_json(text, where, "").get("added_tokens") or ()
     }
@@ -289,6 +287,17 @@ def parse_tokenizer(
         if start_id is not None and end_id is not None:
             return Tokenizer(vocabulary, context_length, pad_id, clean, start_id, end_id)
     raise ValueError(f"{where}: the vocabulary has no start and end token; it needs {START} and {END}")
+
+
+def _library() -> type[tokenizers.Tokenizer]:
+    """Return the `tokenizers` library's class; where it is not installed, as in a browser, its stand-in."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        from .words import WordLevel
+
+        return WordLevel  # type: ignore[return-value]
+    return Tokenizer
 
 
 @contextmanager

@@ -16,6 +16,7 @@ def flatten(tokens: Array) -> Array:
     return tokens.reshape(*tokens.shape[:-3], -1, tokens.shape[-1])
 
 
+@replaceable
 def attentional_pooler(context: Array, pooler: Params, heads: int) -> Array:
     """Cross-attend from learned queries to a context: [..., M, W] -> [..., Q, E] (CoCa, section 3.2)."""
     queries = layer_norm(pooler["query"], **pooler["ln_q"])  # [Q, E]
