@@ -50,7 +50,7 @@ class Explanation:
         """Return a page for the browser: one HTML file that needs no network."""
         from .page import page
 
-        return page([self], self.question or self.text)
+        return page([self])
 
     def figure(self) -> Image.Image:
         """Draw a strip of frames for each word, with its map over the frames."""
