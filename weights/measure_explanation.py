@@ -204,7 +204,7 @@ def main() -> int:
     """Print the tables and the checks. Return 0 if all checks pass."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="clips per set (default: 200)")
-    parser.add_argument("--deleted", type=int, default=30, help="with deletion curves (default: 30)")
+    parser.add_argument("--deleted", type=int, default=10, help="with deletion curves (default: 10)")
     args = parser.parse_args()
     model = mvc.load()
     results = {kind: measure(model, kind, args.count, args.deleted) for kind in SETS}

@@ -179,40 +179,44 @@ def pooler_relevance(dtokens: Array, cross: Array, run: Pass) -> Array:
 
     dtokens: the gradients of the caption tokens [L, Q', E]. cross: R^cross [L, Q'].
     """
-    vision, name, queries = run.config.vision, "pool", slice(None)
-    if vision.attentional_pool is True:
-        queries = slice(0, 1) if run.adapter == "factorized" else slice(1, None)
-    elif run.adapter == "factorized":
-        name = "pool.contrastive"
+    vision, (name, queries) = run.config.vision, queries_used(run)
     weights, values = run.pooling[f"{name}.weights"][..., queries, :], run.pooling[f"{name}.v"]
     if run.adapter == "factorized":  # a caption token is an output of the layers across the frames
         factors = (cross @ frame_rollout(run, len(weights)))[:, :, None]  # [L, T, 1]
     else:
         factors = cross[:, None] if run.adapter == "mean" else cross  # [L, 1, Q'] or [L, Q']
-    d = pooled_gradients(dtokens, run, queries)
+    d = pooled_gradients(dtokens, run)
     relevance = positive_part(d, weights, values, factors)  # [L, T N]; [L, T, N], of "cascade" [L, T, Q]
     if name == "pool.contrastive" and vision.attentional_pool == "cascade":
         relevance = np.einsum("ltq,tqn->ltn", relevance, run.pooling["pool.weights"].mean(axis=1))
     return relevance.reshape(len(dtokens), -1, vision.tokens_per_frame)
 
 
-def pooled_gradients(dtokens: Array, run: Pass, queries: slice) -> Array:
-    """Back-propagate from the caption tokens [L, Q', E] to the heads' outputs of these queries of the pooler.
+def queries_used(run: Pass) -> tuple[str, slice]:
+    """Return the name in a trace of the pooler that makes the caption tokens, and which queries do."""
+    by_embedding = run.adapter == "factorized"
+    if run.config.vision.attentional_pool is True:
+        return "pool", slice(0, 1) if by_embedding else slice(1, None)
+    return "pool.contrastive" if by_embedding else "pool", slice(None)
 
-    Return [L, X, E], all heads side by side; where each frame is pooled separately, [L, T, X, E].
+
+def pooled_gradients(dtokens: Array, run: Pass) -> Array:
+    """Back-propagate from the caption tokens [L, Q', E] to the pooler's heads, before they are projected.
+
+    Return [L, X, E] of the X queries used, all heads side by side; where each frame is pooled separately,
+    [L, T, X, E].
     """
-    visual, form = run.params["visual"], run.config.vision.attentional_pool
+    visual, (name, queries) = run.params["visual"], queries_used(run)
     T = len(run.pooling["pool.attended"])  # where each frame is pooled separately
     d = dtokens
     if run.adapter == "mean":
         d = np.repeat(d[:, None] / T, T, axis=1)
     elif run.adapter == "factorized":
         d = frame_gradients(d, run)[:, :, None]  # [L, T, 1, E]
-    if form is True:
+    if run.config.vision.attentional_pool is True:
         pooled = np.broadcast_to(run.pooling["pool.attended"][..., queries, :], d.shape)
         d = layer_norm(d, FROZEN, pooled, visual["ln_post"]["weight"], visual["ln_post"]["bias"], EPS)
-    own = form is not True and run.adapter == "factorized"
-    pooler = visual["attn_pool_contrastive" if own else "attn_pool"]
+    pooler = visual["attn_pool" if name == "pool" else "attn_pool_contrastive"]
     return linear(d, FROZEN, d, pooler["attn"]["out_proj"]["weight"])
 
 

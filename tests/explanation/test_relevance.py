@@ -16,6 +16,7 @@ from minivideococa.explanation.relevance import (
     latent_weights,
     pooled_gradients,
     pooler_weights,
+    queries_used,
 )
 from minivideococa.explanation.word_gradients import caption_token_gradients, log_odds_gradient
 from minivideococa.model.config import Video
@@ -127,11 +128,7 @@ def test_the_gradients_of_a_class_agree_with_finite_differences(tiny_model, toke
 def test_the_gradients_agree_with_finite_differences(model_and_run):
     """Of the words' log-odds by the pooler's weights, with constant keys and values of self-attention."""
     model, run, tokens = model_and_run
-    name, queries = "pool", slice(None)
-    if model.config.vision.attentional_pool is True:
-        queries = slice(0, 1) if run.adapter == "factorized" else slice(1, None)
-    elif run.adapter == "factorized":
-        name = "pool.contrastive"
+    name, queries = queries_used(run)
     weights, values = run.pooling[f"{name}.weights"], run.pooling[f"{name}.v"]
     step = np.zeros_like(weights)
     chosen = step[..., queries, :]
@@ -141,7 +138,7 @@ def test_the_gradients_agree_with_finite_differences(model_and_run):
     dx = hidden_gradients(run, tape)
     decoder, heads = model.params["text_decoder"], model.config.decoder.heads
     dtokens, _ = caption_token_gradients(dx, tape, run.video.tokens, decoder, heads, run.positions)
-    d = pooled_gradients(dtokens, run, queries)  # [L, ..., X, E]
+    d = pooled_gradients(dtokens, run)  # [L, ..., X, E]
     d = d.reshape(*d.shape[:-1], weights.shape[-3], -1).swapaxes(-2, -3)  # [L, ..., H, X, D]
     found = (d @ values.swapaxes(-1, -2) * chosen).reshape(len(d), -1).sum(axis=1)
     found = found.sum(keepdims=True) if run.classified else found
