@@ -12,8 +12,8 @@ and the frames are encoded anew. The area between the two curves is the mean dif
 over the fractions from 0 to the last of FRACTIONS. A map that tells nothing has an area of 0.
 
 The clips have 8 frames; training never used their seed, and the formula was chosen on those of others.
-Intervals are 95%, by bootstrap over the clips. The `ok` and `MISSED` lines are about the default formula; the exit status
-is 1 if anything is missed.
+Intervals are 95%, by bootstrap over the clips. The `ok` and `MISSED` lines are about the default formula; the
+exit status is 1 if anything is missed.
 """
 
 from __future__ import annotations
