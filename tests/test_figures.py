@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from minivideococa.cli import main
+from minivideococa.demo import CLIPS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -56,3 +59,18 @@ def test_the_claim_is_in_the_figure():
     mean = draw_figures.pooled("brief", "mean")[1][:, 0].mean(axis=0).sum(axis=-1)
     assert (share[3:5] > 2 * np.delete(share, [3, 4]).max()).all()
     np.testing.assert_allclose(mean, 1 / 8, rtol=1e-5)
+
+
+def test_the_picture_of_the_readme_is_what_explain_writes(tmp_path):
+    """The command stands in the README. Letters may lie elsewhere by a pixel."""
+    path = tmp_path / "demo.gif"
+    clip = str(CLIPS / "brief.gif")
+    assert main(["explain", clip, "--compare", "adapter=mean", "-o", str(path), "--quiet"]) == 0
+    new, old = Image.open(path), Image.open(ROOT / "assets" / "demo.gif")
+    assert (new.n_frames, new.size) == (old.n_frames, old.size)
+    for i in range(0, old.n_frames, 3):
+        pair = []
+        for picture in (new, old):
+            picture.seek(i)
+            pair.append(np.asarray(picture.convert("L").resize((108, 42)), float))
+        assert abs(pair[0] - pair[1]).mean() < 4, "run the command in the README"

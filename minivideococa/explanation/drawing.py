@@ -24,7 +24,7 @@ PAPER, INK, PALE, TRACK, BAR = (255, 255, 255), (30, 30, 30), (110, 110, 110), (
 GAP, LABEL, BAR_HEIGHT, LINE, LEAST_WIDTH = 6, 118, 4, 24, 480  # pixels
 WIDTH = 1400  # pixels, at most, of the frames of a strip
 SIDES = (48, 128)  # pixels, the least and the greatest side of a frame in a picture
-COLOURS, MILLISECONDS, HOLD = 128, 130, 3000  # of an animation: its palette, a picture, the last picture
+COLOURS, MILLISECONDS, HOLD = 256, 130, 3000  # of an animation: its palette, a picture, the last picture
 FAINT = 0.06  # relevance up to which a place keeps its colour: an animation of noise would be large
 STEPS = 3  # pictures per word of an animation, on the way from the map of the word before
 # from the least to the greatest relevance, RGB: dark red, orange, yellow, white
@@ -113,7 +113,7 @@ def write_gif(path: str | os.PathLike[str], pictures: Sequence[Image.Image]) -> 
     from PIL import Image
 
     sample = stack([*pictures[:: max(1, len(pictures) // 8)], pictures[-1]])
-    palette = sample.quantize(COLOURS, Image.Quantize.MEDIANCUT)
+    palette = sample.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)  # rare colours too: maps are small
     first, *rest = [x.quantize(palette=palette, dither=Image.Dither.NONE) for x in pictures]
     durations = [MILLISECONDS] * len(rest) + [HOLD]
     first.save(path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
