@@ -31,7 +31,11 @@ def add_arguments(parser: arguments.Parser) -> None:
         "file", type=arguments.path, metavar="FILE", help="a Python file with your functions; it is run"
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="exercises to check, by name or number (default: all)"
+        "names",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="exercises to check, by name or number (default: all)",
     )
     parser.add_argument(
         "--new", action="store_true", help="write FILE, with the nine functions to fill in, and check nothing"

@@ -27,6 +27,14 @@ def add_arguments(parser: arguments.Parser) -> None:
         metavar="FILE",
         help="also write a page that shows from which frames and patches each word of the captions came",
     )
+    parser.checks.append(wrong_ending)
+
+
+def wrong_ending(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the page's name: a browser goes by its ending."""
+    if args.html is None or args.html.lower().endswith((".html", ".htm")):
+        return None
+    return f"--html {args.html}: end the name with .html"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..model.videococa import VideoCoCa
 
 ENDINGS = (".html", ".gif", ".png")
+STRANGE = "(may not be a description: this checkpoint knows coloured shapes only)"
 COMPARED = ("adapter", "formula", "frames", "tuned", "weights")
 
 
@@ -117,20 +118,28 @@ def run(args: argparse.Namespace) -> int:
         videos.check_one(path)  # before the weights
     arguments.decoding_options(args)
     explained = list(explain_all(args))
-    labels = [label for label, _ in explained] if len(explained) > 1 else []
     with atomic_write(destination) as partial:
-        write(partial, destination.suffix.lower(), [explanation for _, explanation in explained], labels)
-    known = known_in_world(args, explained[0][1])
-    lines = [f"{label}: {x.text}" if labels else x.text for label, x in explained]
-    if known == [False] and not args.quiet:
-        lines.append(messages.NO_DESCRIPTION)
-    data = {"explanation": args.output, "texts": [fields_of(*pair) for pair in explained]}
-    messages.print_result(args, lines, data | messages.world_field(known))
+        titles = [label if args.compare else Path(label).name for label, _, _ in explained]
+        caveats = [f" {STRANGE}" if known == [False] else "" for _, _, known in explained]
+        labels = [title + caveat for title, caveat in zip(titles, caveats, strict=True)]
+        write(partial, destination.suffix.lower(), [explanation for _, explanation, _ in explained], labels)
+    lines = []
+    for label, explanation, known in explained:
+        lines.append(explanation.text if len(explained) == 1 else f"{label}: {explanation.text}")
+        lines += [messages.NO_DESCRIPTION] if known == [False] and not args.quiet else []
+    data = {"explanation": args.output, "texts": [fields_of(*record) for record in explained]}
+    messages.print_result(args, lines, data)
+    how = ": open it in a browser" if destination.suffix.lower() == ".html" else ""
+    messages.say(args, f"wrote {args.output}{how}")
     return 0
 
 
-def explain_all(args: argparse.Namespace) -> Iterator[tuple[str, Explanation]]:
-    """Yield a label and an explanation for each video, or for each of the compared options."""
+def explain_all(args: argparse.Namespace) -> Iterator[tuple[str, Explanation, list[bool] | None]]:
+    """Yield a label and an explanation for each video, or for each of the compared options.
+
+    Beside them stands whether the video looks like the embedded checkpoint's shapes; None for other
+    checkpoints.
+    """
     from ..checkpoint.tuned import QUESTIONS
 
     others = [argparse.Namespace(**vars(args) | dict(args.compare))] if args.compare else []
@@ -143,7 +152,7 @@ def explain_all(args: argparse.Namespace) -> Iterator[tuple[str, Explanation]]:
         for path in args.videos:
             explanation = explain_one(variant, model, path)
             changed = [label_of(key, getattr(variant, key), explanation) for key, _ in args.compare]
-            yield ", ".join(changed) or path, explanation
+            yield ", ".join(changed) or path, explanation, known_in_world(variant, path, explanation)
 
 
 def explain_one(args: argparse.Namespace, model: VideoCoCa, path: str) -> Explanation:
@@ -174,17 +183,19 @@ def explain_one(args: argparse.Namespace, model: VideoCoCa, path: str) -> Explan
 
 def label_of(key: str, value: object, explanation: Explanation) -> str:
     """Return what is compared, as KEY=VALUE."""
-    default = {"adapter": explanation.adapter, "tuned": "nothing", "weights": "embedded"}
+    if key == "tuned" and value is None:
+        return "not tuned"
+    default = {"adapter": explanation.adapter, "weights": "embedded"}
     return f"{key}={default[key] if value is None else value}"
 
 
-def known_in_world(args: argparse.Namespace, explanation: Explanation) -> list[bool] | None:
-    """Return whether the first video looks like the embedded checkpoint's shapes; None for others."""
-    video = video_of_base(args, args.videos[0], explanation.video) if args.question else explanation.video
+def known_in_world(args: argparse.Namespace, path: str, explanation: Explanation) -> list[bool] | None:
+    """Return whether a video looks like the embedded checkpoint's shapes; None for other checkpoints."""
+    video = video_of_base(args, path, explanation.video) if args.question else explanation.video
     return messages.videos_in_world(args, [video])
 
 
-def fields_of(label: str, explanation: Explanation) -> dict[str, Any]:
+def fields_of(label: str, explanation: Explanation, known: list[bool] | None) -> dict[str, Any]:
     """Return the JSON object of an explanation: its words with their probabilities and frames' weights."""
     words = zip(explanation.words, explanation.probabilities, explanation.frame_weights, strict=True)
     return {
@@ -192,6 +203,7 @@ def fields_of(label: str, explanation: Explanation) -> dict[str, Any]:
         "question": explanation.question,
         "text": explanation.text,
         "adapter": explanation.adapter,
+        **messages.world_field(known),
         "words": [
             {"word": word, "probability": float(p), "frames": [round(float(x), 4) for x in frames]}
             for word, p, frames in words

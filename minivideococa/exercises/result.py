@@ -65,6 +65,8 @@ def _lines(result: Result) -> list[str]:
 def _summary(results: Sequence[Result]) -> str:
     counts = {status: sum(r.status == status for r in results) for status in (RIGHT, WRONG, NOT_WRITTEN)}
     if counts[NOT_WRITTEN] == len(results):
+        if results[0].lines:  # it calls another exercise
+            return "Nothing can be checked yet."
         return f"Nothing is written yet: begin with {results[0].name}."
     counted = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     if counts[WRONG]:

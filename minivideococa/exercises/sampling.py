@@ -71,7 +71,10 @@ def indices_of(written: Written, clip: BriefClip) -> Array:
         raise Wrong(f"{says} it returns None.", hint="does it end with a return?")
     indices = np.asarray(result)
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        raise Wrong(f"{says} it returns {describe(result)}: return their indices, whole numbers.")
+        raise Wrong(
+            f"{says} it returns {describe(result)} of {indices.dtype}: return their indices, whole numbers.",
+            hint="`.astype(int)` makes whole numbers of fractions" if indices.dtype.kind == "f" else "",
+        )
     if len(indices) != BUDGET:
         raise Wrong(
             f"{says} it returns {len(indices)} indices: the budget is {BUDGET}, as for uniform sampling."

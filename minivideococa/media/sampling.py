@@ -152,11 +152,7 @@ def warn_if_frames_repeat(path: str, indices: NDArray[np.int64]) -> None:
     distinct = len(np.unique(indices))
     if distinct < len(indices):
         frames = f"{distinct} different frame{'s' * (distinct > 1)}"
-        warnings.warn(
-            f"{path}: only {frames} at the {len(indices)} times sampled; "
-            f"--frames/num_frames={distinct} would do",
-            stacklevel=4,
-        )
+        warnings.warn(f"{path}: only {frames} at the {len(indices)} times sampled", stacklevel=4)
 
 
 def _plain(time: float | str | None) -> str:

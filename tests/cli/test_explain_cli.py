@@ -4,11 +4,13 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import minivideococa as mvc
 from minivideococa import cli
+from minivideococa.cli.explain import STRANGE
 from minivideococa.demo import CLIPS
 
 PAIR, SINGLE = str(CLIPS / "pair.gif"), str(CLIPS / "single.gif")
@@ -47,7 +49,8 @@ def pages(monkeypatch):
 def test_a_picture(run, tmp_path):
     path = tmp_path / "a.png"
     status, out, err = run(PAIR, "-o", path, *QUICK)
-    assert (status, out, err) == (0, mvc.load().caption(PAIR, num_frames=2, beams=1) + "\n", "")
+    assert (status, out) == (0, mvc.load().caption(PAIR, num_frames=2, beams=1) + "\n")
+    assert err == f"minivideococa: wrote {path}\n"
     with Image.open(path) as image:
         assert image.format == "PNG"
 
@@ -64,21 +67,33 @@ def test_an_animation_of_two_adapters(run, tmp_path):
 def test_a_page_of_two_videos(run, tmp_path, pages):
     status, out, _ = run(PAIR, SINGLE, "-o", tmp_path / "a.html", *QUICK)
     texts = [mvc.load().caption(path, num_frames=2, beams=1) for path in (PAIR, SINGLE)]
-    assert status == 0 and pages == [(texts, [PAIR, SINGLE])]
+    assert status == 0 and pages == [(texts, ["pair.gif", "single.gif"])]
     assert out == f"{PAIR}: {texts[0]}\n{SINGLE}: {texts[1]}\n"
     assert (tmp_path / "a.html").read_text() == "<!doctype html>"
 
 
-def test_one_explanation_has_no_label(run, tmp_path, pages):
+def test_one_explanation_has_the_name_of_its_file(run, tmp_path, pages):
     assert run(PAIR, "-o", tmp_path / "a.html", *QUICK)[0] == 0
-    assert pages[0][1] == []
+    assert pages[0][1] == ["pair.gif"]
+
+
+def test_each_video_that_is_not_of_shapes_is_told_where_it_stands(run, tmp_path, pages):
+    """In the file, which is kept and shown to others, as well as after its line."""
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)).save(noise)
+    status, out, err = run(noise, PAIR, "-o", tmp_path / "a.html", *QUICK)
+    first, caveat, second = out.splitlines()
+    assert status == 0 and caveat.startswith("(may not be a description")
+    assert first.startswith(f"{noise}: ") and second.startswith(f"{PAIR}: ")
+    assert pages[0][1] == [f"noise.png {STRANGE}", "pair.gif"]
 
 
 def test_a_question(run, tmp_path):
     question = ("--question", "what shape is red?")
     status, out, err = run(PAIR, "-o", tmp_path / "a.png", *question, *QUICK, "--json")
     data = json.loads(out)
-    assert (status, err, data["in_world"]) == (0, "", True)
+    assert (status, [text["in_world"] for text in data["texts"]]) == (0, [True])
+    assert "wrote" in err and len(err.splitlines()) == 1  # nothing is amiss
     [text] = data["texts"]
     assert text["text"] == "ring" and text["question"] == question[1]
     assert [word["word"] for word in text["words"]] == ["ring", ""]
@@ -89,7 +104,7 @@ def test_before_and_after_tuning(run, tmp_path):
     compare = ("--compare", "tuned=questions")
     status, out, _ = run(PAIR, "-o", tmp_path / "a.png", *compare, *QUICK)
     assert status == 0
-    assert [line.partition(": ")[0] for line in out.splitlines()] == ["tuned=nothing", "tuned=questions"]
+    assert [line.partition(": ")[0] for line in out.splitlines()] == ["not tuned", "tuned=questions"]
 
 
 @pytest.mark.parametrize(

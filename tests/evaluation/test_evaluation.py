@@ -596,7 +596,7 @@ def manifest(tmp_path, monkeypatch):
 def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
-    (written,) = [line for line in err.splitlines() if not line.endswith("would do")]
+    (written,) = [line for line in err.splitlines() if not line.endswith("times sampled")]
     assert written == f"minivideococa: wrote the predictions to {tmp_path / 'out.jsonl'}"
     assert table.split("\n")[0].split() == ["task", "metric", "value", "items"]
     before = dict(calls)

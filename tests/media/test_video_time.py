@@ -265,7 +265,7 @@ def test_repeated_frames_give_one_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"clip\.mp4: only 3 different frames at the 8 times") as caught:
         read_video(path, 8)
     assert len(caught) == 1
-    with pytest.warns(UserWarning, match=r"2 different frames at the 8 times sampled; .*num_frames=2"):
+    with pytest.warns(UserWarning, match=r"2 different frames at the 8 times sampled$"):
         read_video(path, 8, 0, 0.08)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
