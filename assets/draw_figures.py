@@ -424,7 +424,7 @@ def kv_cache() -> Figure:
         numbers = 2 * (c.text.layers + c.decoder.layers) * c.embed_dim  # keys and values of one position
         axes[1].step(positions, positions * numbers * 4 / 1e6, where="post", color=color, lw=2.5, label=name)
     axes[1].set(
-        title="keys and values in the cache, in MB of float32", xlabel="tokens so far", ylim=(0, None)
+        title="keys and values of the text in the cache, in MB of float32", xlabel="tokens so far", ylim=(0, None)
     )
     for ax in axes:
         ax.legend(frameon=False, loc="upper left")
