@@ -266,19 +266,20 @@ def flatten() -> Figure:
 
 
 def pooling() -> Figure:
-    shown, most = frames("brief"), np.percentile(pooled("brief")[1][:, 0, :, 1:].mean(axis=0), 99.5)
+    shown, most = frames("brief"), np.percentile(pooled("brief")[1][:, 1:, :, 1:].mean(axis=(0, 1)), 99.5)
     fig, axes = figure(4.6, 5, 8, height_ratios=[1, 1, 1.4, 1, 1.4])
     for t in range(8):
         show(axes[0, t], shown[t], f"t = {t}")
     for row, adapter, color in ((1, "attentional", BLUE), (3, "mean", ORANGE)):
         video, weights = pooled("brief", adapter)
-        latent = weights[:, 0].mean(axis=0)  # [T, N]: query 0, mean of the heads
+        caption_queries = weights[:, 1:].mean(axis=(0, 1))  # [T, N]: the mean of their heads and queries
         for t in range(8):
-            show(axes[row, t], heat_map(latent[t, 1:], shown[t], most))
+            show(axes[row, t], heat_map(caption_queries[t, 1:], shown[t], most))
             ax = blank(axes[row + 1, t])
-            ax.bar(0, latent[t].sum(), color=color, width=0.7)
-            ax.text(0, latent[t].sum() + 0.01, f"{latent[t].sum():.2f}", ha="center", fontsize=9)
-            ax.set(ylim=(-0.12, 0.32), xlim=(-0.5, 0.5))
+            share = caption_queries[t].sum()
+            ax.bar(0, share, color=color, width=0.7)
+            ax.text(0, share + 0.008, f"{share:.3f}", ha="center", fontsize=9)
+            ax.set(ylim=(-0.09, 0.24), xlim=(-0.5, 0.5))
         caption = model().caption(video)
         label = f"{adapter}: “{caption}”"
         text = axes[row + 1, 0].text(-0.5, -0.03, label, color=color, va="top", fontsize=11, weight="bold")
@@ -423,7 +424,7 @@ def kv_cache() -> Figure:
         numbers = 2 * (c.text.layers + c.decoder.layers) * c.embed_dim  # keys and values of one position
         axes[1].step(positions, positions * numbers * 4 / 1e6, where="post", color=color, lw=2.5, label=name)
     axes[1].set(
-        title="keys and values in the cache, in MB of float32", xlabel="tokens so far", ylim=(0, None)
+        title="keys and values of the text in the cache, in MB of float32", xlabel="tokens so far", ylim=(0, None)
     )
     for ax in axes:
         ax.legend(frameon=False, loc="upper left")

@@ -27,7 +27,7 @@ def attention_mask(ids: Array, pad_id: int, correct_cls_mask: bool) -> Array:
 
     The padding mask is shifted by one, as the released weights were trained: key j is masked where ids[j - 1]
     is padding. So in a padded text the first padding key stays visible, and the class key is masked, even for
-    itself. `correct_cls_mask` masks the padding itself; a text must then not begin with it.
+    itself. `correct_cls_mask` masks exactly the padding; a text must then not begin with it.
     """
     kept, always = ids != pad_id, np.ones((len(ids), 1), bool)
     keys = np.concatenate([kept, always] if correct_cls_mask else [always, kept], axis=1)
