@@ -17,14 +17,14 @@ folder is removed once the cell is in WORK/results.jsonl, with counts of correct
 
 The zero-shot cells come first, then all cells of seed 0, the cheap ones before the others.
 
-The budget, in seconds of one core (AMD EPYC, shared with other work), of a step on 16 clips of 8 frames:
+The budget, in seconds of one core (AMD EPYC), of a step on 16 clips of 8 frames:
 
-    caption+contrastive   LiT 0.09-0.12   frozen 0.07-0.10   full 1.3-1.4, joint 2.2
-    questions             LiT 0.09-0.10   frozen 0.07-0.09   full 1.5, joint 2.5
+    caption+contrastive   LiT 0.09-0.11   full 1.3-1.6, joint 2.5
+    questions             LiT 0.08-0.11   full 1.3, joint 2.5
 
-so 300 steps of all cells of a seed take 6700 s, as half of the steps of frozen-then-full are frozen ones.
-With 600 s for the tests of a seed and 750 s for clips and tokens, three seeds take 22,500 s of one core: 3.1
-hours on two cores that are always busy, about 3.7 in practice. WORK needs 3 GB.
+With 4 frames it is half of that, so 300 steps of all cells of a seed take some 3100 s, as half of the steps of
+frozen-then-full are frozen ones. With 600 s for the tests of a seed and 500 s for clips and tokens, three seeds
+take some 11,600 s of one core: two hours on two cores. WORK needs 3 GB.
 
 The learning rate is one for all tunings. Full tuning with attentional pooling does not diverge at 1e-3: the
 validation loss is 1.63 after 40 steps on 8 clips with questions, and 2.17 at 3e-4; on captions it is 0.92
