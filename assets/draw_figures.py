@@ -266,7 +266,8 @@ def flatten() -> Figure:
 
 
 def pooling() -> Figure:
-    shown, most = frames("brief"), np.percentile(pooled("brief")[1][:, 1:, :, 1:].mean(axis=(0, 1)), 99.5)
+    shown = frames("brief")
+    most = np.percentile(pooled("brief")[1][:, 1:, :, 1:].mean(axis=(0, 1)), 99.5)
     fig, axes = figure(4.6, 5, 8, height_ratios=[1, 1, 1.4, 1, 1.4])
     for t in range(8):
         show(axes[0, t], shown[t], f"t = {t}")
@@ -424,7 +425,9 @@ def kv_cache() -> Figure:
         numbers = 2 * (c.text.layers + c.decoder.layers) * c.embed_dim  # keys and values of one position
         axes[1].step(positions, positions * numbers * 4 / 1e6, where="post", color=color, lw=2.5, label=name)
     axes[1].set(
-        title="keys and values of the text in the cache, in MB of float32", xlabel="tokens so far", ylim=(0, None)
+        title="keys and values of the text in the cache, in MB of float32",
+        xlabel="tokens so far",
+        ylim=(0, None),
     )
     for ax in axes:
         ax.legend(frameon=False, loc="upper left")
