@@ -22,9 +22,9 @@ The budget, in seconds of one core (AMD EPYC), of a step on 16 clips of 8 frames
     caption+contrastive   LiT 0.09-0.11   full 1.3-1.6, joint 2.5
     questions             LiT 0.08-0.11   full 1.3, joint 2.5
 
-With 4 frames it is half of that, so 300 steps of all cells of a seed take some 3100 s, as half of the steps of
-frozen-then-full are frozen ones. With 600 s for the tests of a seed and 500 s for clips and tokens, three seeds
-take some 11,600 s of one core: two hours on two cores. WORK needs 3 GB.
+With 4 frames it is half of that, so 300 steps of all cells of a seed take some 3100 s, as half of the steps
+of frozen-then-full are frozen ones. With 600 s for the tests of a seed and 500 s for clips and tokens, three
+seeds take some 11,600 s of one core: two hours on two cores. WORK needs 3 GB.
 
 The learning rate is one for all tunings. Full tuning with attentional pooling does not diverge at 1e-3: the
 validation loss is 1.63 after 40 steps on 8 clips with questions, and 2.17 at 3e-4; on captions it is 0.92

@@ -81,7 +81,7 @@ def test_each_video_that_is_not_of_shapes_is_told_where_it_stands(run, tmp_path,
     """In the file, which is kept and shown to others, as well as after its line."""
     noise = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)).save(noise)
-    status, out, err = run(noise, PAIR, "-o", tmp_path / "a.html", *QUICK)
+    status, out, _ = run(noise, PAIR, "-o", tmp_path / "a.html", *QUICK)
     first, caveat, second = out.splitlines()
     assert status == 0 and caveat.startswith("(may not be a description")
     assert first.startswith(f"{noise}: ") and second.startswith(f"{PAIR}: ")
