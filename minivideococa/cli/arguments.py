@@ -170,6 +170,11 @@ def add_json(parser: Parser, more: str = "") -> None:
     parser.add_argument("--json", action="store_true", help=f"print JSON, for programs{more}")
 
 
+def add_output(parser: Parser, metavar: str, help: str, required: bool = True) -> None:
+    """Add -o, the file or the folder to write."""
+    parser.add_argument("-o", "--output", type=path, metavar=metavar, required=required, help=help)
+
+
 def add_weights(parser: Parser) -> None:
     """Add --weights and --tuned."""
     parser.add_argument(

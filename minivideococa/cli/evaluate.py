@@ -86,12 +86,11 @@ def add_arguments(parser: arguments.Parser) -> None:
         "checkpoints)",
     )
     cache.add_argument("--no-cache", action="store_true", help="keep nothing")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=arguments.path,
-        metavar="FILE",
-        help="write the predictions: one JSON object per line of MANIFEST, in its order",
+    arguments.add_output(
+        parser,
+        "FILE",
+        "write the predictions: one JSON object per line of MANIFEST, in its order",
+        required=False,
     )
     arguments.add_model(parser)
     arguments.add_adapter(parser)

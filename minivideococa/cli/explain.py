@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..model.videococa import VideoCoCa
 
 ENDINGS = (".html", ".gif", ".png")
-STRANGE = "(may not be a description: this checkpoint knows coloured shapes only)"
+CAVEAT = "(may not be a description: this checkpoint knows coloured shapes only)"
 COMPARED = ("adapter", "formula", "frames", "tuned", "weights")
 
 
@@ -40,13 +40,10 @@ def add_arguments(parser: arguments.Parser) -> None:
         nargs="+",
         help=f"{videos.VIDEO}; two of them are compared side by side",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=arguments.path,
-        required=True,
-        metavar="FILE",
-        help="the file to write: a page for the browser (.html), an animation (.gif) or a picture (.png)",
+    arguments.add_output(
+        parser,
+        "FILE",
+        "the file to write: a page for the browser (.html), an animation (.gif) or a picture (.png)",
     )
     parser.add_argument(
         "--question", type=arguments.text, metavar="TEXT", help="explain the answer to this question"
@@ -120,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     explained = list(explain_all(args))
     with atomic_write(destination) as partial:
         titles = [label if args.compare else Path(label).name for label, _, _ in explained]
-        caveats = [f" {STRANGE}" if known == [False] else "" for _, _, known in explained]
+        caveats = [f" {CAVEAT}" if known == [False] else "" for _, _, known in explained]
         labels = [title + caveat for title, caveat in zip(titles, caveats, strict=True)]
         write(partial, destination.suffix.lower(), [explanation for _, explanation, _ in explained], labels)
     lines = []

@@ -37,14 +37,11 @@ def add_arguments(parser: arguments.Parser) -> None:
         metavar="MANIFEST",
         help="a file with one JSON object per line: a video with its captions, or a question and its answer",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=arguments.path,
-        metavar="DIR",
-        required=True,
-        help="the folder of the run: its log, its state, and at the end tuned.safetensors. A run that was "
-        "interrupted goes on when its command is repeated",
+    arguments.add_output(
+        parser,
+        "DIR",
+        "the folder of the run: its log, its state, and at the end tuned.safetensors. A run that was "
+        "interrupted resumes when its command is run again",
     )
     parser.add_argument(
         "--validate",

@@ -26,13 +26,10 @@ def add_parser(commands: arguments.Commands) -> None:
 def add_arguments(parser: arguments.Parser) -> None:
     """Add the arguments."""
     videos.add_video(parser)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=arguments.path,
-        required=True,
-        metavar="FILE",
-        help="the safetensors file to write",
+    arguments.add_output(
+        parser,
+        "FILE",
+        "the safetensors file to write",
     )
     parser.add_argument(
         "--text", metavar="TEXT", help="the text to encode and decode (default: the caption of the video)"

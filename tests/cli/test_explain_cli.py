@@ -10,7 +10,7 @@ from PIL import Image
 
 import minivideococa as mvc
 from minivideococa import cli
-from minivideococa.cli.explain import STRANGE
+from minivideococa.cli.explain import CAVEAT
 from minivideococa.demo import CLIPS
 
 PAIR, SINGLE = str(CLIPS / "pair.gif"), str(CLIPS / "single.gif")
@@ -85,7 +85,7 @@ def test_each_video_that_is_not_of_shapes_is_told_where_it_stands(run, tmp_path,
     first, caveat, second = out.splitlines()
     assert status == 0 and caveat.startswith("(may not be a description")
     assert first.startswith(f"{noise}: ") and second.startswith(f"{PAIR}: ")
-    assert pages[0][1] == [f"noise.png {STRANGE}", "pair.gif"]
+    assert pages[0][1] == [f"noise.png {CAVEAT}", "pair.gif"]
 
 
 def test_a_question(run, tmp_path):
