@@ -11,8 +11,8 @@ those that the map ranks highest or as many at random. A patch is occluded by th
 and the frames are encoded anew. The area between the two curves is the mean difference of the probability
 over the fractions from 0 to the last of FRACTIONS. A map that tells nothing has an area of 0.
 
-The clips have 8 frames; training never used their seed. minivideococa/explanation/README.md says on which clips
-the formulas were compared.
+The clips have 8 frames, and training never used their seed. minivideococa/explanation/README.md says on which
+clips the formulas were compared.
 Intervals are 95%, by bootstrap over the clips. The `ok` and `MISSED` lines are about the default formula; the
 exit status is 1 if anything is missed.
 """
