@@ -64,16 +64,23 @@ def explain(
         raise ValueError("an encoded video has no frames to explain: give its path or its frames")
     options = _options(model, question, options, keywords)
     adapter = model.config.check_adapter(adapter)
-    raw = model.media["to_frames"](video, num_frames, start, end)
+    raw, times = model.media["timed_frames"](video, num_frames, start, end)
     pixels = model.preprocess(raw)
     if question is not None and model.config.answers:
         run = forward_classified(model, pixels, adapter, question, progress)
     else:
         run = forward(model, pixels, adapter, options, progress)
-    return _explanation(run, model, raw, question, formula)
+    return _explanation(run, model, raw, times, question, formula)
 
 
-def _explanation(run: Pass, model: VideoCoCa, raw: Array, question: str | None, formula: str) -> Explanation:
+def _explanation(
+    run: Pass,
+    model: VideoCoCa,
+    raw: Array,
+    times: tuple[float, ...] | None,
+    question: str | None,
+    formula: str,
+) -> Explanation:
     """Return the explanation of a text, or of a class, of frames uint8 [T, H, W, 3] as they were read."""
     config, words, probabilities = run.config, run.words, softmax(run.logits)
     name = (lambda i: config.answers[i]) if run.classified else partial(_word, model)
@@ -82,7 +89,7 @@ def _explanation(run: Pass, model: VideoCoCa, raw: Array, question: str | None, 
     side = config.vision.image_size // config.vision.patch_size
     return Explanation(
         frames=square_frames(raw, config.preprocess),
-        times=None,
+        times=times,
         text=name(words[0]) if run.classified else model.require_tokenizer().decode(words),
         question=question,
         adapter=run.adapter,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minivideococa as mvc
 from minivideococa.checkpoint import with_tensors
@@ -116,6 +117,19 @@ def test_frames_are_those_that_the_model_sees(model):
     np.testing.assert_array_equal(explanation.frames, square_frames(wide, model.config.preprocess))
     np.testing.assert_array_equal(model.preprocess(explanation.frames), model.preprocess(wide))
     assert explanation.frames.shape == (2, 64, 64, 3)
+
+
+def test_times_are_those_of_the_sampled_frames(model, frames, tmp_path):
+    """The bundled clips last 2.4 seconds."""
+    explanation = mvc.explain(model, PAIR, num_frames=4, beams=1)
+    assert explanation.times == pytest.approx([0.3, 0.9, 1.5, 2.1])
+    cut = mvc.explain(model, PAIR, num_frames=2, start=1, end="00:02", beams=1)
+    assert cut.times == pytest.approx([1.25, 1.75])
+    Image.fromarray(frames[0]).save(tmp_path / "still.png")
+    for source in (frames, tmp_path / "still.png", tmp_path):  # no file, a still, a folder of images
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert mvc.explain(model, source, num_frames=2, beams=1).times is None
 
 
 def test_shapes_are_those_of_a_trace(model, frames):
