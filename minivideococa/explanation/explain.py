@@ -16,7 +16,7 @@ from ..model.hooks import STAGES, TEXT, Activations, trace
 from ..model.ops import softmax
 from ..model.videococa import VideoCoCa, frame_tokens
 from ..progress import Progress, no_progress
-from ..tasks import answering_options, check_question, class_logits, prompt_length
+from ..tasks import answering_options, check_question, class_logits, prompt_length, require_captions
 from ..training.tape import keep
 from .explanation import LIKELIEST, Explanation
 from .relevance import FORMULAS, Pass, cross_weights, latent_weights, pooler_weights
@@ -137,6 +137,7 @@ def _options(
     """Return the options with which the text is generated. Raises ValueError if it cannot be explained."""
     if question is None:
         options = DecodingOptions.create(options, **keywords)
+        require_captions(model, options.prompt)
     else:
         check_question(question)
         options = answering_options(model, question, options, keywords)

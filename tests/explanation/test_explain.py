@@ -180,6 +180,12 @@ def test_without_any_relevance_all_tokens_have_the_same_share():
     np.testing.assert_array_equal(shares, [[[0.5, 0.5]], [[0.25, 0.75]]])
 
 
+def test_a_model_that_was_tuned_for_questions_has_no_caption_to_explain(questions, frames):
+    with pytest.raises(ValueError, match="writes no captions: give a question"):
+        mvc.explain(questions, frames)
+    assert mvc.explain(questions, frames, prompt="what shape is red?").text == "ring"
+
+
 def test_what_cannot_be_explained(model, questions, frames):
     for message, arguments, keywords in [
         ("an encoded video has no frames", [model.encode(frames)], {}),
