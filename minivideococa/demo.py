@@ -138,10 +138,11 @@ def _compare(model: VideoCoCa, entry: dict[str, Any]) -> Section:
     adapters = ("attentional", "mean")
     explanations = [explain(model, CLIPS / entry["clip"], adapter=adapter) for adapter in adapters]
     verdicts = [_missed(entry["text"], explanation.text) for explanation in explanations]
+    of_nothing = NOTHING if "nothing" in explanations[1].text.split() else ""
     return Section(
         explanations,
         heading=f"{entry['clip']}: {entry['text']}",
-        note=f"{SHOWN[entry['set']].capitalize()}.{NOTHING if 'nothing' in explanations[1].text.split() else ''}",
+        note=f"{SHOWN[entry['set']].capitalize()}.{of_nothing}",
         labels=[f"{adapter} pooling: {verdict}" for adapter, verdict in zip(adapters, verdicts, strict=True)],
     )
 

@@ -45,7 +45,8 @@ def add_arguments(parser: arguments.Parser) -> None:
     arguments.add_output(
         parser,
         "FILE",
-        "the file to write: a page for the browser (.html), an animation (.gif) or a picture (.png)",
+        "the file to write, in place of one that is there: a page for the browser (.html), an animation "
+        "(.gif) or a picture (.png)",
     )
     parser.add_argument(
         "--question", type=arguments.text, metavar="TEXT", help="explain the answer to this question"
