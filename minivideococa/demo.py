@@ -35,7 +35,19 @@ LEAD = (
     "reads each frame alone and averages, and loses what only a few frames show. Point at a word to see "
     "where it came from."
 )
-HOW_TO_SEE = "To see where each word of the captions came from: minivideococa demo --html demo.html"
+NEXT = (
+    "minivideococa demo --html demo.html    where each word came from",
+    "minivideococa explain VIDEO -o a.html  the same for a video of yours",
+    "minivideococa check --new mine.py      exercises: write the model yourself",
+)
+SHOWN = CLIP_SETS | {  # what the bundled clip of a set shows
+    "brief": "one object, visible in 2 of 8 frames",
+    "mixed": "three objects, always visible",
+}
+NOTHING = (
+    " Mean pooling looks at the crescent, too: a map shows where the model looked, not what it made of it. "
+    "Averaged over eight frames, the two that show it do not count enough to be named."
+)
 
 
 def run(progress: Progress = no_progress) -> dict[str, Any]:
@@ -126,10 +138,11 @@ def _compare(model: VideoCoCa, entry: dict[str, Any]) -> Section:
     adapters = ("attentional", "mean")
     explanations = [explain(model, CLIPS / entry["clip"], adapter=adapter) for adapter in adapters]
     verdicts = [_missed(entry["text"], explanation.text) for explanation in explanations]
+    of_nothing = NOTHING if "nothing" in explanations[1].text.split() else ""
     return Section(
         explanations,
         heading=f"{entry['clip']}: {entry['text']}",
-        note=CLIP_SETS[entry["set"]],
+        note=f"{SHOWN[entry['set']].capitalize()}.{of_nothing}",
         labels=[f"{adapter} pooling: {verdict}" for adapter, verdict in zip(adapters, verdicts, strict=True)],
     )
 
@@ -176,7 +189,7 @@ def report(result: dict[str, Any]) -> str:
 
 def _caption_lines(clip: dict[str, Any]) -> list[str]:
     return [
-        f"   {clip['clip']}: {clip['text']} ({CLIP_SETS[clip['set']]})",
+        f"   {clip['clip']}: {clip['text']} ({SHOWN[clip['set']]})",
         f"      caption  {clip['caption']!r}  {_verdict(clip['caption_right'])}",
     ]
 

@@ -304,6 +304,18 @@ def check_question(question: str) -> str:
     return question
 
 
+def require_captions(model: VideoCoCa, prompt: str = "") -> None:
+    """Raise ValueError if a model was tuned to generate answers, and has no prompt to continue.
+
+    A classifier of answers leaves the captions as they were, or nearly so.
+    """
+    if model.tuned_for == "qa" and not model.config.answers and not prompt:
+        raise ValueError(
+            "this model was tuned to answer questions and writes no captions: give a question, or leave out "
+            "the tuned part"
+        )
+
+
 def is_tuned_for_questions(model: VideoCoCa) -> bool:
     """Tell whether a model was finetuned for question answering, by either head."""
     return bool(model.config.answers) or model.tuned_for == "qa"

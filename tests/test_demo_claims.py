@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
+import minivideococa.demo
 from minivideococa.demo import CLIPS, run
 from minivideococa.world import LABELS, objects_named, sample_clip
 
@@ -58,6 +59,15 @@ def test_the_sampled_frames_that_show_each_object(kind, T):
         np.flatnonzero(pixels_of(thing, frames, scene.background) > 50).tolist() for thing in scene.first
     ]
     assert shown == [list(frames_of[T]) for frames_of in SHOWN[kind]]
+
+
+def test_what_the_demo_says_of_its_clips():
+    numbers = ("no", "one", "two", "three")
+    for kind in ("single", "brief", "pair", "mixed"):
+        frames = [len(frames_of[8]) for frames_of in SHOWN[kind]]
+        objects = f"{numbers[len(frames)]} object{'s' if len(frames) > 1 else ''}"
+        seen = "always visible" if frames[0] == 8 else f"visible in {frames[0]} of 8 frames"
+        assert minivideococa.demo.SHOWN[kind] == f"{objects}, {seen}"
 
 
 def test_the_other_frames_of_brief_are_empty():

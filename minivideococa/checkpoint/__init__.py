@@ -81,25 +81,26 @@ def assemble(config: Config, params: Params, tokenizer: Tokenizer | None = None)
     """Return a model with this package's video reader and preprocessing. `params`: see `table.nest`."""
     from ..media.preprocess import preprocess
     from ..media.sampling import frame_count
-    from ..media.video import to_frames
+    from ..media.video import timed_frames
     from ..model.videococa import VideoCoCa
     from ..resources import require_memory_for
 
     required = config.bytes_to_encode("attentional", params["logit_scale"].dtype)
 
-    def read_frames(
+    def read_timed(
         source: Any, num_frames: int = 8, start: Time = None, end: Time = None, *, name: str = "video"
-    ) -> Array:
+    ) -> tuple[Array, tuple[float, ...] | None]:
         num_frames = frame_count(num_frames)
         if isinstance(source, str | os.PathLike):  # checked before the file is read
             require_memory_for(num_frames, required, f"encoding {num_frames} frames", "frames")
-        return to_frames(source, num_frames, start, end, name=name)
+        return timed_frames(source, num_frames, start, end, name=name)
 
     return VideoCoCa(
         config,
         params,
         tokenizer,
-        to_frames=read_frames,
+        to_frames=lambda *args, **keywords: read_timed(*args, **keywords)[0],
+        timed_frames=read_timed,
         preprocess=preprocess,
         require_memory_for=require_memory_for,
     )

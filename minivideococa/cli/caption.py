@@ -40,10 +40,13 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the caption of each video as soon as it is written."""
+    from ..tasks import require_captions
+
     options = arguments.decoding_options(args)
     paths = videos.expand(args.videos)
     failed = videos.check_all(paths)  # before the weights
     model = arguments.load_model(args)
+    require_captions(model, options.prompt)
     messages.refuse_unknown_words(args, model, [options.prompt])
     arguments.check_decoding(args, model, options)
     several, in_world = paths != args.videos or len(paths) > 1, []
@@ -59,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         print_left_out(args, left_out, failed)
         left_out.clear()
         captions = write_captions(args, model, video, options)
-        known = messages.videos_in_world(args, [video], judged_caption(args, captions))
+        known = messages.videos_in_world(args, [video], judged_caption(args, captions[0]["caption"]))
         in_world += known or []
         print_captions(args, path, captions, known, f"{path}: " if several else "")
     if len(left_out) == len(paths):
@@ -69,14 +72,14 @@ def run(args: argparse.Namespace) -> int:
     return videos.report_left_out(args, failed, paths)
 
 
-def judged_caption(args: argparse.Namespace, captions: list[dict[str, Any]]) -> str | None:
-    """Return the caption by which `in_world` may judge a video; None if an option may have distorted it.
+def judged_caption(args: argparse.Namespace, caption: str) -> str | None:
+    """Return a caption if `in_world` may judge the video by it; None if an option may have distorted it.
 
     Mean pooling, few frames and a part of a video miss short events.
     """
     whole = args.adapter != "mean" and args.frames >= 8 and args.start is None and args.end is None
     default = not arguments.given_decoding(args).keys() - {"candidates", "beams", "convention"}
-    return captions[0]["caption"] if whole and default else None
+    return caption if whole and default else None
 
 
 def write_captions(

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     destination = None if args.html is None else resolve_output(args.html)
     result = demo.run(progress=arguments.progress(args))
-    how_to_see = [] if destination else ["", demo.HOW_TO_SEE]
-    messages.print_result(args, [*demo.report(result).split("\n"), *how_to_see], result)
+    steps = ["", "Next:", *(f"   {step}" for step in demo.NEXT[1 if destination else 0 :])]
+    messages.print_result(args, [*demo.report(result).split("\n"), *steps], result)
     if destination:
         page = demo.page(progress=arguments.progress(args))
         with atomic_write(destination) as partial:

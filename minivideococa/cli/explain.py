@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..output import atomic_write, resolve_output
 from . import arguments, messages, videos
 from .answer import video_of_base, warn_if_not_tuned
+from .caption import judged_caption
 
 if TYPE_CHECKING:
     from ..explanation.explanation import Explanation
@@ -43,7 +45,8 @@ def add_arguments(parser: arguments.Parser) -> None:
     arguments.add_output(
         parser,
         "FILE",
-        "the file to write: a page for the browser (.html), an animation (.gif) or a picture (.png)",
+        "the file to write, in place of one that is there: a page for the browser (.html), an animation "
+        "(.gif) or a picture (.png)",
     )
     parser.add_argument(
         "--question", type=arguments.text, metavar="TEXT", help="explain the answer to this question"
@@ -103,6 +106,8 @@ def wrong_comparison(args: argparse.Namespace) -> str | None:
         return f"-o {args.output}: end the name with {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
     if len(args.videos) > 2:
         return f"explain takes one VIDEO or two: {args.videos[2]!r} is one too many"
+    if len(args.videos) == 2 and os.path.realpath(args.videos[0]) == os.path.realpath(args.videos[1]):
+        return f"{args.videos[1]} is the same video: give another one, or --compare KEY=VALUE"
     if len(args.videos) == 2 and args.compare:
         return "two videos are compared already: leave out one of them, or --compare"
     return None
@@ -137,18 +142,19 @@ def explain_all(args: argparse.Namespace) -> Iterator[tuple[str, Explanation, li
     Beside them stands whether the video looks like the embedded checkpoint's shapes; None for other
     checkpoints.
     """
-    from ..checkpoint.tuned import QUESTIONS
-
     others = [argparse.Namespace(**vars(args) | dict(args.compare))] if args.compare else []
     model, loaded = None, None
     for variant in (args, *others):
         if model is None or (variant.weights, variant.tuned) != loaded:
             model = None  # so that its memory is free for the next
-            model = arguments.load_model(variant, part=QUESTIONS if args.question else None)
+            model = arguments.load_model(variant, part=tuned_of(variant))
             loaded = variant.weights, variant.tuned
+        if variant is args:
+            refuse_the_same(args, model)
         for path in args.videos:
             explanation = explain_one(variant, model, path)
-            changed = [label_of(key, getattr(variant, key), explanation) for key, _ in args.compare]
+            chosen = vars(variant) | {"tuned": tuned_of(variant)}
+            changed = [label_of(key, chosen[key], explanation) for key, _ in args.compare]
             yield ", ".join(changed) or path, explanation, known_in_world(variant, path, explanation)
 
 
@@ -178,6 +184,21 @@ def explain_one(args: argparse.Namespace, model: VideoCoCa, path: str) -> Explan
         raise ValueError(arguments.with_flags(str(error), given, DecodingOptions)) from None
 
 
+def tuned_of(args: argparse.Namespace) -> str | None:
+    """Return the tuned part; for a question to the embedded checkpoint it is its own, unless one is given."""
+    from ..checkpoint.tuned import QUESTIONS
+
+    return QUESTIONS if args.question and not (args.tuned or args.weights) else args.tuned
+
+
+def refuse_the_same(args: argparse.Namespace, model: VideoCoCa) -> None:
+    """Raise ValueError if what is given to --compare is what is explained already."""
+    given = vars(args) | {"adapter": model.config.check_adapter(args.adapter), "tuned": tuned_of(args)}
+    if args.compare and all(given[key] == value for key, value in args.compare):
+        same = ", ".join(f"{key}={value}" for key, value in args.compare)
+        raise ValueError(f"--compare {same} is what is explained already: give another value")
+
+
 def label_of(key: str, value: object, explanation: Explanation) -> str:
     """Return what is compared, as KEY=VALUE."""
     if key == "tuned" and value is None:
@@ -188,8 +209,9 @@ def label_of(key: str, value: object, explanation: Explanation) -> str:
 
 def known_in_world(args: argparse.Namespace, path: str, explanation: Explanation) -> list[bool] | None:
     """Return whether a video looks like the embedded checkpoint's shapes; None for other checkpoints."""
-    video = video_of_base(args, path, explanation.video) if args.question else explanation.video
-    return messages.videos_in_world(args, [video])
+    if args.question:
+        return messages.videos_in_world(args, [video_of_base(args, path, explanation.video)])
+    return messages.videos_in_world(args, [explanation.video], judged_caption(args, explanation.text))
 
 
 def fields_of(label: str, explanation: Explanation, known: list[bool] | None) -> dict[str, Any]:
@@ -199,6 +221,7 @@ def fields_of(label: str, explanation: Explanation, known: list[bool] | None) ->
         "of": label,
         "question": explanation.question,
         "text": explanation.text,
+        "times": explanation.times,
         "adapter": explanation.adapter,
         **messages.world_field(known),
         "words": [

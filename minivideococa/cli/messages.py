@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from ..model.config import Video
     from ..model.videococa import VideoCoCa
 
+OTHERS = "such as hf-hub:laion/CoCa-ViT-L-14-laion2B-s13B-b90k"  # weights, for other videos
 NO_DESCRIPTION = (
     "(may not be a description: the embedded checkpoint was trained on coloured shapes only, and this video "
-    "does not look like them; use --weights)"
+    f"does not look like them; give --weights, {OTHERS})"
 )
 WORDS_NAMED = 20  # at most, in a message
 
@@ -121,7 +122,8 @@ def warn_of_limits(
     if for_shapes_only(args) and not (known and all(known)):
         say(
             args,
-            "the embedded checkpoint was trained on coloured shapes only; for other videos give --weights",
+            "the embedded checkpoint was trained on coloured shapes only; for other videos give --weights, "
+            f"{OTHERS}",
         )
     warn_of_words(args, model, texts)
 
@@ -163,7 +165,7 @@ def _refusal(args: argparse.Namespace, words: Sequence[str], way_out: str) -> st
     if for_shapes_only(args):
         return (
             "the embedded checkpoint is for coloured shapes only, and its vocabulary lacks "
-            f"{word_list(words)}: give {way_out}--weights (see README.md), other words, or --force to go on"
+            f"{word_list(words)}: give {way_out}--weights ({OTHERS}), other words, or --force to go on"
         )
     lacks = f"this checkpoint's vocabulary lacks {word_list(words)}"
     return f"{lacks}: give {way_out}other words, or --force to go on"

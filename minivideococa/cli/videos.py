@@ -118,7 +118,8 @@ def require_video(path: str) -> None:
         for name in os.listdir(path)
     ):
         raise ValueError(
-            f"{path}: no videos and no images directly in this folder (subfolders are not searched)"
+            f"{path}: no videos and no images directly in this folder (subfolders are not searched); "
+            "give the folder that holds them"
         )
     files_of(path)
 

@@ -28,13 +28,15 @@ class Case:
     """A call whose result is known.
 
     says: what is passed, in words. mistakes: the common ones; those that do not fit the shapes may raise
-    ValueError or IndexError.
+    ValueError or IndexError. failure: the name in HINTS of why a function may fail here, or return a wrong
+    shape, that has got the cases before right; or "".
     """
 
     says: str
     args: tuple[Any, ...]
     expected: Array
     mistakes: Mistakes = field(default_factory=dict)
+    failure: str = ""
 
 
 def first_mistake(written: Written, cases: Sequence[Case]) -> Verdict | None:
@@ -42,8 +44,13 @@ def first_mistake(written: Written, cases: Sequence[Case]) -> Verdict | None:
 
     Raises Wrong if it fails there, or if its result has the wrong form, so that the model could not go on.
     """
-    verdicts = (compare(case, called(written, case.args, case.says)) for case in cases)
-    return next((verdict for verdict in verdicts if verdict), None)
+    for case in cases:
+        try:
+            if verdict := compare(case, called(written, case.args, case.says)):
+                return verdict
+        except Wrong as wrong:
+            raise Wrong(*wrong.lines, hint=HINTS.get(case.failure, wrong.hint)) from None
+    return None
 
 
 def called(written: Written, args: tuple[Any, ...], says: str) -> Any:

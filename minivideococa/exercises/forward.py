@@ -24,7 +24,7 @@ from ..verify import changes
 from ..verify.changes import Make, constant
 from .comparison import Case, Mistakes, first_mistake
 from .learner import Written
-from .result import Verdict
+from .result import NotWritten, Verdict, Wrong
 from .running import RunningModel, in_place_of
 
 # 1. Patches
@@ -60,7 +60,7 @@ def patchify_case(T: int, S: int, P: int, says: str) -> Case:
         "wrong_border": cut_patches(pixels[..., border:, border:], P),
     }
     mistakes: Mistakes = {name: partial(np.reshape, y, expected.shape) for name, y in results.items()}
-    return Case(says, (pixels, P), expected, mistakes)
+    return Case(says, (pixels, P), expected, mistakes, "not_cropped" if border else "")
 
 
 # 2. Attention
@@ -68,18 +68,6 @@ def patchify_case(T: int, S: int, P: int, says: str) -> Case:
 
 def attention(written: Written, running: RunningModel) -> Verdict:
     """Check `attention`."""
-    causal = np.tri(3, 5, 2, dtype=bool)
-    masks = np.stack([causal, causal & (np.arange(5) != 1)])[:, None]
-    two, one = ((2, 3, 8), (2, 5, 8)), ((3, 8), (5, 8))
-    cases = [
-        attention_case(*two, None, "two sequences of 3 queries and 5 keys, 2 heads and no mask"),
-        attention_case(*one, causal, "3 queries, 5 keys, 2 heads and a causal mask [3, 5]"),
-        attention_case((3, 8), (2, 5, 8), None, "3 queries which two sequences of 5 keys share, and 2 heads"),
-        attention_case(
-            *two, masks, "two sequences, 2 heads, and a mask [2, 1, 3, 5] with one for each sequence"
-        ),
-        attention_case(*one, None, "3 queries, 5 keys, 2 heads, and scores in the thousands", scale=80),
-    ]
 
     def make(operation: Callable[..., Array]) -> Callable[..., Array]:
         def run(x: Array, keys: Array, values: Array, p: Params, heads: int, mask: Mask = None) -> Array:
@@ -89,7 +77,33 @@ def attention(written: Written, running: RunningModel) -> Verdict:
 
         return run
 
-    return running.judge(first_mistake(written, cases), {"ops.attention": make})
+    return running.judge(first_mistake(written, attention_cases()), {"ops.attention": make})
+
+
+def attention_is_wrong(function: Any) -> bool:
+    """Return whether a learner's `attention` is wrong in the small cases, and not just unwritten."""
+    try:
+        return first_mistake(Written("attention", function), attention_cases()) is not None
+    except Wrong:
+        return True
+    except NotWritten:
+        return False
+
+
+def attention_cases() -> list[Case]:
+    """Return the cases of `attention`."""
+    causal = np.tri(3, 5, 2, dtype=bool)
+    masks = np.stack([causal, causal & (np.arange(5) != 1)])[:, None]
+    two, one = ((2, 3, 8), (2, 5, 8)), ((3, 8), (5, 8))
+    return [
+        attention_case(*two, None, "two sequences of 3 queries and 5 keys, 2 heads and no mask"),
+        attention_case(*one, causal, "3 queries, 5 keys, 2 heads and a causal mask [3, 5]"),
+        attention_case((3, 8), (2, 5, 8), None, "3 queries which two sequences of 5 keys share, and 2 heads"),
+        attention_case(
+            *two, masks, "two sequences, 2 heads, and a mask [2, 1, 3, 5] with one for each sequence"
+        ),
+        attention_case(*one, None, "3 queries, 5 keys, 2 heads, and scores in the thousands", scale=80),
+    ]
 
 
 def attend(
@@ -182,6 +196,9 @@ def pooler_mistakes(tokens: Array, p: Params, heads: int) -> Mistakes:
     def pooled(tokens: Array, heads: int = heads, **changed: Any) -> Array:
         return attentional_pooler(tokens, p | changed, heads)
 
+    def turned(norm: Params) -> Params:
+        return {"weight": norm["bias"], "bias": norm["weight"]}
+
     return {
         "mean_pooling": lambda: pooled(tokens).mean(axis=0),
         "tokens_averaged": lambda: pooled(tokens.mean(axis=0)),
@@ -192,6 +209,8 @@ def pooler_mistakes(tokens: Array, p: Params, heads: int) -> Mistakes:
         "no_ln_q": lambda: without_norms(flat, p, heads, "ln_q"),
         "no_ln_k": lambda: without_norms(flat, p, heads, "ln_k"),
         "no_norms": lambda: without_norms(flat, p, heads, "ln_q", "ln_k"),
+        "ln_q_turned": lambda: pooled(flat, ln_q=turned(p["ln_q"])),
+        "ln_k_turned": lambda: pooled(flat, ln_k=turned(p["ln_k"])),  # of both norms the result is the same
         "kv_swapped": lambda: kv_swapped(flat, p, heads),
         "no_out_proj": lambda: pooled(flat, attn=p["attn"] | {"out_proj": no_projection}),
         "residual": lambda: p["query"] + pooled(flat),

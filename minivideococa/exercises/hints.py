@@ -20,6 +20,10 @@ HINTS = {
     "wrong_border": (
         "the pixels beyond the last whole patch, which are dropped, are at the right and at the bottom"
     ),
+    "not_cropped": (
+        "n is the floor of S / P: the pixels beyond the last whole patch are dropped. Crop to n P rows and "
+        "columns first, pixels[..., : n * P, : n * P]"
+    ),
     # attention
     "not_scaled": "the scores are not divided by sqrt D",
     "scaled_by_width": "the scores are divided by sqrt E: D is the width of one head, E / H",
@@ -63,6 +67,11 @@ HINTS = {
     "no_ln_q": "ln_q, the LayerNorm of the queries, is missing",
     "no_ln_k": "ln_k, the LayerNorm of the tokens, is missing",
     "no_norms": "both LayerNorms are missing: ln_q for the queries, ln_k for the tokens",
+    "ln_q_turned": "weight and bias of ln_q are exchanged: ops.layer_norm(x, weight, bias), in this order",
+    "ln_k_turned": (
+        "weight and bias of ln_k, perhaps of ln_q too, are exchanged: ops.layer_norm(x, weight, bias), in "
+        "this order"
+    ),
     "kv_swapped": "keys and values are exchanged: each has a projection of its own, and weights the other",
     "no_out_proj": 'the output projection, p["attn"]["out_proj"], is missing',
     "residual": (

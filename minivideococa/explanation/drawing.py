@@ -1,7 +1,9 @@
 """Pictures of an explanation: a strip of frames for each word, and an animation of the text being written.
 
 A map is drawn over a frame as a heat map: the frame paler and darker, and over it a colour, the more opaque
-the more the patch counted. The scale is each word's own: full colour is its largest value in all frames.
+the more the patch counted. The scale is each word's own: full colour is its largest value in all frames, or
+twice its median if the map is flat. A bar below a frame is the frame's share of the word's weight: a whole
+frame wide for all of it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 PAPER, INK, PALE, TRACK, BAR = (255, 255, 255), (30, 30, 30), (110, 110, 110), (230, 230, 230), (205, 75, 15)
-GAP, LABEL, BAR_HEIGHT, LINE, LEAST_WIDTH = 6, 118, 4, 24, 480  # pixels
-WIDTH = 1400  # pixels, at most, of the frames of a strip
+GAP, LABEL, BAR_HEIGHT, NUMBER, LINE, LEAST_WIDTH = 6, 118, 4, 14, 24, 480  # pixels
+WIDTH = 1400  # pixels, at most, of the frames of a strip; more frames go on in a row below
 SIDES = (48, 128)  # pixels, the least and the greatest side of a frame in a picture
 COLOURS, MILLISECONDS, HOLD = 256, 130, 3000  # of an animation: its palette, a picture, the last picture
 FAINT = 0.06  # relevance up to which a place keeps its colour: an animation of noise would be large
@@ -36,19 +39,19 @@ def figure(explanation: Explanation) -> Image.Image:
 
     Below a frame is a bar: how much the frame counted for the word. The first row shows the frames.
     """
-    side, rows = frame_side(explanation), [i for i, word in enumerate(explanation.words) if word]
+    rows = [i for i, word in enumerate(explanation.words) if word]
     image, draw, y = canvas(explanation, LABEL, len(rows) + 1)
     write(draw, (GAP, y), explanation.text.split(), None)
     y += text_height(explanation, image.width)
-    strip(image, draw, (LABEL, y), side, explanation.frames)
-    for t, seconds in enumerate(explanation.times or ()):
-        draw.text((LABEL + t * (side + GAP), y + side), f"{seconds:.1f} s", PALE, font(10))
+    strip(image, draw, (LABEL, y), explanation, explanation.frames)
     for i in rows:
-        y += row_height(side)
+        y += row_height(explanation)
         draw.text((GAP, y), explanation.words[i], INK, font(15))
         draw.text((GAP, y + 20), f"{explanation.probabilities[i]:.0%}", PALE, font(11))
+        if is_flat(explanation.maps[i]):
+            draw.text((GAP, y + 34), "a flat map", PALE, font(11))
         pictures = heated(explanation, explanation.maps[i])
-        strip(image, draw, (LABEL, y), side, pictures, explanation.frame_weights[i])
+        strip(image, draw, (LABEL, y), explanation, pictures, explanation.frame_weights[i])
     return image
 
 
@@ -76,7 +79,7 @@ def _moment(
     words = explanation.text.split() if written is None else list(explanation.words[:written])
     write(draw, (GAP, y), words, written)
     y += text_height(explanation, image.width)
-    strip(image, draw, (GAP, y), frame_side(explanation), pictures, bars)
+    strip(image, draw, (GAP, y), explanation, pictures, bars)
     return image
 
 
@@ -119,19 +122,31 @@ def write_gif(path: str | os.PathLike[str], pictures: Sequence[Image.Image]) -> 
     first.save(path, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
 
 
+def columns(explanation: Explanation) -> int:
+    """Return the number of frames in a row of a strip, so that it is not wider than WIDTH."""
+    T, most = len(explanation.frames), WIDTH // (SIDES[0] + GAP)
+    return ceil(T / ceil(T / most))
+
+
 def frame_side(explanation: Explanation) -> int:
-    """Return the side in pixels of a frame in a picture, so that a strip of them is not wider than WIDTH."""
-    return int(np.clip(WIDTH // len(explanation.frames) - GAP, *SIDES))
+    """Return the side in pixels of a frame in a picture."""
+    return int(np.clip(WIDTH // columns(explanation) - GAP, *SIDES))
 
 
-def row_height(side: int) -> int:
-    """Return the height of a strip of frames with its bars."""
-    return side + BAR_HEIGHT + 3 * GAP
+def row_height(explanation: Explanation) -> int:
+    """Return the height of a strip of frames with its bars and numbers."""
+    rows = ceil(len(explanation.frames) / columns(explanation))
+    return rows * (frame_side(explanation) + BAR_HEIGHT + NUMBER + GAP) + GAP
+
+
+def is_flat(maps: Array) -> bool:
+    """Return whether most patches of a map have at least half of the largest relevance."""
+    return bool(np.median(maps) >= maps.max() / 2)
 
 
 def heated(explanation: Explanation, maps: Array) -> list[NDArray[np.uint8]]:
     """Return the frames with a map [T, rows, cols] over them: T arrays uint8 [S, S, 3]."""
-    scale = maps.max() or 1.0
+    scale = max(maps.max(), 2 * np.median(maps)) or 1.0
     return [
         heat(frame, map_ / scale, explanation.patch_size)
         for frame, map_ in zip(explanation.frames, maps, strict=True)
@@ -161,15 +176,28 @@ def canvas(explanation: Explanation, left: int, rows: int) -> tuple[Image.Image,
     """Return an image for `rows` strips from `left` on, with the question, and where the text begins."""
     from PIL import Image, ImageDraw
 
-    side = frame_side(explanation)
-    width = max(left + len(explanation.frames) * (side + GAP), LEAST_WIDTH)
+    width = max(left + columns(explanation) * (frame_side(explanation) + GAP), LEAST_WIDTH)
     y = GAP + (LINE if explanation.question else 0)
-    height = y + text_height(explanation, width) + rows * row_height(side)
+    height = y + text_height(explanation, width) + rows * row_height(explanation) + LINE
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
     if explanation.question:
         draw.text((GAP, GAP), explanation.question, PALE, font(15))
+    legend(image, draw, left)
     return image, draw, y
+
+
+def legend(image: Image.Image, draw: ImageDraw.ImageDraw, left: int) -> None:
+    """Draw, in the last line, the scale of colours over grey and what a bar is."""
+    from PIL import Image
+
+    y, middle = image.height - LINE + 4, image.height - LINE + 8
+    scale = heat(np.full((100, 100, 3), 150, np.uint8), np.tile(np.linspace(0, 1, 100), (100, 1)), 1)[:9]
+    draw.text((left, middle), "none", PALE, font(10), anchor="lm")
+    image.paste(Image.fromarray(scale), (left + 30, y))
+    draw.text((left + 136, middle), "most", PALE, font(10), anchor="lm")
+    draw.rectangle((left + 180, y + 2, left + 204, y + 2 + BAR_HEIGHT), BAR)
+    draw.text((left + 210, middle), "the frame's share", PALE, font(10), anchor="lm")
 
 
 def text_height(explanation: Explanation, width: int) -> int:
@@ -197,21 +225,32 @@ def strip(
     image: Image.Image,
     draw: ImageDraw.ImageDraw,
     start: tuple[int, int],
-    side: int,
+    explanation: Explanation,
     pictures: Any,
     bars: Array | None = None,
 ) -> None:
-    """Draw pictures uint8 [S, S, 3] side by side, and below each a bar as long as its share of the `bars`."""
+    """Draw pictures uint8 [S, S, 3] side by side, and below each its share of the `bars` and its number."""
     from PIL import Image
 
+    side, width = frame_side(explanation), columns(explanation)
     for t, picture in enumerate(pictures):
-        x, y = start[0] + t * (side + GAP), start[1]
+        x = start[0] + t % width * (side + GAP)
+        y = start[1] + t // width * (side + BAR_HEIGHT + NUMBER + GAP)
         image.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC), (x, y))
         if bars is not None:
             top = y + side + 2
             draw.rectangle((x, top, x + side - 1, top + BAR_HEIGHT), TRACK)
             if length := round(float(bars[t]) * side):
                 draw.rectangle((x, top, x + length - 1, top + BAR_HEIGHT), BAR)
+        draw.text((x, y + side + BAR_HEIGHT + 4), frame_name(explanation, t, side), PALE, font(10))
+
+
+def frame_name(explanation: Explanation, t: int, width: int) -> str:
+    """Return "3, 1.2 s", or "3" where the time is not known or takes more than `width` pixels."""
+    if explanation.times is None:
+        return f"{t + 1}"
+    name = f"{t + 1}, {explanation.times[t]:.1f} s"
+    return name if font(10).getlength(name) <= width else f"{t + 1}"
 
 
 @cache

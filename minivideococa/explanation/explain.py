@@ -16,7 +16,7 @@ from ..model.hooks import STAGES, TEXT, Activations, trace
 from ..model.ops import softmax
 from ..model.videococa import VideoCoCa, frame_tokens
 from ..progress import Progress, no_progress
-from ..tasks import answering_options, check_question, class_logits, prompt_length
+from ..tasks import answering_options, check_question, class_logits, prompt_length, require_captions
 from ..training.tape import keep
 from .explanation import LIKELIEST, Explanation
 from .relevance import FORMULAS, Pass, cross_weights, latent_weights, pooler_weights
@@ -64,16 +64,23 @@ def explain(
         raise ValueError("an encoded video has no frames to explain: give its path or its frames")
     options = _options(model, question, options, keywords)
     adapter = model.config.check_adapter(adapter)
-    raw = model.media["to_frames"](video, num_frames, start, end)
+    raw, times = model.media["timed_frames"](video, num_frames, start, end)
     pixels = model.preprocess(raw)
     if question is not None and model.config.answers:
         run = forward_classified(model, pixels, adapter, question, progress)
     else:
         run = forward(model, pixels, adapter, options, progress)
-    return _explanation(run, model, raw, question, formula)
+    return _explanation(run, model, raw, times, question, formula)
 
 
-def _explanation(run: Pass, model: VideoCoCa, raw: Array, question: str | None, formula: str) -> Explanation:
+def _explanation(
+    run: Pass,
+    model: VideoCoCa,
+    raw: Array,
+    times: tuple[float, ...] | None,
+    question: str | None,
+    formula: str,
+) -> Explanation:
     """Return the explanation of a text, or of a class, of frames uint8 [T, H, W, 3] as they were read."""
     config, words, probabilities = run.config, run.words, softmax(run.logits)
     name = (lambda i: config.answers[i]) if run.classified else partial(_word, model)
@@ -82,7 +89,7 @@ def _explanation(run: Pass, model: VideoCoCa, raw: Array, question: str | None, 
     side = config.vision.image_size // config.vision.patch_size
     return Explanation(
         frames=square_frames(raw, config.preprocess),
-        times=None,
+        times=times,
         text=name(words[0]) if run.classified else model.require_tokenizer().decode(words),
         question=question,
         adapter=run.adapter,
@@ -130,6 +137,7 @@ def _options(
     """Return the options with which the text is generated. Raises ValueError if it cannot be explained."""
     if question is None:
         options = DecodingOptions.create(options, **keywords)
+        require_captions(model, options.prompt)
     else:
         check_question(question)
         options = answering_options(model, question, options, keywords)

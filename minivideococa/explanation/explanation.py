@@ -27,7 +27,7 @@ class Explanation:
     """
 
     frames: NDArray[np.uint8]  # [T, S, S, 3], as the model sees them: resized and cropped
-    times: tuple[float, ...] | None  # of the frames, in seconds from the start of the clip; None: not known
+    times: tuple[float, ...] | None  # of the frames, in seconds from the clip's first; None: not known
     text: str  # the caption, or the answer
     question: str | None
     adapter: str

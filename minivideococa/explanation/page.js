@@ -102,6 +102,16 @@ function heat(weight) {
   return `rgb(${red} ${green} ${blue} / ${opacity})`;
 }
 
+/**
+ * Add to a map what it is drawn with: the weight of full colour, and whether most patches weigh at least half
+ * as much as the heaviest. Such a map is flat: it is drawn in the middle of the scale and without outlines.
+ */
+function scaled(map) {
+  const peak = Math.max(...map.patches);
+  const middle = [...map.patches].sort((a, b) => a - b)[Math.floor(map.patches.length / 2)];
+  return { ...map, peak, flat: middle >= peak / 2, full: Math.max(peak, 2 * middle) || 1 };
+}
+
 /** Draw a frame, the colours of its map, and an outline of patches of at least half the largest weight. */
 function drawFrame(canvas, panel, t, map) {
   const { side } = panel;
@@ -115,11 +125,12 @@ function drawFrame(canvas, panel, t, map) {
   const cell = Math.floor(side / panel.cols) * scale; // a side that the patch size does not divide is cut
   const edge = canvas.width;
   forEachPatch(panel, (row, col, i) => {
-    context.fillStyle = heat(map.peak ? patches[i] / map.peak : 0);
+    context.fillStyle = heat(patches[i] / map.full);
     const width = col + 1 === panel.cols ? edge - col * cell : cell;
     const height = row + 1 === panel.rows ? edge - row * cell : cell;
     context.fillRect(col * cell, row * cell, width, height);
   });
+  if (map.flat) return;
   const outline = outlinePath(panel, cell, (row, col) => row >= 0 && row < panel.rows && col >= 0
     && col < panel.cols && patches[row * panel.cols + col] >= map.peak / 2);
   for (const [width, colour] of [[canvas.width / 64, "#10121a"], [canvas.width / 128, "#ffc247"]]) {
@@ -168,8 +179,11 @@ function frameName(panel, t) {
   return `frame ${t + 1} of ${panel.T}${time}`;
 }
 
-/** Return the time of a frame, "0.5 s", or without times its number. */
-const shortName = (panel, t) => (panel.times ? `${panel.times[t].toFixed(1)} s` : `${t + 1}`);
+const isLong = (panel) => panel.T > 16; // many frames: they are shown smaller
+
+/** Return "3 · 0.5 s", or without times or room "3". */
+const shortName = (panel, t) =>
+  (panel.times && !isLong(panel) ? `${t + 1} · ${panel.times[t].toFixed(1)} s` : `${t + 1}`);
 
 /** Say in words what the panel shows, for the announcement of screen readers. */
 function summary(panel) {
@@ -318,7 +332,6 @@ function makePanel(record, section) {
   makeSource(panel);
   makeOverview(panel);
   makeShapes(panel);
-  panel.find("details").open = !data.folded;
   if (data.folded) panel.find(".more").prepend(...[".rest", ".large", ".next"].map(panel.find));
   return panel;
 }
@@ -330,7 +343,7 @@ function makeWords(panel) {
     const probability = panel.probabilities[i];
     const label = `${shownWord(word)}, probability ${percent(probability)}`;
     const button = radio(word ? "word" : "word end", label, () => pickWord(panel, i), shownWord(word));
-    button.style.setProperty("--probability", probability);
+    button.dataset.probability = percent(probability);
     button.addEventListener("pointerenter", (event) => {
       if (event.pointerType === "mouse") showWord(panel, i);
     });
@@ -339,24 +352,24 @@ function makeWords(panel) {
   group.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse") showWord(panel, panel.pinned);
   });
-  const step = (by) => () => pickFrame(panel.section, panel.section.frame + by);
+  const step = (by) => () => pickFrame(panel, panel.frame + by);
   addKeys(group, { ArrowUp: step(-1), ArrowDown: step(1) });
 }
 
 function makeFrames(panel) {
   const slider = panel.find("input[type=range]");
   slider.max = panel.T - 1;
-  slider.oninput = () => pickFrame(panel.section, Number(slider.value));
+  slider.oninput = () => pickFrame(panel, Number(slider.value));
   panel.find(".large canvas").dataset.pixels = 640;
-  panel.find(".strip").style.setProperty("--columns", panel.T > 16 ? 8 : 4);
+  panel.find(".strip").style.setProperty("--columns", isLong(panel) ? 8 : 4);
   panel.find(".strip").append(...Array.from({ length: panel.T }, (_, t) => {
     const canvas = element("canvas");
     canvas.dataset.pixels = 256;
     canvas.setAttribute("role", "img");
-    return element("li", { onclick: () => pickFrame(panel.section, t) }, canvas,
+    return element("li", { onclick: () => pickFrame(panel, t) }, canvas,
       element("span", { className: "weight" }, element("span", { className: "fill" })),
       element("span", { className: "share" }),
-      element("span", { className: "time" }, shortName(panel, t)));
+      element("span", { className: "time" }, `${t + 1}`));
   }));
 }
 
@@ -378,11 +391,11 @@ function makeSource(panel) {
 
 function makeOverview(panel) {
   const head = element("tr", {}, element("td"), ...Array.from({ length: panel.T }, (_, t) =>
-    element("th", { scope: "col" }, shortName(panel, t))));
+    element("th", { scope: "col" }, `${t + 1}`)));
   const rows = panel.words.map((word, w) => element("tr", { onclick: () => pickWord(panel, w) },
     element("th", { scope: "row" }, shownWord(word)),
     ...panel.frameWeights[w].map((weight, t) => {
-      const pick = () => pickFrame(panel.section, t);
+      const pick = () => pickFrame(panel, t);
       const cell = element("td", { onclick: pick }, percent(weight).replace("%", ""));
       cell.style.setProperty("--weight", Math.min(1, (weight * panel.T) / 3));
       return cell;
@@ -450,9 +463,13 @@ function pickWord(panel, word) {
   announce(summary(panel));
 }
 
-function pickFrame(section, frame) {
-  section.frame = Math.max(0, Math.min(frame, Math.max(...section.panels.map((panel) => panel.T)) - 1));
-  section.panels.forEach(drawLarge);
+/** Show a frame, and the frame of the other panels at the same part of their clip. */
+function pickFrame(panel, frame) {
+  const shown = Math.max(0, Math.min(frame, panel.T - 1));
+  for (const other of panel.section.panels) {
+    other.frame = Math.floor(((shown + 0.5) / panel.T) * other.T); // a frame is the middle of its part
+    drawLarge(other);
+  }
 }
 
 function announce(text) {
@@ -460,8 +477,7 @@ function announce(text) {
 }
 
 function draw(panel) {
-  const map = shownMap(panel);
-  panel.map = { ...map, peak: Math.max(...map.patches) };
+  panel.map = scaled(shownMap(panel));
   check(panel.find(".caption"), panel.word);
   drawStrip(panel);
   drawLarge(panel);
@@ -474,25 +490,25 @@ function draw(panel) {
 
 function drawStrip(panel) {
   const { frames } = panel.map;
-  const { full } = panel.section;
-  panel.find(".strip").style.setProperty("--even", 1 / panel.T / full);
+  panel.find(".strip").style.setProperty("--even", 1 / panel.T);
   [...panel.find(".strip").children].forEach((item, t) => {
     const canvas = item.querySelector("canvas");
     drawFrame(canvas, panel, t, panel.map);
     canvas.setAttribute("aria-label", `${frameName(panel, t)}: ${percent(frames[t])} of the weight`);
-    item.style.setProperty("--share", Math.min(1, frames[t] / full));
+    item.style.setProperty("--share", frames[t]);
     item.querySelector(".share").textContent = percent(frames[t]);
   });
-  const { patches, peak, classShare } = panel.map;
+  const { patches, peak, flat, classShare } = panel.map;
   const times = peak ? (peak * patches.length) / sum(patches) : 1;
   const factor = times.toFixed(times < 9.95 ? 1 : 0);
-  panel.find(".rest").textContent = `The brightest patch has ${factor} times the weight of an average one. `
+  const evenly = "This map is flat: most patches weigh about the same, and none is outlined. ";
+  panel.find(".rest").textContent = `${flat ? evenly : ""}The brightest patch has ${factor} times the weight of an average one. `
     + `${percent(classShare)} of the weight is on the frames’ class tokens, which have no place in the `
     + "picture.";
 }
 
 function drawLarge(panel) {
-  const frame = Math.min(panel.section.frame, panel.T - 1);
+  const { frame } = panel;
   const canvas = panel.find(".large canvas");
   const text = `${frameName(panel, frame)}: ${percent(panel.map.frames[frame])} of the weight`;
   drawFrame(canvas, panel, frame, panel.map);
@@ -580,25 +596,30 @@ function setTheme(dark) {
 }
 
 function makeSection(record) {
-  const section = { root: copyOf("section"), frame: 0 }; // full: the share of a frame that fills its bar
+  const section = { root: copyOf("section") };
   section.root.classList.toggle("folded", data.folded);
   section.panels = record.panels.map((panel) => makePanel(panel, section));
-  section.full = Math.max(...section.panels.flatMap((panel) => [2 / panel.T, ...panel.frameWeights.flat()]));
   setText(section.root.querySelector("h2"), record.heading);
   setText(section.root.querySelector(".note"), record.note);
-  makeFilm(section);
   const panels = section.root.querySelector(".panels");
   panels.append(...section.panels.map((panel) => panel.root));
   panels.style.setProperty("--panels", section.panels.length);
+  makeFilms(section);
   return section;
 }
 
-/** Show the frames of a section of folded panels, without maps. */
-function makeFilm(section) {
-  const film = section.root.querySelector(".film");
-  const [panel] = section.panels;
-  if (!data.folded) film.remove();
-  else film.append(...panel.frames.map((place, t) => {
+/** Show the frames without maps: once if all panels have the same frames, else in each. */
+function makeFilms(section) {
+  const { panels, root } = section;
+  const shared = data.folded || panels.every((panel) => String(panel.frames) === String(panels[0].frames));
+  if (shared) makeFilm(root.querySelector(".film"), panels[0]);
+  else panels.forEach((panel) => makeFilm(panel.find(".film"), panel));
+}
+
+function makeFilm(film, panel) {
+  film.style.setProperty("--columns", isLong(panel) ? 16 : 8);
+  film.style.setProperty("--narrow", isLong(panel) ? 8 : 4);
+  film.append(...panel.frames.map((place, t) => {
     const image = images[place].cloneNode();
     image.alt = frameName(panel, t);
     image.classList.toggle("pixels", panel.side <= EXACT_SIDE);
@@ -626,8 +647,11 @@ async function start() {
   document.querySelector("main").append(...sections.map((section) => section.root));
   document.querySelector(".maps input").onchange = (event) => setMaps(event.target.checked, sections);
   for (const section of sections) {
-    const frames = (section.panels.forEach(draw), section.panels[0].map.frames);
-    pickFrame(section, frames.indexOf(Math.max(...frames)));
+    for (const panel of section.panels) {
+      const shares = shownMap(panel).frames;
+      panel.frame = shares.indexOf(Math.max(...shares));
+      draw(panel);
+    }
   }
   document.documentElement.dataset.ready = "true";
 }

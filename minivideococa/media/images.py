@@ -42,7 +42,7 @@ from ..inputs import natural_key, regular_file
 from ..resources import require_memory
 from .animation import ANIMATED, animation_frames, frame_durations
 from .rgb import array_to_rgb, exif_orientation, to_rgb
-from .sampling import sample_indices, sample_times, warn_if_frames_repeat
+from .sampling import sample_indices, sample_points, warn_if_frames_repeat
 
 if TYPE_CHECKING:
     from imageio.plugins.pillow import PillowPlugin
@@ -61,6 +61,7 @@ SUFFIXES = {
 JPEG_STREAMS = (".mjpeg", ".mjpg")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
+Times = tuple[float, ...] | None  # of sampled frames, in seconds from the clip's first; None: it has no time
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: Pillow's own limit against decompression bombs
 MAX_ANIMATION = 2**36  # pixels of all frames: 33,000 frames of 1920 x 1080, some 20 minutes of decoding
 
@@ -113,12 +114,12 @@ def read_images(
     start: float | None = None,
     end: float | None = None,
     decode: Callable[[str], NDArray[np.uint8]] | None = None,
-) -> NDArray[np.uint8]:
+) -> tuple[NDArray[np.uint8], Times]:
     """Sample T = `num_frames` frames of an image file or a folder of images: uint8 `[T, H, W, 3]`, RGB.
 
-    `start` and `end` are in seconds. `decode` decodes a JPEG XL file in a folder to `[1, H, W, 3]`. Only the
-    T frames are kept in memory. An animated image is decoded twice, since Pillow reads a frame's duration by
-    decoding it.
+    Return them, and the times at which an animation was sampled. `start` and `end` are in seconds. `decode`
+    decodes a JPEG XL file in a folder to `[1, H, W, 3]`. Only the T frames are kept in memory. An animated
+    image is decoded twice, since Pillow reads a frame's duration by decoding it.
 
     Raises ValueError or OSError, with the file's name first, for images that cannot be read, differ in size,
     do not fit into memory or have more than `MAX_PIXELS` pixels (`MAX_ANIMATION` for all frames of an
@@ -129,18 +130,19 @@ def read_images(
     if os.path.isdir(path):
         refuse_times(path, "a folder of images", start, end)
         paths = list_images(path)
-        count, indices = len(paths), sample_indices(len(paths), num_frames)
+        count, indices, times = len(paths), sample_indices(len(paths), num_frames), None
         clip = _gather(_folder_frames(paths, indices, decode), indices)
     else:
         with _open(path) as image:
             with _readable(path):
                 positions = _frame_positions(image)
             _check_size(path, image, num_frames)
-            count, indices = len(positions), _sample_file(path, image, positions, num_frames, start, end)
+            count = len(positions)
+            indices, times = _sample_file(path, image, positions, num_frames, start, end)
             clip = _gather(_file_frames(path, image, positions, indices), indices)
     if count > 1:
         warn_if_frames_repeat(path, indices)
-    return clip
+    return clip, times
 
 
 def refuse_times(path: str, kind: str, start: float | None, end: float | None) -> None:
@@ -268,11 +270,11 @@ def _sample_file(
     num_frames: int,
     start: float | None,
     end: float | None,
-) -> NDArray[np.int64]:
-    """Return the indices into `positions` of the sampled frames: int64 `[T]`."""
+) -> tuple[NDArray[np.int64], Times]:
+    """Return the indices into `positions` of the sampled frames, int64 `[T]`, and their times."""
     if len(positions) == 1 or image.format not in ANIMATED:
         refuse_times(path, "a still image" if len(positions) == 1 else "a sequence of pages", start, end)
-        return sample_indices(len(positions), num_frames)
+        return sample_indices(len(positions), num_frames), None
     if len(positions) * image.width * image.height > MAX_ANIMATION:
         subject = f"{len(positions)} frames of {_size_text(image.size)} pixels"
         raise ValueError(f"{path}: {subject} take too long to decode; convert it to a video")
@@ -282,7 +284,7 @@ def _sample_file(
     begins = [round(begin / ticks) for begin in accumulate(durations, initial=0)]
     last_duration, tick = begins[-1] - begins[-2], Fraction(ticks, 1000)
     try:
-        return sample_times(begins[:-1], last_duration, num_frames, start, end, tick)
+        return sample_points(begins[:-1], last_duration, num_frames, start, end, tick)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -36,6 +36,23 @@ def sample_times(
 ) -> NDArray[np.int64]:
     """Return the index of the frame on screen at the middle of each of T equal parts of a clip: int64 `[T]`.
 
+    The arguments are those of `sample_points`.
+    """
+    return sample_points(stamps, last_duration, num_frames, start, end, tick)[0]
+
+
+def sample_points(
+    stamps: Sequence[int],
+    last_duration: int | None,
+    num_frames: int,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    tick: Fraction = MILLISECOND,
+) -> tuple[NDArray[np.int64], tuple[float, ...]]:
+    """Sample the frames on screen at the middle of each of T equal parts of a clip.
+
+    Return their indices int64 `[T]`, and the sampling points in seconds from the first time stamp.
+
     `stamps` are the time stamps of the n frames in display order, in ticks of `tick` seconds. Each frame
     lasts until the next time stamp. The last frame lasts for `last_duration` ticks, or as long as the frame
     before it if that is None or 0. Discontinuities in the time stamps are closed, see `_frame_durations`.
@@ -61,16 +78,18 @@ def sample_times(
     # [n + 1]: the beginning of each frame, then the clip's end
     begins = list(accumulate(durations, initial=0))
     low, high = _period_bounds(begins)
-    constant_rate = low <= high
-    if constant_rate and start is None and end is None:
-        return sample_indices(n, num_frames)
-    period = _simplest_period(low, high, Fraction(begins[n], n)) if constant_rate else None
+    constant_rate, whole = low <= high, start is None and end is None
+    period = _simplest_period(low, high, Fraction(begins[n], n)) if constant_rate and not whole else None
     duration = Fraction(begins[n]) if period is None else n * period
-    first, last = _cut(duration, start, end, tick)
+    first, last = (Fraction(0), duration) if whole else _cut(duration, start, end, tick)
     points = [first + (last - first) * (2 * t + 1) / (2 * num_frames) for t in range(num_frames)]
-    if period is None:
-        return np.array([bisect_right(begins, floor(point), hi=n) - 1 for point in points], np.int64)
-    return np.array([floor(point / period) for point in points], np.int64)
+    if constant_rate and whole:
+        indices = sample_indices(n, num_frames)
+    elif period is None:
+        indices = np.array([bisect_right(begins, floor(point), hi=n) - 1 for point in points], np.int64)
+    else:
+        indices = np.array([floor(point / period) for point in points], np.int64)
+    return indices, tuple(float(point * tick) for point in points)
 
 
 def sample_indices(n: int, num_frames: int) -> NDArray[np.int64]:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ..inputs import path_name, regular_file
 from ..resources import require_memory_for
 from .ffmpeg import no_video, run_ffmpeg
-from .images import is_image, is_jpeg_xl, list_images, read_images, refuse_times
+from .images import Times, is_image, is_jpeg_xl, list_images, read_images, refuse_times
 from .preprocess import as_frames
-from .sampling import frame_count, sample_indices, sample_times, seconds, warn_if_frames_repeat
+from .sampling import frame_count, sample_indices, sample_points, seconds, warn_if_frames_repeat
 
 # Without -map, ffmpeg selects one of several video streams itself, and cover art only if there is nothing
 # else.
@@ -77,6 +77,20 @@ def read_video(
     clip, the frames do not fit into memory, `num_frames` is not an integer of at least 1, or no frame of the
     clip is on screen in [`start`, `end`).
     """
+    return read_timed(path, num_frames, start, end)[0]
+
+
+def read_timed(
+    path: str | os.PathLike[str],
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+) -> tuple[NDArray[np.uint8], Times]:
+    """Sample frames as `read_video`. Return them, and the times at which they were sampled.
+
+    The times are in seconds from the first frame; None for a still, a folder of images and the pages of a
+    TIFF, which have no time.
+    """
     path = path_name(path, "give a video, an image or a folder of images")
     num_frames = frame_count(num_frames)
     start = None if start is None else seconds(start, "start")
@@ -100,20 +114,35 @@ def to_frames(
 ) -> NDArray[np.uint8]:
     """Return the frames of a path, an array, or a list of arrays or PIL images: uint8 `[T, H, W, 3]`.
 
-    A path is read by `read_video`, with `num_frames`, `start` and `end`. Frames are returned as they are,
-    whatever `num_frames`; PIL images are converted to upright RGB. `name` names the argument in error
-    messages.
+    The arguments are those of `timed_frames`.
+    """
+    return timed_frames(source, num_frames, start, end, name=name)[0]
+
+
+def timed_frames(
+    source: Any,
+    num_frames: int = 8,
+    start: float | str | None = None,
+    end: float | str | None = None,
+    *,
+    name: str = "video",
+) -> tuple[NDArray[np.uint8], Times]:
+    """Return frames uint8 `[T, H, W, 3]`, and their times as `read_timed`; None without a path.
+
+    `source` is a path, an array, or a list of arrays or PIL images. A path is read with `num_frames`, `start`
+    and `end`. Frames are returned as they are, whatever `num_frames`; PIL images are converted to upright
+    RGB. `name` names the argument in error messages.
 
     Raises ValueError for anything else, for frames of different sizes, and for `start` or `end` without a
     path; and the errors of `read_video`. `preprocess` checks the dtype and the shape of an array.
     """
     num_frames = frame_count(num_frames)
     if isinstance(source, str | os.PathLike):
-        return read_video(source, num_frames, start, end)
+        return read_timed(source, num_frames, start, end)
     times = [key for key, value in (("start", start), ("end", end)) if value is not None]
     if times:
         raise ValueError(f"{' and '.join(times)} can only be given with a path; slice the frames instead")
-    return as_frames(name, source)
+    return as_frames(name, source), None
 
 
 def files_of(path: str | os.PathLike[str]) -> list[str]:
@@ -129,8 +158,8 @@ def files_of(path: str | os.PathLike[str]) -> list[str]:
 
 def _read_with_ffmpeg(
     path: str, num_frames: int, start: float | None, end: float | None
-) -> NDArray[np.uint8]:
-    """Sample the frames of one file that is not an image, see `read_video`.
+) -> tuple[NDArray[np.uint8], Times]:
+    """Sample the frames of one file that is not an image, see `read_timed`.
 
     Packets are read first, which is fast: most clips have one for each frame, so their time stamps predict
     the indices of the sampled frames. The time stamps of the decoded frames decide; where they disagree, the
@@ -139,15 +168,15 @@ def _read_with_ffmpeg(
     stamps, durations, packet_tick, size = read_packets(path)
     _require_memory(path, num_frames, *size)
 
-    def sample(stamps: list[int], tick: Fraction) -> NDArray[np.int64]:
+    def sample(stamps: list[int], tick: Fraction) -> tuple[NDArray[np.int64], tuple[float, ...]]:
         last_duration = durations.get(stamps[-1], durations[max(durations)]) * (packet_tick / tick)
         try:
-            return sample_times(stamps, int(last_duration), num_frames, start, end, tick)
+            return sample_points(stamps, int(last_duration), num_frames, start, end, tick)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     try:
-        indices = sample(stamps, packet_tick)
+        indices, _ = sample(stamps, packet_tick)
     except ValueError:  # start is after the last packet
         indices = sample_indices(len(stamps), num_frames)
     select = True
@@ -156,12 +185,12 @@ def _read_with_ffmpeg(
         still = len(stamps) == 1 and is_jpeg_xl(path)
         if still:
             refuse_times(path, "a still image", start, end)
-        prediction, indices = indices, sample(stamps, tick)
+        prediction, (indices, times) = indices, sample(stamps, tick)
         if np.array_equal(prediction, indices):
             if clip is not None:
                 if not still:
                     warn_if_frames_repeat(path, indices)
-                return clip
+                return clip, None if still else times
             select = False
     raise ValueError(f"{path}: each decode gives other frames, the file is damaged; re-encode it")
 

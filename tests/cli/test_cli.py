@@ -128,7 +128,8 @@ def test_demo_page(capsys, monkeypatch, tmp_path):
     page = tmp_path / "demo.html"
     assert cli.main(["demo", "--html", str(page)]) == 0
     out, err = capsys.readouterr()
-    assert out.endswith("answers are right.\n") and f"wrote {page}: open it in a browser" in err
+    assert "answers are right.\n" in out and f"wrote {page}: open it in a browser" in err
+    assert "minivideococa explain VIDEO" in out and "demo --html" not in out
     html = page.read_text(encoding="utf-8")
     assert len(html) < 1_500_000
     clips = [re.search(rf'"heading":"({kind}.gif: [^"]*)"', html) for kind in ("brief", "split", "single")]

@@ -538,7 +538,8 @@ def test_unknown_words_of_the_users_own_end_the_command(refused, capsys, tmp_pat
         and "rad (nearest: red)" in message
         and "entropy" in message
         and "entropy (nearest" not in message
-        and "give --weights (see README.md), other words, or --force" in message
+        and "give --weights (such as hf-hub:laion/" in message
+        and "), other words, or --force" in message
     )
     assert not Path("t").exists()
     assert cli.main([*command, "--force", "--frames", "1"]) == 0

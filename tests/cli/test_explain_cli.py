@@ -10,6 +10,7 @@ from PIL import Image
 
 import minivideococa as mvc
 from minivideococa import cli
+from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.cli.explain import CAVEAT
 from minivideococa.demo import CLIPS
 
@@ -102,7 +103,12 @@ def test_a_question(run, tmp_path):
 
 def test_before_and_after_tuning(run, tmp_path):
     compare = ("--compare", "tuned=questions")
-    status, out, _ = run(PAIR, "-o", tmp_path / "a.png", *compare, *QUICK)
+    status, out, err = run(PAIR, "-o", tmp_path / "a.png", *compare, *QUICK)
+    assert (status, out) == (2, "") and "tuned to answer questions and writes no captions" in err
+    status, out, err = run(PAIR, "-o", tmp_path / "a.png", *compare, *QUICK, "--question", "a red")
+    assert (status, out) == (2, "") and "tuned=questions is what is explained already" in err
+    question = ("--question", "a red", "--weights", embedded_checkpoint())
+    status, out, _ = run(PAIR, "-o", tmp_path / "a.png", *compare, *question, *QUICK)
     assert status == 0
     assert [line.partition(": ")[0] for line in out.splitlines()] == ["not tuned", "tuned=questions"]
 
@@ -114,6 +120,13 @@ def test_before_and_after_tuning(run, tmp_path):
         ([PAIR], "-o/--output"),
         ([PAIR, SINGLE, PAIR, "-o", "a.png"], "takes one VIDEO or two"),
         ([PAIR, SINGLE, "-o", "a.png", "--compare", "adapter=mean"], "two videos are compared already"),
+        ([PAIR, PAIR, "-o", "a.png"], "pair.gif is the same video: give another one, or --compare"),
+        ([PAIR, "-o", "a.png", "--compare", "frames=8"], "--compare frames=8 is what is explained already"),
+        (
+            [PAIR, "-o", "a.png", "--compare", "adapter=attentional", "--compare", "formula=gradient"],
+            "adapter=attentional, formula=gradient is what is explained already",
+        ),
+        ([PAIR, "-o", "a.png", "--tuned", "questions"], "writes no captions: give a question, or leave out"),
         ([PAIR, "-o", "a.png", "--compare", "adapter=x"], "adapter is 'x': give attentional, mean"),
         ([PAIR, "-o", "a.png", "--compare", "colour=red"], "KEY one of adapter, formula, frames"),
         ([PAIR, "-o", "a.png", "--compare", "adapter=factorized"], "no layers across the frames"),
@@ -146,3 +159,17 @@ def test_other_footage_is_marked(run, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(noise)
     status, out, _ = run(noise, "-o", tmp_path / "a.png", "--frames", "1")
     assert status == 0 and "may not be a description" in out.splitlines()[1]
+
+
+def test_a_caption_of_nothing_is_marked_as_by_caption(run, tmp_path, capsys):
+    """One criterion: an empty picture looks like the world's backgrounds, but a clip of it has a shape."""
+    empty = tmp_path / "empty.png"
+    Image.new("RGB", (64, 64), (120, 110, 130)).save(empty)
+    _, out, _ = run(empty, "-o", tmp_path / "a.png", "--json")
+    [explained] = json.loads(out)["texts"]
+    assert cli.main(["caption", str(empty), "--json"]) == 0
+    captioned = json.loads(capsys.readouterr().out)
+    assert "nothing" in captioned["caption"].split()
+    assert explained["in_world"] is captioned["in_world"] is False
+    by_mean = json.loads(run(empty, "-o", tmp_path / "a.png", "--adapter", "mean", "--json")[1])
+    assert by_mean["texts"][0]["in_world"] is True

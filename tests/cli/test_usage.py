@@ -54,7 +54,7 @@ def refused(run):
 def no_video(monkeypatch):
     """Fail if a video is read."""
     monkeypatch.setattr(
-        "minivideococa.media.video.read_video", lambda *_, **__: pytest.fail("a video is read")
+        "minivideococa.media.video.read_timed", lambda *_, **__: pytest.fail("a video is read")
     )
     for method in ("encode", "preprocess"):
         monkeypatch.setattr(mvc.VideoCoCa, method, lambda *_, **__: pytest.fail("a video is encoded"))
@@ -245,7 +245,10 @@ def test_commands_for_one_video_refuse_a_folder_of_videos(refused, tmp_path, com
 
 
 def test_a_folder_without_videos_or_images_is_refused(refused, tmp_path):
-    message = f"{tmp_path}: no videos and no images directly in this folder (subfolders are not searched)"
+    message = (
+        f"{tmp_path}: no videos and no images directly in this folder (subfolders are not searched); "
+        "give the folder that holds them"
+    )
     for command in ["caption"], ["retrieve", "a ring"], ["classify", "--labels", "a"]:
         assert message in refused(*command, tmp_path)
 

@@ -1,7 +1,9 @@
 """Evaluation of question answering: choices, several annotators, types of questions, and the baseline."""
 
 import json
+import warnings
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, evaluate, report, write_manifest
 from minivideococa.evaluation.metrics import equal_texts, soft_score
 from minivideococa.evaluation.tasks import qa
+from minivideococa.evaluation.tasks.caption import Caption
 from minivideococa.evaluation.tasks.mean import MeanVideo
 from minivideococa.evaluation.tasks.qa import question_type
 from minivideococa.model.config import Video
+from minivideococa.model.generation import DecodingOptions
 from minivideococa.model.ops import normalize
 from minivideococa.training.parameters import new_question_head
 
@@ -373,3 +377,15 @@ def test_the_command_with_a_classifier(run, tuned_part):
     status, out, err = run(*command, "--answers", "two,purple,green")  # no vocabulary reads "two"
     assert [line.split()[1] for line in out.splitlines()] == ["green", "two"]
     assert err.count("purple is not a class of this model's classifier of answers: left out\n") == 1
+
+
+def test_captions_of_a_model_tuned_for_questions_are_warned_of():
+    """They are measured all the same: other tasks of the manifest may suit the model."""
+    pytest.importorskip("pycocoevalcap")
+    options = SimpleNamespace(options=DecodingOptions(), tokenizer="words")
+    for tuned, known in ((None, False), ("questions", True)):
+        task = SimpleNamespace(model=mvc.load(tuned=tuned), settings=options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            Caption.check(task)
+        assert any("writes no captions" in str(warning.message) for warning in caught) == known

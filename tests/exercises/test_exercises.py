@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ import solutions
 from wrong_solutions import WRONG, gradient, heads_of, joined
 
 from minivideococa.exercises import EXERCISES, TEMPLATE, check, text
-from minivideococa.exercises.catalogue import checked, exercise_names
+from minivideococa.exercises.catalogue import OF_ATTENTION, checked, exercise_names
 from minivideococa.exercises.decoding import BEAM_SEEDS, BEAMS, search_ids, toy_language
 from minivideococa.exercises.hints import HINTS
 from minivideococa.exercises.result import Verdict
@@ -46,6 +47,33 @@ def test_a_common_mistake_is_named(exercise, name, function, running, monkeypatc
     result = checked(exercise, {exercise: function}, running)
     assert (result.status, result.hint) == ("wrong", HINTS[name]), result
     assert result.lines
+
+
+@pytest.mark.parametrize("exercise", ["pooler", "cached_attention"])
+def test_a_function_that_calls_a_wrong_attention_is_not_to_blame(exercise, running):
+    """The learner's attention, in the same file, is wrong; then it is right, and the function is wrong."""
+    source = inspect.getsource(solutions)
+    scaled = "/ np.sqrt(q.shape[-1])"
+    assert source.count(scaled) == 1
+    names = {}
+    exec(source.replace(scaled, ""), names)
+    result = checked(exercise, names, running)
+    assert (result.status, result.hint) == ("wrong", OF_ATTENTION.format(name=exercise))
+    exec(source.replace("queries, keys, values, heads, mask)", "keys, keys, values, heads, mask)"), names)
+    exec("def pooler(tokens, p, heads): return attention(p['query'], p['query'], p['query'], heads)", names)
+    result = checked(exercise, names, running)
+    assert result.status == "wrong" and "attention, exercise 2" not in result.hint
+
+
+def test_progress_names_the_exercise(running):
+    notes = []
+
+    @contextmanager
+    def progress(total, unit):
+        yield lambda count, note="": notes.append((count, note))
+
+    check({}, ["greedy", "patchify"], progress=progress)
+    assert notes == [(0, "patchify"), (1, ""), (0, "greedy"), (1, "")]
 
 
 def test_every_hint_is_tried():

@@ -52,6 +52,28 @@ def patches_from_the_end(pixels, patch_size):
     return cut(pixels, patch_size, (0, 2, 4, 1, 3, 5), "bottom")
 
 
+@mistake("patchify", "not_cropped")
+def patches_without_a_crop(pixels, patch_size):
+    T, C, S, _ = pixels.shape
+    P, n = patch_size, S // patch_size
+    x = pixels.reshape(T, C, n, P, n, P).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(T, n * n, C * P * P)
+
+
+@mistake("patchify", "not_cropped")
+def patches_in_a_loop_to_the_end(pixels, patch_size):
+    P, starts = patch_size, range(0, pixels.shape[-1], patch_size)
+    patches = [pixels[..., i : i + P, j : j + P].reshape(len(pixels), -1) for i in starts for j in starts]
+    return np.stack(patches, axis=1)
+
+
+@mistake("patchify", "not_cropped")
+def padded_patches(pixels, patch_size):
+    extra = -pixels.shape[-1] % patch_size
+    padded = np.pad(pixels, [(0, 0), (0, 0), (0, extra), (0, extra)])
+    return cut(padded, patch_size, (0, 2, 4, 1, 3, 5))
+
+
 # attention
 
 
@@ -164,6 +186,10 @@ def pool(tokens, p, heads, *, normed="qk", projected="qkv", out=True, attend=att
     return ops.linear(pooled, **p["attn"]["out_proj"]) if out else pooled
 
 
+def turned(p, *names):
+    return {name: {"weight": p[name]["bias"], "bias": p[name]["weight"]} for name in names}
+
+
 def flat(tokens):
     return tokens.reshape(-1, tokens.shape[-1])
 
@@ -178,12 +204,19 @@ for name, function in {
     "no_ln_q": lambda tokens, p, heads: pool(flat(tokens), p, heads, normed="k"),
     "no_ln_k": lambda tokens, p, heads: pool(flat(tokens), p, heads, normed="q"),
     "no_norms": lambda tokens, p, heads: pool(flat(tokens), p, heads, normed=""),
+    "ln_q_turned": lambda tokens, p, heads: pool(flat(tokens), p | turned(p, "ln_q"), heads),
+    "ln_k_turned": lambda tokens, p, heads: pool(flat(tokens), p | turned(p, "ln_k"), heads),
     "kv_swapped": lambda tokens, p, heads: pool(flat(tokens), p, heads, projected="qvk"),
     "no_out_proj": lambda tokens, p, heads: pool(flat(tokens), p, heads, out=False),
     "residual": lambda tokens, p, heads: p["query"] + pool(flat(tokens), p, heads),
     "pooler_one_head": lambda tokens, p, heads: pool(flat(tokens), p, 1),
 }.items():
     mistake("pooler", name)(function)
+
+
+@mistake("pooler", "ln_k_turned")
+def pooler_with_both_norms_turned(tokens, p, heads):
+    return pool(flat(tokens), p | turned(p, "ln_q", "ln_k"), heads)
 
 
 # the shifted mask

@@ -21,7 +21,7 @@ def test_a_figure_has_a_row_for_each_word(explanation):
     words = [word for word in explanation.words if word]
     shorter = replace(explanation, words=explanation.words[:1] + ("",) * (len(explanation.words) - 1))
     difference = image.height - shorter.figure().height
-    assert difference == (len(words) - 1) * drawing.row_height(side)
+    assert difference == (len(words) - 1) * drawing.row_height(explanation)
     assert image.mode == "RGB" and image.width == drawing.LABEL + 3 * (side + drawing.GAP)
 
 
@@ -46,15 +46,62 @@ def test_heat_is_where_the_map_is():
     assert len(np.unique(dull)) == 1
 
 
-def test_many_frames_are_drawn_smaller(explanation):
-    many = replace(
+def repeated(explanation, n):
+    """Every frame n times."""
+    return replace(
         explanation,
-        frames=np.repeat(explanation.frames, 5, axis=0),
-        maps=np.repeat(explanation.maps, 5, axis=1),
-        frame_weights=np.repeat(explanation.frame_weights, 5, axis=1) / 5,
+        frames=np.repeat(explanation.frames, n, axis=0),
+        maps=np.repeat(explanation.maps, n, axis=1),
+        frame_weights=np.repeat(explanation.frame_weights, n, axis=1) / n,
     )
-    assert drawing.frame_side(many) < drawing.frame_side(explanation)
-    assert many.figure().width <= drawing.WIDTH + drawing.LABEL
+
+
+@pytest.mark.parametrize(("n", "rows"), [(5, 1), (8, 1), (9, 2), (22, 3)])
+def test_many_frames_are_drawn_smaller_and_in_rows(explanation, n, rows):
+    many = repeated(explanation, n)
+    side = drawing.frame_side(many)
+    assert 48 <= side < drawing.frame_side(explanation) and drawing.columns(many) == -(-3 * n // rows)
+    for picture in (many.figure(), many.animation()[-1]):
+        assert picture.width <= drawing.WIDTH + drawing.LABEL
+    with_a_mark = many.frames.copy()
+    with_a_mark[-1] = 0
+    changed = np.asarray(many.figure()) != np.asarray(replace(many, frames=with_a_mark).figure())
+    first = np.flatnonzero(changed.any(axis=(1, 2)))[0]
+    assert rows - 1 <= first // side <= rows
+
+
+def test_a_bar_is_as_long_as_the_frames_share(explanation):
+    """On one scale in all pictures: a whole frame is a share of 1."""
+    half = replace(
+        explanation, frame_weights=np.tile(np.float32([0.5, 0.25, 0.25]), (len(explanation.words), 1))
+    )
+    side, bar = drawing.frame_side(half), np.array(drawing.BAR)
+    picture = np.asarray(half.animation()[-2])[: -drawing.LINE]
+    rows = (picture == bar).all(axis=-1)
+    longest = rows[:, drawing.GAP : drawing.GAP + side].sum(axis=1).max()
+    assert longest == side // 2
+
+
+def test_a_picture_has_a_legend_and_numbers(explanation):
+    """The last line shows the colours; the numbers differ from frame to frame."""
+    for picture in (explanation.figure(), explanation.animation()[0]):
+        last = np.asarray(picture)[-drawing.LINE :].astype(int)
+        warm = (last[..., 0] - last[..., 2]).max(axis=0)
+        assert (warm > 100).sum() > 30
+    names = [drawing.frame_name(replace(explanation, times=(0.5, 1.25, 9.0)), t, 128) for t in range(3)]
+    assert names == ["1, 0.5 s", "2, 1.2 s", "3, 9.0 s"]
+    assert drawing.frame_name(explanation, 2, 128) == "3"
+    assert drawing.frame_name(replace(explanation, times=(0.5, 1.25, 9.0)), 2, 10) == "3"
+
+
+def test_a_flat_map_is_drawn_in_the_middle_of_the_scale(explanation):
+    flat, spot = np.full((3, 8, 8), 0.6), np.full((3, 8, 8), 0.4)
+    flat[0, 0, 0] = spot[0, 0, 0] = 1
+    assert drawing.is_flat(flat) and drawing.is_flat(np.zeros((3, 8, 8))) and not drawing.is_flat(spot)
+    grey = replace(explanation, frames=np.full_like(explanation.frames, 100))
+    drawn = drawing.heated(grey, flat)[1][32, 32]
+    expected = drawing.heat(grey.frames[0], np.full((8, 8), 0.5), 8)[32, 32]
+    np.testing.assert_array_equal(drawn, expected)
 
 
 def test_a_question_and_times_are_drawn(explanation):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import minivideococa as mvc
 from minivideococa.checkpoint import with_tensors
@@ -118,6 +119,19 @@ def test_frames_are_those_that_the_model_sees(model):
     assert explanation.frames.shape == (2, 64, 64, 3)
 
 
+def test_times_are_those_of_the_sampled_frames(model, frames, tmp_path):
+    """The bundled clips last 2.4 seconds."""
+    explanation = mvc.explain(model, PAIR, num_frames=4, beams=1)
+    assert explanation.times == pytest.approx([0.3, 0.9, 1.5, 2.1])
+    cut = mvc.explain(model, PAIR, num_frames=2, start=1, end="00:02", beams=1)
+    assert cut.times == pytest.approx([1.25, 1.75])
+    Image.fromarray(frames[0]).save(tmp_path / "still.png")
+    for source in (frames, tmp_path / "still.png", tmp_path):  # no file, a still, a folder of images
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert mvc.explain(model, source, num_frames=2, beams=1).times is None
+
+
 def test_shapes_are_those_of_a_trace(model, frames):
     explanation = mvc.explain(model, frames)
     with mvc.trace() as activations:
@@ -164,6 +178,13 @@ def test_every_form_of_the_model(tiny_model, tokenizer, form, adapter):
 def test_without_any_relevance_all_tokens_have_the_same_share():
     shares = module._shares(np.array([[[0.0, 0.0]], [[1.0, 3.0]]]))
     np.testing.assert_array_equal(shares, [[[0.5, 0.5]], [[0.25, 0.75]]])
+
+
+def test_a_model_that_was_tuned_for_questions_has_no_caption_to_explain(questions, frames):
+    with pytest.raises(ValueError, match="writes no captions: give a question"):
+        mvc.explain(questions, frames)
+    continued = mvc.explain(questions, frames, prompt="what shape is red?", beams=1)
+    assert continued.words[0] == "ring" and continued.question is None
 
 
 def test_what_cannot_be_explained(model, questions, frames):

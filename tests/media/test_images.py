@@ -196,8 +196,9 @@ def test_frames_of_no_duration_last_100_ms_as_in_browsers(tmp_path, name, short)
 def test_start_and_end_cut_an_animation(tmp_path, name):
     durations = [900, 100, 100, 900]
     path = save(tmp_path / name, [plain(colour) for colour in COLOURS], duration=durations)
-    frames = images.read_images(str(path), 6, 0.85, 1.3)
+    frames, times = images.read_images(str(path), 6, 0.85, 1.3)
     assert which(frames) == by_time(durations, 6, 850, 1300)
+    assert times == pytest.approx([0.8875, 0.9625, 1.0375, 1.1125, 1.1875, 1.2625])
     with pytest.raises(ValueError, match="a[.].*: start is 5"):
         images.read_images(str(path), 6, 5.0)
 

@@ -54,7 +54,10 @@ def assert_by_time(path: Path) -> list[Fraction]:
     assert len(frames) == len(stamps)
     for num_frames in (8, 70):  # test_sampling.py tests the rule for any number; here the time stamps count
         indices = expected_indices(stamps, last, num_frames)
-        np.testing.assert_array_equal(read_video(path, num_frames), frames[indices])
+        sampled, times = video.read_timed(path, num_frames)
+        np.testing.assert_array_equal(sampled, frames[indices])
+        duration = float(stamps[-1] - stamps[0] + last)
+        np.testing.assert_allclose(times, (np.arange(num_frames) + 0.5) * duration / num_frames, atol=0.002)
     return stamps
 
 

@@ -262,7 +262,7 @@ def test_a_path_is_read_as_asked(model, monkeypatch, call):
     """num_frames, start and end reach the reader; adapter reaches the encoder."""
     read, adapters = [], []
     monkeypatch.setattr(
-        video, "read_video", lambda path, *args, **how: read.append((str(path), args, how)) or FRAMES
+        video, "read_timed", lambda path, *args, **how: read.append((str(path), args, how)) or (FRAMES, None)
     )
     encode_video = type(model).encode_video
     monkeypatch.setattr(
@@ -279,14 +279,16 @@ def test_a_path_is_read_as_asked(model, monkeypatch, call):
 
 def test_paths_among_candidates_are_read_as_asked(model, monkeypatch):
     read = []
-    monkeypatch.setattr(video, "read_video", lambda path, *args, **how: read.append((args, how)) or FRAMES)
+    monkeypatch.setattr(
+        video, "read_timed", lambda path, *args, **how: read.append((args, how)) or (FRAMES, None)
+    )
     mvc.retrieve(model, "a star", ["a.mp4", Path("b.mp4")], num_frames=3, start=1, end=2)
     assert read == [((3, 1, 2), {})] * 2
 
 
 @path_calls
 def test_how_a_path_is_read_is_checked_first(model, monkeypatch, call):
-    monkeypatch.setattr(video, "read_video", None)
+    monkeypatch.setattr(video, "read_timed", None)
     for value in [*NO_WHOLE, 0, -1]:
         refused(lambda: call(model, "a.mp4", num_frames=value), "^num_frames is ")
     for adapter in ("max", "", 3, ["mean"], np.array(["mean", "joint"])):
@@ -499,7 +501,7 @@ def memory(monkeypatch):
         (vision, "encode_frames"),
         (vision, "encode_jointly"),
         (decoder, "cross_attention_kv"),
-        (video, "read_video"),
+        (video, "read_timed"),
     ]:
         monkeypatch.setattr(module, name, None)
     available(10**6)

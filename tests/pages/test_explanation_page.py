@@ -31,6 +31,12 @@ def pictures(opened):
     )
 
 
+def unfold(opened):
+    """Open the parts that are folded."""
+    opened.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    return opened
+
+
 def word(opened, text):
     return opened.locator(".caption").first.get_by_role("radio", name=text)
 
@@ -59,7 +65,7 @@ def test_arrow_keys_move_along_the_caption(explained):
 
 
 def test_tab_reaches_everything_in_order(explained):
-    opened = explained()
+    opened = unfold(explained())
     reached = []
     for _ in range(12):
         opened.keyboard.press("Tab")
@@ -128,9 +134,8 @@ def test_how_much_each_frame_counted(explained):
     np.testing.assert_allclose(shares, 100 * explanation.frame_weights[1], atol=0.51)
     widths = [box.evaluate("(bar) => bar.clientWidth") for box in opened.locator(".strip .fill").all()]
     rooms = [box.evaluate("(bar) => bar.clientWidth") for box in opened.locator(".strip .weight").all()]
-    full = max(2 / 3, explanation.frame_weights.max())  # one scale for all words
-    np.testing.assert_allclose(np.divide(widths, rooms), explanation.frame_weights[1] / full, atol=0.02)
-    rows = opened.locator("tbody tr").all_inner_texts()
+    np.testing.assert_allclose(np.divide(widths, rooms), explanation.frame_weights[1], atol=0.02)
+    rows = unfold(opened).locator("tbody tr").all_inner_texts()
     assert len(rows) == 4 and float(rows[1].split()[1]) == pytest.approx(
         100 * explanation.frame_weights[1, 0], abs=0.51
     )
@@ -163,10 +168,46 @@ def test_the_brightest_patch_is_that_of_most_weight(explained):
     assert (np.diff(values) >= 0).all() and values[-1] > 3 * values[0] and len(set(values)) > 40
 
 
-def test_frames_without_times_are_numbered(explained):
+@pytest.mark.parametrize(("spread", "flat"), [(0.6, True), (0.3, False)])
+def test_a_flat_map_looks_flat(explained, spread, flat):
+    """Most patches weigh at least half of the most: no outline, one colour in the middle, and a sentence."""
+    explanation = random_explanation(frames=np.zeros((3, 32, 32, 3), np.uint8))
+    explanation.maps[2] = 0.01 * spread
+    explanation.maps[2, 0, 0, 0] = 0.01
+    opened = explained(explanation)
+    values = opened.locator(".strip canvas").first.evaluate(
+        "(c) => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    )
+    drawn = np.array(values).reshape(256, 256, 4)[..., :3]
+    assert (len(np.unique(drawn.reshape(-1, 3), axis=0)) == 2) == flat  # an outline has colours of its own
+    assert ("This map is flat" in opened.locator(".rest").inner_text()) == flat
+    assert abs(drawn[200, 200].astype(int) - drawn[32, 32]).max() > 20
+
+
+def test_frames_have_numbers_and_times(explained):
+    opened = explained(random_explanation())
+    assert opened.locator(".film .time").all_inner_texts() == ["1 · 0.5 s", "2 · 1.5 s", "3 · 2.5 s"]
+    for explanation in (random_explanation(times=None), random_explanation(T=20)):
+        opened = explained(explanation)
+        numbers = [str(t + 1) for t in range(len(explanation.frames))]
+        assert opened.locator(".film .time").all_inner_texts() == numbers
+        assert opened.locator(".strip .time").all_inner_texts() == numbers
+
+
+def test_frames_without_times(explained):
     opened = explained(random_explanation(times=None))
-    assert opened.locator(".strip .time").all_inner_texts() == ["1", "2", "3"]
     assert "s:" not in opened.locator("output").inner_text()
+
+
+def test_the_frames_are_shown_without_maps_once(explained):
+    """Panels of the same frames have them in common."""
+    one, other = random_explanation(side=32), random_explanation(1, side=32)
+    same = random_explanation(2, side=32, frames=one.frames)
+    for explanations, films in [([one], [3]), ([one, same], [3]), ([one, other], [3, 3])]:
+        opened = explained(*explanations)
+        shown = opened.locator(".film").evaluate_all("(all) => all.map((film) => film.children.length)")
+        assert [count for count in shown if count] == films
+    assert opened.locator(".panel .film").count() == 2
 
 
 # Layers, heads and queries
@@ -210,7 +251,7 @@ def test_maps_of_queries_are_those_of_numpy(explained, query):
 
 
 def test_layers_heads_and_queries_are_chosen_by_keyboard(explained):
-    opened = explained()
+    opened = unfold(explained())
     maps = [pictures(opened)]
     opened.get_by_role("radio", name="Word", exact=True).focus()
     opened.keyboard.press("ArrowRight")
@@ -237,14 +278,14 @@ def test_the_path_of_shapes(explained):
     blocks = ((f"decoder.block.{i}.cross", (4, 16)) for i in range(12))
     shapes = random_explanation(side=32).shapes
     rows = explained(random_explanation(side=32, shapes=(*shapes[:2], *blocks, shapes[2])))
-    rows = rows.locator(".shapes li").all_inner_texts()
+    rows = unfold(rows).locator(".shapes li").all_inner_texts()
     assert "frames" in rows[0] and "3 × 32 × 32 × 3" in rows[0] and "9,216 numbers" in rows[0]
     assert "decoder.block.0–11.cross" in rows[2] and "4 × 16" in rows[2]
     assert "L, V" in rows[3] and "4 × 40" in rows[3] and len(rows) == 4
 
 
 def test_what_a_large_model_leaves_out_is_said(explained):
-    opened = explained(random_explanation(T=8, grid=16, queries=255, pooler_heads=2))
+    opened = unfold(explained(random_explanation(T=8, grid=16, queries=255, pooler_heads=2)))
     opened.get_by_role("radio", name="Decoder layers").click()
     assert opened.get_by_label("Pooler head").count() == 0
     assert "Of 255 caption tokens, the 16 of most weight" in opened.locator(".formula").inner_text()
@@ -298,6 +339,30 @@ def test_clips_of_different_lengths_side_by_side(explained):
     ]
 
 
+def test_frames_of_the_same_time_are_shown_side_by_side(explained):
+    """Of 8 and of 2 frames of a clip: the first half of the one is the first frame of the other."""
+    opened = explained(random_explanation(T=8, side=32), random_explanation(T=2, side=32))
+    eight, two = opened.get_by_label("Frame", exact=True).all()
+    for frame, shown in [(3, 0), (4, 1), (0, 0), (7, 1)]:
+        eight.fill(str(frame))
+        assert (eight.input_value(), two.input_value()) == (str(frame), str(shown))
+    two.fill("0")
+    assert eight.input_value() == "2"  # at a quarter of the clip
+
+
+def test_each_panel_opens_at_its_frame_of_most_weight(explained):
+    one, other = random_explanation(side=32), random_explanation(1, side=32)
+    one.frame_weights[2], other.frame_weights[2] = (0.1, 0.2, 0.7), (0.6, 0.3, 0.1)
+    opened = explained(one, other)
+    shown = opened.locator("output").all_inner_texts()
+    assert [text[:12] for text in shown] == ["frame 3 of 3", "frame 1 of 3"]
+
+
+def test_more_is_folded(explained):
+    opened = explained(viewport={"width": 1280, "height": 800})
+    assert not opened.locator(".segments").is_visible() and opened.locator(".large").is_visible()
+
+
 def test_several_sections_are_folded(explained):
     sections = [Section([random_explanation(i, side=32)] * 2, f"clip {i}", "a note") for i in range(2)]
     opened = explained(html=page_of_sections(sections, "clips", lead="What is here.", folded=True))
@@ -320,13 +385,13 @@ def test_nothing_is_wider_than_the_screen(explained, width):
         "",
     )
     for explanations in ([random_explanation(words=long, side=32)], [random_explanation(side=32)] * 2):
-        opened = explained(*explanations, viewport={"width": width, "height": 800})
+        opened = unfold(explained(*explanations, viewport={"width": width, "height": 800}))
         assert opened.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_fingers_find_the_words(explained):
     """At least 24 pixels (WCAG 2.2, success criterion 2.5.8)."""
-    opened = explained(**PHONE)
+    opened = unfold(explained(**PHONE))
     for box in opened.locator("button:not(.bar), select, input[type=range], summary").all():
         if box.is_visible():
             size = box.bounding_box()
@@ -377,13 +442,13 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(explained, scheme):
     """4.5 to 1 (WCAG 2.2, success criterion 1.4.3)."""
-    opened = explained(random_explanation(side=32, question="what is red?"), color_scheme=scheme)
+    opened = unfold(explained(random_explanation(side=32, question="what is red?"), color_scheme=scheme))
     opened.get_by_role("radio", name="Decoder layers").click()
     assert opened.evaluate(CONTRAST) == []
 
 
 def test_every_control_and_picture_has_a_name(explained):
-    opened = explained(random_explanation(side=32), random_explanation(side=32))
+    opened = unfold(explained(random_explanation(side=32), random_explanation(side=32)))
     for source in ("Decoder layers and heads", "Pooler queries"):
         opened.get_by_role("radio", name=source).first.click()
         snapshot = opened.locator("body").aria_snapshot()

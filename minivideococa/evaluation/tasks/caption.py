@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ...model.config import Video
 from ...model.generation import prepare
+from ...tasks import require_captions
 from ..manifest import Entry
 from ..metrics import caption_scores, has_caption_metrics, tokenizer_for
 from .task import Clip, Metrics, Task, metrics_of
@@ -32,6 +34,10 @@ class Caption(Task):
     def check(self) -> None:
         """Raise ValueError for options that do not suit the model, and if the metrics cannot be computed."""
         prepare(self.model, self.settings.options)
+        try:
+            require_captions(self.model, self.settings.options.prompt)
+        except ValueError as error:  # other tasks of the same manifest may suit the model
+            warnings.warn(f"captions: {error}", stacklevel=2)
         self.tokenize = tokenizer_for(self.settings.tokenizer)
         self.captions: dict[Clip, str] = {}
 
