@@ -249,7 +249,7 @@ def frame_name(explanation: Explanation, t: int, width: int) -> str:
     """Return "3, 1.2 s", or "3" where the time is not known or takes more than `width` pixels."""
     if explanation.times is None:
         return f"{t + 1}"
-    name = f"{t + 1}, {explanation.times[t]:.1f} s"
+    name = f"{t + 1}, {explanation.times[t]:.2f} s"
     return name if font(10).getlength(name) <= width else f"{t + 1}"
 
 

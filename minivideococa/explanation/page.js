@@ -183,7 +183,7 @@ const isLong = (panel) => panel.T > 16; // many frames: they are shown smaller
 
 /** Return "3 · 0.5 s", or without times or room "3". */
 const shortName = (panel, t) =>
-  (panel.times && !isLong(panel) ? `${t + 1} · ${panel.times[t].toFixed(1)} s` : `${t + 1}`);
+  (panel.times && !isLong(panel) ? `${t + 1} · ${panel.times[t].toFixed(2)} s` : `${t + 1}`);
 
 /** Say in words what the panel shows, for the announcement of screen readers. */
 function summary(panel) {

@@ -89,7 +89,7 @@ def test_a_picture_has_a_legend_and_numbers(explanation):
         warm = (last[..., 0] - last[..., 2]).max(axis=0)
         assert (warm > 100).sum() > 30
     names = [drawing.frame_name(replace(explanation, times=(0.5, 1.25, 9.0)), t, 128) for t in range(3)]
-    assert names == ["1, 0.5 s", "2, 1.2 s", "3, 9.0 s"]
+    assert names == ["1, 0.50 s", "2, 1.25 s", "3, 9.00 s"]
     assert drawing.frame_name(explanation, 2, 128) == "3"
     assert drawing.frame_name(replace(explanation, times=(0.5, 1.25, 9.0)), 2, 10) == "3"
 

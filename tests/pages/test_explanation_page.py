@@ -186,7 +186,7 @@ def test_a_flat_map_looks_flat(explained, spread, flat):
 
 def test_frames_have_numbers_and_times(explained):
     opened = explained(random_explanation())
-    assert opened.locator(".film .time").all_inner_texts() == ["1 · 0.5 s", "2 · 1.5 s", "3 · 2.5 s"]
+    assert opened.locator(".film .time").all_inner_texts() == ["1 · 0.50 s", "2 · 1.50 s", "3 · 2.50 s"]
     for explanation in (random_explanation(times=None), random_explanation(T=20)):
         opened = explained(explanation)
         numbers = [str(t + 1) for t in range(len(explanation.frames))]
