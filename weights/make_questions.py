@@ -9,31 +9,26 @@ WORK is a folder for the clips, their frame tokens and the state of the run: an 
 the same command. Everything is drawn from seeds.
 
 LiT: the image encoder is frozen, the pooler and both text decoders are tuned, and the question is the prompt
-of a generated answer. The encoder drops the positions of patches in its first block, see README.md. So
-`write_positions` first writes rows and columns into the positional embedding, strongly enough to reach the
-last block. Nothing else of the encoder changes. Reading them is learned from stills, before all questions are
-learned from clips.
+of a generated answer. First `positions.py` writes the positions of patches into the positional embedding.
+Where an object is is then learned from stills, before all questions are learned from clips.
 
 The test clips differ from the training clips in their seed and in their composition, see
 `world.clips.SPLITS`: a fifth of the pairs of a colour and a shape, medium sizes, cloudy backgrounds and
 faster objects are only in the test. Beside each accuracy stands that of the question-only baseline, which has
 the mean of training clips in place of the video. The exit status is 1 if a kind of questions
-misses TARGET, as "where" does now.
+misses TARGET.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from positions import with_positions
 
 import minivideococa as mvc
-from minivideococa.checkpoint import with_tensors
 from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.checkpoint.tuned import write_tuned
 from minivideococa.checkpoint.vocabulary import add_words
@@ -47,8 +42,6 @@ from minivideococa.world.clips import HELD_OUT
 from minivideococa.world.questions import ASKED, QUESTION_WORDS, words_of
 from minivideococa.world.shapes import MANIFEST, write_questions
 
-Array = NDArray[Any]
-
 PART = embedded_checkpoint() / "questions.safetensors"
 TRAIN_SEED, STILLS_SEED, TEST_SEED = 16384, 16385, 16386
 CLIPS, STILLS, TEST_CLIPS = 6000, 24000, 1400
@@ -60,7 +53,6 @@ KINDS = (
 )
 COMMON = ("colour", "shape", "exists")  # kinds of which every second question is left out
 POSITIONS = ("place", "where", "where")  # of three stills
-AMPLITUDE = 8.0  # of the positions that are written, see README.md
 OPTIONS: dict[str, Any] = dict(
     task="qa", tune="lit", batch=64, learning_rate=1e-3, warmup=100, seed=TRAIN_SEED, half=True
 )
@@ -82,47 +74,13 @@ def training_clips(work: Path) -> list[Entry]:
     return [e for i, e in enumerate(asked) if e.question_type not in COMMON or i % 2 == 0]
 
 
-def unread_directions(visual: Mapping[str, Any], count: int) -> Array:
-    """Return the directions in which the encoder's blocks read their inputs least: orthonormal [count, W].
-
-    A block reads its input x, normalized, by the matrices A of its attention and its MLP, whose columns are
-    scaled by the norm's gains. It reads the direction d by |A d|^2 / |A|^2. Directions that a norm takes out,
-    which change all of the W numbers alike, do not count.
-    """
-    blocks = visual["transformer"]["resblocks"]
-    width = len(visual["class_embedding"])
-    read = np.full((width, width), 1e3)  # the direction of the ones
-    for p in blocks:
-        for gain, A in (
-            (p["ln_1"]["weight"], p["attn"]["in_proj_weight"]),
-            (p["ln_2"]["weight"], p["mlp"]["c_fc"]["weight"]),
-        ):
-            A = A * gain
-            read += A.T @ A / np.sum(A * A)
-    return np.linalg.eigh(read)[1].T[:count]  # in ascending order of what is read
-
-
-def write_positions(model: mvc.VideoCoCa) -> mvc.VideoCoCa:
-    """Return the model with the column and the row of each patch added to its positional embedding.
-
-    Both run from -AMPLITUDE to AMPLITUDE, each along one of the `unread_directions`.
-    """
-    visual, name = model.params["visual"], "visual.positional_embedding"
-    n = model.config.vision.image_size // model.config.vision.patch_size
-    row, column = np.mgrid[-AMPLITUDE : AMPLITUDE : n * 1j, -AMPLITUDE : AMPLITUDE : n * 1j]
-    positions = np.stack([column.ravel(), row.ravel()], axis=1) @ unread_directions(visual, 2)  # [n n, W]
-    embedding = visual["positional_embedding"].copy()  # [1 + n n, W]
-    embedding[1:] += positions
-    return with_tensors(model, {name: embedding})
-
-
 def tune(work: Path, head: str) -> mvc.VideoCoCa:
     """Tune the embedded checkpoint."""
-    model = write_positions(add_words(mvc.load(), QUESTION_WORDS))
+    model = with_positions(add_words(mvc.load(), QUESTION_WORDS), STILLS_SEED)
     options = dict(cache=work / "tokens", progress=progress_bar, **OPTIONS)
     stills = clips(work, "stills", STILLS, STILLS_SEED, frames=3, kinds=POSITIONS)
     stills = [entry for entry in stills if entry.question_type in POSITIONS]
-    model = finetune(model, stills, work / "run-stills", num_frames=1, steps=2500, **options)
+    model = finetune(model, stills, work / "run-stills", num_frames=1, steps=1500, **options)
     return finetune(model, training_clips(work), work / f"run-{head}", head=head, steps=1500, **options)
 
 
