@@ -43,7 +43,7 @@ from minivideococa.world.questions import ASKED, QUESTION_WORDS, words_of
 from minivideococa.world.shapes import MANIFEST, write_questions
 
 PART = embedded_checkpoint() / "questions.safetensors"
-TRAIN_SEED, STILLS_SEED, TEST_SEED = 16384, 16385, 16386
+TRAIN_SEED, STILLS_SEED, TEST_SEED = 16384, 16385, 16387
 CLIPS, STILLS, TEST_CLIPS = 6000, 24000, 1400
 # Of twelve clips of training. A clip for "moment" has one entry, others also have questions about colour,
 # shape, existence and the largest.
