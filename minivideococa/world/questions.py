@@ -15,9 +15,9 @@ objects of the clip are always visible:
 | moment  | what appears for a moment? | with one object visible for a MOMENT, and all others always         |
 | first   | what comes first?          | of two objects of different shapes, one after the other             |
 
-The tokens of the embedded checkpoint's image encoder hold almost no positions, so "where" and "place" need a
-tuning that reaches the encoder; see weights/README.md. "place" is the easier of the two, and learned first.
-"first" needs the factorized adapter with positions.
+The tokens of the embedded checkpoint's image encoder hold almost no positions, so "where" and "place" need
+positions that are written into it; see weights/README.md. "place" is the easier of the two, and learned
+first. "first" needs the factorized adapter with positions.
 """
 
 from __future__ import annotations
