@@ -42,7 +42,7 @@ ENSEMBLE = (  # for labels that are things and for labels that are actions
     "a home video of {}.",
     "footage of {} from a camera.",
 )
-BATCH_SIZE = 16  # texts; the logits of one take L x V numbers
+BATCH_SIZE = 16  # texts that are scored at a time; the logits of one take L x V numbers
 
 
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | Array | None = None) -> list[list[str]]:
@@ -74,15 +74,15 @@ def label_latents(
     labels = check_texts("labels", labels, blank=False)
     sentences = label_sentences(labels, templates)
     warn_if_cut(model, [text for texts in sentences for text in texts])
-    return np.stack([mean_latent(model, texts, progress) for texts in sentences])
+    return mean_latents(model, sentences, progress)
 
 
-def mean_latent(model: VideoCoCa, texts: Sequence[str], progress: Update | None = None) -> Array:
-    """Return the normalized mean of the latents of some texts: `[E]`."""
-    latent = normalize(model.encode_text(texts).mean(axis=0))
-    if progress:
-        progress(len(texts))
-    return latent
+def mean_latents(
+    model: VideoCoCa, sentences: Sequence[Sequence[str]], progress: Update | None = None
+) -> Array:
+    """Return the normalized mean of the latents of each label's sentences, of equal number: `[labels, E]`."""
+    latents = model.encode_text([text for texts in sentences for text in texts], progress)
+    return normalize(latents.reshape(len(sentences), -1, latents.shape[-1]).mean(axis=1))
 
 
 def classify(
@@ -119,7 +119,7 @@ def classify(
     if by == "latent":
         _warn_of_caveat(model)
         warn_if_cut(model, [text for texts in sentences for text in texts])
-        latents = np.stack([mean_latent(model, texts, progress) for texts in sentences])
+        latents = mean_latents(model, sentences, progress)
     video = model.encode(video, num_frames, adapter, start, end)
     if by == "latent":
         logits = model.logit_scale * cosine(latents, video.latent)
@@ -435,12 +435,7 @@ def retrieve(
     else:
         texts = check_texts("candidates", candidates, blank=False)
         warn_if_cut(model, texts)
-        latents = []
-        for rows in batches(len(texts)):
-            latents.append(model.encode_text(texts[rows]))
-            if progress:
-                progress(len(latents[-1]))
-        cosines = cosine(np.concatenate(latents), latent(query))
+        cosines = cosine(model.encode_text(texts, progress), latent(query))
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
 
 
@@ -461,10 +456,10 @@ def warn_if_cut(model: VideoCoCa, texts: Sequence[str], stacklevel: int = 3) -> 
         warnings.warn(f"{subject}; the first {longest} are used", stacklevel=stacklevel)
 
 
-def batches(count: int) -> Iterator[slice]:
-    """Yield the slices of `BATCH_SIZE` that cover `count` texts."""
-    for i in range(0, count, BATCH_SIZE):
-        yield slice(i, min(i + BATCH_SIZE, count))
+def batches(count: int, size: int = BATCH_SIZE) -> Iterator[slice]:
+    """Yield the slices of `size` that cover `count` texts."""
+    for i in range(0, count, size):
+        yield slice(i, min(i + size, count))
 
 
 def cosine(a: Array, b: Array) -> Array:

@@ -1,6 +1,7 @@
 """VideoCoCa: the stages in order, as one function and as one object. There is no maths here."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from .config import (
 )
 from .generation import DecodingOptions
 from .hooks import record
-from .kernels import threads_of_frames
+from .kernels import map_texts, threads_of_frames
 
 
 def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[Video, Array, Array]:
@@ -149,12 +150,17 @@ class VideoCoCa:
             raise ValueError("this checkpoint has no tokenizer.json: put one into its folder, or pass ids")
         return self.tokenizer
 
-    def encode_text(self, texts: str | Sequence[str] | Array) -> Array:
-        """Encode texts, or ids [B, L] with L from 1 to context_length -> latents [B, E] of unit length."""
+    def encode_text(self, texts: str | Sequence[str] | Array, progress: Callback = None) -> Array:
+        """Encode texts, or ids [B, L] with L from 1 to context_length -> latents [B, E] of unit length.
+
+        progress: called with the number of texts just encoded.
+        """
         if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":
             texts = self.tokenize(texts)
-        latents, _ = text.encode_text(self.config.check_ids(texts), self.params["text"], self.config.text)
-        return check_finite("the latent is", latents)
+        ids, config = self.config.check_ids(texts), self.config.text
+        encode = partial(text.encode_latents, text=self.params["text"], config=config)
+        lengths = (ids != config.pad_id).sum(axis=1)
+        return check_finite("the latent is", map_texts(encode, ids, lengths, progress))
 
     def decode(self, tokens: Array, ids: Array) -> Array:
         """Return logits [B, L, V] of the tokens after ids [B, L], for caption tokens [Q', E] or a batch."""

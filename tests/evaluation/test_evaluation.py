@@ -148,6 +148,7 @@ def test_invalid_arguments_are_refused_before_any_encoding(model, clips, calls):
 
 def test_an_interrupted_run_keeps_the_texts_it_has_encoded(model, clips, tmp_path, monkeypatch):
     """Interrupted at the last batch of captions; the first ones are not encoded again."""
+    monkeypatch.setattr("minivideococa.evaluation.tasks.retrieve.TEXTS", 16)
     entries = [Entry(clips["a"], tuple(f"a red star {'and a ring ' * i}" for i in range(40)))]
     whole, encoded, encode = evaluate(model, entries, ["retrieve"]), [], mvc.VideoCoCa.encode_text
 

@@ -20,6 +20,7 @@ from ...progress import Progress
 from ..manifest import Entry
 
 WITHOUT_CACHE = ", or --no-cache"  # the way out if the cache cannot be written
+TEXTS = 256  # encoded at a time and cached together
 
 # metric -> {"value": ..., "items": number of videos, captions or questions}
 Metrics = dict[str, dict[str, float]]
