@@ -42,6 +42,7 @@ ENSEMBLE = (  # for labels that are things and for labels that are actions
     "a home video of {}.",
     "footage of {} from a camera.",
 )
+CAPTIONS = 16  # texts that are generated at a time
 BATCH_SIZE = 16  # texts that are scored at a time; the logits of one take L x V numbers
 
 
@@ -437,6 +438,58 @@ def retrieve(
         warn_if_cut(model, texts)
         cosines = cosine(model.encode_text(texts, progress), latent(query))
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
+
+
+def caption_many(
+    model: VideoCoCa,
+    videos: Sequence[Video | Source],
+    *,
+    num_frames: int = 8,
+    adapter: str | None = None,
+    options: DecodingOptions | None = None,
+    progress: Update | None = None,
+    **keywords: Any,
+) -> list[Any]:
+    """Generate a sentence about each of several videos, as `VideoCoCa.caption` does about one.
+
+    Up to `CAPTIONS` texts are decoded together: a step of decoding reads all weights of the decoder, and is
+    hardly slower for sixteen texts than for one.
+
+    Parameters
+    ----------
+    videos : encoded videos, paths or frames, see `VideoCoCa.encode`.
+    num_frames, adapter : as in `VideoCoCa.encode`.
+    options, keywords : how to generate, as in `VideoCoCa.generate`.
+    progress : called with the number of captions just written.
+
+    Raises ValueError if `videos` is not a list, and as `VideoCoCa.encode` and `VideoCoCa.generate`.
+    """
+    if not isinstance(videos, list | tuple):
+        raise ValueError(f"videos must be a list, not {describe(videos)}")
+    options, captions = DecodingOptions.create(options, **keywords), []
+    for rows in batches(len(videos), CAPTIONS):
+        encoded = [model.encode(video, num_frames, adapter) for video in videos[rows]]
+        captions += caption_batch(model, encoded, options)
+        if progress:
+            progress(len(encoded))
+    return captions
+
+
+def caption_batch(
+    model: VideoCoCa, videos: Sequence[Video], options: DecodingOptions, progress: Update | None = None
+) -> list[Any]:
+    """Generate a sentence about each of a few encoded videos, all at once where that changes nothing.
+
+    One after another are sampled texts, since the draws of a text depend on its place in a batch, and videos
+    with different numbers of caption tokens, which the factorized adapter gives. `progress` is called with
+    the number of tokens just generated.
+    """
+    decode, tokens = model.require_tokenizer().decode, [video.tokens for video in videos]
+    if options.is_sampling or len({x.shape for x in tokens}) > 1:
+        texts = [model.generate(x, options, progress) for x in tokens]
+    else:
+        texts = model.generate(np.stack(tokens), options, progress)
+    return [[decode(ids) for ids in text] if isinstance(text, list) else decode(text) for text in texts]
 
 
 def _warn_of_caveat(model: VideoCoCa) -> None:
