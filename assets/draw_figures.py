@@ -423,7 +423,7 @@ def kv_cache() -> Figure:
     for name, color in (("L/14", BLUE), ("B/32", GREEN)):
         c = costs.models()[name]
         numbers = 2 * (c.text.layers + c.decoder.layers) * c.embed_dim  # keys and values of one position
-        axes[1].step(positions, positions * numbers * 4 / 1e6, where="post", color=color, lw=2.5, label=name)
+        axes[1].plot(positions, positions * numbers * 4 / 1e6, color=color, lw=2.5, label=name)
     axes[1].set(
         title="keys and values of the text in the cache, in MB of float32",
         xlabel="tokens so far",

@@ -1,4 +1,4 @@
-"""Count the parameters and the multiply-adds of each stage, from a model's dimensions alone.
+"""List a model's dimensions, and count the parameters and the multiply-adds of each stage from them alone.
 
 python docs/costs.py                     # prints the tables of walkthrough.md
 
@@ -8,12 +8,15 @@ counted: they take time, but their number grows with the activations, not with t
 
 from __future__ import annotations
 
+import inspect
 from math import prod
 
 from minivideococa.checkpoint.folder import embedded_checkpoint, read_config
 from minivideococa.checkpoint.released import named_config
 from minivideococa.checkpoint.table import parameter_shapes
+from minivideococa.media.tokenizer import clip_tokenizer_json, parse_tokenizer
 from minivideococa.model.config import Config, StackConfig
+from minivideococa.model.ops import layer_norm
 
 FRAMES = 8
 STAGES = {  # the names of the tensors of each stage begin so
@@ -107,8 +110,38 @@ def generation(config: Config, length: int, cache: bool = True) -> int:
     return total
 
 
+def dimensions(config: Config) -> dict[str, str]:
+    """Return all that an implementation needs to know beside the weights."""
+    v, t, d, pixels = config.vision, config.text, config.decoder, config.preprocess
+    tiny = embedded_checkpoint() / "tokenizer.json"
+    text = tiny.read_text(encoding="utf-8") if config == models()["tiny"] else clip_tokenizer_json()
+    ids = parse_tokenizer(text, "", t.context_length, t.pad_id, config.tokenizer_clean, t.vocab_size)
+    eps = inspect.signature(layer_norm).parameters["eps"].default
+    return {
+        "S, P, N": f"{v.image_size}, {v.patch_size}, {v.tokens_per_frame}",
+        "mean of the pixels, by channel": ", ".join(map(str, pixels.mean)),
+        "their standard deviation": ", ".join(map(str, pixels.std)),
+        "image encoder: layers, W, MLP": f"{v.layers}, {v.width}, {v.mlp_width}",
+        "image encoder: heads": heads(v.heads, v.width),
+        "pooler: Q, Q', E": f"{v.queries}, {v.queries - 1}, {config.embed_dim}",
+        "pooler: heads": heads(v.pooler_heads, config.embed_dim),
+        "unimodal decoder: layers, E, MLP": f"{t.layers}, {t.width}, {t.mlp_width}",
+        "unimodal decoder: heads": heads(t.heads, t.width),
+        "multimodal decoder: layers, E, MLP": f"{d.layers}, {d.width}, {d.mlp_width}",
+        "multimodal decoder: heads": heads(d.heads, d.width),
+        "V, L": f"{t.vocab_size}, {t.context_length}",
+        "ids of start, end, padding": f"{ids.start_id}, {ids.end_id}, {ids.pad_id}",
+        "GELU": "QuickGELU" if v.quick_gelu else "exact (erf)",
+        "epsilon of every LayerNorm": f"{eps:g}",
+    }
+
+
+def heads(count: int, width: int) -> str:
+    return f"{count} of width {width // count}"
+
+
 def table(name: str) -> str:
-    """Return the Markdown table of a stage, or of "total", "generation" (16 ids) or "tuning" (parameters)."""
+    """Return the Markdown table of a stage, or of "dimensions", "total", "generation" (16 ids), "tuning"."""
     configs = models()
     rows = rows_of(name, list(configs.values()))
     lines = [["", *configs], ["---"] * (len(configs) + 1)] + [[title, *row] for title, row in rows.items()]
@@ -123,6 +156,9 @@ def rows_of(name: str, configs: list[Config]) -> dict[str, list[str]]:
             title: [human(generation(config, 16, cache)) for config in configs]
             for title, cache in kinds.items()
         }
+    if name == "dimensions":
+        rows = [dimensions(config) for config in configs]
+        return {title: [of[title] for of in rows] for title in rows[0]}
     parts = [parameters(config) for config in configs]
     if name == "tuning":
         return {
@@ -158,5 +194,5 @@ def human(n: float) -> str:
 
 
 if __name__ == "__main__":
-    for stage in (*STAGES, "total", "generation", "tuning"):
+    for stage in ("dimensions", *STAGES, "total", "generation", "tuning"):
         print(f"{stage}\n{table(stage)}\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import costs
 import include
+import numpy as np
 import pytest
 from test_package import REFERENCE, code_lines
 
@@ -145,6 +146,44 @@ def unnested(node):
             yield from unnested(child)
     else:
         yield node
+
+
+# What the page says about open_clip
+
+
+def test_dimensions_that_no_tensor_shows():
+    tiny, base, large = map(costs.dimensions, costs.models().values())
+    assert large["image encoder: heads"] == "16 of width 64" and base["pooler: heads"] == "8 of width 64"
+    assert large["pooler: heads"] == "8 of width 96" and large["unimodal decoder: heads"] == "12 of width 64"
+    assert base["ids of start, end, padding"] == "49406, 49407, 0"  # CLIP's
+    assert tiny["ids of start, end, padding"] == "1, 2, 0" and tiny["epsilon of every LayerNorm"] == "1e-05"
+
+
+def test_the_padding_mask_of_open_clip_2(model, pixels):
+    """Only the class row has it: a text with a padding id inside notices, and no other text."""
+
+    def in_class_row(attention_mask):
+        def mask(ids, *args):
+            causal = np.tri(ids.shape[1] + 1, dtype=bool)
+            is_class = np.arange(len(causal))[:, None] == ids.shape[1]
+            return np.where(is_class, attention_mask(ids, *args), causal)
+
+        return mask
+
+    def run(ids):
+        return model.encode_text(ids), model.decode(video.tokens, ids)[0]
+
+    video, ids = model.encode_video(pixels), model.tokenize(["a red ring and a green diamond"])
+    for inside in (False, True):
+        if inside:
+            ids[0, 3] = model.config.text.pad_id
+        latent, logits = run(ids)
+        with replace_operations({"text.attention_mask": in_class_row}):
+            old_latent, old_logits = run(ids)
+        assert (latent == old_latent).all() != inside
+        last = 3 if inside else 8  # the padding id; the end token
+        assert (logits[: last + 1] == old_logits[: last + 1]).all()
+        assert (abs(logits[4] - old_logits[4]).max() > 0.1) == inside
 
 
 # Both pages

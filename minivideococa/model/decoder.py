@@ -53,4 +53,4 @@ def decode(
 ) -> Array:
     """Decode token features [R, L, E] -> logits [R, L, V] of the next tokens, as `hidden_states` does."""
     x = hidden_states(features, kv, decoder, config, caches)
-    return record_texts("logits", linear(x, decoder["text_projection"].T))  # [V, E], under open_clip's name
+    return record_texts("logits", linear(x, decoder["text_projection"].T))  # stored as [E, V]

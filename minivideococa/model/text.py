@@ -26,9 +26,9 @@ def embed(ids: Array, text: Params) -> Array:
 def attention_mask(ids: Array, pad_id: int, correct_cls_mask: bool) -> Array:
     """Return the causal and the padding mask of ids [B, L]: bool [B, 1, L + 1, L + 1], True where to attend.
 
-    The padding mask is shifted by one, as the released weights were trained: key j is masked where ids[j - 1]
-    is padding. So in a padded text the first padding key stays visible, and the class key is masked, even for
-    itself. `correct_cls_mask` masks exactly the padding; a text must then not begin with it.
+    The padding mask is shifted by one, as in open_clip: key j is masked where ids[j - 1] is padding. So in a
+    padded text the first padding key stays visible, and the class key is masked, even for itself.
+    `correct_cls_mask` masks exactly the padding; a text must then not begin with it.
     """
     kept, always = ids != pad_id, np.ones((len(ids), 1), bool)
     keys = np.concatenate([kept, always] if correct_cls_mask else [always, kept], axis=1)
