@@ -33,14 +33,14 @@ from .config import (
 )
 from .hooks import record_texts
 from .ops import log_softmax, softmax
-from .transformer import KV, KVCache, cache_length
+from .transformer import KV, KVCache, KVCaches, cache_length
 
 if TYPE_CHECKING:
     from .videococa import VideoCoCa
 
 # (ids int64 [R, L], rows int64 [R]) -> logits [R, V] of the token after each row. Row i of the ids continues
-# what was row rows[i] in the call before, by one token: this is all that a cache needs. Rows of videos whose
-# texts are finished are left out.
+# what was row rows[i] in the call before, by one token: this is all that a cache needs. In the first call row
+# i is about video rows[i]. Videos whose texts are finished have no rows any more.
 NextLogits = Callable[[Array, Array], Array]
 LogitsProcessor = Callable[[Array, Array], Array]  # (ids [R, L], logits [R, V]) -> logits [R, V]
 Choose = Callable[[Array, Array], Array]  # (logits [R, V], texts int64 [R]) -> ids [R]
@@ -431,8 +431,8 @@ def beam_search(
         options.beams // options.groups,
     )
     searches = [Beams(beams, options.length_penalty) for _ in range(len(ids) * groups)]
-    ids = np.repeat(ids, groups * beams, axis=0)  # rows: video by video, and in each, group by group
-    rows, running = np.arange(len(ids)), searches
+    rows, running = np.repeat(np.arange(len(ids)), groups * beams), searches
+    ids = ids[rows]  # video by video, and in each, group by group
     while running and ids.shape[1] < max_length:
         scores = process_logits(processors, ids, token_scores(next_logits(ids, rows)))
         rows, tokens = _step_all(running, groups, ids, scores, options.diversity_penalty, end_id, pad_id)
@@ -503,33 +503,32 @@ def model_logits(params: Params, config: Config, caption_tokens: Array, cache: b
     """
     unimodal, multimodal = params["text"], params["text_decoder"]
     kv = decoder.cross_attention_kv(caption_tokens, multimodal, config.decoder)
-    videos: Array | None = None  # the video in `kv` of each row
+    videos = np.arange(len(caption_tokens))  # of the rows
     text_caches: list[KVCache] = [{} for _ in unimodal["transformer"]["resblocks"]]
     decoder_caches: list[KVCache] = [{} for _ in multimodal["resblocks"]]
 
     def cached(ids: Array, rows: Array) -> Array:
         reorder_caches(text_caches + decoder_caches, rows)
         features = encode_new_tokens(ids, unimodal, config.text, text_caches)
-        return last_logits(decoder.decode(features, kv_of(rows), multimodal, config.decoder, decoder_caches))
+        return last_logits(features, rows, decoder_caches)
 
     def uncached(ids: Array, rows: Array) -> Array:
         _, features = text.encode_text(ids, unimodal, config.text)
-        return last_logits(decoder.decode(features, kv_of(rows), multimodal, config.decoder))
+        return last_logits(features, rows)
 
-    def kv_of(rows: Array) -> list[KV]:
+    def last_logits(features: Array, rows: Array, caches: KVCaches = None) -> Array:
         nonlocal kv, videos
-        videos = (
-            np.repeat(range(len(kv[0][0])), len(rows) // len(kv[0][0])) if videos is None else videos[rows]
-        )
-        kept, videos = np.unique(videos, return_inverse=True)
-        if len(kept) < len(kv[0][0]):
-            kv = [(keys[kept], values[kept]) for keys, values in kv]
-        return kv
-
-    def last_logits(logits: Array) -> Array:
+        kv, videos = leave_out_finished(kv, videos[rows])
+        logits = decoder.decode(features, kv, multimodal, config.decoder, caches)
         return check_finite("the logits are", logits[:, -1])
 
     return cached if cache else uncached
+
+
+def leave_out_finished(kv: list[KV], videos: Array) -> tuple[list[KV], Array]:
+    """Keep the keys and values of the `videos` of the rows [R]; number these videos anew."""
+    kept, videos = np.unique(videos, return_inverse=True)
+    return kv if len(kept) == len(kv[0][0]) else [(keys[kept], values[kept]) for keys, values in kv], videos
 
 
 def encode_new_tokens(ids: Array, unimodal: Params, config: TextConfig, caches: list[KVCache]) -> Array:

@@ -119,7 +119,7 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
         )
         R = data.draw(st.integers(1, 4))  # rows of a video
         ids = random_ids(model, rng, (B * R, data.draw(st.integers(1, longest))))
-        rows, left = np.arange(B * R), np.arange(B)  # left: the videos that go on
+        rows, left = np.repeat(np.arange(B), R), np.arange(B)  # left: the videos that go on
         while True:
             videos = np.repeat(tokens[left], len(ids) // len(left), axis=0)
             want = model.decode(videos, ids)[:, -1]
