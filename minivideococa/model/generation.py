@@ -403,6 +403,12 @@ class Beams:
             self.finished = [text for text in self.finished if text is not worst]
         self.finished.append(new)
 
+    def cut_off(self, ids: Array) -> None:
+        """Finish the running texts [size, L], which cannot become longer, unless the search is done."""
+        for beam, row in enumerate(ids):
+            if not self.done:
+                self.finish(self.totals[beam], len(row), row)
+
 
 def _score(hypothesis: Hypothesis) -> float:
     return hypothesis.score
@@ -425,11 +431,8 @@ def beam_search(
     `token_scores`, the raw logits, and searches in groups of beams, which `options.diversity_penalty` makes
     differ.
     """
-    max_length, groups, beams = (
-        options.max_length or 0,
-        options.computed_groups,
-        options.beams // options.groups,
-    )
+    max_length, groups = options.max_length or 0, options.computed_groups
+    beams = options.beams // options.groups
     searches = [Beams(beams, options.length_penalty) for _ in range(len(ids) * groups)]
     rows, running = np.repeat(np.arange(len(ids)), groups * beams), searches
     ids = ids[rows]  # video by video, and in each, group by group
@@ -441,9 +444,8 @@ def beam_search(
         running = [search for search, keep in zip(running, kept[::beams], strict=True) if keep]
         if progress:
             progress(1)
-    for i, search in enumerate(running):
-        for beam in range(0 if search.done else beams):  # cut off by `max_length`
-            search.finish(search.totals[beam], max_length, ids[i * beams + beam])
+    for search, texts in zip(running, ids.reshape(-1, beams, ids.shape[1]), strict=True):
+        search.cut_off(texts)
     videos = [searches[i : i + groups] for i in range(0, len(searches), groups)]
     return [_best(video, options.candidates, max_length, end_id) for video in videos]
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import Array, Callback
-from .hooks import record, traced, tracing, whole_batch
+from .hooks import record, traced, whole_batch
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -200,10 +200,8 @@ def map_texts(
 ) -> Array:
     """Apply a function of independent texts to ids [B, L], TEXTS at a time, those of similar lengths [B].
 
-    A batch takes as long as its longest text. A trace records all texts at once.
+    A batch takes as long as its longest text.
     """
-    if tracing():
-        return function(ids)
     order = np.argsort(lengths, kind="stable")
     results = map_frames(function, ids[order], TEXTS, progress)
     return results[np.argsort(order)]

@@ -6,9 +6,9 @@ before it give the token features that the multimodal decoder continues from (ar
 
 import numpy as np
 
-from .config import Array, Params, TextConfig
+from .config import Array, Callback, Params, TextConfig
 from .hooks import block, record_texts, replaceable, tracing
-from .kernels import attended
+from .kernels import attended, map_texts
 from .ops import layer_norm, normalize
 from .transformer import KVCaches, residual_block
 
@@ -57,18 +57,21 @@ def encode_text(ids: Array, text: Params, config: TextConfig) -> tuple[Array, Ar
     return record_texts("text.latent", project_class(x[:, -1], text)), features
 
 
-def encode_latents(ids: Array, text: Params, config: TextConfig) -> Array:
+def encode_latents(ids: Array, text: Params, config: TextConfig, progress: Callback = None) -> Array:
     """Encode ids [B, L] -> latents [B, E] alone, as `encode_text`, without the positions that have no effect.
 
     These are all of the padding but its first position, which the shifted mask leaves visible. A trace
-    records all positions.
+    records all positions. progress: called with the number of texts just encoded.
     """
-    if tracing():
-        return encode_text(ids, text, config)[0]
-    mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)
-    kept = attended(mask)
-    x = transformer(embed(ids, text)[:, kept], mask[..., kept[:, None], kept], text, config)
-    return project_class(x[:, -1], text)
+
+    def encode(ids: Array) -> Array:
+        mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)
+        kept = attended(mask)
+        x = transformer(embed(ids, text)[:, kept], mask[..., kept[:, None], kept], text, config)
+        return project_class(x[:, -1], text)
+
+    lengths = (ids != config.pad_id).sum(axis=1)
+    return encode_text(ids, text, config)[0] if tracing() else map_texts(encode, ids, lengths, progress)
 
 
 def project_class(x: Array, text: Params) -> Array:

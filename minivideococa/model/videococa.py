@@ -1,7 +1,6 @@
 """VideoCoCa: the stages in order, as one function and as one object. There is no maths here."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from .config import (
 )
 from .generation import DecodingOptions
 from .hooks import record
-from .kernels import map_texts, threads_of_frames
+from .kernels import threads_of_frames
 
 
 def forward(pixels: Array, ids: Array, params: Params, config: Config) -> tuple[Video, Array, Array]:
@@ -157,10 +156,8 @@ class VideoCoCa:
         """
         if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":
             texts = self.tokenize(texts)
-        ids, config = self.config.check_ids(texts), self.config.text
-        encode = partial(text.encode_latents, text=self.params["text"], config=config)
-        lengths = (ids != config.pad_id).sum(axis=1)
-        return check_finite("the latent is", map_texts(encode, ids, lengths, progress))
+        ids, layers = self.config.check_ids(texts), self.params["text"]
+        return check_finite("the latent is", text.encode_latents(ids, layers, self.config.text, progress))
 
     def decode(self, tokens: Array, ids: Array) -> Array:
         """Return logits [B, L, V] of the tokens after ids [B, L], for caption tokens [Q', E] or a batch."""

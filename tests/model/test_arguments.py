@@ -563,12 +563,12 @@ def test_beams_that_do_not_fit(model, memory):
 
 def test_all_texts_of_a_large_choice_are_counted(model, monkeypatch):
     """A few at a time, so that a bar moves and memory does not grow with the number of texts."""
-    parts, batches, encode_latents = [], [], text.encode_latents
+    parts, batches, transformer = [], [], text.transformer
 
-    def count(ids, *args, **kwargs):
-        batches.append(len(ids))
-        return encode_latents(ids, *args, **kwargs)
+    def count(x, *args, **kwargs):
+        batches.append(len(x))
+        return transformer(x, *args, **kwargs)
 
-    monkeypatch.setattr(text, "encode_latents", count)
+    monkeypatch.setattr(text, "transformer", count)
     assert len(mvc.retrieve(model, VIDEO, LABELS * 50, progress=parts.append)) == 100
     assert sum(parts) == sum(batches) == 100 and len(parts) == len(batches) > 1
