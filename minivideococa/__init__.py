@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .model.config import Video
     from .model.hooks import trace
     from .model.videococa import VideoCoCa
-    from .tasks import answer, classify, retrieve, score
+    from .tasks import answer, caption_many, classify, retrieve, score
     from .training.finetune import finetune
 
 __version__ = "0.2.0"
@@ -28,6 +28,7 @@ __all__ = [
     "Video",
     "VideoCoCa",
     "answer",
+    "caption_many",
     "classify",
     "explain",
     "finetune",
@@ -45,6 +46,7 @@ _MODULES = {
     "VideoCoCa": "model.videococa",
     "read_video": "media.video",
     "answer": "tasks",
+    "caption_many": "tasks",
     "classify": "tasks",
     "retrieve": "tasks",
     "score": "tasks",

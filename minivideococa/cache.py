@@ -136,14 +136,23 @@ def put(folder: Path | None, key: Any, arrays: Mapping[str, Array], way_out: str
 
 def cached(folder: Path | None, key: Any, compute: Callable[[], Any], way_out: str = "") -> Any:
     """Return the array or text stored under a key, or else compute and store it. Raises as `put`."""
-    if (arrays := get(folder, key)) is not None:
-        return arrays["text"].tobytes().decode() if "text" in arrays else arrays["array"]
-    value = compute()
-    if isinstance(value, str):
-        put(folder, key, {"text": np.frombuffer(value.encode(), np.uint8)}, way_out)
-    else:
-        put(folder, key, {"array": value}, way_out)
+    if (value := get_value(folder, key)) is None:
+        value = compute()
+        put_value(folder, key, value, way_out)
     return value
+
+
+def get_value(folder: Path | None, key: Any) -> Any:
+    """Return the array or text stored under a key; None as `get`."""
+    if (arrays := get(folder, key)) is None:
+        return None
+    return arrays["text"].tobytes().decode() if "text" in arrays else arrays["array"]
+
+
+def put_value(folder: Path | None, key: Any, value: Array | str, way_out: str = "") -> None:
+    """Store an array or a text under a key. Raises as `put`."""
+    arrays = {"text": np.frombuffer(value.encode(), np.uint8)} if isinstance(value, str) else {"array": value}
+    put(folder, key, arrays, way_out)
 
 
 def file_of(folder: Path, key: Any) -> Path:

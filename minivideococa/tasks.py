@@ -42,7 +42,8 @@ ENSEMBLE = (  # for labels that are things and for labels that are actions
     "a home video of {}.",
     "footage of {} from a camera.",
 )
-BATCH_SIZE = 16  # texts; the logits of one take L x V numbers
+CAPTIONS = 16  # texts that are generated at a time
+BATCH_SIZE = 16  # texts that are scored at a time; the logits of one take L x V numbers
 
 
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | Array | None = None) -> list[list[str]]:
@@ -74,15 +75,15 @@ def label_latents(
     labels = check_texts("labels", labels, blank=False)
     sentences = label_sentences(labels, templates)
     warn_if_cut(model, [text for texts in sentences for text in texts])
-    return np.stack([mean_latent(model, texts, progress) for texts in sentences])
+    return mean_latents(model, sentences, progress)
 
 
-def mean_latent(model: VideoCoCa, texts: Sequence[str], progress: Update | None = None) -> Array:
-    """Return the normalized mean of the latents of some texts: `[E]`."""
-    latent = normalize(model.encode_text(texts).mean(axis=0))
-    if progress:
-        progress(len(texts))
-    return latent
+def mean_latents(
+    model: VideoCoCa, sentences: Sequence[Sequence[str]], progress: Update | None = None
+) -> Array:
+    """Return the normalized mean of the latents of each label's sentences, of equal number: `[labels, E]`."""
+    latents = model.encode_text([text for texts in sentences for text in texts], progress)
+    return normalize(latents.reshape(len(sentences), -1, latents.shape[-1]).mean(axis=1))
 
 
 def classify(
@@ -119,7 +120,7 @@ def classify(
     if by == "latent":
         _warn_of_caveat(model)
         warn_if_cut(model, [text for texts in sentences for text in texts])
-        latents = np.stack([mean_latent(model, texts, progress) for texts in sentences])
+        latents = mean_latents(model, sentences, progress)
     video = model.encode(video, num_frames, adapter, start, end)
     if by == "latent":
         logits = model.logit_scale * cosine(latents, video.latent)
@@ -447,13 +448,62 @@ def retrieve(
     else:
         texts = check_texts("candidates", candidates, blank=False)
         warn_if_cut(model, texts)
-        latents = []
-        for rows in batches(len(texts)):
-            latents.append(model.encode_text(texts[rows]))
-            if progress:
-                progress(len(latents[-1]))
-        cosines = cosine(np.concatenate(latents), latent(query))
+        cosines = cosine(model.encode_text(texts, progress), latent(query))
     return [(int(i), float(cosines[i])) for i in best_first(cosines)]
+
+
+def caption_many(
+    model: VideoCoCa,
+    videos: Sequence[Video | Source],
+    *,
+    num_frames: int = 8,
+    adapter: str | None = None,
+    options: DecodingOptions | None = None,
+    progress: Update | None = None,
+    **keywords: Any,
+) -> list[Any]:
+    """Generate a sentence about each of several videos, as `VideoCoCa.caption` does about one.
+
+    Up to `CAPTIONS` texts are decoded together: a step of decoding reads all weights of the decoder, and is
+    hardly slower for sixteen texts than for one.
+
+    Parameters
+    ----------
+    videos : encoded videos, paths or frames, see `VideoCoCa.encode`.
+    num_frames, adapter : as in `VideoCoCa.encode`.
+    options, keywords : how to generate, as in `VideoCoCa.generate`.
+    progress : called with the number of captions just written.
+
+    Raises ValueError if `videos` is not a list, and as `require_captions`, `VideoCoCa.encode` and
+    `VideoCoCa.generate`.
+    """
+    if not isinstance(videos, list | tuple):
+        raise ValueError(f"videos must be a list, not {describe(videos)}")
+    options, captions = DecodingOptions.create(options, **keywords), []
+    require_captions(model, options.prompt)
+    for rows in batches(len(videos), CAPTIONS):
+        encoded = [model.encode(video, num_frames, adapter) for video in videos[rows]]
+        captions += caption_batch(model, encoded, options)
+        if progress:
+            progress(len(encoded))
+    return captions
+
+
+def caption_batch(
+    model: VideoCoCa, videos: Sequence[Video], options: DecodingOptions, progress: Update | None = None
+) -> list[Any]:
+    """Generate a sentence about each of a few encoded videos, all at once where that changes nothing.
+
+    One after another are sampled texts, since the draws of a text depend on its place in a batch, and videos
+    with different numbers of caption tokens, which the factorized adapter gives. `progress` is called with
+    the number of tokens just generated.
+    """
+    decode, tokens = model.require_tokenizer().decode, [video.tokens for video in videos]
+    if options.is_sampling or len({x.shape for x in tokens}) > 1:
+        texts = [model.generate(x, options, progress) for x in tokens]
+    else:
+        texts = model.generate(np.stack(tokens), options, progress)
+    return [[decode(ids) for ids in text] if isinstance(text, list) else decode(text) for text in texts]
 
 
 def _warn_of_caveat(model: VideoCoCa) -> None:
@@ -473,10 +523,10 @@ def warn_if_cut(model: VideoCoCa, texts: Sequence[str], stacklevel: int = 3) -> 
         warnings.warn(f"{subject}; the first {longest} are used", stacklevel=stacklevel)
 
 
-def batches(count: int) -> Iterator[slice]:
-    """Yield the slices of `BATCH_SIZE` that cover `count` texts."""
-    for i in range(0, count, BATCH_SIZE):
-        yield slice(i, min(i + BATCH_SIZE, count))
+def batches(count: int, size: int = BATCH_SIZE) -> Iterator[slice]:
+    """Yield the slices of `size` that cover `count` texts."""
+    for i in range(0, count, size):
+        yield slice(i, min(i + size, count))
 
 
 def cosine(a: Array, b: Array) -> Array:

@@ -267,7 +267,7 @@ def test_lines_are_counted(tmp_path):
 
 def test_the_reference_is_short():
     """The model without its kernels, hooks, decoding and configuration: what a learner reads."""
-    assert sum(len(code_lines(path)) for path in REFERENCE) <= 380
+    assert sum(len(code_lines(path)) for path in REFERENCE) <= 390
 
 
 @pytest.mark.parametrize("path", MODEL, ids=lambda path: path.name)

@@ -8,6 +8,8 @@ import pytest
 
 import minivideococa as mvc
 from minivideococa import tasks
+from minivideococa.model.hooks import replace_operations
+from minivideococa.world import draw_clip, sample_clip
 
 LABELS = ["a red circle", "a blue square", "a green star", "an orange heart"]
 TEMPLATES = ["a photo of {}.", "there is {}", "{} and nothing"]
@@ -278,3 +280,58 @@ def test_a_prompt_without_room_is_refused_without_a_warning(model):
         refused(lambda: mvc.score(model, video, ["a star"], LONG), "leaves no room")
 
     assert cut_messages(call) == []
+
+
+# Several captions
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """The embedded checkpoint, and videos whose captions have different lengths."""
+    model = mvc.load()
+    clips = [
+        sample_clip(("single", "pair")[i % 2], np.random.default_rng([7, i]), 2)
+        for i in range(tasks.CAPTIONS + 2)
+    ]
+    return model, [model.encode(draw_clip(clip)) for clip in clips]
+
+
+@pytest.mark.parametrize("options", [{"beams": 1}, {}, {"beams": 3, "candidates": 2}, {"temperature": 1.0}])
+def test_several_captions_are_those_of_one_by_one(encoded, options):
+    (model, videos), counted = encoded, []
+    captions = mvc.caption_many(model, videos, progress=counted.append, **options)
+    assert captions == [model.caption(video, **options) for video in videos]
+    assert counted == [tasks.CAPTIONS, 2] and mvc.caption_many(model, [], **options) == []
+
+
+def test_videos_with_different_numbers_of_caption_tokens(encoded):
+    model, videos = encoded
+    fewer = mvc.Video(videos[1].latent, videos[1].tokens[:20])
+    captions = mvc.caption_many(model, [videos[0], fewer], beams=1)
+    assert captions == [model.caption(video, beams=1) for video in (videos[0], fewer)]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_finished_captions_leave_the_batch(encoded, beams):
+    """A step computes the texts that are still being written, and no others."""
+    model, videos = encoded
+    rows = []
+
+    def counting(embed):
+        return lambda ids, text: rows.append(len(ids)) or embed(ids, text)
+
+    with replace_operations({"text.embed": counting}):
+        alone = []
+        for video in videos:
+            model.caption(video, beams=beams)
+            alone.append(len(rows))  # steps
+            assert set(rows) == {beams}
+            rows.clear()
+        mvc.caption_many(model, videos[: tasks.CAPTIONS], beams=beams)
+    alone = alone[: tasks.CAPTIONS]
+    assert min(alone) < max(alone)
+    assert rows == [beams * sum(steps > step for steps in alone) for step in range(max(alone))]
+
+
+def test_a_video_alone_is_no_list_of_videos(model):
+    refused(lambda: mvc.caption_many(model, "video.mp4"), "videos must be a list")

@@ -39,8 +39,8 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the caption of each video as soon as it is written."""
-    from ..tasks import require_captions
+    """Print the caption of each video. Those of a few videos are written together."""
+    from ..tasks import CAPTIONS, batches, require_captions
 
     options = arguments.decoding_options(args)
     paths = videos.expand(args.videos)
@@ -51,20 +51,26 @@ def run(args: argparse.Namespace) -> int:
     arguments.check_decoding(args, model, options)
     several, in_world = paths != args.videos or len(paths) > 1, []
     left_out: list[str] = []  # printed when there is a result
-    for path in paths:
-        try:
-            video = None if path in failed else videos.encode_with_bar(args, model, path)
-        except videos.READ_ERRORS as error:
-            failed[path], video = videos.reason_for(path, error), None
-        if video is None:
-            left_out.append(path)
-            continue
-        print_left_out(args, left_out, failed)
-        left_out.clear()
-        captions = write_captions(args, model, video, options)
-        known = messages.videos_in_world(args, [video], judged_caption(args, captions[0]["caption"]))
-        in_world += known or []
-        print_captions(args, path, captions, known, f"{path}: " if several else "")
+    for rows in batches(len(paths), CAPTIONS):
+        encoded: dict[int, Video] = {}
+        for i, path in enumerate(paths[rows]):
+            try:
+                if path not in failed:
+                    encoded[i] = videos.encode_with_bar(args, model, path)
+            except videos.READ_ERRORS as error:
+                failed[path] = videos.reason_for(path, error)
+        written = dict(zip(encoded, write_captions(args, model, [*encoded.values()], options), strict=True))
+        for i, path in enumerate(paths[rows]):
+            if i not in encoded:
+                left_out.append(path)
+                continue
+            print_left_out(args, left_out, failed)
+            left_out.clear()
+            known = messages.videos_in_world(
+                args, [encoded[i]], judged_caption(args, written[i][0]["caption"])
+            )
+            in_world += known or []
+            print_captions(args, path, written[i], known, f"{path}: " if several else "")
     if len(left_out) == len(paths):
         raise videos.none_readable(failed)
     print_left_out(args, left_out, failed)
@@ -83,19 +89,24 @@ def judged_caption(args: argparse.Namespace, caption: str) -> str | None:
 
 
 def write_captions(
-    args: argparse.Namespace, model: VideoCoCa, video: Video, options: DecodingOptions
-) -> list[dict[str, Any]]:
-    """Return [{"caption"}], or with --candidates [{"caption", "score"}], the most probable first."""
-    from ..tasks import best_first, score
+    args: argparse.Namespace, model: VideoCoCa, encoded: list[Video], options: DecodingOptions
+) -> list[list[dict[str, Any]]]:
+    """Return [{"caption"}] for each video; with --candidates [{"caption", "score"}], the best first."""
+    from ..tasks import best_first, caption_batch, score
 
+    if not encoded:
+        return []
     total = min(options.max_length or 30, model.config.text.context_length)
     with arguments.progress(args)(total, "tokens") as update:
-        captions = model.caption(video, options=options, progress=update)
+        texts = caption_batch(model, encoded, options, update)
     if options.candidates == 1:
-        return [{"caption": captions}]
-    captions = list(dict.fromkeys(captions))  # different ids may spell the same text
-    scores = score(model, video, captions)
-    return [{"caption": captions[i], "score": float(scores[i])} for i in best_first(scores)]
+        return [[{"caption": caption}] for caption in texts]
+    results = []
+    for video, captions in zip(encoded, texts, strict=True):
+        captions = list(dict.fromkeys(captions))  # different ids may spell the same text
+        scores = score(model, video, captions)
+        results.append([{"caption": captions[i], "score": float(scores[i])} for i in best_first(scores)])
+    return results
 
 
 def print_left_out(args: argparse.Namespace, paths: Sequence[str], failed: Mapping[str, str]) -> None:

@@ -33,15 +33,17 @@ from .config import (
 )
 from .hooks import record_texts
 from .ops import log_softmax, softmax
-from .transformer import KVCache, cache_length
+from .transformer import KV, KVCache, KVCaches, cache_length
 
 if TYPE_CHECKING:
     from .videococa import VideoCoCa
 
 # (ids int64 [R, L], rows int64 [R]) -> logits [R, V] of the token after each row. Row i of the ids continues
-# what was row rows[i] in the call before, by one token: this is all that a cache needs.
+# what was row rows[i] in the call before, by one token: this is all that a cache needs. In the first call row
+# i is about video rows[i]. Videos whose texts are finished have no rows any more.
 NextLogits = Callable[[Array, Array], Array]
 LogitsProcessor = Callable[[Array, Array], Array]  # (ids [R, L], logits [R, V]) -> logits [R, V]
+Choose = Callable[[Array, Array], Array]  # (logits [R, V], texts int64 [R]) -> ids [R]
 
 MAX_BEAMS = 1000  # a search with more takes hours, even with a small model
 
@@ -273,7 +275,14 @@ def greedy(
     """Append the most likely token to rows of ids [R, L0] until the end token or `max_length`: R texts."""
     ended = np.zeros(len(ids), bool)
     return _append(
-        next_logits, ids, processors, lambda logits: logits.argmax(-1), max_length, [end_id], ended, progress
+        next_logits,
+        ids,
+        processors,
+        lambda logits, texts: logits.argmax(-1),
+        max_length,
+        [end_id],
+        ended,
+        progress,
     )
 
 
@@ -299,14 +308,14 @@ def sample(
     return _append(next_logits, ids, processors, choose, max_length, end_ids, ended, progress, last)
 
 
-def sampler(rows: int, seed: int) -> Callable[[Array], Array]:
-    """Return logits [R, V] -> ids [R], drawn by their probabilities, with a random generator for each row."""
-    generators = [np.random.default_rng([seed, row]) for row in range(rows)]
+def sampler(count: int, seed: int) -> Choose:
+    """Return a choice by probability, with a random generator for each of `count` texts."""
+    generators = [np.random.default_rng([seed, text]) for text in range(count)]
 
-    def choose(logits: Array) -> Array:
+    def choose(logits: Array, texts: Array) -> Array:
         cumulative = np.cumsum(softmax(logits.astype(np.float64)), axis=-1)
-        draws = zip(cumulative, generators, strict=True)
-        return np.array([np.searchsorted(row, rng.random() * row[-1], side="right") for row, rng in draws])
+        draws = ((row, generators[text].random()) for row, text in zip(cumulative, texts, strict=True))
+        return np.array([np.searchsorted(row, draw * row[-1], side="right") for row, draw in draws])
 
     return choose
 
@@ -315,25 +324,29 @@ def _append(
     next_logits: NextLogits,
     ids: Array,
     processors: Sequence[LogitsProcessor],
-    choose: Callable[[Array], Array],
+    choose: Choose,
     max_length: int,
     end_ids: Sequence[int],
     ended: Array,
     progress: Callback,
     last: int | None = None,
 ) -> list[Array]:
-    """Append chosen tokens to ids [R, L0] until all rows have ended. last: a fixed token at `max_length`."""
-    rows, length = np.arange(len(ids)), np.where(ended, ids.shape[1], max_length)
-    while ids.shape[1] < max_length and not ended.all():
-        chosen = choose(process_logits(processors, ids, next_logits(ids, rows)))
+    """Append chosen tokens to ids [R, L0] until all texts have ended. last: a fixed token at `max_length`."""
+    results = list(ids)
+    rows = running = np.flatnonzero(~ended)  # texts
+    ids = ids[rows]
+    while len(running) and ids.shape[1] < max_length:
+        chosen = choose(process_logits(processors, ids, next_logits(ids, rows)), running)
         if last is not None and ids.shape[1] + 1 == max_length:
             chosen[:] = last
         ids = np.append(ids, chosen[:, None], axis=1)
-        length[~ended & np.isin(chosen, end_ids)] = ids.shape[1]
-        ended |= np.isin(chosen, end_ids)
+        for i, row in zip(running, ids, strict=True):
+            results[i] = row
+        rows = np.flatnonzero(~np.isin(chosen, end_ids))
+        ids, running = ids[rows], running[rows]
         if progress:
             progress(1)
-    return [row[:n] for row, n in zip(ids, length, strict=True)]
+    return results
 
 
 # Beam search
@@ -390,6 +403,12 @@ class Beams:
             self.finished = [text for text in self.finished if text is not worst]
         self.finished.append(new)
 
+    def cut_off(self, ids: Array) -> None:
+        """Finish the running texts [size, L], which cannot become longer, unless the search is done."""
+        for beam, row in enumerate(ids):
+            if not self.done:
+                self.finish(self.totals[beam], len(row), row)
+
 
 def _score(hypothesis: Hypothesis) -> float:
     return hypothesis.score
@@ -412,25 +431,29 @@ def beam_search(
     `token_scores`, the raw logits, and searches in groups of beams, which `options.diversity_penalty` makes
     differ.
     """
-    max_length, groups, beams = (
-        options.max_length or 0,
-        options.computed_groups,
-        options.beams // options.groups,
-    )
+    max_length, groups = options.max_length or 0, options.computed_groups
+    beams = options.beams // options.groups
     searches = [Beams(beams, options.length_penalty) for _ in range(len(ids) * groups)]
-    ids = np.repeat(ids, groups * beams, axis=0)  # rows: video by video, and in each, group by group
-    rows = np.arange(len(ids))
-    while ids.shape[1] < max_length and not all(search.done for search in searches):
+    rows, running = np.repeat(np.arange(len(ids)), groups * beams), searches
+    ids = ids[rows]  # video by video, and in each, group by group
+    while running and ids.shape[1] < max_length:
         scores = process_logits(processors, ids, token_scores(next_logits(ids, rows)))
-        rows, tokens = _step_all(searches, groups, ids, scores, options.diversity_penalty, end_id, pad_id)
-        ids = np.append(ids[rows], tokens[:, None], axis=1)
+        rows, tokens = _step_all(running, groups, ids, scores, options.diversity_penalty, end_id, pad_id)
+        kept = np.repeat(_unfinished(running, groups), beams)  # of the rows
+        ids, rows = np.append(ids[rows], tokens[:, None], axis=1)[kept], rows[kept]
+        running = [search for search, keep in zip(running, kept[::beams], strict=True) if keep]
         if progress:
             progress(1)
-    for i, search in enumerate(searches):
-        for beam in range(0 if search.done else beams):  # cut off by `max_length`
-            search.finish(search.totals[beam], max_length, ids[i * beams + beam])
+    for search, texts in zip(running, ids.reshape(-1, beams, ids.shape[1]), strict=True):
+        search.cut_off(texts)
     videos = [searches[i : i + groups] for i in range(0, len(searches), groups)]
     return [_best(video, options.candidates, max_length, end_id) for video in videos]
+
+
+def _unfinished(searches: Sequence[Beams], groups: int) -> Array:
+    """Return for each search whether any group of its video is still running: bool [searches]."""
+    done = np.array([search.done for search in searches]).reshape(-1, groups)
+    return np.repeat(~done.all(axis=1), groups)
 
 
 def _best(searches: Sequence[Beams], candidates: int, max_length: int, end_id: int) -> list[Array]:
@@ -482,22 +505,32 @@ def model_logits(params: Params, config: Config, caption_tokens: Array, cache: b
     """
     unimodal, multimodal = params["text"], params["text_decoder"]
     kv = decoder.cross_attention_kv(caption_tokens, multimodal, config.decoder)
+    videos = np.arange(len(caption_tokens))  # of the rows
     text_caches: list[KVCache] = [{} for _ in unimodal["transformer"]["resblocks"]]
     decoder_caches: list[KVCache] = [{} for _ in multimodal["resblocks"]]
 
     def cached(ids: Array, rows: Array) -> Array:
         reorder_caches(text_caches + decoder_caches, rows)
         features = encode_new_tokens(ids, unimodal, config.text, text_caches)
-        return last_logits(decoder.decode(features, kv, multimodal, config.decoder, decoder_caches))
+        return last_logits(features, rows, decoder_caches)
 
     def uncached(ids: Array, rows: Array) -> Array:
         _, features = text.encode_text(ids, unimodal, config.text)
-        return last_logits(decoder.decode(features, kv, multimodal, config.decoder))
+        return last_logits(features, rows)
 
-    def last_logits(logits: Array) -> Array:
+    def last_logits(features: Array, rows: Array, caches: KVCaches = None) -> Array:
+        nonlocal kv, videos
+        kv, videos = leave_out_finished(kv, videos[rows])
+        logits = decoder.decode(features, kv, multimodal, config.decoder, caches)
         return check_finite("the logits are", logits[:, -1])
 
     return cached if cache else uncached
+
+
+def leave_out_finished(kv: list[KV], videos: Array) -> tuple[list[KV], Array]:
+    """Keep the keys and values of the `videos` of the rows [R]; number these videos anew."""
+    kept, videos = np.unique(videos, return_inverse=True)
+    return kv if len(kept) == len(kv[0][0]) else [(keys[kept], values[kept]) for keys, values in kv], videos
 
 
 def encode_new_tokens(ids: Array, unimodal: Params, config: TextConfig, caches: list[KVCache]) -> Array:

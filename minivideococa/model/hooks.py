@@ -153,6 +153,11 @@ def block(name: str, texts: int | None = None) -> Iterator[None]:
         _block.reset(token)
 
 
+def tracing() -> bool:
+    """Return whether a trace is active."""
+    return _trace.get() is not None
+
+
 def patched() -> bool:
     """Return whether the active trace patches activations."""
     current = _trace.get()

@@ -3,7 +3,9 @@
 matmul       matrix products, by the number of rows
 blockwise    row-wise formulas, a few rows at a time
 erf          the error function, which NumPy lacks
+attended     the positions of texts that a latent depends on
 map_frames   frames, spread over the cores
+map_texts    texts, spread over the cores
 """
 
 from __future__ import annotations
@@ -173,6 +175,36 @@ def _polynomial(u: Array, coefficients: tuple[float, ...]) -> Array:
         y *= u
     y += coefficients[-1]
     return y
+
+
+# Texts
+
+TEXTS = 64  # texts at a time: enough rows for a matrix product to be compute-bound
+
+
+def attended(mask: Array) -> Array:
+    """Return the positions that the last one depends on, itself included: mask [B, 1, L, L] -> int64 [K].
+
+    What no text of the batch attends to, directly or through other positions, need not be computed.
+    """
+    kept = np.arange(mask.shape[-1]) == mask.shape[-1] - 1
+    while True:
+        more = kept | mask[..., kept, :].any(axis=(0, 1, 2))
+        if (more == kept).all():
+            return np.flatnonzero(kept)
+        kept = more
+
+
+def map_texts(
+    function: Callable[[Array], Array], ids: Array, lengths: Array, progress: Callback = None
+) -> Array:
+    """Apply a function of independent texts to ids [B, L], TEXTS at a time, those of similar lengths [B].
+
+    A batch takes as long as its longest text.
+    """
+    order = np.argsort(lengths, kind="stable")
+    results = map_frames(function, ids[order], TEXTS, progress)
+    return results[np.argsort(order)]
 
 
 # Threads. A matrix product that BLAS spreads over its threads makes them wait for each other, and leaves all

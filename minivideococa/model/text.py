@@ -6,8 +6,9 @@ before it give the token features that the multimodal decoder continues from (ar
 
 import numpy as np
 
-from .config import Array, Params, TextConfig
-from .hooks import block, record_texts, replaceable
+from .config import Array, Callback, Params, TextConfig
+from .hooks import block, record_texts, replaceable, tracing
+from .kernels import attended, map_texts
 from .ops import layer_norm, normalize
 from .transformer import KVCaches, residual_block
 
@@ -53,5 +54,26 @@ def encode_text(ids: Array, text: Params, config: TextConfig) -> tuple[Array, Ar
     x = record_texts("text.embed", embed(record_texts("ids", ids), text))
     x = transformer(x, attention_mask(ids, config.pad_id, config.correct_cls_mask), text, config)
     features = record_texts("text.tokens", x[:, :-1])
-    latents = normalize(layer_norm(x[:, -1], **text["ln_final"]) @ text["text_projection"])
-    return record_texts("text.latent", latents), features
+    return record_texts("text.latent", project_class(x[:, -1], text)), features
+
+
+def encode_latents(ids: Array, text: Params, config: TextConfig, progress: Callback = None) -> Array:
+    """Encode ids [B, L] -> latents [B, E] alone, as `encode_text`, without the positions that have no effect.
+
+    These are all of the padding but its first position, which the shifted mask leaves visible. A trace
+    records all positions. progress: called with the number of texts just encoded.
+    """
+
+    def encode(ids: Array) -> Array:
+        mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)
+        kept = attended(mask)
+        x = transformer(embed(ids, text)[:, kept], mask[..., kept[:, None], kept], text, config)
+        return project_class(x[:, -1], text)
+
+    lengths = (ids != config.pad_id).sum(axis=1)
+    return encode_text(ids, text, config)[0] if tracing() else map_texts(encode, ids, lengths, progress)
+
+
+def project_class(x: Array, text: Params) -> Array:
+    """Return the latents [B, E], of unit length, of the class position's outputs [B, E]."""
+    return normalize(layer_norm(x, **text["ln_final"]) @ text["text_projection"])

@@ -149,12 +149,15 @@ class VideoCoCa:
             raise ValueError("this checkpoint has no tokenizer.json: put one into its folder, or pass ids")
         return self.tokenizer
 
-    def encode_text(self, texts: str | Sequence[str] | Array) -> Array:
-        """Encode texts, or ids [B, L] with L from 1 to context_length -> latents [B, E] of unit length."""
+    def encode_text(self, texts: str | Sequence[str] | Array, progress: Callback = None) -> Array:
+        """Encode texts, or ids [B, L] with L from 1 to context_length -> latents [B, E] of unit length.
+
+        progress: called with the number of texts just encoded.
+        """
         if not isinstance(texts, np.ndarray) or texts.dtype.kind in "UO":
             texts = self.tokenize(texts)
-        latents, _ = text.encode_text(self.config.check_ids(texts), self.params["text"], self.config.text)
-        return check_finite("the latent is", latents)
+        ids, layers = self.config.check_ids(texts), self.params["text"]
+        return check_finite("the latent is", text.encode_latents(ids, layers, self.config.text, progress))
 
     def decode(self, tokens: Array, ids: Array) -> Array:
         """Return logits [B, L, V] of the tokens after ids [B, L], for caption tokens [Q', E] or a batch."""

@@ -1,6 +1,6 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|memory|startup|train|train-memory|all]
+    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|startup|train|train-memory|all]
                                    [--model L-14|B-32|tiny] [--rounds 5] [--threads N] [--no-wait]
                                    [--json FILE] [--keep FOLDER]
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout, installed or not
 
+import bulk
 import encoder
 import generate
 import memory
@@ -35,6 +36,8 @@ from report import Section
 SECTIONS = {  # the models that are measured unless --model names one, and the function
     "encoder": (("L-14", "B-32"), encoder.measure),
     "generate": (("L-14",), generate.measure),
+    "labels": (("L-14",), bulk.measure_labels),
+    "captions": (("L-14",), bulk.measure_captions),
     "memory": (("L-14",), memory.measure),
     "startup": ((), startup.measure),
     "train": (("tiny", "B-32"), train_step.measure),

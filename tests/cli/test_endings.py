@@ -310,12 +310,12 @@ def test_main_leaves_signals_and_warnings_as_they_were(capsys):
 
 
 def test_a_warning_is_one_line_once(capsys, monkeypatch):
-    def caption(*_, **__):
+    def captions(*_):
         for _ in range(3):
             warnings.warn("x.gif: 3 frames\nare there", stacklevel=2)
-        return "a ring"
+        return ["a ring"]
 
-    monkeypatch.setattr(mvc.VideoCoCa, "caption", caption)
+    monkeypatch.setattr("minivideococa.tasks.caption_batch", captions)
     for _ in range(2):  # in each run
         assert cli.main(["caption", PAIR, "--frames", "1", "--weights", str(embedded_checkpoint())]) == 0
         assert capsys.readouterr() == ("a ring\n", "minivideococa: x.gif: 3 frames\\nare there\n")

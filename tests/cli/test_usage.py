@@ -517,7 +517,7 @@ def test_texts_that_are_longer_than_the_context_are_named(run):
     "flags", [["--prompt", "nothing"], ["--end", "9"], ["--frames", "1"], ["--top-k", "1"]]
 )
 def test_no_caveat_for_a_caption_that_says_nothing_because_of_an_option(run, monkeypatch, flags):
-    monkeypatch.setattr(mvc.VideoCoCa, "caption", lambda *_, **__: "nothing")
+    monkeypatch.setattr("minivideococa.tasks.caption_batch", lambda *_: ["nothing"])
     assert messages.NO_DESCRIPTION in run("caption", PAIR)[1]
     status, out, err = run("caption", PAIR, *flags)
     assert (status, out, err) == (0, "nothing\n", "")

@@ -148,6 +148,7 @@ def test_invalid_arguments_are_refused_before_any_encoding(model, clips, calls):
 
 def test_an_interrupted_run_keeps_the_texts_it_has_encoded(model, clips, tmp_path, monkeypatch):
     """Interrupted at the last batch of captions; the first ones are not encoded again."""
+    monkeypatch.setattr("minivideococa.evaluation.tasks.retrieve.TEXTS", 16)
     entries = [Entry(clips["a"], tuple(f"a red star {'and a ring ' * i}" for i in range(40)))]
     whole, encoded, encode = evaluate(model, entries, ["retrieve"]), [], mvc.VideoCoCa.encode_text
 
@@ -400,9 +401,8 @@ def test_a_second_run_computes_nothing(model, clips, tmp_path, calls):
 
 def test_an_empty_text_is_cached(model, clips, tmp_path, monkeypatch, calls):
     monkeypatch.setattr(
-        mvc.VideoCoCa,
-        "caption",
-        lambda self, video, **options: calls.update(generate=calls["generate"] + 1) or "",
+        "minivideococa.evaluation.tasks.caption.caption_batch",
+        lambda model, videos, options: calls.update(generate=calls["generate"] + 1) or [""] * len(videos),
     )
     for _ in range(2):
         assert (
@@ -794,7 +794,7 @@ def test_an_interrupt_leaves_the_previous_output(manifest, tmp_path, monkeypatch
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mvc.VideoCoCa, "caption", interrupted)
+    monkeypatch.setattr(mvc.VideoCoCa, "generate", interrupted)
     (tmp_path / "out.jsonl").write_text("from before")
     assert cli.main(["evaluate", str(manifest), "-o", str(tmp_path / "out.jsonl")]) == 130
     assert (tmp_path / "out.jsonl").read_text() == "from before"

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minivideococa.model.hooks import trace
+from minivideococa.model.hooks import replace_operations, trace
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -160,6 +160,34 @@ def test_a_pixel_belongs_to_one_patch(tiny_model, overrides, seed, data):
 
 
 # Texts
+
+
+@law()
+def test_latents_need_only_the_positions_that_they_depend_on(tiny_model, overrides, seed, data):
+    """A trace computes all positions; the text may have padding anywhere, and mask it in either way."""
+    model, rng = make(tiny_model, overrides, seed)
+    B, L = data.draw(st.integers(1, 4)), data.draw(st.integers(1, model.config.text.context_length))
+    ids = random_ids(model, rng, (B, L))
+    with trace():
+        latents = model.encode_text(ids)
+    close(model.encode_text(ids), latents)
+
+
+def test_padding_is_not_computed_but_for_its_first_position(tiny_model):
+    model, shapes = tiny_model(0), []
+    pad, L = model.config.text.pad_id, model.config.text.context_length
+    ids = np.full((3, L), pad)
+    for row, length in zip(ids, (2, 4, 3), strict=True):
+        row[:length] = (pad + 1) % model.config.text.vocab_size
+
+    def counting(transformer):
+        return lambda x, *args, **kwargs: shapes.append(x.shape[1]) or transformer(x, *args, **kwargs)
+
+    with replace_operations({"text.transformer": counting}):
+        model.encode_text(ids)
+        with trace():
+            model.encode_text(ids)
+    assert shapes[:-1] and set(shapes[:-1]) <= {4, 5, 6} and shapes[-1] == L + 1  # 2 to 4 ids, 1, the class
 
 
 @law()

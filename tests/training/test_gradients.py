@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minivideococa.model import ops
 from minivideococa.model.decoder import cross_attention_kv, decode
+from minivideococa.model.hooks import trace
 from minivideococa.model.text import encode_text
 from minivideococa.training import backward, gradients, step
 from minivideococa.training.data import Batch
@@ -151,7 +152,8 @@ def test_the_training_forward_is_the_models(model_with, adapter, tuning):
     for run in (done, plain):
         np.testing.assert_array_equal(run.latents[0][0], video.latent)
         np.testing.assert_array_equal(run.caption_tokens[0], video.tokens)
-        np.testing.assert_array_equal(run.latents[1], model.encode_text(batch.ids))
+        with trace():  # without one, positions that have no effect are left out
+            np.testing.assert_array_equal(run.latents[1], model.encode_text(batch.ids))
         np.testing.assert_array_equal(run.logits, decoded(model, batch, video, n))
     assert done.tapes.keys() == set(stages) and not plain.tapes
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...model.config import Video
 from ...model.generation import prepare
-from ...tasks import require_captions
+from ...progress import Progress
+from ...tasks import CAPTIONS, caption_batch, require_captions
 from ..manifest import Entry
 from ..metrics import caption_scores, has_caption_metrics, tokenizer_for
 from .task import Clip, Metrics, Task, metrics_of
@@ -40,13 +41,31 @@ class Caption(Task):
             warnings.warn(f"captions: {error}", stacklevel=2)
         self.tokenize = tokenizer_for(self.settings.tokenizer)
         self.captions: dict[Clip, str] = {}
+        self.waiting: dict[Clip, Video] = {}  # encoded, without a caption
 
     def predict(self, clip: Clip, video: Video) -> None:
-        """Generate the caption."""
-        options = self.settings.options
-        self.captions[clip] = self.settings.cached(
-            [clip.key, "caption", asdict(options)], lambda: self.model.caption(video, options=options)
-        )
+        """Generate the caption, once there are enough videos to generate theirs together."""
+        if (caption := self.settings.get(self._key(clip))) is not None:
+            self.captions[clip] = caption
+            return
+        self.waiting[clip] = video
+        if len(self.waiting) == CAPTIONS:
+            self._caption_waiting()
+
+    def conclude(self, progress: Progress) -> None:
+        """Generate the captions that are left."""
+        if self.waiting:
+            self._caption_waiting()
+
+    def _caption_waiting(self) -> None:
+        captions = caption_batch(self.model, [*self.waiting.values()], self.settings.options)
+        for clip, caption in zip(self.waiting, captions, strict=True):
+            self.captions[clip] = caption
+            self.settings.put(self._key(clip), caption)
+        self.waiting.clear()
+
+    def _key(self, clip: Clip) -> list[Any]:
+        return [clip.key, "caption", asdict(self.settings.options)]
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Compare each caption with all of the video's own."""

@@ -10,10 +10,10 @@ import numpy as np
 from ...model.config import Array
 from ...model.ops import softmax
 from ...progress import Progress
-from ...tasks import best_first, cosine, label_sentences, mean_latent
+from ...tasks import batches, best_first, cosine, label_sentences, mean_latents
 from ..manifest import Entry
 from ..metrics import mean_average_precision, ranks, recall
-from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
+from .task import TEXTS, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
 
 
 class Classify(Task):
@@ -44,20 +44,21 @@ class Classify(Task):
         return [text for sentences in self.sentences for text in sentences]
 
     def prepare(self, progress: Progress) -> None:
-        """Encode the labels."""
+        """Encode the labels, in batches that are cached."""
         latents = []
         with progress(len(self.labels), "labels") as update:
-            for label, sentences in zip(self.labels, self.sentences, strict=True):
-                latents.append(self._label_latent(label, sentences))
-                update(1)
-        self.latents = np.stack(latents)  # [labels, E]
+            for rows in batches(len(self.labels), max(1, TEXTS // len(self.sentences[0]))):
+                latents.append(self._label_latents(rows))
+                update(len(latents[-1]))
+        self.latents = np.concatenate(latents)  # [labels, E]
 
-    def _label_latent(self, label: str, sentences: list[str]) -> Array:
-        key = [self.settings.model_key, "label", label, self.settings.templates]
-        latent: Array = self.settings.cached(
-            key, lambda: finite_latents(mean_latent(self.model, sentences), label)
+    def _label_latents(self, rows: slice) -> Array:
+        labels, sentences = self.labels[rows], self.sentences[rows]
+        key = [self.settings.model_key, "labels", labels, self.settings.templates]
+        latents: Array = self.settings.cached(
+            key, lambda: finite_latents(mean_latents(self.model, sentences), labels[0])
         )
-        return latent
+        return latents
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Rank the labels of each video by probability, and compute the metrics from cosines.

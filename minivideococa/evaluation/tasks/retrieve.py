@@ -13,7 +13,7 @@ from ...resources import require_memory
 from ...tasks import batches, cosine
 from ..manifest import Entry
 from ..metrics import ranks, recall
-from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
+from .task import TEXTS, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
 
 
 class Retrieve(Task):
@@ -54,7 +54,7 @@ class Retrieve(Task):
         texts = self.texts
         self.latents: dict[str, Array] = {}  # caption -> [E]
         with progress(len(texts), "captions") as update:
-            for rows in batches(len(texts)):
+            for rows in batches(len(texts), TEXTS):
                 self.latents |= zip(texts[rows], self._text_latents(texts[rows]), strict=True)
                 update(len(texts[rows]))
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cache import cached, model_hash
+from ...cache import cached, get_value, model_hash, put_value
 from ...model.config import Array, Video
 from ...model.generation import DecodingOptions
 from ...model.videococa import VideoCoCa
@@ -20,6 +20,7 @@ from ...progress import Progress
 from ..manifest import Entry
 
 WITHOUT_CACHE = ", or --no-cache"  # the way out if the cache cannot be written
+TEXTS = 256  # encoded at a time and cached together
 
 # metric -> {"value": ..., "items": number of videos, captions or questions}
 Metrics = dict[str, dict[str, float]]
@@ -57,6 +58,14 @@ class Settings:
     def cached(self, key: list[Any], compute: Callable[[], Any]) -> Any:
         """Return the array or text that the cache holds for `key`, or else compute it and put it there."""
         return cached(self.cache, key, compute, WITHOUT_CACHE)
+
+    def get(self, key: list[Any]) -> Any:
+        """Return the array or text that the cache holds for `key`; None if it holds none."""
+        return get_value(self.cache, key)
+
+    def put(self, key: list[Any], value: Array | str) -> None:
+        """Put an array or a text into the cache."""
+        put_value(self.cache, key, value, WITHOUT_CACHE)
 
 
 class Task(ABC):
@@ -105,7 +114,10 @@ class Task(ABC):
         """Take in a video of the training set, for a baseline. Called if `uses_training_videos`."""
 
     def predict(self, clip: Clip, video: Video) -> None:  # noqa: B027
-        """Generate what is to be generated for one video. Not called for videos without targets."""
+        """Generate what is to be generated for one video, at once or by `conclude`.
+
+        Not called for videos without targets.
+        """
 
     def conclude(self, progress: Progress) -> None:  # noqa: B027
         """Generate what needs all videos, after the last one."""
