@@ -2,8 +2,8 @@
 
     python weights/make_questions.py WORK             tune, write the tuned part, and measure it
     python weights/make_questions.py WORK --measure   only measure the part that is there
-    python weights/make_questions.py WORK --head classifier   the same with a classifier of answers, measured
-                                                      and left in WORK
+    python weights/make_questions.py WORK --head classifier   train a classifier of answers from there,
+                                                      measure it, and leave it in WORK
 
 WORK is a folder for the clips, their frame tokens and the state of the run: an interrupted run goes on with
 the same command. Everything is drawn from seeds.
@@ -35,6 +35,7 @@ from minivideococa.checkpoint.vocabulary import add_words
 from minivideococa.evaluation.manifest import Entry, read_manifest
 from minivideococa.evaluation.run import evaluate
 from minivideococa.progress import progress_bar
+from minivideococa.training.data import with_answer_among
 from minivideococa.training.finetune import finetune
 from minivideococa.training.options import HEADS
 from minivideococa.world import COLOURS, SHAPES
@@ -81,13 +82,23 @@ def tune(work: Path, head: str) -> mvc.VideoCoCa:
     stills = clips(work, "stills", STILLS, STILLS_SEED, frames=3, kinds=POSITIONS)
     stills = [entry for entry in stills if entry.question_type in POSITIONS]
     model = finetune(model, stills, work / "run-stills", num_frames=1, steps=1500, **options)
-    return finetune(model, training_clips(work), work / f"run-{head}", head=head, steps=1500, **options)
+    asked = training_clips(work)
+    model = finetune(model, asked, work / "run-generate", steps=1500, **options)
+    if head == "classifier":
+        model = finetune(model, asked, work / "run-classifier", head=head, steps=1000, **options)
+    return model
 
 
 def measure(model: mvc.VideoCoCa, work: Path, wordings: str) -> dict[str, tuple[float, float, int]]:
-    """Return the accuracy of each kind on the test clips, that of the baseline, and the questions."""
+    """Return the accuracy of each kind on the test clips, that of the baseline, and the questions.
+
+    A classifier is asked the questions that one of its answers is right for: pairs that training does not show
+    are none.
+    """
     entries = clips(work, f"test-{wordings}", TEST_CLIPS, TEST_SEED, split="test", wordings=wordings)
     entries = [entry for entry in entries if entry.question_type in ASKED]
+    if model.config.answers:
+        entries = with_answer_among(entries, model.config.answers)
     cache = work / "evaluated"
     training = training_clips(work)[:TEST_CLIPS]
     result = evaluate(model, entries, ["qa"], train=training, cache=cache, beams=1, progress=progress_bar)
