@@ -92,8 +92,8 @@ def tune(work: Path, head: str) -> mvc.VideoCoCa:
 def measure(model: mvc.VideoCoCa, work: Path, wordings: str) -> dict[str, tuple[float, float, int]]:
     """Return the accuracy of each kind on the test clips, that of the baseline, and the questions.
 
-    A classifier is asked the questions that one of its answers is right for: pairs that training does not show
-    are none.
+    A classifier is asked the questions that one of its answers is right for: pairs that training does not
+    show are none.
     """
     entries = clips(work, f"test-{wordings}", TEST_CLIPS, TEST_SEED, split="test", wordings=wordings)
     entries = [entry for entry in entries if entry.question_type in ASKED]
