@@ -85,7 +85,7 @@ def clip_language(running: RunningModel, max_length: int) -> Language:
     decode, tokenizer = model.require_tokenizer().decode, model.tokenizer
     return Language(
         f"the clip, at most {max_length} ids",
-        lambda ids: logits(ids, np.arange(len(ids))),
+        lambda ids: logits(ids, np.zeros(len(ids), int)),  # all rows are about the one video
         decode,
         tokenizer.start_id,
         tokenizer.end_id,

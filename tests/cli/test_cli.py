@@ -228,7 +228,7 @@ def test_decoding_flags_reach_the_model(capsys, monkeypatch):
 
     given: list = []
     monkeypatch.setattr(
-        mvc.VideoCoCa, "caption", lambda self, video, **keywords: given.append(keywords["options"]) or ""
+        "minivideococa.tasks.caption_batch", lambda model, videos, options, *_: given.append(options) or [""]
     )
     options |= {
         "min_length": 2,

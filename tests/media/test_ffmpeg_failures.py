@@ -159,7 +159,7 @@ def test_interrupt_kills_an_ffmpeg_that_hangs(tmp_path, clip, replace_ffmpeg):
     reader.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in reader.communicate(timeout=10)[1]
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):
+        for _ in range(400):
             os.killpg(group, 0)
             time.sleep(0.05)
 

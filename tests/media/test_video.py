@@ -317,7 +317,7 @@ def test_interrupt_ends_ffmpeg(tmp_path):
     reader.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in reader.communicate(timeout=20)[1]
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):
+        for _ in range(400):
             os.kill(pid, 0)
             time.sleep(0.05)
 
