@@ -306,11 +306,11 @@ def check_question(question: str) -> str:
 
 
 def require_captions(model: VideoCoCa, prompt: str = "") -> None:
-    """Raise ValueError if a model was tuned to generate answers, and has no prompt to continue.
+    """Raise ValueError if a model was tuned to answer questions, and has no prompt to continue.
 
-    A classifier of answers leaves the captions as they were, or nearly so.
+    Neither the generated answers nor the classifier of answers have trained it to write captions.
     """
-    if model.tuned_for == "qa" and not model.config.answers and not prompt:
+    if model.tuned_for == "qa" and not prompt:
         raise ValueError(
             "this model was tuned to answer questions and writes no captions: give a question, or leave out "
             "the tuned part"

@@ -218,6 +218,9 @@ def test_the_class_of_a_classifier_is_one_word(model, frames):
     np.testing.assert_allclose(explanation.cross.sum(axis=-1), 1, rtol=1e-5)
     np.testing.assert_allclose(explanation.frame_weights.sum(axis=1), 1, rtol=1e-5)
     assert mvc.explain(classifier, frames).text == model.caption(frames)
+    tuned = with_tensors(model, head, config=config, tuned_for="qa")
+    with pytest.raises(ValueError, match="writes no captions"):
+        mvc.explain(tuned, frames)
 
 
 def test_the_measurement_of_fairness(monkeypatch):
