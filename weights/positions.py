@@ -129,7 +129,7 @@ def captions_right(model: mvc.VideoCoCa, seed: int) -> float:
 def main() -> None:
     """Print a row for each amplitude; the last one also has the pooler that reads positions."""
     base, seed = mvc.load(), 16388
-    print("| amplitude | R^2 of positions after the last block and the pooler's norm | captions that are still right |")
+    print("| amplitude | R^2 of positions in the pooler's input | captions that are still right |")
     print("|---|---|---|")
     for amplitude in (0, 4, 6, 8, 12):
         model = write_positions(base, amplitude)
