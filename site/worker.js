@@ -42,20 +42,32 @@ async function start() {
   self.postMessage({ ready: true });
 }
 
-async function hold(address, [size, sha256]) {
-  const response = await fetchAnew(address, self.isSecureContext ? {} : { integrity: integrity(sha256) });
+// Read a file; if it is not the expected one, once more, and past the browser's cache, which may hold a damaged one.
+async function hold(address, entry) {
+  try {
+    await read(address, entry, "default");
+  } catch {
+    await read(address, entry, "reload");
+  }
+}
+
+async function read(address, [size, sha256], cache) {
+  const options = self.isSecureContext ? { cache } : { cache, integrity: integrity(sha256) };
+  const response = await fetchAnew(address, options);
   if (!response.ok) throw new Error(`${address}: ${response.status} ${response.statusText}`);
   const bytes = new Uint8Array(size);
-  let end = 0;
+  let end = 0, fits = true;
   for (let reader = response.body.getReader(), part; !(part = await reader.read()).done; ) {
-    if (end + part.value.length > size) throw new Error(`${address}: not the expected file`);
+    fits = end + part.value.length <= size;
+    if (!fits) break;
     bytes.set(part.value, end);
     end += part.value.length;
     loaded += part.value.length;
     tell("Loading", loaded / total);
   }
   // without a secure context there is no crypto.subtle: there the browser itself has checked the integrity
-  if (self.isSecureContext && hex(await crypto.subtle.digest("SHA-256", bytes)) !== sha256) {
+  if (!fits || (self.isSecureContext && hex(await crypto.subtle.digest("SHA-256", bytes)) !== sha256)) {
+    loaded -= end;
     throw new Error(`${address}: not the expected file`);
   }
   held.set(address, bytes);

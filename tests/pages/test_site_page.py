@@ -366,6 +366,7 @@ def test_the_page_is_of_use_before_the_runtime_has_arrived(open_site, browser, b
 
 
 def test_a_changed_file_is_refused(open_site, built, serve, tmp_path):
+    """And read anew by another try, not from the browser's cache, for which it is the same file."""
     changed = shutil.copytree(built, tmp_path / "changed")
     wheel = next((changed / "runtime").glob("threadpoolctl*"))
     content = bytearray(wheel.read_bytes())
@@ -376,7 +377,9 @@ def test_a_changed_file_is_refused(open_site, built, serve, tmp_path):
     assert re.search(r"threadpoolctl\S+: not the expected file", page.inner_text("#state"))
     assert page.locator("#retry").is_visible() and page.inner_text("#caption")
     content[100] ^= 1
+    modified = wheel.stat().st_mtime_ns
     wheel.write_bytes(content)
+    os.utime(wheel, ns=(modified, modified))
     page.click("#retry")
     page.wait_for_selector("#status[data-state=ready]")
     page.context.close()
