@@ -464,7 +464,7 @@ def caption_many(
 ) -> list[Any]:
     """Generate a sentence about each of several videos, as `VideoCoCa.caption` does about one.
 
-    Up to `CAPTIONS` texts are decoded together: a step reads the weights of the decoders once for all of them.
+    Up to `CAPTIONS` texts are decoded together: a step reads the decoders' weights once for all of them.
 
     Parameters
     ----------
