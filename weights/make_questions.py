@@ -9,8 +9,8 @@ WORK is a folder for the clips, their frame tokens and the state of the run: an 
 the same command. Everything is drawn from seeds.
 
 LiT: the image encoder is frozen, the pooler and both text decoders are tuned, and the question is the prompt
-of a generated answer. First `positions.py` writes the positions of patches into the positional embedding.
-Where an object is is then learned from stills, before all questions are learned from clips.
+of a generated answer. First `positions.py` writes the positions of patches into the positional embedding, and
+a way to read them into the pooler. Stills then teach where objects are, and clips all kinds of questions.
 
 The test clips differ from the training clips in their seed and in their composition, see
 `world.clips.SPLITS`: a fifth of the pairs of a colour and a shape, medium sizes, cloudy backgrounds and

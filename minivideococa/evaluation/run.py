@@ -235,7 +235,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
         video = Video(**arrays)
     else:
         video = model.encode_video(pixels, adapter)
-        finite_latents(video.latent, clip.path)
+        finite_latents(video.latent[None], [clip.path])
         put(cache, clip.key, vars(video), WITHOUT_CACHE)
     clip.latent = video.latent
     return video

@@ -26,21 +26,6 @@ JUMP = 10  # seconds: ffmpeg's dts_delta_threshold
 REORDERED = 16  # frames: the largest reordering delay of H.264 and HEVC
 
 
-def sample_times(
-    stamps: Sequence[int],
-    last_duration: int | None,
-    num_frames: int,
-    start: float | str | None = None,
-    end: float | str | None = None,
-    tick: Fraction = MILLISECOND,
-) -> NDArray[np.int64]:
-    """Return the index of the frame on screen at the middle of each of T equal parts of a clip: int64 `[T]`.
-
-    The arguments are those of `sample_points`.
-    """
-    return sample_points(stamps, last_duration, num_frames, start, end, tick)[0]
-
-
 def sample_points(
     stamps: Sequence[int],
     last_duration: int | None,

@@ -104,21 +104,6 @@ def read_timed(
         raise ValueError(f"{path}: out of memory; scale it down or ask for fewer frames") from None
 
 
-def to_frames(
-    source: Any,
-    num_frames: int = 8,
-    start: float | str | None = None,
-    end: float | str | None = None,
-    *,
-    name: str = "video",
-) -> NDArray[np.uint8]:
-    """Return the frames of a path, an array, or a list of arrays or PIL images: uint8 `[T, H, W, 3]`.
-
-    The arguments are those of `timed_frames`.
-    """
-    return timed_frames(source, num_frames, start, end, name=name)[0]
-
-
 def timed_frames(
     source: Any,
     num_frames: int = 8,

@@ -179,7 +179,7 @@ def _polynomial(u: Array, coefficients: tuple[float, ...]) -> Array:
 
 # Texts
 
-TEXTS = 64  # texts at a time: enough rows for a matrix product to be compute-bound
+BATCH_TEXTS = 64  # texts at a time: enough rows for a matrix product to be compute-bound
 
 
 def attended(mask: Array) -> Array:
@@ -198,12 +198,12 @@ def attended(mask: Array) -> Array:
 def map_texts(
     function: Callable[[Array], Array], ids: Array, lengths: Array, progress: Callback = None
 ) -> Array:
-    """Apply a function of independent texts to ids [B, L], TEXTS at a time, those of similar lengths [B].
+    """Apply a function of independent texts to ids [B, L], at most BATCH_TEXTS at a time.
 
-    A batch takes as long as its longest text.
+    Texts of similar `lengths` [B] are in the same batch, since a batch takes as long as its longest text.
     """
     order = np.argsort(lengths, kind="stable")
-    results = map_frames(function, ids[order], TEXTS, progress)
+    results = map_frames(function, ids[order], BATCH_TEXTS, progress)
     return results[np.argsort(order)]
 
 

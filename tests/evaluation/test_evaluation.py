@@ -16,6 +16,7 @@ from minivideococa import cli, tasks
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import FORMATS, TASKS, Entry, evaluate, read_manifest, write_manifest
 from minivideococa.evaluation.tasks import Task
+from minivideococa.evaluation.tasks.task import finite_latents
 
 LABELS = ["a blue square", "a green star", "a red circle", "an orange heart", "a pink ring", "a cyan cross"]
 OPTIONS = {"beams": 1, "max_length": 8}
@@ -397,6 +398,13 @@ def test_a_second_run_computes_nothing(model, clips, tmp_path, calls):
     clips["a"].rename(tmp_path / "moved.png")
     evaluate(model, everything(clips | {"a": tmp_path / "moved.png"}), cache=tmp_path / "cache", **OPTIONS)
     assert calls == before  # by content, not by name
+
+
+def test_the_latent_that_is_not_finite_is_named():
+    latents = np.array([[1.0, 0.0], [0.0, np.nan]])
+    with pytest.raises(ValueError, match="latent of 'b' is not finite"):
+        finite_latents(latents, ["a", "b"])
+    np.testing.assert_array_equal(finite_latents(latents[:1], ["a"]), latents[:1])
 
 
 def test_an_empty_text_is_cached(model, clips, tmp_path, monkeypatch, calls):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from platforms import posix
 
-from minivideococa.media.video import read_video, sample_indices, to_frames
+from minivideococa.media.video import read_video, sample_indices, timed_frames
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*different frame:UserWarning")
 
@@ -327,6 +327,11 @@ def test_a_fifo_is_rejected_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(ValueError, match="pipe.mp4: not a regular file"):
         read_video(tmp_path / "pipe.mp4")
+
+
+def to_frames(*args, **how):
+    """Return the frames of `timed_frames` without their times."""
+    return timed_frames(*args, **how)[0]
 
 
 def test_to_frames_of_a_path_an_array_and_lists(tmp_path):

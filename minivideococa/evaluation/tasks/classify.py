@@ -56,7 +56,7 @@ class Classify(Task):
         labels, sentences = self.labels[rows], self.sentences[rows]
         key = [self.settings.model_key, "labels", labels, self.settings.templates]
         latents: Array = self.settings.cached(
-            key, lambda: finite_latents(mean_latents(self.model, sentences), labels[0])
+            key, lambda: finite_latents(mean_latents(self.model, sentences), labels)
         )
         return latents
 

@@ -61,7 +61,7 @@ class Retrieve(Task):
     def _text_latents(self, texts: list[str]) -> Array:
         key = [self.settings.model_key, "texts", texts]
         latents: Array = self.settings.cached(
-            key, lambda: finite_latents(self.model.encode_text(texts), texts[0])
+            key, lambda: finite_latents(self.model.encode_text(texts), texts)
         )
         return latents
 

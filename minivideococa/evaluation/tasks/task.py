@@ -160,8 +160,12 @@ def targets_among(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -
     return correct
 
 
-def finite_latents(latents: Array, source: Any) -> Array:
-    """Return the latents. Raises ValueError if one is not finite: no metric could be computed from it."""
-    if not np.isfinite(latents).all():
-        raise ValueError(f"the model's latent of {str(source)!r} is not finite: its weights are damaged")
+def finite_latents(latents: Array, sources: Sequence[Any]) -> Array:
+    """Return the latents [n, E]. Raises ValueError, which names the source of the first that is not finite.
+
+    No metric could be computed from it.
+    """
+    for latent, source in zip(latents, sources, strict=True):
+        if not np.isfinite(latent).all():
+            raise ValueError(f"the model's latent of {str(source)!r} is not finite: its weights are damaged")
     return latents
