@@ -1,4 +1,4 @@
-"""Preprocessing: open_clip's pixels from the golden file, invariants of resizing, and rejected input."""
+"""Preprocessing: open_clip's pixels from the conformance kit, invariants of resizing, and rejected input."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load_file
 
 from minivideococa import resources
 from minivideococa.media import preprocess as module
 from minivideococa.media.preprocess import preprocess, square_frames
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "preprocess.npz")
-CASES = json.loads(str(GOLDEN["cases"]))
+KIT = Path(__file__).parents[1] / "conformance" / "preprocessing"
+TRUTH, CASES = load_file(KIT / "cases.safetensors"), json.loads((KIT / "cases.json").read_text())
 MODES = st.sampled_from(["shortest", "longest", "squash"])
 FILTERS = st.sampled_from(["bicubic", "bilinear"])
 SIDES = st.integers(1, 60)
@@ -29,11 +30,11 @@ def config(**fields):
     return SimpleNamespace(**plain | fields)
 
 
-@pytest.mark.parametrize("i", range(len(CASES)))
-def test_pixels_equal_those_of_open_clip_bit_for_bit(i):
-    pixels = preprocess(GOLDEN[f"frames_{i}"], config(**CASES[i]))
+@pytest.mark.parametrize("case", CASES)
+def test_pixels_equal_those_of_open_clip_bit_for_bit(case):
+    pixels = preprocess(TRUTH[f"{case}.frames"], config(**CASES[case]))
     assert pixels.dtype == np.float32
-    np.testing.assert_array_equal(pixels, GOLDEN[f"pixels_{i}"], strict=True)
+    np.testing.assert_array_equal(pixels, TRUTH[f"{case}.pixels"], strict=True)
 
 
 @given(SIDES, SIDES, st.integers(1, 20), MODES, st.integers(0, 255))

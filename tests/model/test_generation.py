@@ -1,16 +1,37 @@
 """Decoding: the cache against none, batches against their parts, strategies against their definitions."""
 
+import json
 import math
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from test_laws import close, law, make, random_ids, seeds
 
+import minivideococa as mvc
 from minivideococa.model import decoder, generation
 from minivideococa.model.ops import softmax
+
+# open_clip's ids
+
+KIT = Path(__file__).parents[1] / "conformance" / "generation"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("folder", sorted(KIT.iterdir()), ids=lambda folder: folder.name)
+def test_the_kits_calls_return_open_clips_ids(folder, dtype):
+    model, pixels = mvc.load(folder, dtype=dtype), load_file(folder / "inputs.safetensors")
+    truth = json.loads((folder / "calls.json").read_text())
+    tokens = [model.encode_video(pixels[f"pixels.{i}"]).tokens for i in range(len(pixels))]
+    for call in truth["calls"]:
+        ends = {name: truth[name] for name in ("start_id", "end_id")}
+        ids = model.generate(tokens[call["video"]], **ends, **call["options"])
+        assert ids.tolist() == call["ids"], call
+
 
 # With a network
 

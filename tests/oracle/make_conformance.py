@@ -1,10 +1,10 @@
-"""Write tests/conformance/*/: small VideoCoCa models from frames to logits, computed by open_clip in float64.
+"""Write tests/conformance: small VideoCoCa models from frames to logits, computed by open_clip in float64.
 
     python tests/oracle/make_conformance.py
 
-A folder is a checkpoint (with the weights of the golden file of the same name, if there is one) and
-truth.safetensors: the inputs and every intermediate under its name in a trace. tests/conformance/README.md
-says how to use it.
+A model's folder is a checkpoint (with the weights of the golden file of the same name, if there is one) and
+truth.safetensors: the inputs and every intermediate under its name in a trace. `smallest` holds the same
+models with the sizes of `SIZES`. tests/conformance/README.md says how to use them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ NAMES = (
     "no_ln_pre",
     "factorized",
 )
+FOLDERS = [*NAMES, *(f"smallest/{name}" for name in NAMES)]
 # Of folders that have no golden file: the case whose model and inputs they have, and their video_cfg
 VIDEO_CFGS = {
     "factorized": (
@@ -45,12 +46,40 @@ VIDEO_CFGS = {
         {"adapter": "factorized", "factorized": {"layers": 2, "heads": 2, "positions": 5}},
     )
 }
+# The sizes of a model and of its smallest form. Two layers, two heads and two patches a side are kept: with
+# one, a wrong order or number of them would change nothing.
+SIZES = {
+    "image_size": {20: 8, 17: 9},
+    "patch_size": {5: 4},
+    "width": {24: 12, 16: 8, 15: 9},
+    "head_width": {8: 4, 5: 3},
+    "embed_dim": {16: 8},
+    "attn_pooler_queries": {6: 4, 7: 5},
+    "attn_pooler_heads": {4: 2},
+    "layers": {3: 2},
+    "vocab_size": {40: 16},
+}
 
 
-def make(name: str) -> tuple[dict[str, Any], Arrays, Arrays]:
-    """Return the configuration, the weights and the expected tensors of a folder."""
+def smallest(value: Any, name: str = "") -> Any:
+    """Return a model_cfg in its smallest form, or one of its values."""
+    if isinstance(value, dict):
+        return {key: smallest(child, key) for key, child in value.items()}
+    return SIZES.get(name, {}).get(value, value)
+
+
+def smallest_id(token: int) -> int:
+    """Return an id in a vocabulary of 16: the last two stay the last two."""
+    return token - 24 if token >= 38 else token % 14
+
+
+def make(folder: str) -> tuple[dict[str, Any], Arrays, Arrays]:
+    """Return the configuration, the weights and the expected tensors of a folder, such as smallest/cascade."""
+    *form, name = folder.split("/")
     case, video_cfg = VIDEO_CFGS.get(name, (name, None))
     model_cfg, T, ids, _ = CASES[case]
+    if form:
+        model_cfg, ids = smallest(model_cfg), [smallest_id(token) for token in ids]
     seed, S = list(CASES).index(case), model_cfg["vision_cfg"]["image_size"]
     config = {"model_cfg": model_cfg, "preprocess_cfg": asdict(PreprocessCfg(size=S))}
     config |= {"video_cfg": video_cfg} if video_cfg else {}
@@ -85,10 +114,10 @@ def dumps(tensors: Arrays, about: dict[str, str]) -> bytes:
 
 def main() -> None:
     torch.set_num_threads(1)  # the last bits depend on how sums are split
-    for name in NAMES:
+    for name in FOLDERS:
         config, weights, truth = make(name)
         folder = KIT / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (folder / "model.safetensors").write_bytes(save(weights))
         (folder / "truth.safetensors").write_bytes(dumps(truth, metadata(config)))

@@ -9,7 +9,7 @@ import pytest
 import reference
 import torch
 from common import errors
-from make_conformance import KIT, NAMES, dumps, metadata
+from make_conformance import FOLDERS, KIT, NAMES, dumps, metadata
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
@@ -28,7 +28,7 @@ INPUTS = ("frames", "pixels", "ids")
 ALLOWED = {"float64": 1e-12, "float32": 2e-6, "float16": 7.5e-3, "bfloat16": 6.6e-2}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FOLDERS)
 def folder(request):
     return KIT / request.param
 
@@ -39,7 +39,8 @@ def truth(folder):
 
 
 def test_every_configuration_has_a_folder_and_a_line_in_the_readme():
-    assert sorted(path.parent.name for path in KIT.glob("*/truth.safetensors")) == sorted(NAMES)
+    folders = {path.parent for path in KIT.rglob("truth.safetensors")}
+    assert folders == {KIT / name for name in FOLDERS}
     assert all(f"`{name}`" in (KIT / "README.md").read_text(encoding="utf-8") for name in NAMES)
 
 
@@ -47,8 +48,13 @@ def test_the_kit_is_below_5_megabytes():
     assert sum(path.stat().st_size for path in KIT.rglob("*") if "__pycache__" not in path.parts) < 5e6
 
 
+def test_a_smallest_model_is_below_100_kilobytes():
+    for name in NAMES:
+        assert sum(path.stat().st_size for path in (KIT / "smallest" / name).iterdir()) < 100e3, name
+
+
 def test_the_kit_is_reproducible(folder, truth):
-    config, weights, made = make_conformance.make(folder.name)
+    config, weights, made = make_conformance.make(folder.relative_to(KIT).as_posix())
     assert json.loads((folder / "config.json").read_text()) == json.loads(json.dumps(config))
     with safe_open(folder / "truth.safetensors", "numpy") as file:
         assert file.metadata() == metadata(config)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import make_conformance_generation as kit
 import make_generate_golden as golden
 import numpy as np
 import pytest
@@ -71,6 +72,21 @@ def smallest_margin(run: Run) -> float:
     theirs = golden.captioner(case.model_cfg, cast(golden.weights_of(case), "float64"))
     encoded = golden.encode(theirs, golden.pixels_of(run))
     return golden.margin(theirs, encoded, case.start_id, case.end_id, **run.how)
+
+
+@pytest.mark.parametrize("name", kit.MODELS)
+def test_the_kit_is_reproducible(name):
+    folder = kit.KIT / "generation" / name
+    config, weights, pixels, calls = kit.make(name)
+    assert json.loads((folder / "config.json").read_text()) == json.loads(json.dumps(config))
+    for made, file in ((weights, "model.safetensors"), (pixels, "inputs.safetensors")):
+        committed = load_file(folder / file)
+        assert made.keys() == committed.keys() and all(np.array_equal(made[x], committed[x]) for x in made)
+    committed = json.loads((folder / "calls.json").read_text())
+    assert [call.pop("margin") for call in calls["calls"]] == pytest.approx(
+        [call.pop("margin") for call in committed["calls"]], abs=1e-5
+    )
+    assert calls == committed
 
 
 def test_golden_ids_are_reproducible():

@@ -1,16 +1,15 @@
-"""Preprocessing against open_clip's image_transform: the golden file, and any size and mode."""
+"""Preprocessing against open_clip's image_transform: the conformance kit, and any size and mode."""
 
-import runpy
-from pathlib import Path
+import json
 from types import SimpleNamespace
 
+import make_conformance_preprocessing as oracle
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from minivideococa.media.preprocess import preprocess
-
-oracle = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("make_preprocess_golden.py"))))
 
 # Sizes where rounding is critical, and any others.
 sides = st.one_of(st.sampled_from([1, 2, 3, 223, 224, 225]), st.integers(1, 400))
@@ -18,10 +17,12 @@ channels = st.floats(0.05, 1).map(lambda x: round(x, 4))
 colors = st.tuples(channels, channels, channels)
 
 
-def test_the_golden_file_is_reproducible():
-    made, committed = oracle.make(), np.load(oracle.GOLDEN)
-    assert made.keys() == set(committed.files)
-    for name, array in made.items():
+def test_the_kit_is_reproducible():
+    configs, tensors = oracle.make()
+    assert json.loads((oracle.FOLDER / "cases.json").read_text()) == json.loads(json.dumps(configs))
+    committed = load_file(oracle.FOLDER / "cases.safetensors")
+    assert tensors.keys() == committed.keys()
+    for name, array in tensors.items():
         np.testing.assert_array_equal(array, committed[name], err_msg=name)
 
 

@@ -49,6 +49,12 @@ def test_a_planted_mistake_is_named_at_the_right_tensor(ports, mistake):
             assert report.mistake is None or report.mistake.name == mistake, dtype
 
 
+@pytest.mark.parametrize("mistake", jax_coca.MISTAKES)
+def test_a_smallest_model_tells_the_same_mistakes_apart(ports, mistake):
+    report = ports[f"smallest/{folder_of(mistake)}"].report("float32", mistake)
+    assert (report.first_divergence.name, report.mistake.name) == (FIRST_OF[mistake], mistake)
+
+
 def test_few_mistakes_are_below_rounding(ports):
     below = {
         (mistake, dtype)
