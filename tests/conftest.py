@@ -1,6 +1,10 @@
 """What the tests share: small models with random weights from a seed, and a tokenizer of whole words."""
 
 import json
+import os
+
+# For products as small as these, more BLAS threads only wait for each other. Read when NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

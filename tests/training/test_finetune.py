@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
 from minivideococa.checkpoint.table import unnest
@@ -33,13 +32,6 @@ QUESTIONS = [
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*different frame", "ignore:.*vocabulary lacks")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For products as small as these, more threads only wait for each other."""
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")
