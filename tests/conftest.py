@@ -17,7 +17,9 @@ from minivideococa.media.tokenizer import load_tokenizer
 from minivideococa.world import VOCABULARY
 
 # The same examples in every run: a test that turns red means that the code has changed.
-settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+# --hypothesis-profile=full: more of them, as in `.ci/run slow`.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=20)
+settings.register_profile("full", settings.get_profile("suite"), max_examples=100)
 settings.load_profile("suite")
 
 VISION = {

@@ -320,7 +320,7 @@ def test_a_validation_loss_is_the_mean_over_the_clips(tune, tmp_path):
 # Interruptions
 
 
-@pytest.mark.parametrize("tune_name", ["lit", "frozen-then-full"])
+@pytest.mark.parametrize("tune_name", [pytest.param("lit", marks=pytest.mark.slow), "frozen-then-full"])
 def test_a_run_that_is_interrupted_at_any_step_resumes_to_the_same_bits(
     tune, monkeypatch, tmp_path, tune_name
 ):

@@ -2,10 +2,12 @@
 
 import os
 
+import pytest
 from kill9 import kill_and_resume
 from platforms import posix
 
 
+@pytest.mark.slow
 @posix
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     """MINIVIDEOCOCA_KILLS: how many moments."""
