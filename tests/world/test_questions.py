@@ -316,6 +316,7 @@ def best_guess(kind, split, count):
     return right / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize(
     ("kind", "most"),
@@ -344,6 +345,7 @@ def test_count_is_only_asked_of_clips_of_its_own():
             assert ("count" in asked) == (kind == "count")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_negatives_of_exists(split):
     """Half of the questions; half of these have one right word, the others none, or two of two objects."""
