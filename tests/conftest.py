@@ -1,6 +1,10 @@
 """What the tests share: small models with random weights from a seed, and a tokenizer of whole words."""
 
 import json
+import os
+
+# For products as small as these, more BLAS threads only wait for each other. Read when NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -13,7 +17,9 @@ from minivideococa.media.tokenizer import load_tokenizer
 from minivideococa.world import VOCABULARY
 
 # The same examples in every run: a test that turns red means that the code has changed.
-settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+# --hypothesis-profile=full: more of them, as in `.ci/run slow`.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=20)
+settings.register_profile("full", settings.get_profile("suite"), max_examples=100)
 settings.load_profile("suite")
 
 VISION = {

@@ -28,6 +28,7 @@ def small(path):
     return np.asarray(picture.resize((size[0] // 10, size[1] // 10)), float), size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", draw_figures.FIGURES)
 def test_figures_are_current(drawn, name):
     (new, new_size), (old, old_size) = (
@@ -61,6 +62,7 @@ def test_the_claim_is_in_the_figure():
     np.testing.assert_allclose(mean, 1 / 8, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_readme_is_what_explain_writes(tmp_path):
     """The command stands in the README. Letters may lie elsewhere by a pixel."""
     path = tmp_path / "demo.gif"

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import minivideococa as mvc
 from minivideococa.checkpoint.folder import embedded_checkpoint
@@ -309,3 +310,16 @@ def test_type_hints_are_announced():
 def test_the_embedded_checkpoint_is_found():
     files = {path.name for path in embedded_checkpoint().iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+
+
+@pytest.mark.parametrize("extra", ["", "eval", "test"])
+def test_the_lock_file_has_a_version_of_every_dependency(extra):
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    declared = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    text = (TESTS.parent / "requirements" / "test.txt").read_text()
+    locked = re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)
+    for requirement in map(Requirement, declared):
+        name = requirement.name.lower().replace("_", "-")
+        versions = [version for other, version in locked if other == name]
+        assert name == "minivideococa" or versions, f"{name}: see Dependencies in CONTRIBUTING.md"
+        assert all(version in requirement.specifier for version in versions), requirement

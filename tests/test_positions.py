@@ -10,6 +10,8 @@ from minivideococa.model.ops import layer_norm
 
 SEED = 99
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def script(monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from test_generation import Numbers, raise_logits
 
 import minivideococa as mvc
@@ -49,7 +50,7 @@ def refused(call, *facts):
 texts_of_words = st.lists(st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join), min_size=1, max_size=40)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(texts_of_words, st.integers(0, 99), st.sampled_from(["float32", "float64"]))
 def test_a_score_is_the_sum_over_tokens(tiny_model, tokenizer, texts, seed, dtype):
     model, video = tiny_model(seed, dtype, tokenizer=tokenizer), a_video(seed, dtype)
@@ -61,7 +62,7 @@ def test_a_score_is_the_sum_over_tokens(tiny_model, tokenizer, texts, seed, dtyp
         assert scores[i] == pytest.approx(naive_score(model, video, ids), rel=rel)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(texts_of_words, st.randoms(use_true_random=False))
 def test_scores_do_not_depend_on_the_other_texts(model, texts, random):
     """Nor on their order or the batch size."""

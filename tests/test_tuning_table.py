@@ -114,6 +114,7 @@ def test_clips(script, tmp_path):
     assert {entry.question for entry in entries} == {QUESTION_KINDS["first"].training[0]}  # canonical
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["attentional", "joint"])
 def test_tokens_of_the_cache_encode_as_pixels_do(script, tmp_path, adapter):
     model, settings = mvc.load(), script.Settings(**SMALL)
@@ -126,6 +127,7 @@ def test_tokens_of_the_cache_encode_as_pixels_do(script, tmp_path, adapter):
         assert np.abs(a.tokens - b.tokens).max() < 2e-2 * np.abs(b.tokens).max()
 
 
+@pytest.mark.slow
 def test_a_cell_is_tuned_and_measured(script, tmp_path, monkeypatch, capsys):
     """The order of frames by the factorized adapter with positions; then captions from the command line."""
     settings = script.Settings(**SMALL)

@@ -18,7 +18,7 @@ from minivideococa.model.hooks import replace_operations, trace
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["walkthrough.md", "README.md"])
+@pytest.mark.parametrize("page", [pytest.param("walkthrough.md", marks=pytest.mark.slow), "README.md"])
 def test_examples(page):
     """Under plain pytest, as a reader would run them: so a fence needs an empty line after an output."""
     run = subprocess.run(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from minivideococa.checkpoint.config import DECODER, MODEL, PREPROCESS, TEXT, VISION, parse_config
 from minivideococa.model.config import (
@@ -454,7 +455,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.sampled_from(FIELDS), JSON)
 def test_any_value_is_read_or_named(path: str, value: object) -> None:
     try:

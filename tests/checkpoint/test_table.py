@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint.config import parse_config
@@ -146,7 +147,7 @@ def test_nest() -> None:
     assert nest({"logit_scale": np.ones(1)})["logit_scale"].shape == ()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.randoms())
 def test_nest_keeps_all_tensors_in_any_order(vision: int, text: int, decoder: int, random) -> None:
     layers = config({"layers": vision})

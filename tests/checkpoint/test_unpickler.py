@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors.numpy import load_file
 
 from minivideococa.checkpoint.folder import StoredTensor, open_safetensors
@@ -145,7 +146,7 @@ def views(draw):
     return storage, numbers, offset, size, stride
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(views(), st.sampled_from(["little", "big", None, "legacy"]))
 def test_any_view_of_any_storage(tmp_path_factory, view, form: str | None) -> None:
     storage, numbers, offset, size, stride = view
@@ -328,7 +329,7 @@ def test_every_truncation_is_refused(tmp_path: Path, file: str) -> None:
         refusal(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.sampled_from(["assorted_zip.pt", "assorted_legacy.pt"]),
     st.floats(0, 1, exclude_max=True),

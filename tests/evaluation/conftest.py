@@ -3,16 +3,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_blas_thread():
-    """Limit BLAS to one thread: the matrices are small, and two threads often wait for each other."""
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from minivideococa.evaluation.annotations import FORMATS, read_annotations
 from minivideococa.evaluation.manifest import Entry, read_manifest, write_manifest
@@ -371,7 +372,7 @@ def test_an_ivqa_file_without_times_is_about_whole_videos(tmp_path, clips):
 
 
 @formats
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused_in_one_line(format, data, tmp_path, clips):
     """A part of the file is replaced by random text."""

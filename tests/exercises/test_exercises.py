@@ -19,6 +19,7 @@ from minivideococa.exercises.result import Verdict
 from minivideococa.exercises.running import RunningModel
 from minivideococa.model import ops
 
+SLOW = pytest.mark.slow
 SOLVED = {name: getattr(solutions, name) for name in EXERCISES}
 CASES = [
     pytest.param(exercise, name, function, id=f"{exercise}-{name}")
@@ -49,7 +50,7 @@ def test_a_common_mistake_is_named(exercise, name, function, running, monkeypatc
     assert result.lines
 
 
-@pytest.mark.parametrize("exercise", ["pooler", "cached_attention"])
+@pytest.mark.parametrize("exercise", ["pooler", pytest.param("cached_attention", marks=SLOW)])
 def test_a_function_that_calls_a_wrong_attention_is_not_to_blame(exercise, running):
     """The learner's attention, in the same file, is wrong; then it is right, and the function is wrong."""
     source = inspect.getsource(solutions)
@@ -84,13 +85,13 @@ def test_every_hint_is_tried():
 @pytest.mark.parametrize(
     ("exercise", "name", "tensor", "caption"),
     [
-        ("patchify", "by_column", "vision.embed", "the same"),
-        ("patchify", "reshaped_alone", "vision.embed", "another"),
-        ("attention", "interleaved", "vision.block.0", "another"),
         ("attention", "mask_ignored", "text.block.0", "the same"),
         ("pooler", "mean_pooling", "pool.attended", "a picture of nothing"),
-        ("pooler", "kv_swapped", "pool.attended", "another"),
-        ("shifted_mask", "not_shifted", "text.block.0", "the same"),
+        pytest.param("patchify", "by_column", "vision.embed", "the same", marks=SLOW),
+        pytest.param("patchify", "reshaped_alone", "vision.embed", "another", marks=SLOW),
+        pytest.param("attention", "interleaved", "vision.block.0", "another", marks=SLOW),
+        pytest.param("pooler", "kv_swapped", "pool.attended", "another", marks=SLOW),
+        pytest.param("shifted_mask", "not_shifted", "text.block.0", "the same", marks=SLOW),
     ],
 )
 def test_the_model_shows_what_a_mistake_does(exercise, name, tensor, caption, running):
@@ -370,6 +371,7 @@ def test_the_readme_shows_what_check_prints(running):
     assert re.sub(explained, "", shown) == re.sub(explained, "", block)
 
 
+@pytest.mark.slow
 def test_the_readme_states_what_uniform_sampling_gets(running):
     (function,) = WRONG["sample_frames"]["uniform"]
     lines = checked("sample_frames", {"sample_frames": function}, running).lines

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from minivideococa.media.sampling import (
     frame_count,
@@ -217,7 +218,7 @@ def test_a_jump_far_from_a_discontinuity_is_a_long_frame():
 @given(
     st.lists(st.integers(-(10**4), 10**4), min_size=1, max_size=20), st.integers(0, 500), st.integers(1, 30)
 )
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_time_stamps_give_indices_in_order(stamps, last, num_frames):
     for start in (None, 0):
         try:

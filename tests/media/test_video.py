@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from platforms import posix
+from properties import examples
 
 from minivideococa.media.video import read_video, sample_indices, timed_frames
 
@@ -55,7 +56,7 @@ def counted_clip(tmp_path_factory):
     return path, decode_all(path, 32, 16)
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(num_frames=st.integers(1, 40))
 def test_any_number_of_frames(counted_clip, num_frames):
     path, frames = counted_clip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors.numpy import load_file
 from test_laws import close, law, make, random_ids, seeds
 
@@ -252,7 +253,7 @@ small_languages = st.builds(language, st.integers(3, 4), seeds, st.sampled_from(
 begins = st.sampled_from([(START,), (START, 0), (START, 0, 2)])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     small_languages,
     begins,
@@ -273,7 +274,7 @@ def test_beam_search_with_enough_beams_finds_the_best(
     assert scores[tuple(found)] >= best - 1e-5 * abs(best)  # sums are held in float32
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(small_languages, begins, st.data())
 def test_beam_search_finds_nothing_better_than_the_best(logits, begin, data):
     """... but with few beams a text of the language all the same, with no end inside."""
@@ -285,7 +286,7 @@ def test_beam_search_finds_nothing_better_than_the_best(logits, begin, data):
         assert tuple(found) in all_texts(logits, begin, 5)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(small_languages)
 def test_length_penalty(logits):
     """Of log-probabilities, as of all sums below zero, more of it makes longer texts; of others, shorter."""
@@ -303,7 +304,7 @@ def test_length_penalty_does_something():
         assert lengths == [2, 6]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(small_languages, seeds)
 def test_textbook_beams_weigh_probabilities(logits, seed):
     """What is added to all logits after a text, is nothing to probabilities."""
@@ -336,7 +337,7 @@ def naive_greedy(logits, begin, max_length, ends, force_end=False, **options):
     return list(text)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.builds(language, st.integers(3, 6), seeds, st.sampled_from([0.0, -5.0])),
     begins,
@@ -409,7 +410,7 @@ def test_min_length(strategy):
         assert text.index(END) == len(text) - 1 == min_length
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.sampled_from(sorted(STRATEGIES)), seeds, st.integers(0, 6))
 def test_min_length_in_any_language(strategy, seed, min_length):
     for text in decoded(
@@ -456,7 +457,7 @@ def naive_groups(logits, begin, groups, penalty, max_length, textbook):
     return list(zip(texts, totals))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     st.builds(language, st.integers(5, 7), seeds),
     begins,
@@ -485,7 +486,7 @@ def test_groups_avoid_what_those_before_them_said(logits, begin, groups, textboo
         assert said_here == groups if penalty == 1e4 else said_here <= groups
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.builds(language, st.integers(4, 7), seeds), begins, st.booleans())
 def test_groups_without_a_penalty_are_one(logits, begin, textbook):
     """Only one is computed; a penalty next to nothing computes all, and finds the same."""

@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from minivideococa.model.hooks import replace_operations, trace
 
@@ -53,8 +54,10 @@ def configurations(draw):
     }
 
 
-def law(examples=40):
-    return lambda test: settings(max_examples=examples)(given(configurations(), seeds, st.data())(test))
+def law(number=40):
+    return lambda test: settings(max_examples=examples(number))(
+        given(configurations(), seeds, st.data())(test)
+    )
 
 
 def make(tiny_model, overrides, seed, dtype="float64"):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
 from minivideococa.evaluation import Entry, read_manifest
@@ -26,13 +25,6 @@ from minivideococa.world.shapes import write_shapes
 CONTEXT = 24  # of the model: the world's captions fit
 FRAMES = 3
 TASKS = ("caption", "contrastive", "caption+contrastive", "qa")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_blas_thread():
-    """Limit BLAS to one thread: the matrices are small, and two threads often wait for each other."""
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 @pytest.fixture(scope="module")

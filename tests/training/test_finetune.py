@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
 from minivideococa.checkpoint.table import unnest
@@ -33,13 +32,6 @@ QUESTIONS = [
 ]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*different frame", "ignore:.*vocabulary lacks")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For products as small as these, more threads only wait for each other."""
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +320,7 @@ def test_a_validation_loss_is_the_mean_over_the_clips(tune, tmp_path):
 # Interruptions
 
 
-@pytest.mark.parametrize("tune_name", ["lit", "frozen-then-full"])
+@pytest.mark.parametrize("tune_name", [pytest.param("lit", marks=pytest.mark.slow), "frozen-then-full"])
 def test_a_run_that_is_interrupted_at_any_step_resumes_to_the_same_bits(
     tune, monkeypatch, tmp_path, tune_name
 ):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from minivideococa.model import ops
 from minivideococa.model.decoder import cross_attention_kv, decode
@@ -165,7 +166,7 @@ def decoded(model, batch, video, n):
     return decode(features, kv, model.params["text_decoder"], model.config.decoder)
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(
     adapter=st.sampled_from(ADAPTERS),
     task=st.sampled_from(list(TASKS)),

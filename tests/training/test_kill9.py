@@ -2,13 +2,14 @@
 
 import os
 
+import pytest
 from kill9 import kill_and_resume
 from platforms import posix
 
 
+@pytest.mark.slow
 @posix
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     """MINIVIDEOCOCA_KILLS: how many moments."""
-    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # for products as small as these, others only wait
     moments = int(os.environ.get("MINIVIDEOCOCA_KILLS", "3"))
     assert len(kill_and_resume(moments, seed=1, work=tmp_path)) == moments

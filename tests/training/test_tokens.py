@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
 import minivideococa as mvc
 from minivideococa.cache import encoder_hash, model_hash
@@ -25,13 +24,6 @@ from minivideococa.training.data import Dataset, examples_of
 from minivideococa.training.tokens import ClipStore
 
 FRAMES = 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_blas_thread():
-    """Limit BLAS to one thread: the matrices are small, and two threads often wait for each other."""
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 @pytest.fixture

@@ -13,18 +13,10 @@ from functools import cache
 
 import pytest
 from safetensors.numpy import load_file
-from threadpoolctl import threadpool_limits
 from verify_helpers import FORMS, KIT_FOLDERS, TRUTH, run
 from verify_port import FOLDERS, Port
 
 from minivideococa import cli
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_blas_thread():
-    """The matrices are so small that BLAS threads would only wait for each other."""
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from verify_helpers import (
@@ -71,7 +72,7 @@ def test_open_clip_and_our_model_agree(folder):
     assert max(row.difference.rel for row in report.rows if row.name != "pixels") < 1e-13
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(
     form=st.sampled_from(list(FORMS)),
     seed=st.integers(0, 1000),
@@ -183,7 +184,7 @@ def test_the_allowed_error_grows_with_epsilon(right, form):
 some_names = st.sets(st.sampled_from(NAMES), min_size=1)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(form=st.sampled_from(list(FORMS)), kept=some_names, data=st.data())
 def test_an_error_that_is_not_propagated_shows_in_the_tensors_computed_from_it(right, form, kept, data):
     """One tensor is wrong, the others as they should be: then those computed from it do not fit it."""
@@ -195,7 +196,7 @@ def test_an_error_that_is_not_propagated_shows_in_the_tensors_computed_from_it(r
     assert having(report, "inherited") == set() and set(statuses(report)) == kept
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(form=st.sampled_from(list(FORMS)), name=st.sampled_from(NAMES), kept=some_names)
 def test_a_propagated_error_is_blamed_on_the_first_wrong_tensor(right, form, name, kept):
     """All that follows is wrong, none of it is to blame. Where the culprit is left out its readers are."""
@@ -212,7 +213,7 @@ def test_a_propagated_error_is_blamed_on_the_first_wrong_tensor(right, form, nam
     )
 
 
-@settings(max_examples=6)
+@settings(max_examples=examples(6))
 @given(
     name=st.sampled_from(NAMES[1:]),
     dtype=st.sampled_from(DTYPES),
@@ -717,7 +718,7 @@ def paths(branch, before=""):
             yield f"{before}{key}"
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(data=st.data())
 def test_a_perturbed_parameter_is_located_and_has_no_known_cause(right, data):
     """The first tensor that shows an unknown error is reported, without a diagnosis."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from verify_helpers import (
@@ -218,7 +219,7 @@ def test_coarse_pixels_stored_in_a_finer_dtype_are_wrong(kit, coarse):
 # What a misshapen tensor hides
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(form=st.sampled_from(list(FORMS)), kept=st.sets(st.sampled_from(NAMES), min_size=2), data=st.data())
 def test_a_misshapen_tensor_hides_only_what_is_computed_from_it(right, form, kept, data):
     """One tensor is misshapen, another wrong and propagated. It is inherited if it depends on the first.
@@ -734,7 +735,7 @@ def test_a_name_cannot_break_the_report(call, kit, tmp_path, name):
     assert (status, out, controls(err), err.count("\n")) == (2, "", [], 1)  # nothing to compare but it
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=9), st.just(np.ones(1)), max_size=3))
 def test_no_name_can_break_the_report(right, unknown):
     model, tape = right()
@@ -845,7 +846,7 @@ def test_a_latent_of_length_zero(tiny_model, dtype):
     text(report), json.dumps(as_json(report), allow_nan=False)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(
     form=st.sampled_from(list(FORMS)),
     times=st.sampled_from([1, 3, -1, -0.7, 1e-3]),

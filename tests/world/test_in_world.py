@@ -82,11 +82,13 @@ def test_at_least_95_percent_of_held_out_clips_are_detected_with_mean_pooling(mo
     assert np.mean([in_world(model.pool(x, "mean")) for x in everything(tokens)]) >= 0.95
 
 
+@pytest.mark.slow
 def test_at_least_95_percent_of_held_out_clips_are_detected_with_the_joint_encoder(model, clips):
     videos = [model.encode(frames, adapter="joint") for kind in clips.values() for frames in kind[:7]]
     assert np.mean([in_world(video) for video in videos]) >= 0.95
 
 
+@pytest.mark.slow
 def test_at_least_95_percent_of_held_out_clips_are_detected_with_their_captions(model, tokens):
     videos = [model.pool(x) for kind in tokens.values() for x in kind[:10]]
     assert np.mean([in_world(video, model.caption(video)) for video in videos]) >= 0.95

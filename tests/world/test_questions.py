@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 import minivideococa as mvc
 from minivideococa import cli
@@ -133,7 +134,7 @@ def true_answer(kind, words, clip, shown):
 
 
 @kinds
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=seeds, split=splits, wordings=wordings)
 def test_answers_are_true_of_the_frames(kind, seed, split, wordings):
     clip, questions = sample_questions(kind, np.random.default_rng(seed), 8, split, wordings)
@@ -143,7 +144,7 @@ def test_answers_are_true_of_the_frames(kind, seed, split, wordings):
         assert true_answer(q.kind, words_of(q.question), clip, shown) == q.answer
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(seed=seeds, kind=st.sampled_from([*CLIP_SETS, *QUESTION_SETS]), frames=st.integers(2, 16))
 def test_questions_about_clips_of_every_set(seed, kind, frames):
     """Nothing is asked that the frames do not answer, whatever the clip shows."""
@@ -207,7 +208,7 @@ def test_what_is_not_always_visible():
 # Wordings and words
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(seed=seeds, kind=st.sampled_from(list(QUESTION_KINDS)))
 def test_the_canonical_wordings(seed, kind):
     _, questions = sample_questions(kind, np.random.default_rng(seed), 8, "test", "canonical")
@@ -267,7 +268,7 @@ def test_words_are_those_of_the_tokenizer():
 # Splits and balance
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(seed=seeds, kind=st.sampled_from(list(QUESTION_KINDS)), wordings=wordings)
 def test_training_never_shows_or_names_the_held_out_pairs(seed, kind, wordings):
     clip, questions = sample_questions(kind, np.random.default_rng(seed), 8, "train", wordings)
@@ -315,6 +316,7 @@ def best_guess(kind, split, count):
     return right / count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize(
     ("kind", "most"),
@@ -343,6 +345,7 @@ def test_count_is_only_asked_of_clips_of_its_own():
             assert ("count" in asked) == (kind == "count")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_negatives_of_exists(split):
     """Half of the questions; half of these have one right word, the others none, or two of two objects."""

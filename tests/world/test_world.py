@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from properties import examples
 
 from minivideococa import read_video, world
 from minivideococa.demo import CLIPS
@@ -52,7 +53,7 @@ def colour_of(o):
 # Stills
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(seeds)
 def test_objects(seed):
     objects, _, _ = scene(seed)
@@ -64,7 +65,7 @@ def test_objects(seed):
         assert RADII[o.size][0] <= o.radius <= RADII[o.size][1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seeds, st.sampled_from([1, 2, 3]))
 def test_objects_are_apart_and_inside(seed, count):
     """Each object changes different pixels, around its circle. Corners may extend beyond the circle."""
@@ -80,7 +81,7 @@ def test_objects_are_apart_and_inside(seed, count):
     np.testing.assert_array_equal(everything, np.any(places, axis=0))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seeds)
 def test_an_object_has_its_colour(seed):
     """Pixels inside have its colour; its area is neither tiny nor larger than its circle."""
@@ -125,7 +126,7 @@ def test_angles_turn_an_object():
     assert np.abs(np.rot90(arrow[0], -1) - arrow[90]).mean() < 5  # clockwise: y is downwards
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seeds)
 def test_backgrounds_have_low_saturation(seed):
     background = world.sample_background(np.random.default_rng(seed))
@@ -176,7 +177,7 @@ def test_a_seed_determines_everything():
 # Captions
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(seeds)
 def test_a_caption_names_exactly_the_objects(seed):
     objects, _, rng = scene(seed)
@@ -191,7 +192,7 @@ def test_a_caption_names_exactly_the_objects(seed):
         assert not WRONG_ARTICLE.search(text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(seeds)
 def test_relations_and_sizes_in_captions_are_true(seed):
     objects, _, rng = scene(seed, 2)
@@ -212,7 +213,7 @@ def test_relations_and_sizes_in_captions_are_true(seed):
         assert a_size in (None, first.size) and b_size in (None, second.size)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(seeds)
 def test_farther_objects_are_smaller_and_otherwise_the_same(seed):
     objects, _, rng = scene(seed)
@@ -367,7 +368,7 @@ def test_objects_of_grow_grow_and_shrink():
 
 
 @kinds
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(seed=seeds)
 def test_captions_of_a_clip_are_true_in_every_frame(kind, seed):
     rng = np.random.default_rng(seed)
@@ -403,7 +404,7 @@ def test_captions_of_a_clip_name_what_does_not_change():
         assert bool(re.search("left of|right of|above|below", texts)) == (kind in ("pair", "mixed", "grow"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(seeds, st.sampled_from([1, 2, 3]))
 def test_a_question_has_one_answer(seed, count):
     """One object has the colour that the question ends with and is not named in it."""
