@@ -24,6 +24,7 @@ from ..model.config import check_int, shorten
 
 RULE = "time 2"  # part of cache keys: change it whenever the sampling rule changes
 MILLISECOND = Fraction(1, 1000)
+UNITS = {"s": 1, "min": 60, "h": 3600}
 JUMP = 10  # seconds: ffmpeg's dts_delta_threshold
 REORDERED = 16  # frames: the largest reordering delay of H.264 and HEVC
 
@@ -67,6 +68,12 @@ class Timeline:
         """The duration of the clip in ticks."""
         return Fraction(self.begins[self.n]) if self.period is None else self.n * self.period
 
+    def cut(self, start: float | str | None, end: float | str | None) -> tuple[Fraction, Fraction]:
+        """Return [start, end) of the clip in ticks. Raises ValueError as `sample_points`."""
+        if self.timeless and (start is not None or end is not None):
+            raise ValueError("a single frame without a duration has no time; leave out start and end")
+        return _cut(self.duration, start, end, self.tick)
+
     def sample(
         self, num_frames: int, start: float | str | None = None, end: float | str | None = None
     ) -> tuple[NDArray[np.int64], tuple[float, ...]]:
@@ -74,12 +81,8 @@ class Timeline:
 
         Returns and raises as `sample_points`.
         """
-        if self.timeless and (start is not None or end is not None):
-            raise ValueError("a single frame without a duration has no time; leave out start and end")
         whole = start is None and end is None
-        first, last = Fraction(0), Fraction(self.begins[self.n])
-        if not whole:
-            first, last = _cut(self.duration, start, end, self.tick)
+        first, last = (Fraction(0), Fraction(self.begins[self.n])) if whole else self.cut(start, end)
         points = [first + (last - first) * (2 * t + 1) / (2 * num_frames) for t in range(num_frames)]
         if whole and self.is_constant:
             indices = sample_indices(self.n, num_frames)
@@ -121,14 +124,14 @@ def sample_indices(n: int, num_frames: int) -> NDArray[np.int64]:
     return indices
 
 
-def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fraction) -> list[int]:
+def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fraction) -> Sequence[int]:
     """Return the duration of each of the n frames in ticks.
 
     The frame before a discontinuity lasts as long as its predecessor. A discontinuity is a time stamp that
     runs back, and a jump ahead of more than 10 s within 16 frames of one that runs back: where the time
     stamps of a transport stream jump, B-frames may keep time stamps from the other side of the jump.
     """
-    durations = [later - earlier for earlier, later in pairwise(stamps)]
+    durations = _compact(later - earlier for earlier, later in pairwise(stamps))
     durations.append(last_duration or (durations[-1] if durations else 1))
     back = [i for i, duration in enumerate(durations) if duration < 0]
     ahead = [i for i, duration in enumerate(durations) if back and duration * tick > JUMP]
@@ -138,7 +141,7 @@ def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fra
     return durations
 
 
-def _compact(numbers: Iterable[int]) -> Sequence[int]:
+def _compact(numbers: Iterable[int]) -> array[int]:
     """Return integers in 8 bytes each. Raises ValueError for larger ones."""
     try:
         return array("q", numbers)
@@ -167,13 +170,15 @@ def _simplest_period(low: Fraction, high: Fraction, mean: Fraction) -> Fraction:
 
 
 def seconds(value: float | str, name: str = "time") -> float:
-    """Return a time in seconds from a number or a string: "ss.s", "mm:ss" or "hh:mm:ss.s".
+    """Return a time in seconds from a number or a string: "ss.s", "mm:ss", "hh:mm:ss.s", "10s", "2min", "1h".
 
     Raises ValueError for anything else and for negative or infinite times; `name` names the argument in its
     message.
     """
     hint = f"{name} is {shorten(value)}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
     if isinstance(value, str):
+        if match := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{0,20})?) ?(s|min|h)", value.strip()):
+            return float(Fraction(match[1]) * UNITS[match[2]])
         match = re.fullmatch(
             r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,9}(?:\.[0-9]{0,20})?)", value.strip()
         )

@@ -32,6 +32,8 @@ NO_STAMP = -(2**63)  # AV_NOPTS_VALUE
 _VIDEO_ONLY = ["-an", "-sn", "-dn"]
 # All frames as decoded, with the file's time stamps.
 _EVERY_FRAME = [*_VIDEO_ONLY, "-fps_mode", "passthrough", "-enc_time_base", "demux"]
+_REPORTED = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "decoded={pts} {tb}"]
+AS_STORED = ["-fflags", "nofillin"]
 # With the input option nofillin libavformat does not invent durations; with 1 added to each, the muxer does
 # not either. The second output fails if there is cover art only. (framecrc accepts pictures of unknown size,
 # null does not.)
@@ -195,6 +197,8 @@ class Packets:
         r"0, +(-?\d{1,19}), +(-?\d{1,19}), +(\d{1,18}), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?"
     )
 
+    messages = ""  # of ffmpeg
+
     def __init__(self) -> None:
         self.tick, self.size = Fraction(0), (0, 0)
         self.dts, self.pts, self._durations, self._is_shown = array("q"), array("q"), array("q"), bytearray()
@@ -240,10 +244,20 @@ class Packets:
 def read_packets(path: str) -> Packets:
     """Read a video's packets without decoding them. Raises ValueError if there are none."""
     packets = Packets()
-    _, log = run_ffmpeg(path, ["-fflags", "nofillin"], _PACKET_REPORT, packets.report)
+    _, packets.messages = run_ffmpeg(path, AS_STORED, _PACKET_REPORT, packets.report)
     if not packets.tick or not packets.pts:
-        raise no_video(path, log)
+        raise no_video(path, packets.messages)
     return packets
+
+
+def read_stamps(path: str, input_options: Sequence[str] = (), most: int = 2**31 - 1) -> Frames:
+    """Decode at most the first `most` frames for their time stamps. Raises ValueError if there are none."""
+    frames = Frames()
+    output = [*_REPORTED, "-frames:v", str(most), "-f", "null", "-"]
+    _, log = run_ffmpeg(path, [*input_options], output, frames.report)
+    if not frames.stamps:
+        raise no_video(path, log)
+    return frames
 
 
 def _decode_still(path: str) -> NDArray[np.uint8]:
@@ -276,7 +290,7 @@ def _decode(
         nonlocal received
         clip: NDArray[np.uint8] | None = None
         numbers = itertools.chain(distinct, itertools.repeat(-1)) if select else itertools.count()
-        for index, frame in zip(numbers, _read_pictures(path, stream, len(indices)), strict=False):
+        for index, frame in zip(numbers, read_pictures(path, stream, len(indices)), strict=False):
             received += 1
             if clip is None:
                 clip = np.empty((len(indices), *frame.shape), np.uint8)
@@ -284,7 +298,8 @@ def _decode(
         return clip
 
     frames = Frames()
-    clip, log = run_ffmpeg(path, [], _decoding_options(distinct if select else None), frames.report, gather)
+    expression = "+".join(f"eq(n,{index})" for index in distinct) if select else None
+    clip, log = run_ffmpeg(path, [], decoding_options(expression), frames.report, gather)
     if not frames.stamps:
         raise no_video(path, log)
     if received != len(frames.sent):
@@ -296,9 +311,9 @@ def _decode(
 
 
 class Frames:
-    """The reports of `_decoding_options`: the time stamps of the frames, and the numbers of those sent."""
+    """The reports of `decoding_options`: the time stamps of the frames, and the numbers of those sent."""
 
-    _DECODED, _SENT = re.compile(r"decoded=(-?\d+) (\d+)/(\d+)"), re.compile(r"sent=(\d+)")
+    _DECODED, _SENT = re.compile(r"decoded=(-?\d+) (\d+)/(\d+)"), re.compile(r"sent=(\d+) ")
 
     def __init__(self) -> None:
         self.stamps, self.sent, self.tick = array("q"), array("q"), Fraction(0)
@@ -313,18 +328,20 @@ class Frames:
         return bool(match)
 
 
-def _decoding_options(indices: list[int] | None) -> list[str]:
-    """Return options to report the time stamp of each frame, and to send those with `indices` (None: all)."""
+def decoding_options(expression: str | None) -> list[str]:
+    """Return options to report the time stamp of each frame, and to send those that ffmpeg's filter selects.
+
+    `expression` is that of the filter; None: all frames.
+    """
     # The two reports need different names of standard error, or their lines mix.
-    reporting = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "decoded={pts} {tb}"]
-    sending = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:02", "-stats_enc_pre_fmt", "sent={ni}"]
+    sending = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:02", "-stats_enc_pre_fmt", "sent={ni} {pts}"]
     sending += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
-    if indices is not None:
-        sending += ["-vf", "select='" + "+".join(f"eq(n,{index})" for index in indices) + "'"]
-    return [*reporting, "-f", "null", "-", *sending, "-"]
+    if expression is not None:
+        sending += ["-vf", f"select='{expression}'"]
+    return [*_REPORTED, "-f", "null", "-", *sending, "-"]
 
 
-def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[NDArray[np.uint8]]:
+def read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the PPM pictures of a stream, all of one size: uint8 `[H, W, 3]`.
 
     A picture is the lines `P6`, `W H` and `255`, then its pixels.
