@@ -72,12 +72,18 @@ class Running:
         while line := self.process.stderr.readline(LONGEST_LINE):
             self._size += len(line)
             text = line.decode(errors="replace").rstrip("\n")
-            if self._report(text):
+            if self._is_report(text):
                 self.reported = True
             elif text.endswith("progress=end"):
                 self.finished = True
             elif len(self._messages) < MOST_MESSAGES:
                 self._messages.append(text)
+
+    def _is_report(self, text: str) -> bool:
+        try:
+            return self._report(text)
+        except (ValueError, ArithmeticError):  # no number of ffmpeg's: another program
+            return False
 
     def _watch(self) -> None:
         """Kill ffmpeg, and note the fault, if its log does not grow for HANG_SECONDS or exceeds the limit."""

@@ -31,7 +31,16 @@ from ..progress import Progress, no_progress
 from .ffmpeg import open_ffmpeg
 from .images import is_image, is_jpeg_xl, open_animation
 from .sampling import JUMP, Timeline, frame_count, seconds, warn_if_frames_repeat
-from .video import AS_STORED, Packets, decoding_options, files_of, read_packets, read_pictures, read_stamps
+from .video import (
+    AS_STORED,
+    Packets,
+    decoding_options,
+    files_of,
+    read_packets,
+    read_pictures,
+    read_stamps,
+    require_frame_memory,
+)
 
 LEAST = 0.1  # seconds of a stretch
 LEFT_OVER = Fraction(1, 10)  # of a stretch: a rest that is no longer belongs to the stretch before it
@@ -75,12 +84,13 @@ def read_stretches(
     num_frames, every = frame_count(num_frames), seconds(every, "every")
     if every < LEAST:
         raise ValueError(f"every is {every:g}; give at least {LEAST:g} seconds")
-    times = [None if time is None else seconds(time) for time in (start, end)]
+    start = None if start is None else seconds(start, "start")
+    end = None if end is None else seconds(end, "end")
     files_of(path)
     if os.path.isdir(path):
         raise ValueError(f"{path}: a folder of images has no time; give a video")
     read = _read_animation if is_image(path) else _read_film
-    return read(_Request(path, Fraction(str(every)), num_frames, *times), progress)
+    return read(_Request(path, Fraction(str(every)), num_frames, start, end), progress)
 
 
 class _Request(NamedTuple):
@@ -134,6 +144,7 @@ def _read_animation(request: _Request, progress: Progress) -> Iterator[Stretch]:
 def _read_film(request: _Request, progress: Progress) -> Iterator[Stretch]:
     """Yield the stretches of a file that ffmpeg reads."""
     path, packets = request.path, read_packets(request.path)
+    require_frame_memory(path, request.num_frames, *packets.size)
     stamps, tick = _frame_stamps(path, packets)
     if len(stamps) == 1 and is_jpeg_xl(path):
         raise ValueError(f"{path}: a still image has no time; give a video")
@@ -154,10 +165,10 @@ def _read_film(request: _Request, progress: Progress) -> Iterator[Stretch]:
 
 
 def _stretches(plan: _Plan, frames: Iterator[IndexedFrame], progress: Progress) -> Iterator[Stretch]:
-    """Yield the parts of a plan, given frames in order.
+    """Yield the stretches of a plan, given frames in order.
 
     A sampling point shows the last frame whose index is not after that of the point: if a frame does not
-    decode, the one before it. The parts end with the frames. Raises ValueError if there are none.
+    decode, the one before it. The stretches end with the frames. Raises ValueError if there are none.
     """
     path, _, num_frames, *_ = plan.request
     current, following = next(frames, None), next(frames, None)
@@ -201,7 +212,7 @@ def _selection(plan: _Plan, stamps: Sequence[int]) -> str | None:
     """Return an expression for ffmpeg's filter that selects the sampled frames, and few others; None: all.
 
     A frame is on screen at a sampling point if the point is at most the longest duration of a frame after its
-    time stamp `t`. The sampling points lie at equal distances, those of the last part at their own.
+    time stamp `t`. The sampling points lie at equal distances, those of the last stretch at their own.
     """
     begins, tick = plan.timeline.begins, plan.timeline.tick
     if any(stamp - stamps[0] != begin for stamp, begin in zip(stamps, begins, strict=False)):

@@ -156,7 +156,7 @@ def _read_with_ffmpeg(
     clip is decoded again.
     """
     packets = read_packets(path)
-    _require_memory(path, num_frames, *packets.size)
+    require_frame_memory(path, num_frames, *packets.size)
 
     def sample(stamps: Sequence[int], tick: Fraction) -> tuple[NDArray[np.int64], tuple[float, ...]]:
         last_duration = packets.duration(stamps[-1]) * (packets.tick / tick)
@@ -351,7 +351,7 @@ def read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[NDA
         header += stream.readline(80) + stream.readline(80)
         if not first and (match := re.fullmatch(rb"P6\n([1-9]\d{0,8}) ([1-9]\d{0,8})\n255\n", header)):
             first, width, height = header, int(match[1]), int(match[2])
-            _require_memory(path, num_frames, width, height)
+            require_frame_memory(path, num_frames, width, height)
         if header != first:
             subject = f"{path}: ffmpeg sends something other than pictures of one size"
             raise ValueError(f"{subject}; try another ffmpeg")
@@ -361,7 +361,7 @@ def read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[NDA
         yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
-def _require_memory(path: str, num_frames: int, width: int, height: int) -> None:
+def require_frame_memory(path: str, num_frames: int, width: int, height: int) -> None:
     """Raise ValueError if T frames, and what ffmpeg holds while it decodes, do not fit into memory."""
     frame = 3 * width * height + 1000  # with its index and time
     subject = f"{path}: reading {num_frames} frames of {width} x {height} pixels"

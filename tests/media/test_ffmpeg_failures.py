@@ -66,7 +66,9 @@ OTHERWISE = ';; *) exec "$FFMPEG" "$@";; esac'
         '"$FFMPEG" "$@" | head -c 40000; exit {status}',  # within a picture
         f'{DECODING} "$FFMPEG" "$@" | head -c 36964; exit {{status}}' + OTHERWISE,  # after four pictures
         f'{DECODING} "$FFMPEG" "$@" -t 1 2>/dev/null; exit {{status}}' + OTHERWISE,  # all, but no report
-        f'{DECODING} printf "decoded=0 1/25\\nsent=0\\n" >&2; exit {{status}}' + OTHERWISE,
+        f'{DECODING} printf "decoded=0 1/25\\nsent=0 0\\n" >&2; exit {{status}}' + OTHERWISE,
+        f'{DECODING} printf "decoded=0 1/25\\ndecoded=1 1/0\\ndecoded={"9" * 30} 1/9\\n" >&2; exit {{status}}'
+        + OTHERWISE,
         'head -c 3000 | "$FFMPEG" "$@" 2>/dev/null; exit {status}',
     ],
 )

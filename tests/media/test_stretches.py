@@ -12,6 +12,7 @@ import pytest
 from clips import H264, MPEG4, TEST, VP9, decode_all, ffmpeg, make
 from imageio_ffmpeg import get_ffmpeg_exe
 
+from minivideococa import resources
 from minivideococa.media import ffmpeg as running
 from minivideococa.media import stretches
 from minivideococa.media.stretches import read_stretches
@@ -130,6 +131,12 @@ def test_it_is_decoded_once(tmp_path, clip, monkeypatch):
 
 
 # What cannot be read
+
+
+def test_pictures_that_do_not_fit_into_memory(clip, monkeypatch):
+    monkeypatch.setattr(resources, "available_memory", lambda: 10**6)
+    with pytest.raises(ValueError, match="clip.mp4: reading 999 frames of 64 x 48 pixels needs"):
+        list(read_stretches(clip, 1, 999))
 
 
 @pytest.mark.parametrize(
