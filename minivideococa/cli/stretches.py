@@ -39,11 +39,11 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def _problem(args: argparse.Namespace) -> str | None:
     """Return what is wrong with the options of stretches."""
+    if args.every is None:
+        return "-o needs --every TIME: it is for captions with time stamps" if args.output else None
     from ..media.stretches import LEAST
     from ..media.subtitles import ENDINGS
 
-    if args.every is None:
-        return "-o needs --every TIME: it is for captions with time stamps" if args.output else None
     if args.every < LEAST:
         return f"--every {args.every.text} is too short: give at least {LEAST:g} s"
     if getattr(args, "candidates", 1) > 1:

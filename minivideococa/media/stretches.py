@@ -2,7 +2,7 @@
 
 The packets are listed first, without decoding them: their time stamps say which frames are on screen at the
 sampling points, as in `video.py`, and how long the video lasts. Memory holds the frames of one stretch, and
-8 bytes for the time of each frame of the video.
+the times of all frames: 8 MB at most for two hours.
 
 ffmpeg sends few frames besides those that are sampled: the filter of `_selection` knows the times of the
 sampling points, and not the numbers of the frames, of which there may be thousands.
