@@ -80,14 +80,14 @@ def print_all(
 
     in_world: list[bool] = []
     left_out: list[str] = []  # printed when there is a result
-    count = 0
+    several, count = paths != args.videos or len(paths) > 1, 0
     with caption_file(place) if place else nullcontext(lambda *_: None) as write:
         for path in paths:
             for start, end, video, caption in _captioned(args, model, path, failed, options):
                 messages.print_left_out(args, left_out, failed)
                 left_out.clear()
                 known = messages.videos_in_world(args, [video])
-                _print(args, path, (start, end, caption), known, f"{path}: " if len(paths) > 1 else "")
+                _print(args, path, (start, end, caption), known, f"{path}: " if several else "")
                 write(start, end, caption)
                 in_world += known or []
                 count += 1
