@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .model.config import Video
     from .model.hooks import trace
     from .model.videococa import VideoCoCa
-    from .tasks import answer, caption_many, classify, retrieve, score
+    from .tasks import answer, caption_many, caption_stretches, classify, retrieve, score
     from .training.finetune import finetune
 
 __version__ = "0.2.0"
@@ -29,6 +29,7 @@ __all__ = [
     "VideoCoCa",
     "answer",
     "caption_many",
+    "caption_stretches",
     "classify",
     "explain",
     "finetune",
@@ -47,6 +48,7 @@ _MODULES = {
     "read_video": "media.video",
     "answer": "tasks",
     "caption_many": "tasks",
+    "caption_stretches": "tasks",
     "classify": "tasks",
     "retrieve": "tasks",
     "score": "tasks",

@@ -6,8 +6,10 @@ answering, for which a model is finetuned.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +30,7 @@ from .model.config import (
 from .model.generation import MAX_BEAMS, DecodingOptions
 from .model.ops import log_softmax, normalize, softmax
 from .model.videococa import VideoCoCa
-from .progress import Update
+from .progress import Progress, Update, no_progress
 from .question_head import classify_questions
 
 TEMPLATES = ("a video of {}.",)
@@ -486,6 +488,85 @@ def caption_many(
         if progress:
             progress(len(encoded))
     return captions
+
+
+def caption_stretches(
+    model: VideoCoCa,
+    video: str | os.PathLike[str],
+    every: float | str = 10.0,
+    *,
+    num_frames: int = 8,
+    start: Time = None,
+    end: Time = None,
+    adapter: str | None = None,
+    options: DecodingOptions | None = None,
+    progress: Progress = no_progress,
+    **keywords: Any,
+) -> Iterator[tuple[float, float, Any]]:
+    """Yield (start, end, caption) for each stretch of a video file, however long, which is decoded once.
+
+    The caption is that of `VideoCoCa.caption` for this part of the file; the times are in seconds.
+
+    Parameters
+    ----------
+    every : the length of a stretch, in seconds or as "2min". What is left at the end is a stretch of its own,
+        unless it is at most a tenth of `every`: then it belongs to the stretch before.
+    num_frames, adapter : as in `VideoCoCa.encode`, for each stretch.
+    start, end : the part of the video that is cut into stretches.
+    options, keywords : how to generate, as in `VideoCoCa.generate`.
+    progress : opens a bar for the seconds of the video.
+
+    Raises ValueError as `media.stretches.read_stretches`, `require_captions`, `VideoCoCa.encode` and
+    `VideoCoCa.generate`; if the file cannot be read to its end, after the captions before that.
+    """
+    options = DecodingOptions.create(options, **keywords)
+    require_captions(model, options.prompt)
+    stretches = encode_stretches(model, video, every, num_frames, start, end, adapter, progress)
+    return ((start, end, caption) for start, end, _, caption in caption_encoded(model, stretches, options))
+
+
+def encode_stretches(
+    model: VideoCoCa,
+    video: str | os.PathLike[str],
+    every: float | str,
+    num_frames: int = 8,
+    start: Time = None,
+    end: Time = None,
+    adapter: str | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[float, float, Video]]:
+    """Yield (start, end, encoded video) for each stretch of a video, see `caption_stretches`."""
+    from .media.stretches import read_stretches
+
+    stretches = read_stretches(video, every, num_frames, start, end, progress)
+    return ((start, end, model.encode(frames, adapter=adapter)) for start, end, frames in stretches)
+
+
+def caption_encoded(
+    model: VideoCoCa, stretches: Iterator[tuple[float, float, Video]], options: DecodingOptions
+) -> Iterator[tuple[float, float, Video, Any]]:
+    """Yield (start, end, encoded video, caption) for encoded stretches.
+
+    The first is captioned alone, so that its caption comes soon; then 2, 4, ... up to `CAPTIONS` together. If
+    `stretches` raises, those before that are captioned first.
+    """
+    failure: Exception | None = None
+
+    def until_failure() -> Iterator[tuple[float, float, Video]]:
+        nonlocal failure
+        try:
+            yield from stretches
+        except (OSError, ValueError, MemoryError) as error:
+            failure = error
+
+    size, readable = 1, until_failure()
+    while batch := list(islice(readable, size)):
+        captions = caption_batch(model, [video for _, _, video in batch], options)
+        for stretch, caption in zip(batch, captions, strict=True):
+            yield *stretch, caption
+        size = min(2 * size, CAPTIONS)
+    if failure:
+        raise failure
 
 
 def caption_batch(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import arguments, messages, videos
+from . import arguments, messages, stretches, videos
 
 if TYPE_CHECKING:
     from ..model.config import Video
@@ -35,21 +34,47 @@ def add_arguments(parser: arguments.Parser) -> None:
     )
     arguments.add_adapter(parser)
     arguments.add_part(parser)
+    stretches.add_arguments(parser)
     arguments.add_decoding(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the caption of each video. Those of a few videos are written together."""
-    from ..tasks import CAPTIONS, batches, require_captions
+    """Print the caption of each video, or of each stretch of it."""
+    from ..tasks import require_captions
 
     options = arguments.decoding_options(args)
     paths = videos.expand(args.videos)
     failed = videos.check_all(paths)  # before the weights
+    place = stretches.destination(args, paths)
     model = arguments.load_model(args)
     require_captions(model, options.prompt)
     messages.refuse_unknown_words(args, model, [options.prompt])
     arguments.check_decoding(args, model, options)
-    several, in_world = paths != args.videos or len(paths) > 1, []
+    if args.every is None:
+        in_world = print_all(args, model, paths, failed, options)
+    else:
+        in_world = stretches.print_all(args, model, paths, failed, options, place)
+    if place:
+        messages.say(args, f"wrote {args.output}")
+    messages.warn_of_limits(args, model, [options.prompt], in_world)
+    return videos.report_left_out(args, failed, paths)
+
+
+def print_all(
+    args: argparse.Namespace,
+    model: VideoCoCa,
+    paths: list[str],
+    failed: dict[str, str],
+    options: DecodingOptions,
+) -> list[bool]:
+    """Print the caption of each video. Those of a few videos are written together.
+
+    Add to `failed` why a video cannot be read. Return whether each video looks like the embedded checkpoint's
+    shapes; empty for other checkpoints.
+    """
+    from ..tasks import CAPTIONS, batches
+
+    several, in_world = paths != args.videos or len(paths) > 1, list[bool]()
     left_out: list[str] = []  # printed when there is a result
     for rows in batches(len(paths), CAPTIONS):
         encoded: dict[int, Video] = {}
@@ -64,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             if i not in encoded:
                 left_out.append(path)
                 continue
-            print_left_out(args, left_out, failed)
+            messages.print_left_out(args, left_out, failed)
             left_out.clear()
             known = messages.videos_in_world(
                 args, [encoded[i]], judged_caption(args, written[i][0]["caption"])
@@ -73,9 +98,8 @@ def run(args: argparse.Namespace) -> int:
             print_captions(args, path, written[i], known, f"{path}: " if several else "")
     if len(left_out) == len(paths):
         raise videos.none_readable(failed)
-    print_left_out(args, left_out, failed)
-    messages.warn_of_limits(args, model, [options.prompt], in_world)
-    return videos.report_left_out(args, failed, paths)
+    messages.print_left_out(args, left_out, failed)
+    return in_world
 
 
 def judged_caption(args: argparse.Namespace, caption: str) -> str | None:
@@ -107,12 +131,6 @@ def write_captions(
         scores = score(model, video, captions)
         results.append([{"caption": captions[i], "score": float(scores[i])} for i in best_first(scores)])
     return results
-
-
-def print_left_out(args: argparse.Namespace, paths: Sequence[str], failed: Mapping[str, str]) -> None:
-    """With --json, print an object for each video that is left out."""
-    for path in paths if args.json else ():
-        messages.print_result(args, [], {"video": path, "left_out": failed[path]})
 
 
 def print_captions(

@@ -40,6 +40,12 @@ def print_result(args: argparse.Namespace, lines: Sequence[str], data: Mapping[s
         terminal.write("\n".join(map(terminal.printable, lines)))
 
 
+def print_left_out(args: argparse.Namespace, paths: Sequence[str], failed: Mapping[str, str]) -> None:
+    """With --json, print an object for each video that is left out."""
+    for path in paths if args.json else ():
+        print_result(args, [], {"video": path, "left_out": failed[path]})
+
+
 def say(args: argparse.Namespace, message: str) -> None:
     """Print a message, unless --quiet is given."""
     if not args.quiet:

@@ -6,58 +6,164 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, TypeVar
 
 OLDEST_FFMPEG = 7
 HANG_SECONDS = 30.0  # ffmpeg is killed if it reports neither a packet nor a frame for this long
+LONGEST_LINE = 10_000  # bytes of its log that are read at a time
+MOST_MESSAGES = 100
 
+Report = Callable[[str], bool]
 T = TypeVar("T")
+
+
+class Running:
+    """An ffmpeg that runs: its standard output, and what it has written to standard error.
+
+    `report` is called with each line of standard error, from a thread, and returns whether the line is a
+    report of a packet or a frame. (A report may follow the beginning of a message on the same line.) The
+    other lines are messages, of which the first are kept. Set `paused` while nothing is read from `output`:
+    ffmpeg then waits too.
+    """
+
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, report: Report, limit: int) -> None:
+        self._report, self._limit = report, limit
+        self.paused, self.reported, self.finished, self.fault = False, False, False, ""
+        self._messages: list[str] = []
+        self._size, self._ended = 0, threading.Event()
+        self._threads = [threading.Thread(target=f, daemon=True) for f in (self._read_log, self._watch)]
+
+    @property
+    def output(self) -> IO[bytes]:
+        """Standard output."""
+        assert self.process.stdout
+        return self.process.stdout
+
+    @property
+    def messages(self) -> str:
+        """The first messages, one a line."""
+        return "\n".join(self._messages)
+
+    def start(self, process: subprocess.Popen[bytes]) -> None:
+        """Read standard error from now on, and kill ffmpeg if it is stuck."""
+        self.process = process
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Wait until ffmpeg and its reports have ended."""
+        self.process.wait()
+        self._threads[0].join()
+
+    def stop(self) -> None:
+        """Wait until the threads have ended."""
+        self._ended.set()
+        for thread in self._threads:
+            if thread.is_alive():  # a Ctrl-C may come while it starts
+                thread.join()
+
+    def _read_log(self) -> None:
+        assert self.process.stderr
+        while line := self.process.stderr.readline(LONGEST_LINE):
+            self._size += len(line)
+            text = line.decode(errors="replace").rstrip("\n")
+            if self._is_report(text):
+                self.reported = True
+            elif text.endswith("progress=end"):
+                self.finished = True
+            elif len(self._messages) < MOST_MESSAGES:
+                self._messages.append(text)
+
+    def _is_report(self, text: str) -> bool:
+        try:
+            return self._report(text)
+        except (ValueError, ArithmeticError):  # no number of ffmpeg's: another program
+            return False
+
+    def _watch(self) -> None:
+        """Kill ffmpeg, and note the fault, if its log does not grow for HANG_SECONDS or exceeds the limit."""
+        interval, quiet, before = 0.1, 0.0, 0
+        while not self._ended.wait(interval):
+            quiet = quiet + interval if self._size == before and not self.paused else 0.0
+            before = self._size
+            if quiet >= HANG_SECONDS or before > self._limit:
+                endless = before > self._limit
+                self.fault = "writes without end" if endless else f"makes no progress for {HANG_SECONDS:g} s"
+                _kill(self.process)
+                return
+
+
+@contextmanager
+def open_ffmpeg(
+    path: str, input_options: list[str], output_options: list[str], report: Report, piped: bool = True
+) -> Iterator[Running]:
+    """Run ffmpeg on a file while the `with` block reads its output to the end.
+
+    It is killed if the block raises. Without `piped` the output is discarded.
+
+    Raises ValueError if ffmpeg hangs, writes without end, is killed by a signal or fails midway, OSError if
+    it cannot be run.
+    """
+    executable = ffmpeg_path()
+    command = [executable, *_GLOBAL_OPTIONS, *input_options, "-i", "fd:", *output_options]
+    output = subprocess.PIPE if piped else subprocess.DEVNULL
+    with open(path, "rb") as file:
+        # A packet has a few bytes, and a report of it at most 200.
+        running = Running(report, min(10**9, 10**7 + 200 * os.path.getsize(path)))
+        try:
+            process = subprocess.Popen(
+                command, stdin=file, stdout=output, stderr=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            raise no_ffmpeg(executable, error.strerror) from None
+        with process:
+            try:
+                running.start(process)
+                yield running
+                running.wait()
+            except BaseException:  # including KeyboardInterrupt
+                _kill(process)
+                raise
+            finally:
+                running.stop()
+    _require_success(path, executable, process.returncode, running)
 
 
 def run_ffmpeg(
     path: str,
     input_options: list[str],
     output_options: list[str],
+    report: Report,
     consume: Callable[[IO[bytes]], T] | None = None,
 ) -> tuple[T | None, str]:
-    """Run ffmpeg on a file; return the result of `consume(standard output)` and the text of standard error.
+    """Run ffmpeg on a file; return the result of `consume(standard output)` and the messages.
 
-    Without `consume` the standard output is discarded, and its result is None.
-
-    Raises ValueError if ffmpeg hangs, writes without end, is killed by a signal or fails midway, OSError if
-    it cannot be run or the folder of temporary files is full.
+    Without `consume` the standard output is discarded, and its result is None. `report` and the errors are
+    those of `open_ffmpeg`.
     """
-    executable = ffmpeg_path()
-    command = [executable, *_GLOBAL_OPTIONS, *input_options, "-i", "fd:", *output_options]
-    with open(path, "rb") as file, tempfile.TemporaryFile() as log:
-        # A packet has a few bytes, and a report of it at most 200.
-        limit = min(10**9, 10**7 + 200 * os.path.getsize(path))
-        output = subprocess.PIPE if consume else subprocess.DEVNULL
-        try:
-            process = subprocess.Popen(command, stdin=file, stdout=output, stderr=log, start_new_session=True)
-        except OSError as error:
-            raise no_ffmpeg(executable, error.strerror) from None
-        result, fault = _supervise(process, log, limit, consume)
-        if fault:
-            raise ValueError(f"{path}: ffmpeg {fault} on this file, and was ended; re-encode it")
-        log.seek(0)
-        text = log.read().decode(errors="replace")
-        failed = process.returncode > 0 or "progress=end" not in text
-        if failed and _is_full(log):
-            raise OSError(f"{tempfile.gettempdir()}: no space for temporary files; free some, or set TMPDIR")
-    if process.returncode < 0:
-        subject = f"{path}: signal {-process.returncode} ended ffmpeg on this file"
+    with open_ffmpeg(path, input_options, output_options, report, consume is not None) as running:
+        result = consume(running.output) if consume else None
+    return result, running.messages
+
+
+def _require_success(path: str, executable: str, status: int, running: Running) -> None:
+    """Raise an error unless ffmpeg has ended well."""
+    if running.fault:
+        raise ValueError(f"{path}: ffmpeg {running.fault} on this file, and was ended; re-encode it")
+    if status < 0:
+        subject = f"{path}: signal {-status} ended ffmpeg on this file"
         raise ValueError(f"{subject}; re-encode it, or replace {executable}")
-    if failed and not ("decoded=" in text or "#tb 0" in text):
-        raise no_video(path, text)
-    if failed:
-        reason = f"exit status {process.returncode} ({_first_error(text) or 'no message'})"
-        raise ValueError(f"{path}: ffmpeg ended midway with {reason}; try again, or re-encode it")
-    return result, text
+    if status == 0 and running.finished:
+        return
+    if not running.reported:
+        raise no_video(path, running.messages)
+    reason = f"exit status {status} ({_first_error(running.messages) or 'no message'})"
+    raise ValueError(f"{path}: ffmpeg ended midway with {reason}; try again, or re-encode it")
 
 
 # The file is passed as a descriptor, so that no path is taken for an option, a protocol or a pattern of file
@@ -85,48 +191,6 @@ _UNSUPPORTED = (
 _INCOMPLETE = r"moov atom not found|Invalid NAL unit size|[Tt]runcated|[Pp]artial file"
 
 
-def _supervise(
-    process: subprocess.Popen[bytes],
-    log: IO[bytes],
-    limit: int,
-    consume: Callable[[IO[bytes]], T] | None,
-) -> tuple[T | None, str]:
-    """Run `consume` on the output, wait for ffmpeg to end, and return the result and a fault ("" if none)."""
-    faults: list[str] = []
-    ended = threading.Event()
-    watchdog = threading.Thread(target=_kill_if_stuck, args=(process, log, limit, ended, faults), daemon=True)
-    with process:
-        try:
-            watchdog.start()
-            result = consume(process.stdout) if consume and process.stdout else None
-            process.wait()
-        except BaseException:  # including KeyboardInterrupt
-            _kill(process)
-            raise
-        finally:
-            ended.set()
-            if watchdog.is_alive():  # a Ctrl-C may come while it starts
-                watchdog.join()
-    return result, "".join(faults)
-
-
-def _kill_if_stuck(
-    process: subprocess.Popen[bytes], log: IO[bytes], limit: int, ended: threading.Event, faults: list[str]
-) -> None:
-    """Kill ffmpeg, and append the fault, if its log does not grow for HANG_SECONDS or exceeds the limit."""
-    interval, quiet, before = 0.1, 0.0, 0
-    while not ended.wait(interval):
-        size = os.fstat(log.fileno()).st_size
-        quiet = quiet + interval if size == before else 0.0
-        before = size
-        if quiet >= HANG_SECONDS or size > limit:
-            faults.append(
-                "writes without end" if size > limit else f"makes no progress for {HANG_SECONDS:g} s"
-            )
-            _kill(process)
-            return
-
-
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill ffmpeg and its process group: if it is a wrapper script, its child holds the pipe open."""
     if os.name == "posix":
@@ -134,14 +198,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-
-
-def _is_full(file: IO[bytes]) -> bool:
-    """Return whether a file's disk is full, by writing to the file."""
-    try:
-        return os.write(file.fileno(), bytes(8192)) < 8192
-    except OSError:
-        return True
 
 
 def ffmpeg_path() -> str:

@@ -42,7 +42,7 @@ from ..inputs import natural_key, regular_file
 from ..resources import require_memory
 from .animation import ANIMATED, animation_frames, frame_durations
 from .rgb import array_to_rgb, exif_orientation, to_rgb
-from .sampling import sample_indices, sample_points, warn_if_frames_repeat
+from .sampling import Timeline, sample_indices, warn_if_frames_repeat
 
 if TYPE_CHECKING:
     from imageio.plugins.pillow import PillowPlugin
@@ -62,6 +62,7 @@ JPEG_STREAMS = (".mjpeg", ".mjpg")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 Times = tuple[float, ...] | None  # of sampled frames, in seconds from the clip's first; None: it has no time
+FramesAt = Callable[[NDArray[np.int64]], Iterator[tuple[int, NDArray[np.uint8]]]]
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: Pillow's own limit against decompression bombs
 MAX_ANIMATION = 2**36  # pixels of all frames: 33,000 frames of 1920 x 1080, some 20 minutes of decoding
 
@@ -275,6 +276,15 @@ def _sample_file(
     if len(positions) == 1 or image.format not in ANIMATED:
         refuse_times(path, "a still image" if len(positions) == 1 else "a sequence of pages", start, end)
         return sample_indices(len(positions), num_frames), None
+    timeline = _timeline(path, image, positions)
+    try:
+        return timeline.sample(num_frames, start, end)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _timeline(path: str, image: Image.Image, positions: list[int]) -> Timeline:
+    """Return when each frame of an animation is on screen. Raises ValueError if it is too long to decode."""
     if len(positions) * image.width * image.height > MAX_ANIMATION:
         subject = f"{len(positions)} frames of {_size_text(image.size)} pixels"
         raise ValueError(f"{path}: {subject} take too long to decode; convert it to a video")
@@ -282,11 +292,24 @@ def _sample_file(
         durations = frame_durations(again, positions)
     ticks = 10 if image.format == "GIF" else 1  # ms
     begins = [round(begin / ticks) for begin in accumulate(durations, initial=0)]
-    last_duration, tick = begins[-1] - begins[-2], Fraction(ticks, 1000)
-    try:
-        return sample_points(begins[:-1], last_duration, num_frames, start, end, tick)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return Timeline(begins[:-1], begins[-1] - begins[-2], Fraction(ticks, 1000))
+
+
+@contextmanager
+def open_animation(path: str, num_frames: int) -> Iterator[tuple[Timeline, FramesAt]]:
+    """Open an animated image: when its frames are on screen, and a function from indices to the frames.
+
+    The function yields (index, frame uint8 `[H, W, 3]`) for each distinct index. Raises as `read_images`, and
+    ValueError for a still or pages, which have no time.
+    """
+    with _open(path) as image:
+        with _readable(path):
+            positions = _frame_positions(image)
+        if len(positions) == 1 or image.format not in ANIMATED:
+            kind = "a still image" if len(positions) == 1 else "a sequence of pages"
+            raise ValueError(f"{path}: {kind} has no time; give a video")
+        _check_size(path, image, num_frames)
+        yield _timeline(path, image, positions), lambda indices: _file_frames(path, image, positions, indices)
 
 
 # Decoding ---------------------------------------------------------------------------------------------------

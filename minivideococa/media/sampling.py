@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 import warnings
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from functools import cached_property
 from itertools import accumulate, count, pairwise
 from math import floor
 
@@ -22,8 +24,74 @@ from ..model.config import check_int, shorten
 
 RULE = "time 2"  # part of cache keys: change it whenever the sampling rule changes
 MILLISECOND = Fraction(1, 1000)
+UNITS = {"s": 1, "min": 60, "h": 3600}
 JUMP = 10  # seconds: ffmpeg's dts_delta_threshold
 REORDERED = 16  # frames: the largest reordering delay of H.264 and HEVC
+
+
+class Timeline:
+    """When each of the n frames of a clip is on screen, in ticks of `tick` seconds from the first time stamp.
+
+    `stamps` are the time stamps of the frames in display order, in ticks. Each frame lasts until the next
+    time stamp. The last frame lasts for `last_duration` ticks, or as long as the frame before it if that is
+    None or 0. Discontinuities in the time stamps are closed, see `_frame_durations`.
+
+    The frame rate is constant if there is a period such that frame i begins within one tick of i periods.
+    Frame i then begins at exactly i periods, so that rounded time stamps do not decide which frame a sampling
+    point on a boundary selects.
+
+    Raises ValueError if there are no frames.
+    """
+
+    def __init__(self, stamps: Sequence[int], last_duration: int | None, tick: Fraction) -> None:
+        if not len(stamps):
+            raise ValueError("no frame to sample")
+        self.tick, self.n = tick, len(stamps)
+        self.timeless = self.n == 1 and not last_duration
+        # [n + 1]: the beginning of each frame, then the clip's end
+        self.begins = _compact(accumulate(_frame_durations(stamps, last_duration, tick), initial=0))
+        self._low, self._high = _period_bounds(self.begins)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the frame rate is constant."""
+        return self._low <= self._high
+
+    @cached_property
+    def period(self) -> Fraction | None:
+        """The duration of a frame in ticks, at a constant rate."""
+        mean = Fraction(self.begins[self.n], self.n)
+        return _simplest_period(self._low, self._high, mean) if self.is_constant else None
+
+    @property
+    def duration(self) -> Fraction:
+        """The duration of the clip in ticks."""
+        return Fraction(self.begins[self.n]) if self.period is None else self.n * self.period
+
+    def cut(self, start: float | str | None, end: float | str | None) -> tuple[Fraction, Fraction]:
+        """Return [start, end) of the clip in ticks. Raises ValueError as `sample_points`."""
+        if self.timeless and (start is not None or end is not None):
+            raise ValueError("a single frame without a duration has no time; leave out start and end")
+        return _cut(self.duration, start, end, self.tick)
+
+    def sample(
+        self, num_frames: int, start: float | str | None = None, end: float | str | None = None
+    ) -> tuple[NDArray[np.int64], tuple[float, ...]]:
+        """Sample the frames on screen at the middle of each of T equal parts of [start, end).
+
+        Returns and raises as `sample_points`.
+        """
+        whole = start is None and end is None
+        first, last = (Fraction(0), Fraction(self.begins[self.n])) if whole else self.cut(start, end)
+        points = [first + (last - first) * (2 * t + 1) / (2 * num_frames) for t in range(num_frames)]
+        if whole and self.is_constant:
+            indices = sample_indices(self.n, num_frames)
+        elif whole or self.period is None:
+            found = [bisect_right(self.begins, floor(point), hi=self.n) - 1 for point in points]
+            indices = np.array(found, np.int64)
+        else:
+            indices = np.array([floor(point / self.period) for point in points], np.int64)
+        return indices, tuple(float(point * self.tick) for point in points)
 
 
 def sample_points(
@@ -34,47 +102,20 @@ def sample_points(
     end: float | str | None = None,
     tick: Fraction = MILLISECOND,
 ) -> tuple[NDArray[np.int64], tuple[float, ...]]:
-    """Sample the frames on screen at the middle of each of T equal parts of a clip.
+    """Sample the frames on screen at the middle of each of T equal parts of a clip, see `Timeline`.
 
     Return their indices int64 `[T]`, and the sampling points in seconds from the first time stamp.
 
-    `stamps` are the time stamps of the n frames in display order, in ticks of `tick` seconds. Each frame
-    lasts until the next time stamp. The last frame lasts for `last_duration` ticks, or as long as the frame
-    before it if that is None or 0. Discontinuities in the time stamps are closed, see `_frame_durations`.
-
     `start` and `end` (see `seconds`), counted from the first time stamp, select what is on screen in [start,
-    end). An `end` after the end of the clip means the end of the clip.
-
-    The frame rate is constant if there is a period such that frame i begins within one tick of i periods.
-    Frame i then begins at exactly i periods, so that rounded time stamps do not decide which frame a sampling
-    point on a boundary selects. Without `start` and `end` that is frame floor((t + 1/2) * n / T).
+    end). An `end` after the end of the clip means the end of the clip. Without both, and at a constant frame
+    rate, frame t is frame floor((t + 1/2) * n / T).
 
     Raises ValueError if there are no frames, `num_frames` is not an integer of at least 1, `start` is not
     before the end of the clip, `end` is not after `start`, or either is given for a single frame whose
     duration is not known.
     """
     num_frames = frame_count(num_frames)
-    n = len(stamps)
-    if n == 0:
-        raise ValueError("no frame to sample")
-    if n == 1 and not last_duration and (start is not None or end is not None):
-        raise ValueError("a single frame without a duration has no time; leave out start and end")
-    durations = _frame_durations(stamps, last_duration, tick)
-    # [n + 1]: the beginning of each frame, then the clip's end
-    begins = list(accumulate(durations, initial=0))
-    low, high = _period_bounds(begins)
-    constant_rate, whole = low <= high, start is None and end is None
-    period = _simplest_period(low, high, Fraction(begins[n], n)) if constant_rate and not whole else None
-    duration = Fraction(begins[n]) if period is None else n * period
-    first, last = (Fraction(0), duration) if whole else _cut(duration, start, end, tick)
-    points = [first + (last - first) * (2 * t + 1) / (2 * num_frames) for t in range(num_frames)]
-    if constant_rate and whole:
-        indices = sample_indices(n, num_frames)
-    elif period is None:
-        indices = np.array([bisect_right(begins, floor(point), hi=n) - 1 for point in points], np.int64)
-    else:
-        indices = np.array([floor(point / period) for point in points], np.int64)
-    return indices, tuple(float(point * tick) for point in points)
+    return Timeline(stamps, last_duration, tick).sample(num_frames, start, end)
 
 
 def sample_indices(n: int, num_frames: int) -> NDArray[np.int64]:
@@ -83,14 +124,14 @@ def sample_indices(n: int, num_frames: int) -> NDArray[np.int64]:
     return indices
 
 
-def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fraction) -> list[int]:
+def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fraction) -> Sequence[int]:
     """Return the duration of each of the n frames in ticks.
 
     The frame before a discontinuity lasts as long as its predecessor. A discontinuity is a time stamp that
     runs back, and a jump ahead of more than 10 s within 16 frames of one that runs back: where the time
     stamps of a transport stream jump, B-frames may keep time stamps from the other side of the jump.
     """
-    durations = [later - earlier for earlier, later in pairwise(stamps)]
+    durations = _compact(later - earlier for earlier, later in pairwise(stamps))
     durations.append(last_duration or (durations[-1] if durations else 1))
     back = [i for i, duration in enumerate(durations) if duration < 0]
     ahead = [i for i, duration in enumerate(durations) if back and duration * tick > JUMP]
@@ -100,17 +141,25 @@ def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fra
     return durations
 
 
-def _period_bounds(begins: list[int]) -> tuple[Fraction, Fraction]:
+def _compact(numbers: Iterable[int]) -> array[int]:
+    """Return integers in 8 bytes each. Raises ValueError for larger ones."""
+    try:
+        return array("q", numbers)
+    except OverflowError:
+        raise ValueError("the time stamps are too far apart; re-encode the file") from None
+
+
+def _period_bounds(begins: Sequence[int]) -> tuple[Fraction, Fraction]:
     """Return the least and the greatest frame period in ticks; least > greatest at a variable rate.
 
     `begins` has the beginning of each of n frames, then the end of the clip. A period fits if frame i begins
     within one tick of i periods, and the last frame lasts one period to within a tick.
     """
     n = len(begins) - 1
-    spans = [*((begins[i], i) for i in range(1, n)), (begins[n] - begins[n - 1], 1)]
-    low = max(Fraction(span - 1, periods) for span, periods in spans)
-    high = min(Fraction(span + 1, periods) for span, periods in spans)
-    return low, high
+    last = begins[n] - begins[n - 1]
+    low = max((Fraction(begins[i] - 1, i) for i in range(1, n)), default=Fraction(last - 1))
+    high = min((Fraction(begins[i] + 1, i) for i in range(1, n)), default=Fraction(last + 1))
+    return max(low, Fraction(last - 1)), min(high, Fraction(last + 1))
 
 
 def _simplest_period(low: Fraction, high: Fraction, mean: Fraction) -> Fraction:
@@ -121,13 +170,15 @@ def _simplest_period(low: Fraction, high: Fraction, mean: Fraction) -> Fraction:
 
 
 def seconds(value: float | str, name: str = "time") -> float:
-    """Return a time in seconds from a number or a string: "ss.s", "mm:ss" or "hh:mm:ss.s".
+    """Return a time in seconds from a number or a string: "ss.s", "mm:ss", "hh:mm:ss.s", "10s", "2min", "1h".
 
     Raises ValueError for anything else and for negative or infinite times; `name` names the argument in its
     message.
     """
     hint = f"{name} is {shorten(value)}; give seconds, as 12.5, or hh:mm:ss, as 00:01:12.5"
     if isinstance(value, str):
+        if match := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{0,20})?) ?(s|min|h)", value.strip()):
+            return float(Fraction(match[1]) * UNITS[match[2]])
         match = re.fullmatch(
             r"(?:(?:([0-9]{1,9}):)?([0-9]{1,9}):)?([0-9]{1,9}(?:\.[0-9]{0,20})?)", value.strip()
         )

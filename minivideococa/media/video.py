@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import IO, Any
 
 import numpy as np
@@ -24,11 +26,14 @@ from .images import Times, is_image, is_jpeg_xl, list_images, read_images, refus
 from .preprocess import as_frames
 from .sampling import frame_count, sample_indices, sample_points, seconds, warn_if_frames_repeat
 
+NO_STAMP = -(2**63)  # AV_NOPTS_VALUE
 # Without -map, ffmpeg selects one of several video streams itself, and cover art only if there is nothing
 # else.
 _VIDEO_ONLY = ["-an", "-sn", "-dn"]
 # All frames as decoded, with the file's time stamps.
 _EVERY_FRAME = [*_VIDEO_ONLY, "-fps_mode", "passthrough", "-enc_time_base", "demux"]
+_REPORTED = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "decoded={pts} {tb}"]
+AS_STORED = ["-fflags", "nofillin"]
 # With the input option nofillin libavformat does not invent durations; with 1 added to each, the muxer does
 # not either. The second output fails if there is cover art only. (framecrc accepts pictures of unknown size,
 # null does not.)
@@ -150,20 +155,20 @@ def _read_with_ffmpeg(
     the indices of the sampled frames. The time stamps of the decoded frames decide; where they disagree, the
     clip is decoded again.
     """
-    stamps, durations, packet_tick, size = read_packets(path)
-    _require_memory(path, num_frames, *size)
+    packets = read_packets(path)
+    require_frame_memory(path, num_frames, *packets.size)
 
-    def sample(stamps: list[int], tick: Fraction) -> tuple[NDArray[np.int64], tuple[float, ...]]:
-        last_duration = durations.get(stamps[-1], durations[max(durations)]) * (packet_tick / tick)
+    def sample(stamps: Sequence[int], tick: Fraction) -> tuple[NDArray[np.int64], tuple[float, ...]]:
+        last_duration = packets.duration(stamps[-1]) * (packets.tick / tick)
         try:
             return sample_points(stamps, int(last_duration), num_frames, start, end, tick)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     try:
-        indices, _ = sample(stamps, packet_tick)
+        indices, _ = sample(packets.shown, packets.tick)
     except ValueError:  # start is after the last packet
-        indices = sample_indices(len(stamps), num_frames)
+        indices = sample_indices(len(packets.shown), num_frames)
     select = True
     for _ in range(3):
         clip, stamps, tick = _decode(path, indices, select)
@@ -180,29 +185,79 @@ def _read_with_ffmpeg(
     raise ValueError(f"{path}: each decode gives other frames, the file is damaged; re-encode it")
 
 
-def read_packets(path: str) -> tuple[list[int], dict[int, int], Fraction, tuple[int, int]]:
-    """Read a video's packets without decoding them.
+class Packets:
+    """The packets of a video, as far as they are read: 25 bytes for each.
 
-    Returns the sorted time stamps of the packets that will be shown; the duration stated in the file for each
-    time stamp (0 if there is none); the length of a tick in seconds; and (width, height) of the pictures, (0,
-    0) if not known.
+    `tick` is the length of a tick in seconds, and `size` (width, height) of the pictures, (0, 0) if not
+    known.
     """
-    _, log = run_ffmpeg(path, ["-fflags", "nofillin"], _PACKET_REPORT)
-    tick = re.search(r"#tb 0: (\d+)/(\d+)", log)
-    size = re.search(r"#dimensions 0: (\d+)x(\d+)", log)
-    packets = re.findall(r"0, +(-?\d+), +(-?\d+), +(\d+), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?", log)
-    stamp = 0 if any(int(packet[1]) == -(2**63) for packet in packets) else 1  # dts, if some have no pts
-    durations = {int(packet[stamp]): int(packet[2]) - 1 for packet in packets}
-    # AV_PKT_FLAG_DISCARD: decoded but not shown, because of an edit list
-    stamps = sorted(int(packet[stamp]) for packet in packets if not int(packet[3] or "0", 16) & 4)
-    if not tick or not durations:
-        raise no_video(path, log)
-    return (
-        stamps or list(durations),
-        durations,
-        Fraction(int(tick[1]), int(tick[2])),
-        (int(size[1]), int(size[2])) if size else (0, 0),
+
+    _TICK, _SIZE = re.compile(r"#tb 0: (\d+)/(\d+)"), re.compile(r"#dimensions 0: (\d+)x(\d+)")
+    _PACKET = re.compile(
+        r"0, +(-?\d{1,19}), +(-?\d{1,19}), +(\d{1,18}), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?"
     )
+
+    messages = ""  # of ffmpeg
+
+    def __init__(self) -> None:
+        self.tick, self.size = Fraction(0), (0, 0)
+        self.dts, self.pts, self._durations, self._is_shown = array("q"), array("q"), array("q"), bytearray()
+
+    def report(self, line: str) -> bool:
+        """Read a line of the muxer framecrc, and return whether it is one."""
+        if match := self._PACKET.search(line):
+            dts, pts, duration = (int(match[i]) for i in (1, 2, 3))
+            self.dts.append(dts)
+            self.pts.append(pts)
+            self._durations.append(duration)
+            # AV_PKT_FLAG_DISCARD: decoded but not shown, because of an edit list
+            self._is_shown.append(not int(match[4] or "0", 16) & 4)
+        elif match := self._TICK.search(line):
+            self.tick = Fraction(int(match[1]), int(match[2]))
+        elif match := self._SIZE.search(line):
+            self.size = int(match[1]), int(match[2])
+        return bool(match) or line.startswith("#")
+
+    @property
+    def have_stamps(self) -> bool:
+        """Whether every packet has a presentation time stamp."""
+        return NO_STAMP not in self.pts
+
+    @cached_property
+    def shown(self) -> Sequence[int]:
+        """The sorted time stamps of the packets that will be shown; dts if a pts is missing."""
+        stamps = np.array(self._stamps)
+        shown = np.frombuffer(self._is_shown, np.bool_)
+        return array("q", np.sort(stamps[shown] if shown.any() else stamps).tobytes())
+
+    def duration(self, stamp: int) -> int:
+        """Return the stated duration of the packet with a time stamp, or else of the last one; 0: none."""
+        stamps = np.array(self._stamps)
+        packet = np.flatnonzero(stamps == (stamp if stamp in self._stamps else stamps.max()))[-1]
+        return self._durations[packet] - 1
+
+    @property
+    def _stamps(self) -> array[int]:
+        return self.pts if self.have_stamps else self.dts
+
+
+def read_packets(path: str) -> Packets:
+    """Read a video's packets without decoding them. Raises ValueError if there are none."""
+    packets = Packets()
+    _, packets.messages = run_ffmpeg(path, AS_STORED, _PACKET_REPORT, packets.report)
+    if not packets.tick or not packets.pts:
+        raise no_video(path, packets.messages)
+    return packets
+
+
+def read_stamps(path: str, input_options: Sequence[str] = (), most: int = 2**31 - 1) -> Frames:
+    """Decode at most the first `most` frames for their time stamps. Raises ValueError if there are none."""
+    frames = Frames()
+    output = [*_REPORTED, "-frames:v", str(most), "-f", "null", "-"]
+    _, log = run_ffmpeg(path, [*input_options], output, frames.report)
+    if not frames.stamps:
+        raise no_video(path, log)
+    return frames
 
 
 def _decode_still(path: str) -> NDArray[np.uint8]:
@@ -217,7 +272,7 @@ def _decode_still(path: str) -> NDArray[np.uint8]:
 
 def _decode(
     path: str, indices: NDArray[np.int64], select: bool
-) -> tuple[NDArray[np.uint8] | None, list[int], Fraction]:
+) -> tuple[NDArray[np.uint8] | None, Sequence[int], Fraction]:
     """Decode a video and gather the frames with these `indices`, int64 `[T]`.
 
     With `select` ffmpeg drops the other frames before it converts them to RGB. Its filter restarts counting
@@ -235,38 +290,58 @@ def _decode(
         nonlocal received
         clip: NDArray[np.uint8] | None = None
         numbers = itertools.chain(distinct, itertools.repeat(-1)) if select else itertools.count()
-        for index, frame in zip(numbers, _read_pictures(path, stream, len(indices)), strict=False):
+        for index, frame in zip(numbers, read_pictures(path, stream, len(indices)), strict=False):
             received += 1
             if clip is None:
                 clip = np.empty((len(indices), *frame.shape), np.uint8)
             clip[indices == index] = frame
         return clip
 
-    clip, log = run_ffmpeg(path, [], _decoding_options(distinct if select else None), gather)
-    decoded = re.findall(r"decoded=(-?\d+) (\d+)/(\d+)", log)
-    sent = [int(number) for number in re.findall(r"sent=(\d+)", log)]
-    if not decoded:
+    frames = Frames()
+    expression = "+".join(f"eq(n,{index})" for index in distinct) if select else None
+    clip, log = run_ffmpeg(path, [], decoding_options(expression), frames.report, gather)
+    if not frames.stamps:
         raise no_video(path, log)
-    if received != len(sent):
-        subject = f"{path}: ffmpeg sent {received} pictures of {len(sent)}"
+    if received != len(frames.sent):
+        subject = f"{path}: ffmpeg sent {received} pictures of {len(frames.sent)}"
         raise ValueError(f"{subject}; try again, or another ffmpeg")
+    sent = frames.sent.tolist()
     complete = sent == distinct if select else len(sent) > distinct[-1]
-    tick = Fraction(int(decoded[0][1]), int(decoded[0][2]))
-    return clip if complete else None, [int(pts) for pts, *_ in decoded], tick
+    return clip if complete else None, frames.stamps, frames.tick
 
 
-def _decoding_options(indices: list[int] | None) -> list[str]:
-    """Return options to report the time stamp of each frame, and to send those with `indices` (None: all)."""
+class Frames:
+    """The reports of `decoding_options`: the time stamps of the frames, and the numbers of those sent."""
+
+    _DECODED, _SENT = re.compile(r"decoded=(-?\d+) (\d+)/(\d+)"), re.compile(r"sent=(\d+) ")
+
+    def __init__(self) -> None:
+        self.stamps, self.sent, self.tick = array("q"), array("q"), Fraction(0)
+
+    def report(self, line: str) -> bool:
+        """Read a line of the reports, and return whether it is one."""
+        if match := self._DECODED.search(line):
+            self.stamps.append(int(match[1]))
+            self.tick = Fraction(int(match[2]), int(match[3]))
+        elif match := self._SENT.search(line):
+            self.sent.append(int(match[1]))
+        return bool(match)
+
+
+def decoding_options(expression: str | None) -> list[str]:
+    """Return options to report the time stamp of each frame, and to send those that ffmpeg's filter selects.
+
+    `expression` is that of the filter; None: all frames.
+    """
     # The two reports need different names of standard error, or their lines mix.
-    reporting = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:2", "-stats_enc_pre_fmt", "decoded={pts} {tb}"]
-    sending = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:02", "-stats_enc_pre_fmt", "sent={ni}"]
+    sending = [*_EVERY_FRAME, "-stats_enc_pre", "pipe:02", "-stats_enc_pre_fmt", "sent={ni} {pts}"]
     sending += ["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24"]
-    if indices is not None:
-        sending += ["-vf", "select='" + "+".join(f"eq(n,{index})" for index in indices) + "'"]
-    return [*reporting, "-f", "null", "-", *sending, "-"]
+    if expression is not None:
+        sending += ["-vf", f"select='{expression}'"]
+    return [*_REPORTED, "-f", "null", "-", *sending, "-"]
 
 
-def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[NDArray[np.uint8]]:
+def read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the PPM pictures of a stream, all of one size: uint8 `[H, W, 3]`.
 
     A picture is the lines `P6`, `W H` and `255`, then its pixels.
@@ -276,7 +351,7 @@ def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[ND
         header += stream.readline(80) + stream.readline(80)
         if not first and (match := re.fullmatch(rb"P6\n([1-9]\d{0,8}) ([1-9]\d{0,8})\n255\n", header)):
             first, width, height = header, int(match[1]), int(match[2])
-            _require_memory(path, num_frames, width, height)
+            require_frame_memory(path, num_frames, width, height)
         if header != first:
             subject = f"{path}: ffmpeg sends something other than pictures of one size"
             raise ValueError(f"{subject}; try another ffmpeg")
@@ -286,7 +361,7 @@ def _read_pictures(path: str, stream: IO[bytes], num_frames: int) -> Iterator[ND
         yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
-def _require_memory(path: str, num_frames: int, width: int, height: int) -> None:
+def require_frame_memory(path: str, num_frames: int, width: int, height: int) -> None:
     """Raise ValueError if T frames, and what ffmpeg holds while it decodes, do not fit into memory."""
     frame = 3 * width * height + 1000  # with its index and time
     subject = f"{path}: reading {num_frames} frames of {width} x {height} pixels"

@@ -173,7 +173,7 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
     command = [ffmpeg_path(), "-y", "-loglevel", "error", *source, *ENCODING, "-f", "mp4", f"file:{path}"]
     _run_ffmpeg(command, path, frames)
     try:  # a status of 0 is no proof: count the frames
-        written = len(read_packets(str(path))[0])
+        written = len(read_packets(str(path)).shown)
     except (OSError, ValueError):
         written = 0
     if written != len(frames):
