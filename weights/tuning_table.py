@@ -24,7 +24,8 @@ The budget, in seconds of one core (AMD EPYC), of a step on 16 clips of 8 frames
 
 With 4 frames it is half of that, so 300 steps of all cells of a seed take some 3100 s, as half of the steps
 of frozen-then-full are frozen ones. With 600 s for the tests of a seed and 500 s for clips and tokens, three
-seeds take some 11,600 s of one core: two hours on two cores. WORK needs 3 GB.
+seeds take some 11,600 s of an idle core. The cells in tuning-results.jsonl took 25,700 s on a core that other
+processes slowed down. WORK needs 3 GB.
 
 The learning rate is one for all tunings. Full tuning with attentional pooling does not diverge at 1e-3: the
 validation loss is 1.63 after 40 steps on 8 clips with questions, and 2.17 at 3e-4; on captions it is 0.92
