@@ -1,6 +1,7 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|startup|train|train-memory|all]
+    python tests/benchmarks/run.py [encoder|generate|labels|answers|captions|memory|startup|train|
+                                    train-memory|all]
                                    [--model L-14|B-32|tiny] [--rounds 5] [--threads N] [--no-wait]
                                    [--json FILE] [--keep FOLDER]
 
@@ -37,6 +38,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "encoder": (("L-14", "B-32"), encoder.measure),
     "generate": (("L-14",), generate.measure),
     "labels": (("L-14",), bulk.measure_labels),
+    "answers": (("L-14",), bulk.measure_answers),
     "captions": (("L-14",), bulk.measure_captions),
     "memory": (("L-14",), memory.measure),
     "startup": ((), startup.measure),
