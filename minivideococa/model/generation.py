@@ -580,7 +580,7 @@ def score_texts(
 
     def score_rest(rows: Array) -> Array:
         targets, continued = ids[rows, shared + 1 : lengths[rows].max()], [dict(cache) for cache in caches]
-        reorder_caches(continued, np.zeros_like(rows))
+        reorder_caches(continued, np.zeros_like(rows))  # each row continues the one that is shared
         positions = shared + 1 + np.arange(targets.shape[1])
         counted = (begin <= positions) & (positions < lengths[rows, None])
         found = np.zeros(targets.shape, model.dtype)
