@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from test_generation import Numbers, raise_logits
 
 import minivideococa as mvc
-from minivideococa import tasks
-from minivideococa.model import decoder, generation
+from minivideococa.model import decoder, generation, kernels
 from minivideococa.model.hooks import trace
 from minivideococa.world import VOCABULARY
 
@@ -72,7 +71,7 @@ def test_scores_do_not_depend_on_the_other_texts(model, texts, random):
     np.testing.assert_allclose(reordered, together[order], rtol=1e-12)
     np.testing.assert_allclose(mvc.score(model, video, texts[:1]), together[:1], rtol=1e-12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "BATCH_SIZE", random.randint(1, 5))
+        patch.setattr(kernels, "BATCH_TEXTS", random.randint(1, 5))
         np.testing.assert_allclose(mvc.score(model, video, texts), together, rtol=1e-12)
 
 

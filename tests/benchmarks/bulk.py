@@ -17,7 +17,12 @@ from report import Section, ratio, seconds
 LABELS, BATCH = 400, 64  # open_clip's texts at a time, as in its zero-shot classifier
 THINGS = ("dog", "guitar", "bicycle", "horse", "river", "pancake", "violin", "kite", "tree", "puppet")
 ACTIONS = ("running", "playing the guitar", "riding a bicycle", "cutting a tree", "washing the dishes")
-QUESTION, ANSWERS = "what is the person in this video doing?", 200
+QUESTION = "what does the person in this video look at?"
+WHICH = (
+    *("small", "large", "red", "blue", "green", "black", "white", "brown", "yellow", "old"),
+    *("young", "wet", "wooden", "striped", "loud", "fast", "slow", "new", "broken"),
+)
+ANSWERS = [*THINGS, *(f"{which} {thing}" for which in WHICH for thing in THINGS)]  # of one or two words
 WIDTHS = (1, 4, 16)  # captions that are decoded together
 CAPTIONS = 16
 LENGTH = 20  # ids of each
@@ -54,7 +59,7 @@ def measure_answers(folder: Path, model: str, rounds: int, threads: int) -> Sect
     if off > 1e-3:
         raise RuntimeError(f"the log-probabilities differ by {off:.1e}")
     return Section(
-        f"Answers: CoCa ViT-{model}, {ANSWERS} answers to one question, scored by the decoder",
+        f"Answers: CoCa ViT-{model}, {len(ANSWERS)} answers to one question, scored by the decoder",
         ["", "seconds", "min - max", "times as long"],
         [[name, *seconds(turn), ratio(turn, once)] for name, turn in turns.items()],
         [f"The log-probabilities differ by {off:.1e} at most."],
@@ -134,7 +139,7 @@ def answers(folder: str) -> Callable[[bool], dict[str, Any]]:
 
     def whole() -> np.ndarray:
         ids, begin = (
-            model.tokenize([f"{QUESTION} {x}" for x in names()[:ANSWERS]]),
+            model.tokenize([f"{QUESTION} {x}" for x in ANSWERS]),
             prompt_length(model, QUESTION),
         )
         scores = []
@@ -147,7 +152,7 @@ def answers(folder: str) -> Callable[[bool], dict[str, Any]]:
         return np.concatenate(scores)
 
     def run(once: bool) -> dict[str, Any]:
-        scores = score(model, video, names()[:ANSWERS], QUESTION) if once else whole()
+        scores = score(model, video, ANSWERS, QUESTION) if once else whole()
         return {"scores": scores.tolist()}
 
     return run
