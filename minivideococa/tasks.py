@@ -27,7 +27,8 @@ from .model.config import (
     describe,
     shorten,
 )
-from .model.generation import MAX_BEAMS, DecodingOptions
+from .model.generation import MAX_BEAMS, DecodingOptions, score_texts
+from .model.hooks import tracing
 from .model.ops import log_softmax, normalize, softmax
 from .model.videococa import VideoCoCa
 from .progress import Progress, Update, no_progress
@@ -45,7 +46,7 @@ ENSEMBLE = (  # for labels that are things and for labels that are actions
     "footage of {} from a camera.",
 )
 CAPTIONS = 16  # texts that are generated at a time
-BATCH_SIZE = 16  # texts that are scored at a time; the logits of one take L x V numbers
+BATCH_SIZE = 16  # texts that are scored at a time in a trace; the logits of one take L x V numbers
 
 
 def label_sentences(labels: Sequence[str], templates: Sequence[str] | Array | None = None) -> list[list[str]]:
@@ -119,16 +120,18 @@ def classify(
         raise ValueError(f"by is 'latent' or 'likelihood', not {shorten(by)}")
     labels = check_texts("labels", labels, blank=False)
     sentences = label_sentences(labels, templates)
+    warn_if_cut(model, [text for texts in sentences for text in texts])
     if by == "latent":
         _warn_of_caveat(model)
-        warn_if_cut(model, [text for texts in sentences for text in texts])
         latents = mean_latents(model, sentences, progress)
     video = model.encode(video, num_frames, adapter, start, end)
     if by == "latent":
         logits = model.logit_scale * cosine(latents, video.latent)
     else:
-        scores = score(model, video, [text for texts in sentences for text in texts], progress=progress)
-        logits = np.logaddexp.reduce(scores.reshape(len(labels), -1), axis=1)
+        # one template after another: its sentences begin with the same words, which `score_ids` computes once
+        by_template = (model.tokenize(texts) for texts in zip(*sentences, strict=True))
+        scores = [score_ids(model, video.tokens, ids, progress=progress) for ids in by_template]
+        logits = np.logaddexp.reduce(scores, axis=0)
     probabilities = softmax(check_finite("the logits are", logits))
     return [(labels[i], float(probabilities[i])) for i in best_first(probabilities)]
 
@@ -169,17 +172,32 @@ def score(
     warn_if_cut(model, texts)
     ids = model.tokenize(texts)  # [B, L]
     tokens = model.encode(video, num_frames, adapter, start, end).tokens
+    return score_ids(model, tokens, ids, begin, progress)
+
+
+def score_ids(
+    model: VideoCoCa, tokens: Array, ids: Array, begin: int = 1, progress: Update | None = None
+) -> Array:
+    """Return the log-probabilities of texts, from position `begin` of their ids `[B, L]` on: `[B]`.
+
+    tokens: the caption tokens of the video, `[Q', E]`. A trace records all positions of all texts.
+    """
+    lengths = text_lengths(model, ids)  # [B]
+    ids = ids[:, : lengths.max()]
+    if not tracing():
+        ids = model.config.check_ids(ids)
+        tokens = model.config.check_caption_tokens(tokens, model.dtype)  # [1, Q', E]
+        return score_texts(model, tokens, ids, lengths, begin, progress)
     scores = np.zeros(len(ids), model.dtype)
     for rows in batches(len(ids)):
-        lengths = text_lengths(model, ids[rows])  # [B]
-        inputs, targets = ids[rows, : lengths.max() - 1], ids[rows, 1 : lengths.max()]  # [B, L]
-        log_probs = log_softmax(model.decode(tokens, inputs))  # [B, L, V]
-        log_probs = np.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]  # [B, L]
-        positions = np.arange(1, lengths.max())  # of the targets
-        counted = (begin <= positions) & (positions < lengths[:, None])
+        longest = lengths[rows].max()
+        log_probs = log_softmax(model.decode(tokens, ids[rows, : longest - 1]))  # [B, L, V]
+        log_probs = np.take_along_axis(log_probs, ids[rows, 1:longest, None], axis=-1)[..., 0]  # [B, L]
+        positions = np.arange(1, longest)  # of the ids that are predicted
+        counted = (begin <= positions) & (positions < lengths[rows, None])
         scores[rows] = np.where(counted, log_probs, 0).sum(axis=1)
         if progress:
-            progress(len(targets))
+            progress(len(log_probs))
     return scores
 
 

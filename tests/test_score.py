@@ -10,8 +10,8 @@ from properties import examples
 from test_generation import Numbers, raise_logits
 
 import minivideococa as mvc
-from minivideococa import tasks
-from minivideococa.model import decoder
+from minivideococa.model import decoder, generation, kernels
+from minivideococa.model.hooks import trace
 from minivideococa.world import VOCABULARY
 
 WORDS = VOCABULARY[3:]  # without padding, start and end; "<unk>" may be said
@@ -72,7 +72,7 @@ def test_scores_do_not_depend_on_the_other_texts(model, texts, random):
     np.testing.assert_allclose(reordered, together[order], rtol=1e-12)
     np.testing.assert_allclose(mvc.score(model, video, texts[:1]), together[:1], rtol=1e-12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "BATCH_SIZE", random.randint(1, 5))
+        patch.setattr(kernels, "BATCH_TEXTS", random.randint(1, 5))
         np.testing.assert_allclose(mvc.score(model, video, texts), together, rtol=1e-12)
 
 
@@ -121,6 +121,81 @@ def test_probabilities_of_short_texts_sum_to_less_than_one(model):
     texts = [" ".join(words) for n in range(3) for words in product(WORDS, repeat=n)]
     total = np.exp(mvc.score(model, a_video(), texts)).sum()
     assert 0 < total < 1
+
+
+# Texts that begin with the same ids
+
+
+@st.composite
+def texts_of_numbers(draw):
+    """Texts with common beginnings, some the beginning of others, or equal. 0 is the padding id too."""
+    words = st.lists(st.integers(0, 3), max_size=5)
+    beginnings = draw(st.lists(words, min_size=1, max_size=2))
+    rests = st.tuples(st.sampled_from(beginnings), words)
+    return [" ".join(map(str, (a + b)[:5])) for a, b in draw(st.lists(rests, min_size=1, max_size=12))]
+
+
+@settings(max_examples=60)
+@given(texts_of_numbers(), st.sampled_from(["", "1", "2 0", "0 0 3"]), st.booleans(), st.integers(1, 9))
+def test_a_shared_beginning_changes_no_score(tiny_model, texts, prompt, correct, some):
+    """A trace computes every text whole; both padding masks, and few hidden states at a time."""
+    sizes = {"vocab_size": 6, "context_length": 12}
+    model = tiny_model(some, text=sizes | {"correct_cls_mask": correct}, decoder=sizes)
+    model.tokenizer = Numbers(6, 12)
+    with trace():
+        whole = mvc.score(model, a_video(), texts, prompt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "POSITIONS", some)
+        np.testing.assert_allclose(mvc.score(model, a_video(), texts, prompt), whole, rtol=1e-12)
+
+
+def positions(call):
+    """Return how many positions the text stacks compute in a call."""
+    counts = {"text.transformer": [], "decoder.hidden_states": []}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, found in counts.items():
+            module, function = getattr(generation, name.split(".")[0]), name.split(".")[1]
+            operation = getattr(module, function)
+
+            def counted(x, *args, operation=operation, found=found):
+                found.append(x.shape[0] * x.shape[1])
+                return operation(x, *args)
+
+            patch.setattr(module, function, counted)
+        call()
+    first, second = (sum(found) for found in counts.values())
+    assert first == second
+    return first
+
+
+def test_what_texts_begin_with_is_computed_once(model):
+    """A question of three words and the start are one text's; each of the answers has its own words."""
+    question, video = "a video of", a_video()
+    answers = [f"{a} {b}" for a in WORDS[:10] for b in WORDS[:10]]
+    assert positions(lambda: mvc.score(model, video, answers, question)) == 4 + 100 * 2
+    assert positions(lambda: mvc.score(model, video, [f"{question} {a}" for a in answers])) == 4 + 100 * 2
+    assert positions(lambda: mvc.score(model, video, answers)) == 1 + 100 * 2
+    assert positions(lambda: mvc.score(model, video, ["a red circle"])) == 4
+    assert positions(lambda: mvc.score(model, video, ["a red circle"] * 3)) == 3 * 4
+
+
+def test_each_template_is_computed_once(model):
+    templates, labels = ["a video of a {}", "there is {}"], [f"{a} {b}" for a in WORDS[:5] for b in WORDS[:4]]
+    call = lambda: mvc.classify(model, a_video(), labels, templates, by="likelihood")  # noqa: E731
+    assert positions(call) == (5 + 3) + 20 * (2 + 2)
+
+
+def test_a_trace_of_scores_has_all_positions(model):
+    """What `decode` computes, class position included."""
+    texts, video = ["a red circle", "a red square is nothing"], a_video()
+    with trace() as tape:
+        mvc.score(model, video, texts)
+    ids = model.tokenize(texts)[:, :6]
+    with trace() as decoded:
+        model.decode(video.tokens, ids)
+    assert list(tape) == list(decoded) and "text.latent" in tape
+    for name, x in decoded.items():
+        np.testing.assert_array_equal(tape[name], x)
 
 
 def test_a_score_depends_on_the_video(model):
@@ -213,7 +288,7 @@ def test_errors(model, tiny_model, monkeypatch):
     def computed(*args, **kwargs):
         raise AssertionError("computed something first")
 
-    monkeypatch.setattr(decoder, "decode", computed)
+    monkeypatch.setattr(decoder, "hidden_states", computed)
     monkeypatch.setattr(type(model), "encode_frames", computed)
     video, frames = a_video(), np.zeros((2, 14, 14, 3), np.uint8)
     for nothing in ([], (), "a red circle", ""):

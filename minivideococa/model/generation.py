@@ -32,7 +32,8 @@ from .config import (
     option,
 )
 from .hooks import record_texts
-from .ops import log_softmax, softmax
+from .kernels import map_texts
+from .ops import linear, log_softmax, softmax
 from .transformer import KV, KVCache, KVCaches, cache_length
 
 if TYPE_CHECKING:
@@ -547,6 +548,67 @@ def reorder_caches(caches: list[KVCache], rows: Array) -> None:
     """Let row i of each cache [R, ...] continue what was row rows[i]."""
     for cache in caches:
         cache.update((name, x[rows]) for name, x in cache.items())
+
+
+# The log-probabilities of given texts
+
+POSITIONS = 256  # of which logits are computed at a time; those of one take V numbers
+
+
+def score_texts(
+    model: VideoCoCa,
+    caption_tokens: Array,
+    ids: Array,
+    lengths: Array,
+    begin: int = 1,
+    progress: Callback = None,
+) -> Array:
+    """Return the log-probability of each text's ids from position `begin` on, given those before them: [B].
+
+    ids: [B, L], of which `lengths` [B] count; about the video with these caption tokens [1, Q', E]. What all
+    texts begin with is computed once, and its keys and values are the cache that each of them continues.
+    """
+    unimodal, multimodal, config = model.params["text"], model.params["text_decoder"], model.config
+    kv = decoder.cross_attention_kv(caption_tokens, multimodal, config.decoder)
+    blocks = len(unimodal["transformer"]["resblocks"])
+    caches: list[KVCache] = [{} for _ in range(blocks + len(multimodal["resblocks"]))]
+    shared, project = shared_length(ids, lengths), multimodal["text_projection"].T
+
+    def hidden(ids: Array, caches: list[KVCache]) -> Array:
+        features = encode_new_tokens(ids, unimodal, config.text, caches[:blocks])
+        return decoder.hidden_states(features, kv, multimodal, config.decoder, caches[blocks:])
+
+    def score_rest(rows: Array) -> Array:
+        targets, continued = ids[rows, shared + 1 : lengths[rows].max()], [dict(cache) for cache in caches]
+        reorder_caches(continued, np.zeros_like(rows))  # each row continues the one that is shared
+        positions = shared + 1 + np.arange(targets.shape[1])
+        counted = (begin <= positions) & (positions < lengths[rows, None])
+        found = np.zeros(targets.shape, model.dtype)
+        x = hidden(ids[rows, : positions[-1]], continued)[counted]
+        found[counted] = log_probs(x, targets[counted, None], project)[:, 0]
+        return found.sum(axis=1)
+
+    scores = np.zeros(len(ids), model.dtype)
+    if shared:
+        x = hidden(ids[:1, :shared], caches)[0, begin - 1 :]
+        scores += log_probs(x, ids[:, begin : shared + 1].T, project).sum(axis=0)
+    return scores + map_texts(score_rest, np.arange(len(ids)), lengths, progress)
+
+
+def shared_length(ids: Array, lengths: Array) -> int:
+    """Return how many of the ids [B, L] all texts begin with. Each keeps one before its end; one text all."""
+    different = (ids != ids[0]).any(axis=0)
+    return min(int(different.argmax()), int(lengths.min()) - 2)
+
+
+def log_probs(x: Array, ids: Array, projection: Array) -> Array:
+    """Return the log-probabilities of ids [n, k], k for each of the hidden states x [n, E]: [n, k]."""
+    found = np.empty(ids.shape, x.dtype)
+    for i in range(0, len(x), POSITIONS):
+        part = slice(i, i + POSITIONS)
+        logits = check_finite("the logits are", linear(x[part], projection))
+        found[part] = np.take_along_axis(log_softmax(logits), ids[part], axis=-1)
+    return found
 
 
 # A model's texts

@@ -5,6 +5,7 @@ blockwise    row-wise formulas, a few rows at a time
 erf          the error function, which NumPy lacks
 attended     the positions of texts that a latent depends on
 map_frames   frames, spread over the cores
+map_distinct the same, equal frames once
 map_texts    texts, spread over the cores
 """
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import Array, Callback
-from .hooks import record, traced, whole_batch
+from .hooks import record, traced, tracing, whole_batch
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -249,6 +250,29 @@ def map_frames(function: Callable[[Array], Array], x: Array, batch: int, progres
     for name in activations[0]:
         record(name, np.concatenate([part[name] for part in activations]))
     return np.concatenate(arrays)
+
+
+def map_distinct(
+    function: Callable[[Array], Array], x: Array, batch: int, progress: Callback = None
+) -> Array:
+    """Apply a function as `map_frames` does, once to frames that are equal, as in a still or a paused screen.
+
+    A trace computes all frames. Where the number of frames at a time makes `matmul` or BLAS sum in another
+    order, the results differ in rounding, as between numbers of threads.
+    """
+    first, which = np.unique(first_equal(x), return_inverse=True)
+    if tracing() or len(first) == len(x):
+        return map_frames(function, x, batch, progress)
+    results = map_frames(function, x[first], batch, progress)
+    if progress:
+        progress(len(x) - len(first))
+    return results[which]
+
+
+def first_equal(x: Array) -> Array:
+    """Return for each of x [T, ...] the index of the first with the same bytes: int64 [T]."""
+    seen: dict[bytes, int] = {}
+    return np.array([seen.setdefault(frame.tobytes(), i) for i, frame in enumerate(x)])
 
 
 @contextmanager

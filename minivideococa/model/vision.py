@@ -7,7 +7,7 @@ import numpy as np
 
 from .config import Array, Callback, Params, VisionConfig
 from .hooks import block, record, replaceable
-from .kernels import map_frames
+from .kernels import map_distinct
 from .ops import layer_norm, linear
 from .transformer import residual_block
 
@@ -61,7 +61,7 @@ def encode_frames(pixels: Array, visual: Params, config: VisionConfig, progress:
     def encode(pixels: Array) -> Array:
         return transformer(record("vision.embed", embed(pixels, visual, config)), visual, config)
 
-    return map_frames(encode, pixels, max(1, BATCH_TOKENS // config.tokens_per_frame), progress)
+    return map_distinct(encode, pixels, max(1, BATCH_TOKENS // config.tokens_per_frame), progress)
 
 
 def encode_jointly(pixels: Array, visual: Params, config: VisionConfig, progress: Callback = None) -> Array:

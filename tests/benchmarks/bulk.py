@@ -1,4 +1,4 @@
-"""Many texts and many captions at once: labels with templates, and captions of a batch of videos."""
+"""Many texts and many captions at once: labels with templates, answers to choose from, captions of videos."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from report import Section, ratio, seconds
 LABELS, BATCH = 400, 64  # open_clip's texts at a time, as in its zero-shot classifier
 THINGS = ("dog", "guitar", "bicycle", "horse", "river", "pancake", "violin", "kite", "tree", "puppet")
 ACTIONS = ("running", "playing the guitar", "riding a bicycle", "cutting a tree", "washing the dishes")
+QUESTION = "what does the person in this video look at?"
+WHICH = (
+    *("small", "large", "red", "blue", "green", "black", "white", "brown", "yellow", "old"),
+    *("young", "wet", "wooden", "striped", "loud", "fast", "slow", "new", "broken"),
+)
+ANSWERS = [*THINGS, *(f"{which} {thing}" for which in WHICH for thing in THINGS)]  # of one or two words
 WIDTHS = (1, 4, 16)  # captions that are decoded together
 CAPTIONS = 16
 LENGTH = 20  # ids of each
@@ -40,6 +46,23 @@ def measure_labels(folder: Path, model: str, rounds: int, threads: int) -> Secti
         ["", "seconds", "min - max", "times as long"],
         [[name, *seconds(turn), ratio(turn, mine)] for name, turn in turns.items()],
         [f"The latents of the labels differ by {off:.1e} at most."],
+        turns,
+    )
+
+
+def measure_answers(folder: Path, model: str, rounds: int, threads: int) -> Section:
+    with ExitStack() as stack:
+        ours = stack.enter_context(Racer("bulk.answers", str(folder), threads=threads))
+        turns = race({"question once": partial(ours, True), "with each answer": partial(ours, False)}, rounds)
+    once, each = turns.values()
+    off = np.abs(np.array(once[0]["scores"]) - np.array(each[0]["scores"])).max()
+    if off > 1e-3:
+        raise RuntimeError(f"the log-probabilities differ by {off:.1e}")
+    return Section(
+        f"Answers: CoCa ViT-{model}, {len(ANSWERS)} answers to one question, scored by the decoder",
+        ["", "seconds", "min - max", "times as long"],
+        [[name, *seconds(turn), ratio(turn, once)] for name, turn in turns.items()],
+        [f"The log-probabilities differ by {off:.1e} at most."],
         turns,
     )
 
@@ -99,6 +122,38 @@ def open_clip_labels(folder: str, model: str) -> Callable[[], dict[str, Any]]:
             parts = [coca.encode_text(part, normalize=True) for part in ids.split(BATCH)]
             mean = torch.cat(parts).reshape(len(names()), len(ENSEMBLE), -1).mean(dim=1)
             return {"latents": torch.nn.functional.normalize(mean, dim=-1).tolist()}
+
+    return run
+
+
+def answers(folder: str) -> Callable[[bool], dict[str, Any]]:
+    """Score answers by `tasks.score`, or as it does without a shared beginning: 16 whole texts at a time."""
+    from minivideococa import Video, score
+    from minivideococa.model.ops import log_softmax
+    from minivideococa.tasks import batches, prompt_length, text_lengths
+
+    model = load_minivideococa(folder)
+    c, random = model.config, np.random.default_rng(0)
+    tokens = random.standard_normal((c.vision.queries - 1, c.embed_dim), np.float32)
+    video = Video(np.full(c.embed_dim, c.embed_dim**-0.5, np.float32), tokens)
+
+    def whole() -> np.ndarray:
+        ids, begin = (
+            model.tokenize([f"{QUESTION} {x}" for x in ANSWERS]),
+            prompt_length(model, QUESTION),
+        )
+        scores = []
+        for rows in batches(len(ids), 16):
+            lengths = text_lengths(model, ids[rows])[:, None]
+            inputs, targets = ids[rows, : lengths.max() - 1], ids[rows, 1 : lengths.max(), None]
+            found = np.take_along_axis(log_softmax(model.decode(tokens, inputs)), targets, axis=-1)[..., 0]
+            positions = np.arange(1, lengths.max())
+            scores.append(np.where((begin <= positions) & (positions < lengths), found, 0).sum(axis=1))
+        return np.concatenate(scores)
+
+    def run(once: bool) -> dict[str, Any]:
+        scores = score(model, video, ANSWERS, QUESTION) if once else whole()
+        return {"scores": scores.tolist()}
 
     return run
 

@@ -1,8 +1,9 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|film|startup|train|
-                                    train-memory|all] [--model L-14|B-32|tiny] [--rounds 5] [--threads N]
+    python tests/benchmarks/run.py [SECTION] [--model L-14|B-32|tiny] [--rounds 5] [--threads N]
                                    [--no-wait] [--json FILE] [--keep FOLDER]
+
+SECTION is a key of `SECTIONS`, such as encoder, or all.
 
 Needs the extra `bench`, an idle machine, 16 GB of memory and 5 GB of disk. Nothing is downloaded: the weights
 are random, in the released shapes, float32, and the same for all.
@@ -38,6 +39,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "encoder": (("L-14", "B-32"), encoder.measure),
     "generate": (("L-14",), generate.measure),
     "labels": (("L-14",), bulk.measure_labels),
+    "answers": (("L-14",), bulk.measure_answers),
     "captions": (("L-14",), bulk.measure_captions),
     "memory": (("L-14",), memory.measure),
     "film": ((), film.measure),

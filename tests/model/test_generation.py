@@ -59,6 +59,7 @@ class Numbers:
         self.start_id, self.end_id, self.context_length = vocabulary - 2, vocabulary - 1, context_length
 
     def encode(self, texts, context_length=None):
+        texts = [texts] if isinstance(texts, str) else texts
         rows = np.zeros((len(texts), context_length or self.context_length), np.int64)
         for row, text in zip(rows, texts):
             ids = [self.start_id, *map(int, text.split()), self.end_id]

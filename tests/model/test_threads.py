@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Barrier, Event, Lock, Thread, current_thread
 
@@ -19,7 +19,7 @@ import minivideococa as mvc
 from minivideococa.model import kernels as threads
 from minivideococa.model import vision
 from minivideococa.model.config import ADAPTERS
-from minivideococa.model.hooks import record, trace
+from minivideococa.model.hooks import record, replace_operations, trace
 
 PATIENCE = 10  # seconds that a thread waits for another before the test fails
 
@@ -160,6 +160,53 @@ def test_a_models_frames_on_threads(tiny_model, monkeypatch, dtype, T, piece):
         ]
         for name, x in tape.items():
             np.testing.assert_allclose(x, results[0][name], atol=1e-5 if dtype == "float32" else 1e-13)
+
+
+# map_distinct
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.integers(1, 14), st.booleans())
+def test_equal_frames_are_computed_once(numbers, piece, traced):
+    """In whatever order they come; a trace computes all of them. Progress is told of all."""
+    x, computed, told = np.array(numbers) % 3 * np.ones((2, 3, 1)), [], []  # 0 and 3 are equal
+    x = x.transpose(2, 0, 1)  # not contiguous
+
+    def function(part):
+        computed.extend(part[:, 0, 0])
+        record("doubled", 2 * part)
+        return part * part
+
+    with on_threads(1), trace() if traced else nullcontext() as tape:
+        got = threads.map_distinct(function, x, piece, told.append)
+    np.testing.assert_array_equal(got, x * x)
+    assert sum(told) == len(x)
+    if traced:
+        np.testing.assert_array_equal(tape["doubled"], 2 * x)
+    else:
+        assert computed == list(dict.fromkeys(n % 3 for n in numbers))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_equal_frames_of_a_video_are_encoded_once(tiny_model, dtype, adapter):
+    """The same bits as encoding all, which a trace does; jointly, where frames see each other, all are."""
+    across = {"factorized": {"layers": 1, "heads": 1}}
+    model = tiny_model(1, dtype, vision={"image_size": 48}, video=across)  # MANY rows in every product
+    pixels = np.random.default_rng(0).standard_normal((3, 3, 48, 48))[[0, 0, 1, 0, 2, 2, 1, 0]]
+    frames, parts = [], []
+
+    def counted(embed):
+        return lambda pixels, *args: (frames.append(len(pixels)), embed(pixels, *args))[1]
+
+    with on_threads(1):
+        with trace():
+            want = model.encode_video(pixels, adapter)
+        with replace_operations({"vision.embed": counted}):
+            got = model.encode_video(pixels, adapter, progress=parts.append)
+    assert model.config.vision.tokens_per_frame >= threads.MANY
+    assert sum(frames) == (8 if adapter == "joint" else 3) and sum(parts) == 8
+    np.testing.assert_array_equal(got.latent, want.latent)
+    np.testing.assert_array_equal(got.tokens, want.tokens)
 
 
 # frame_threads
