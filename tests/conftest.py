@@ -1,5 +1,6 @@
 """What the tests share: small models with random weights from a seed, and a tokenizer of whole words."""
 
+import itertools
 import json
 
 import numpy as np
@@ -15,6 +16,8 @@ from minivideococa.world import VOCABULARY
 # The same examples in every run: a test that turns red means that the code has changed.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")
+
+NUMBERS = itertools.count()  # of the tests of this process
 
 VISION = {
     "image_size": 14,
@@ -116,3 +119,11 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
     path.write_text(json.dumps(words))
     return load_tokenizer(path, TEXT["context_length"], pad_id=0, clean="lower")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Give each test a cache of its own: a command would find what another test has encoded."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(NUMBERS)}"
+    monkeypatch.setenv("MINIVIDEOCOCA_CACHE", str(folder))
+    monkeypatch.delenv("MINIVIDEOCOCA_CACHE_LIMIT", raising=False)

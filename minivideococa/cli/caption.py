@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import arguments, messages, videos
+from . import arguments, messages, stored, videos
 
 if TYPE_CHECKING:
     from ..model.config import Video
@@ -35,6 +35,7 @@ def add_arguments(parser: arguments.Parser) -> None:
     )
     arguments.add_adapter(parser)
     arguments.add_part(parser)
+    stored.add_cache(parser)
     arguments.add_decoding(parser)
 
 
