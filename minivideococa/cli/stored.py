@@ -29,6 +29,16 @@ def add_cache(parser: arguments.Parser) -> None:
         "downloaded checkpoints; the command cache shows and clears it)",
     )
     group.add_argument("--no-cache", action="store_true", help="keep nothing, and use nothing that was kept")
+    parser.checks.append(wrong_cache)
+
+
+def wrong_cache(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the folder of the cache or its limit."""
+    try:
+        folder_of(args)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def folder_of(args: argparse.Namespace) -> Path | None:
