@@ -173,7 +173,7 @@ def _add_tensors(digest: Any, node: Any, name: str = "") -> None:
 # Encoded videos
 
 
-def encode(
+def cached_video(
     model: VideoCoCa,
     video: str | os.PathLike[str],
     num_frames: int,

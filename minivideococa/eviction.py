@@ -4,7 +4,7 @@ A file is named KIND-HASH.safetensors; those of earlier versions have no kind. N
 touched. The modification time of a file is the time of its last use: `mark_used` sets it.
 
 A finetuning run reads its frames in every epoch. While it lasts it holds a shared lock on the folder, and no
-process removes files of the kinds `FRAMES`. Where folders cannot be locked, these are never removed.
+process removes files of the kinds `FRAMES`. Where folders cannot be locked, only a user removes these.
 """
 
 from __future__ import annotations
@@ -61,14 +61,18 @@ def keep_frames(folder: Path, user: object) -> None:
 
 
 @contextmanager
-def removable_files(folder: Path) -> Iterator[list[CacheFile]]:
-    """Yield the files of a cache that no finetuning run needs while the `with` block lasts."""
+def removable_files(folder: Path, by_user: bool = False) -> Iterator[list[CacheFile]]:
+    """Yield the files of a cache that no finetuning run needs while the `with` block lasts.
+
+    Where folders cannot be locked, the frames are among them only if the user removes them.
+    """
     try:
         held = acquire_lock(folder, wait=False)
+        frames = held is not None or by_user
     except BlockingIOError:
-        held = None
+        held, frames = None, False
     try:
-        yield [file for file in list_files(folder) if held is not None or file.kind not in FRAMES]
+        yield [file for file in list_files(folder) if frames or file.kind not in FRAMES]
     finally:
         release_lock(held)
 

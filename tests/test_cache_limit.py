@@ -160,6 +160,14 @@ def test_frames_that_finetuning_reads_are_kept_as_long_as_it_runs(folder, kind):
     assert not stored(folder, [1], kind)
 
 
+def test_where_folders_cannot_be_locked_only_the_user_removes_frames(folder, monkeypatch):
+    monkeypatch.setattr(eviction, "acquire_lock", lambda *_, **__: None)
+    store(folder, 1, "tokens")
+    eviction.evict(folder, 1)
+    with eviction.removable_files(folder, by_user=True) as files:
+        assert [file.kind for file in files] == ["tokens"]
+
+
 WRITER = """
 import sys, numpy as np
 from pathlib import Path

@@ -112,7 +112,7 @@ def clear(args: argparse.Namespace, folder: Path) -> int:
     def is_old(file: CacheFile) -> bool:
         return args.older_than is None or file.used <= time.time() - 86400 * args.older_than
 
-    with removable_files(folder) as files:
+    with removable_files(folder, by_user=True) as files:
         removed = remove(filter(is_old, files))
     if folder.is_dir():
         remove_abandoned(folder)

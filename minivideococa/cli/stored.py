@@ -66,12 +66,12 @@ def model_key(args: argparse.Namespace, model: VideoCoCa) -> str:
 
 def encode(args: argparse.Namespace, model: VideoCoCa, path: str, update: Update) -> Video:
     """Return a video, or the part from --start to --end, encoded now or found. `update` counts frames."""
-    from ..cache import encode
+    from ..cache import cached_video
 
     options = {name: getattr(args, name, None) for name in ("adapter", "start", "end")}
     folder = folder_of(args)
     key = model_key(args, model) if folder else None
-    return encode(model, path, args.frames, **options, folder=folder, model_key=key, progress=update)
+    return cached_video(model, path, args.frames, **options, folder=folder, model_key=key, progress=update)
 
 
 def label_latents(

@@ -1,8 +1,8 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|startup|train|train-memory|all]
-                                   [--model L-14|B-32|tiny] [--rounds 5] [--threads N] [--no-wait]
-                                   [--json FILE] [--keep FOLDER]
+    python tests/benchmarks/run.py [encoder|generate|labels|captions|again|memory|startup|train|
+                                    train-memory|all] [--model L-14|B-32|tiny] [--rounds 5] [--threads N]
+                                   [--no-wait] [--json FILE] [--keep FOLDER]
 
 Needs the extra `bench`, an idle machine, 16 GB of memory and 5 GB of disk. Nothing is downloaded: the weights
 are random, in the released shapes, float32, and the same for all.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout, installed or not
 
+import again
 import bulk
 import encoder
 import generate
@@ -38,6 +39,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "generate": (("L-14",), generate.measure),
     "labels": (("L-14",), bulk.measure_labels),
     "captions": (("L-14",), bulk.measure_captions),
+    "again": (("L-14",), again.measure),
     "memory": (("L-14",), memory.measure),
     "startup": ((), startup.measure),
     "train": (("tiny", "B-32"), train_step.measure),
