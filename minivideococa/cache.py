@@ -186,11 +186,11 @@ def cached_video(
     progress: Update | None = None,
 ) -> Video:
     """Encode a video as `VideoCoCa.encode`, unless the cache in `folder` has it. Raises as that function."""
-    arguments = (video, num_frames, model.config.check_adapter(adapter), start, end)
-    key = video_key(folder, model_key, *arguments) if folder else []
+    adapter = model.config.check_adapter(adapter)
+    key = video_key(folder, model_key, video, num_frames, adapter, start, end) if folder else []
     encoded = get_video(folder, key)
     if encoded is None:
-        encoded = model.encode(*arguments, progress=progress)
+        encoded = model.encode(video, num_frames, adapter, start=start, end=end, progress=progress)
         put_video(folder, key, video, encoded)
     elif progress:
         progress(num_frames)
