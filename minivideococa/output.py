@@ -94,7 +94,7 @@ def atomic_folder(
 
 def _move_folder(partial: Path, destination: Path, fill: bool) -> None:
     """Move a folder, or with `fill` its entries. Raises ValueError if `destination` is not empty."""
-    lock = _lock(destination) if fill else None  # otherwise two processes could mix their files
+    lock = acquire_lock(destination) if fill else None  # otherwise two processes could mix their files
     try:
         require_empty(destination)
         if fill:
@@ -103,7 +103,7 @@ def _move_folder(partial: Path, destination: Path, fill: bool) -> None:
         else:
             os.replace(partial, destination)
     finally:
-        _unlock(lock)
+        release_lock(lock)
 
 
 def make_folder(folder: Path) -> None:
@@ -129,7 +129,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises ValueError if another process holds it. Where folders cannot be locked, there is no lock.
     """
     try:
-        lock = _lock(folder, wait=False)
+        lock = acquire_lock(folder, wait=False)
     except BlockingIOError:
         raise ValueError(
             f"{folder}: another process is writing there: wait until it ends, or give another folder"
@@ -137,7 +137,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _unlock(lock)
+        release_lock(lock)
 
 
 def is_writable(folder: Path) -> bool:
@@ -156,9 +156,7 @@ def require_writable(folder: Path, name: str | os.PathLike[str]) -> None:
 def _unfinished(folder: Path) -> Iterator[Path]:
     """Yield a path in `folder` for unfinished work, removed at the end. Remove abandoned work first."""
     try:
-        for name in os.listdir(folder):
-            if LOCK_FILE.fullmatch(name):
-                _remove_abandoned(folder / name)
+        remove_abandoned(folder)
         lock_file, lock = _make_lock_file(folder)
     except OSError as error:
         raise type(error)(f"{folder}: cannot be written: {error.strerror}; give another place") from None
@@ -166,7 +164,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
         yield Path(f"{lock_file}.work")
     finally:
         _remove(lock_file)
-        _unlock(lock)
+        release_lock(lock)
 
 
 def _make_lock_file(folder: Path) -> tuple[Path, int | None]:
@@ -174,10 +172,10 @@ def _make_lock_file(folder: Path) -> tuple[Path, int | None]:
     while True:
         descriptor, name = mkstemp(prefix=".partial-", dir=folder)
         os.close(descriptor)
-        lock = _lock(name)
+        lock = acquire_lock(name)
         if os.path.exists(name):
             return Path(name), lock
-        _unlock(lock)  # another process has removed it, before it was locked, as abandoned
+        release_lock(lock)  # another process has removed it, before it was locked, as abandoned
 
 
 @contextmanager
@@ -195,13 +193,20 @@ def _errors_name(partial: Path, destination: Path) -> Iterator[None]:
         raise OSError(f"{name}: cannot be written: {error.strerror}") from None
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove unfinished work in a folder that no process is writing. Raises OSError if it cannot be read."""
+    for name in os.listdir(folder):
+        if LOCK_FILE.fullmatch(name):
+            _remove_abandoned(folder / name)
+
+
 def _remove_abandoned(lock_file: Path) -> None:
     """Remove unfinished work without a lock; where files cannot be locked, work that is a day old."""
     try:
-        lock = _lock(lock_file, wait=False)
+        lock = acquire_lock(lock_file, wait=False)
         if lock is not None or time.time() - lock_file.stat().st_mtime > ABANDONED_AFTER:
             _remove(lock_file)
-        _unlock(lock)
+        release_lock(lock)
     except OSError:  # locked, already removed, or not ours to remove
         pass
 
@@ -216,10 +221,11 @@ def _remove(lock_file: Path) -> None:
     lock_file.unlink(missing_ok=True)
 
 
-def _lock(path: str | Path, wait: bool = True) -> int | None:
+def acquire_lock(path: str | Path, wait: bool = True, shared: bool = False) -> int | None:
     """Lock a file or folder. Return the descriptor that holds the lock, None where it cannot be locked.
 
-    Raises BlockingIOError if another process holds the lock and `wait` is False.
+    Several processes can hold a `shared` lock, and then none another. Raises BlockingIOError if another
+    process holds the lock and `wait` is False.
     """
     try:
         import fcntl  # not on Windows
@@ -228,7 +234,8 @@ def _lock(path: str | Path, wait: bool = True) -> int | None:
     except (ImportError, OSError):
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
@@ -237,6 +244,7 @@ def _lock(path: str | Path, wait: bool = True) -> int | None:
     return descriptor
 
 
-def _unlock(lock: int | None) -> None:
+def release_lock(lock: int | None) -> None:
+    """Release what `acquire_lock` returned."""
     if lock is not None:
         os.close(lock)

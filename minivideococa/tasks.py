@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ ENSEMBLE = (  # for labels that are things and for labels that are actions
     "a home video of {}.",
     "footage of {} from a camera.",
 )
+TEXTS = 256  # texts that are encoded at a time and cached together
 CAPTIONS = 16  # texts that are generated at a time
 BATCH_SIZE = 16  # texts that are scored at a time in a trace; the logits of one take L x V numbers
 
@@ -89,6 +91,26 @@ def mean_latents(
     return normalize(latents.reshape(len(sentences), -1, latents.shape[-1]).mean(axis=1))
 
 
+def latents_in_parts(
+    model: VideoCoCa,
+    sentences: Sequence[Sequence[str]],
+    cached: Callable[[list[Sequence[str]], Callable[[], Array]], Array],
+    progress: Update | None = None,
+) -> Array:
+    """Return `mean_latents` of sentences in parts of about `TEXTS`, so that a cache keeps what is done.
+
+    `cached` takes the sentences of a part and the function that computes their latents. It calls the function
+    unless it knows the latents.
+    """
+    latents = []
+    for rows in batches(len(sentences), max(1, TEXTS // len(sentences[0]))):
+        part = list(sentences[rows])
+        latents.append(cached(part, partial(mean_latents, model, part)))
+        if progress:
+            progress(sum(map(len, part)))
+    return np.concatenate(latents)
+
+
 def classify(
     model: VideoCoCa,
     video: Video | Source,
@@ -100,6 +122,7 @@ def classify(
     start: Time = None,
     end: Time = None,
     adapter: str | None = None,
+    latents: Array | None = None,
     progress: Update | None = None,
 ) -> list[tuple[str, float]]:
     """Classify a video zero-shot: return (label, probability) for each label, the most probable first.
@@ -112,9 +135,11 @@ def classify(
         paper does. "likelihood" uses the probability that the decoder assigns to the sentences, summed over
         the templates.
     num_frames, start, end, adapter : as in `VideoCoCa.encode`.
+    latents : what `label_latents` returns for the labels and templates, to encode them once for many videos.
     progress : called with the number of texts just encoded or scored.
 
-    Raises ValueError for another `by`, without a label or template, and as `VideoCoCa.encode`.
+    Raises ValueError for another `by`, without a label or template, for `latents` of another shape, and as
+    `VideoCoCa.encode`.
     """
     if not isinstance(by, str) or by not in ("latent", "likelihood"):
         raise ValueError(f"by is 'latent' or 'likelihood', not {shorten(by)}")
@@ -123,10 +148,12 @@ def classify(
     warn_if_cut(model, [text for texts in sentences for text in texts])
     if by == "latent":
         _warn_of_caveat(model)
-        latents = mean_latents(model, sentences, progress)
+        of_labels = mean_latents(model, sentences, progress) if latents is None else latents
+        if (found := np.shape(of_labels)) != (shape := (len(labels), model.config.embed_dim)):
+            raise ValueError(f"latents has the shape {found}, not {shape}: one for each label")
     video = model.encode(video, num_frames, adapter, start, end)
     if by == "latent":
-        logits = model.logit_scale * cosine(latents, video.latent)
+        logits = model.logit_scale * cosine(of_labels, video.latent)
     else:
         # one template after another: its sentences begin with the same words, which `score_ids` computes once
         by_template = (model.tokenize(texts) for texts in zip(*sentences, strict=True))

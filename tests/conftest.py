@@ -1,5 +1,6 @@
 """What the tests share: small models with random weights from a seed, and a tokenizer of whole words."""
 
+import itertools
 import json
 import os
 
@@ -21,6 +22,8 @@ from minivideococa.world import VOCABULARY
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=20)
 settings.register_profile("full", settings.get_profile("suite"), max_examples=100)
 settings.load_profile("suite")
+
+NUMBERS = itertools.count()  # of the tests of this process
 
 VISION = {
     "image_size": 14,
@@ -122,3 +125,11 @@ def tokenizer(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
     path.write_text(json.dumps(words))
     return load_tokenizer(path, TEXT["context_length"], pad_id=0, clean="lower")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Give each test a cache of its own: a command would find what another test has encoded."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(NUMBERS)}"
+    monkeypatch.setenv("MINIVIDEOCOCA_CACHE", str(folder))
+    monkeypatch.delenv("MINIVIDEOCOCA_CACHE_LIMIT", raising=False)

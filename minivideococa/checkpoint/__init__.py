@@ -54,18 +54,14 @@ def load(
     memory, weights with values that are not finite, a repository that cannot be downloaded, and a tuned part
     of another checkpoint.
     """
-    from .folder import WEIGHTS, embedded_checkpoint, read_checkpoint, read_origin
+    from .folder import WEIGHTS, read_checkpoint, read_origin
     from .released import weights_caveat
     from .table import nest
     from .tuned import base_name, lay_over, read_tuned
 
     part = None if tuned is None else read_tuned(tuned)
     repository = str(source).removeprefix(HUB) if str(source).startswith(HUB) else None
-    if repository is not None:
-        from .hub import fetch
-
-        source = fetch(repository, progress=progress)
-    folder = embedded_checkpoint() if source is None else source
+    folder = _folder_of(source, progress)
     config, tensors = read_checkpoint(folder, dtype)
     model = assemble(config, nest(tensors), _tokenizer(Path(folder), config))
     model.origin = read_origin(Path(folder) / WEIGHTS)
@@ -75,6 +71,31 @@ def load(
     model.tuned_for = model.origin.get("tuned_for")
     model.base = f"{HUB}{repository}" if repository else base_name(folder)
     return model if part is None else lay_over(model, part)
+
+
+def files_of(
+    source: str | os.PathLike[str] | None = None,
+    tuned: str | os.PathLike[str] | None = None,
+    progress: Progress = no_progress,
+) -> list[Path]:
+    """Return the paths of the files that `load` reads; some may not exist. Downloads and raises as `load`."""
+    from .folder import CONFIG, TOKENIZER, WEIGHTS
+    from .tuned import read_tuned
+
+    part = [] if tuned is None else [read_tuned(tuned).path]
+    folder = Path(_folder_of(source, progress))
+    return [*(folder / name for name in (CONFIG, WEIGHTS, TOKENIZER)), *part]
+
+
+def _folder_of(source: str | os.PathLike[str] | None, progress: Progress) -> str | os.PathLike[str]:
+    """Return the checkpoint folder of a `source` of `load`."""
+    from .folder import embedded_checkpoint
+
+    if str(source).startswith(HUB):
+        from .hub import fetch
+
+        return fetch(str(source).removeprefix(HUB), progress=progress)
+    return embedded_checkpoint() if source is None else source
 
 
 def assemble(config: Config, params: Params, tokenizer: Tokenizer | None = None) -> VideoCoCa:

@@ -82,7 +82,7 @@ def _require_writable(cache: Path, make: bool = False) -> None:
     if not possible:
         raise PermissionError(
             f"{cache}: the cache of checkpoints cannot be written; set MINIVIDEOCOCA_CACHE to "
-            "another folder (--cache of `evaluate` moves that of encoded videos)"
+            "another folder (--cache moves that of encoded videos)"
         )
 
 

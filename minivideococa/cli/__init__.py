@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from .. import __version__, terminal
 from . import (
     answer,
+    cache,
     caption,
     check,
     classify,
@@ -52,6 +53,7 @@ COMMANDS = (
     finetune,
     shapes,
     check,
+    cache,
 )
 
 

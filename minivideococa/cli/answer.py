@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import arguments, messages, videos
+from . import arguments, messages, stored, videos
 
 if TYPE_CHECKING:
     from ..model.config import Video
@@ -60,6 +60,7 @@ def add_arguments(parser: arguments.Parser) -> None:
     arguments.add_model(parser, f"; {arguments.IN_WORLD}")
     arguments.add_adapter(parser)
     arguments.add_part(parser)
+    stored.add_cache(parser)
 
 
 def run(args: argparse.Namespace) -> int:

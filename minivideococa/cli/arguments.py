@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 from .. import terminal
 from ..inputs import read_text
@@ -132,6 +133,11 @@ def progress(args: argparse.Namespace) -> Progress:
     return no_progress if args.quiet else progress_bar
 
 
+# The `cache.file_states` of a loaded model's files, of before it was loaded: if they are those of an earlier
+# run, so is the model.
+FILE_STATES: WeakKeyDictionary[VideoCoCa, list[list[Any]]] = WeakKeyDictionary()
+
+
 def load_model(
     args: argparse.Namespace, dtype: str = "float32", adds_layers: bool = False, part: str | None = None
 ) -> VideoCoCa:
@@ -140,11 +146,14 @@ def load_model(
     Raises FileNotFoundError for a missing folder, and as `checkpoint.load`; unless the command adds layers,
     also ValueError for an --adapter that the checkpoint does not have or more --frames than it has positions.
     """
-    from ..checkpoint import load
+    from ..cache import file_states
+    from ..checkpoint import files_of, load
 
     require_weights(args)
     tuned = args.tuned if args.tuned or args.weights else part
+    states = file_states(files_of(args.weights, tuned, progress(args)))
     model = load(args.weights, dtype, tuned=tuned, progress=progress(args))
+    FILE_STATES[model] = states
     if not adds_layers:
         adapter = model.config.check_adapter(getattr(args, "adapter", None))
         model.config.check_frames(getattr(args, "frames", 1), adapter)

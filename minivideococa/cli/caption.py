@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from . import arguments, messages, stretches, videos
+from . import arguments, messages, stored, stretches, videos
 
 if TYPE_CHECKING:
     from ..model.config import Video
@@ -35,6 +35,7 @@ def add_arguments(parser: arguments.Parser) -> None:
     arguments.add_adapter(parser)
     arguments.add_part(parser)
     stretches.add_arguments(parser)
+    stored.add_cache(parser)
     arguments.add_decoding(parser)
 
 

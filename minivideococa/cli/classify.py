@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import arguments, messages, videos
+from . import arguments, messages, stored, videos
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -32,6 +32,7 @@ def add_arguments(parser: arguments.Parser) -> None:
     arguments.add_model(parser, f"; {arguments.IN_WORLD}")
     arguments.add_adapter(parser)
     arguments.add_part(parser)
+    stored.add_cache(parser)
     arguments.add_templates(parser)
     parser.add_argument(
         "--by",
@@ -55,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     templates = messages.known_templates(args, model, templates)
     video = videos.encode_with_bar(args, model, args.video)
     with arguments.progress(args)(len(labels) * len(templates or [""]), "texts") as update:
-        ranking = classify(model, video, labels, templates, args.by, progress=update)
+        latents = None
+        if args.by == "latent":
+            latents = stored.label_latents(args, model, labels, templates, update)
+        ranking = classify(model, video, labels, templates, args.by, latents=latents, progress=update)
     known = messages.videos_in_world(args, [video])
     messages.warn_of_limits(args, model, [*labels, *(templates or [])], known)
     messages.print_result(

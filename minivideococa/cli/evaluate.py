@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..output import resolve_output
-from . import arguments, messages, videos
+from . import arguments, messages, stored, videos
 
 if TYPE_CHECKING:
     from ..evaluation import Entry
@@ -77,15 +76,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         help="tokenization for caption metrics: lower-case words without punctuation, or that of published "
         "figures, for which pycocoevalcap runs Java (default: words)",
     )
-    cache = parser.add_mutually_exclusive_group()
-    cache.add_argument(
-        "--cache",
-        type=arguments.path,
-        metavar="DIR",
-        help="where to keep encoded videos and generated texts for later runs (default: beside downloaded "
-        "checkpoints)",
-    )
-    cache.add_argument("--no-cache", action="store_true", help="keep nothing")
+    stored.add_cache(parser)
     arguments.add_output(
         parser,
         "FILE",
@@ -100,7 +91,6 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
-    from ..checkpoint.hub import cache_folder
     from ..evaluation import evaluate, report, write_predictions
     from ..evaluation.run import choose_tasks
     from ..media.video import files_of
@@ -133,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         answers=answers,
         tokenizer=args.tokenizer,
         train=train,
-        cache=None if args.no_cache else Path(args.cache or cache_folder() / "videos"),
+        cache=stored.folder_of(args),
         options=options,
         progress=arguments.progress(args),
     )

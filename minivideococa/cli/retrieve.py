@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import arguments, messages, videos
+from . import arguments, messages, stored, videos
 
 
 def add_parser(commands: arguments.Commands) -> None:
@@ -27,6 +27,7 @@ def add_arguments(parser: arguments.Parser) -> None:
     arguments.add_model(parser, f"; {arguments.IN_WORLD}")
     arguments.add_adapter(parser)
     arguments.add_part(parser)
+    stored.add_cache(parser)
 
 
 def search_text(value: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from ..inputs import natural_key
-from . import arguments, messages
+from . import arguments, messages, stored
 
 if TYPE_CHECKING:
     from ..model.config import Video
@@ -158,10 +158,8 @@ def report_left_out(args: argparse.Namespace, failed: Mapping[str, str], paths: 
 
 
 def encode(args: argparse.Namespace, model: VideoCoCa, path: str, update: Update) -> Video:
-    """Encode a video, or the part from --start to --end. `update` counts frames."""
-    names = ("adapter", "start", "end")
-    options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
-    return model.encode(path, args.frames, **options, progress=update)
+    """Return a video, or the part from --start to --end, encoded now or found. `update` counts frames."""
+    return stored.encode(args, model, path, update)
 
 
 def encode_with_bar(args: argparse.Namespace, model: VideoCoCa, path: str) -> Video:

@@ -14,9 +14,9 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from ..cache import content_hashes, folder_for, get, put
+from ..cache import folder_for, get_video, put_video, video_key
 from ..inputs import why_unreadable
-from ..media.sampling import RULE, frame_count
+from ..media.sampling import frame_count
 from ..media.video import read_video
 from ..model.config import Video
 from ..model.generation import DecodingOptions
@@ -27,7 +27,7 @@ from ..resources import require_memory_for
 from ..tasks import warn_if_cut
 from .manifest import Entry, part_key
 from .tasks import TASKS, Clip, Settings, Task
-from .tasks.task import WITHOUT_CACHE, finite_latents
+from .tasks.task import finite_latents
 
 
 def evaluate(
@@ -71,7 +71,8 @@ def evaluate(
     tokenizer : "words" or "ptb", how the metrics of captions split texts; see `metrics`.
     train : the entries of the training set, whose videos' mean the question-only baseline has. Default: the
         videos with questions that are evaluated.
-    cache : a folder for encoded videos and generated texts, which the next run uses. None: no cache.
+    cache : a folder for encoded videos and generated texts, which the next run uses; a warning if it cannot
+        be written. None: no cache.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to
         captions only; the `max_length` of an answer does not count the question.
     progress : called once for each stage: labels, captions, training videos, videos, questions.
@@ -87,7 +88,6 @@ def evaluate(
     Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
     question that leaves no room for its answer, "caption" named without the package of its metrics, and a
     request that does not fit into memory; and for latents that are not finite, and if no video can be read.
-    Raises OSError if the cache cannot be written.
     """
     entries = _check_entries(entries)
     training = [] if train is None else _check_entries(train)
@@ -218,25 +218,22 @@ def collect_clips(entries: Sequence[Entry], tasks: Sequence[type[Task]]) -> dict
 def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Video | None:
     """Return the encoded video, from the cache if it is there; None if it cannot be read.
 
-    Sets the clip's `key` and `latent`, or else `unreadable`. Raises ValueError if the latent is not finite,
-    OSError if the cache cannot be written.
+    Sets the clip's `key` and `latent`, or else `unreadable`. Raises ValueError if the latent is not finite.
     """
-    model, cache = settings.model, settings.cache
+    model, cache, part = settings.model, settings.cache, (clip.start, clip.end)
     try:
-        hashes = content_hashes(clip.path) if cache else None
-        clip.key = [settings.model_key, hashes, num_frames, adapter, RULE, clip.start, clip.end]
-        arrays = get(cache, clip.key)
-        if arrays is None:
-            pixels = model.preprocess(read_video(clip.path, num_frames, clip.start, clip.end))
+        if cache:
+            clip.key = video_key(cache, settings.model_key, clip.path, num_frames, adapter, *part)
+        video = get_video(cache, clip.key)
+        if video is None:
+            pixels = model.preprocess(read_video(clip.path, num_frames, *part))
     except Exception as error:  # decoders raise many kinds; the other videos keep their results
         clip.unreadable = why_unreadable(clip.path, error)
         return None
-    if arrays is not None:
-        video = Video(**arrays)
-    else:
+    if video is None:
         video = model.encode_video(pixels, adapter)
         finite_latents(video.latent[None], [clip.path])
-        put(cache, clip.key, vars(video), WITHOUT_CACHE)
+        put_video(cache, clip.key, clip.path, video)
     clip.latent = video.latent
     return video
 

@@ -13,11 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..cache import model_hash
+from ..cache import default_folder, model_hash
 from ..checkpoint import with_tensors
 from ..checkpoint.config import parse_config
 from ..checkpoint.folder import TUNED
-from ..checkpoint.hub import cache_folder
 from ..checkpoint.table import parameter_shapes
 from ..checkpoint.tuned import write_tuned, write_whole
 from ..checkpoint.vocabulary import add_words
@@ -91,7 +90,7 @@ def finetune(
     folder = Path(path_name(output, "give a folder for the run", "output"))
     if plot is not None:
         plot = check_plot(plot, folder, [example.video for example in (*examples, *(tested or []))])
-    cache = cache_folder() / "videos" if cache is None else cache
+    cache = default_folder() if cache is None else cache
     with state.run_folder(folder):
         facts = {"options": asdict(options), "model": model_hash(model)}
         state.require_same_run(folder, facts)  # before hours of encoding

@@ -14,14 +14,25 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..cache import content_hashes, encoder_hash, file_of, folder_for, is_intact, open_arrays, put
+from ..cache import (
+    content_hashes,
+    encoder_hash,
+    file_of,
+    folder_for,
+    is_intact,
+    open_arrays,
+    size_limit,
+    write,
+)
 from ..evaluation.manifest import Entry, PartKey, part_key
+from ..eviction import keep_frames
 from ..inputs import why_unreadable
 from ..media.preprocess import square_frames
 from ..media.sampling import RULE, frame_count
@@ -29,7 +40,7 @@ from ..media.video import read_video
 from ..model.config import Array, check_finite, check_int
 from ..model.videococa import VideoCoCa, frame_tokens
 from ..progress import Progress, no_progress
-from ..resources import require_memory_for
+from ..resources import format_bytes, require_memory_for
 
 
 class ClipStore:
@@ -72,7 +83,7 @@ class ClipStore:
         if pixels:
             self._content: list[Any] = ["squares", asdict(model.config.preprocess)]
         else:
-            kind = "joint tokens" if adapter == "joint" else "tokens"
+            kind = "joint-tokens" if adapter == "joint" else "tokens"
             self._content = [kind, encoder_hash(model), str(self.dtype)]
 
     def prepare(self, entries: Sequence[Entry], progress: Progress = no_progress) -> list[Entry]:
@@ -86,10 +97,14 @@ class ClipStore:
         for entry in entries:
             if part_key(entry) not in self._files and part_key(entry) not in self.left_out:
                 clips.setdefault(part_key(entry), entry)
+        with suppress(OSError):  # `write` reports it
+            self.folder.mkdir(parents=True, exist_ok=True)
+        keep_frames(self.folder, self)
         with progress(len(clips), "clips") as update:
             for clip in clips.values():
                 self._prepare(clip)
                 update(1)
+        self._warn_of_limit()
         readable = [entry for entry in entries if part_key(entry) in self._files]
         if entries and not readable:
             raise ValueError(f"no clip can be read: {self.left_out[part_key(entries[0])][1]}")
@@ -117,7 +132,7 @@ class ClipStore:
         """Store a clip, unless it is stored already; leave it out if it cannot be read."""
         try:
             part = part_key(clip)[1:]
-            key = [self._content, content_hashes(clip.video), self.num_frames, RULE, *part]
+            key = [*self._content, content_hashes(clip.video, self.folder), self.num_frames, RULE, *part]
             path = file_of(self.folder, key)
             frames = None if is_intact(path) else self._read(clip)
         except Exception as error:  # decoders raise many kinds
@@ -125,8 +140,18 @@ class ClipStore:
             return
         if frames is not None:
             arrays = {"squares": frames} if self.pixels else {"tokens": self._encode(frames, clip.video)}
-            put(self.folder, key, arrays)
+            write(self.folder, key, arrays)
         self._files[part_key(clip)] = path
+
+    def _warn_of_limit(self) -> None:
+        """Warn if the files take more than the cache may."""
+        total, limit = sum(os.path.getsize(path) for path in self._files.values()), size_limit()
+        if limit is not None and total > limit:
+            warnings.warn(
+                f"the encoded clips take {format_bytes(total)}, and the limit of the cache is "
+                f"{format_bytes(limit)} (MINIVIDEOCOCA_CACHE_LIMIT): they are kept until this run ends",
+                stacklevel=3,
+            )
 
     def _read(self, clip: Entry) -> Array:
         """Read a clip: squares uint8 [T, S, S, 3] to be stored, or pixels [T, 3, S, S] to be encoded."""

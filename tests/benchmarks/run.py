@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the checkout, installed or not
 
+import again
 import bulk
 import encoder
 import film
@@ -41,6 +42,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "labels": (("L-14",), bulk.measure_labels),
     "answers": (("L-14",), bulk.measure_answers),
     "captions": (("L-14",), bulk.measure_captions),
+    "again": (("L-14",), again.measure),
     "memory": (("L-14",), memory.measure),
     "film": ((), film.measure),
     "startup": ((), startup.measure),

@@ -77,7 +77,7 @@ def test_more_frames_than_positions_are_refused(run, tuned):
 
 @pytest.mark.parametrize("adapter", ["mean", "joint", "factorized"])
 def test_the_default_is_the_checkpoints_own(run, tuned, adapter):
-    command = ["classify", BRIEF, "--labels", "red star,blue ring", "--json"]
+    command = ["classify", BRIEF, "--labels", "red star,blue ring", "--json", "--no-cache"]
     own = run(*command, "--weights", tuned[adapter])
     assert own[0] == 0 and own == run(*command, "--weights", tuned[adapter], "--adapter", adapter)
     if adapter != "factorized":  # the same weights, pooled in this way

@@ -1,6 +1,7 @@
 """Finetuning from a manifest to a tuned part: what is learned, what is kept, and what interrupts it."""
 
 import dataclasses
+import gc
 import json
 import shutil
 from itertools import pairwise
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 import minivideococa as mvc
+from minivideococa import eviction
+from minivideococa.cache import put
 from minivideococa.checkpoint.table import unnest
 from minivideococa.demo import CLIPS
 from minivideococa.evaluation import Entry, write_manifest
 from minivideococa.training import finetune as module
-from minivideococa.training import loop, state
+from minivideococa.training import loop, state, tokens
 from minivideococa.training.log import read_log
 from minivideococa.training.loop import NotFiniteError
 from minivideococa.training.parameters import is_reached, is_tuned
@@ -57,6 +60,27 @@ def tune(model, cache, tmp_path):
 def contents(folder):
     """The bytes of the tuned part and of all states."""
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def test_a_full_cache_changes_nothing(tune, tmp_path, monkeypatch):
+    """While a run lasts, its frames are not removed; other files are, and the frames after it."""
+    tune(steps=4)
+    monkeypatch.setenv("MINIVIDEOCOCA_CACHE_LIMIT", "2kB")
+    folder, read = tmp_path / "full", tokens.ClipStore.read
+
+    def read_from_full(self, entry):
+        put(folder, ["video", str(entry)], {"x": np.zeros(9)})
+        eviction.evict(folder, 1)  # as another process
+        assert [file.kind for file in eviction.list_files(folder)] == ["tokens"] * len(ENTRIES)
+        return read(self, entry)
+
+    monkeypatch.setattr(tokens.ClipStore, "read", read_from_full)
+    with pytest.warns(UserWarning, match=r"clips take .* the limit of the cache is 2 kB .* until this run"):
+        tune(steps=4, folder="again", cache=folder)
+    assert contents(tmp_path / "again") == contents(tmp_path / "run")
+    gc.collect()
+    put(folder, ["video"], {"x": np.zeros(9)})
+    assert len(eviction.list_files(folder)) < len(ENTRIES)
 
 
 # What is learned

@@ -65,7 +65,7 @@ class Caption(Task):
         self.waiting.clear()
 
     def _key(self, clip: Clip) -> list[Any]:
-        return [clip.key, "caption", asdict(self.settings.options)]
+        return ["caption", clip.key, asdict(self.settings.options)]
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Compare each caption with all of the video's own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ import numpy as np
 from ...model.config import Array
 from ...model.ops import softmax
 from ...progress import Progress
-from ...tasks import batches, best_first, cosine, label_sentences, mean_latents
+from ...tasks import best_first, cosine, label_sentences, latents_in_parts
 from ..manifest import Entry
 from ..metrics import mean_average_precision, ranks, recall
-from .task import TEXTS, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
+from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
 
 
 class Classify(Task):
@@ -45,18 +45,12 @@ class Classify(Task):
 
     def prepare(self, progress: Progress) -> None:
         """Encode the labels, in batches that are cached."""
-        latents = []
-        with progress(len(self.labels), "labels") as update:
-            for rows in batches(len(self.labels), max(1, TEXTS // len(self.sentences[0]))):
-                latents.append(self._label_latents(rows))
-                update(len(latents[-1]))
-        self.latents = np.concatenate(latents)  # [labels, E]
+        with progress(len(self.texts), "labels") as update:
+            self.latents = latents_in_parts(self.model, self.sentences, self._cached, update)  # [labels, E]
 
-    def _label_latents(self, rows: slice) -> Array:
-        labels, sentences = self.labels[rows], self.sentences[rows]
-        key = [self.settings.model_key, "labels", labels, self.settings.templates]
+    def _cached(self, sentences: list[Sequence[str]], compute: Callable[[], Array]) -> Array:
         latents: Array = self.settings.cached(
-            key, lambda: finite_latents(mean_latents(self.model, sentences), labels)
+            ["labels", self.settings.model_key, sentences], lambda: finite_latents(compute(), sentences)
         )
         return latents
 

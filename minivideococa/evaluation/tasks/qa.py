@@ -145,7 +145,7 @@ class QuestionAnswering(Task):
         if not all_asked:  # no video could be read
             return
         mean = (self.training if self.training.count else self.evaluated).video(self.model.dtype)
-        key = [self.settings.model_key, "mean", tokens_hash(mean)]
+        key = ["mean", self.settings.model_key, tokens_hash(mean)]
         with progress(len(all_asked), "questions without a video") as update:
             for asked in all_asked:
                 self.without_video[asked] = self._cached_answer(key, mean, asked)
@@ -154,7 +154,7 @@ class QuestionAnswering(Task):
     def _cached_answer(self, key: list[Any], video: Video, asked: Asked) -> str:
         """Return the answer about a video, from the cache if it is there; `key` is the video's."""
         choices, options = self._choices(asked), asdict(self.settings.options)
-        key = [key, "answer", asked.question, choices, options]
+        key = ["answer", key, asked.question, choices, options]
         answered: str = self.settings.cached(key, partial(self._answer, video, asked.question, choices))
         return answered
 

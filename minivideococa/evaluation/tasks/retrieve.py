@@ -10,10 +10,10 @@ import numpy as np
 from ...model.config import Array
 from ...progress import Progress
 from ...resources import require_memory
-from ...tasks import batches, cosine
+from ...tasks import TEXTS, batches, cosine
 from ..manifest import Entry
 from ..metrics import ranks, recall
-from .task import TEXTS, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
+from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
 
 
 class Retrieve(Task):
@@ -59,7 +59,7 @@ class Retrieve(Task):
                 update(len(texts[rows]))
 
     def _text_latents(self, texts: list[str]) -> Array:
-        key = [self.settings.model_key, "texts", texts]
+        key = ["texts", self.settings.model_key, texts]
         latents: Array = self.settings.cached(
             key, lambda: finite_latents(self.model.encode_text(texts), texts)
         )

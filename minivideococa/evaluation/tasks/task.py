@@ -19,9 +19,6 @@ from ...model.videococa import VideoCoCa
 from ...progress import Progress
 from ..manifest import Entry
 
-WITHOUT_CACHE = ", or --no-cache"  # the way out if the cache cannot be written
-TEXTS = 256  # encoded at a time and cached together
-
 # metric -> {"value": ..., "items": number of videos, captions or questions}
 Metrics = dict[str, dict[str, float]]
 
@@ -57,7 +54,7 @@ class Settings:
 
     def cached(self, key: list[Any], compute: Callable[[], Any]) -> Any:
         """Return the array or text that the cache holds for `key`, or else compute it and put it there."""
-        return cached(self.cache, key, compute, WITHOUT_CACHE)
+        return cached(self.cache, key, compute)
 
     def get(self, key: list[Any]) -> Any:
         """Return the array or text that the cache holds for `key`; None if it holds none."""
@@ -65,7 +62,7 @@ class Settings:
 
     def put(self, key: list[Any], value: Array | str) -> None:
         """Put an array or a text into the cache."""
-        put_value(self.cache, key, value, WITHOUT_CACHE)
+        put_value(self.cache, key, value)
 
 
 class Task(ABC):
