@@ -74,7 +74,7 @@ def smallest_id(token: int) -> int:
 
 
 def make(folder: str) -> tuple[dict[str, Any], Arrays, Arrays]:
-    """Return the configuration, the weights and the expected tensors of a folder, such as smallest/cascade."""
+    """Return the configuration, the weights and the tensors of a folder, such as smallest/cascade."""
     *form, name = folder.split("/")
     case, video_cfg = VIDEO_CFGS.get(name, (name, None))
     model_cfg, T, ids, _ = CASES[case]
