@@ -12,6 +12,25 @@ from .compare import verify
 from .files import verify_file, write_trace
 from .formatting import as_json, text
 from .mistakes import MISTAKES
+from .recording import Input, Output, Recording, flax_intermediates, recording, torch_hooks
 from .report import Fault, Report
+from .tables import lucidrains_names, open_clip_names
 
-__all__ = ["MISTAKES", "Fault", "Report", "as_json", "text", "verify", "verify_file", "write_trace"]
+__all__ = [
+    "MISTAKES",
+    "Fault",
+    "Input",
+    "Output",
+    "Recording",
+    "Report",
+    "as_json",
+    "flax_intermediates",
+    "lucidrains_names",
+    "open_clip_names",
+    "recording",
+    "text",
+    "torch_hooks",
+    "verify",
+    "verify_file",
+    "write_trace",
+]

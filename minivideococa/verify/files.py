@@ -24,12 +24,21 @@ from .report import Report
 DTYPES = (*EPSILON, "uint8", "int32", "int64")
 
 
-def write_trace(path: str | os.PathLike[str], activations: Mapping[str, Array], model: VideoCoCa) -> None:
-    """Write activations, with the model's configuration and our version as metadata.
+def write_trace(
+    path: str | os.PathLike[str], activations: Mapping[str, Array], model: VideoCoCa | None = None
+) -> None:
+    """Write activations; with the model that made them, its configuration and our version as metadata.
 
+    The bfloat16 tensors of a `Recording` are written as float32, and named in the metadata.
     Raises the errors of `resolve_output`, and OSError if the file cannot be written.
     """
-    metadata = {"config": json.dumps(model.config.source), "version": __version__, "made_by": "minivideococa"}
+    metadata = {}
+    if model is not None:
+        config = json.dumps(model.config.source)
+        metadata = {"config": config, "version": __version__, "made_by": "minivideococa"}
+    dtypes = getattr(activations, "dtypes", {})
+    if narrow := [name for name in activations if dtypes.get(name) == "bfloat16"]:
+        metadata["bfloat16"] = " ".join(narrow)
     with atomic_write(resolve_output(path)) as partial:
         save_tensors(partial, activations, metadata)
 
@@ -63,9 +72,12 @@ def verify_file(
             "ids as int64"
         )
     with safe_open(path, framework="numpy") as file:
-        config = _config((file.metadata() or {}).get("config"), path)
+        metadata = file.metadata() or {}
+    config = _config(metadata.get("config"), path)
     if config not in (None, model.config):
         raise ValueError(f"{path}: the trace of a model with another configuration: pass its --weights")
+    held = metadata.get("bfloat16", "").split()  # as float32, see `write_trace`
+    dtypes |= {name: "bfloat16" for name in held if dtypes.get(name) == "float32"}
     try:
         tensors = {name: _read(name, stored[name]) for name in known}
         return compare(model, tensors, dtypes, dtype, progress)

@@ -53,6 +53,15 @@ def text(report: Report) -> str:
     return "\n".join([*table, "", *sentences(report)])
 
 
+def summary(report: Report) -> str:
+    """Return the outcome as one short sentence."""
+    compared = f"{len(report.compared)} of {len(report.rows) + len(report.missing)} tensors compared"
+    if row := report.first_divergence:
+        cause = f", {report.mistake.name}" if report.mistake else ""
+        return f"{compared}; first divergence: {row.name}, off by {row.local_error:.1e}{cause}; print it"
+    return f"{compared}; {'none diverges' if report.ok else 'none of the network'}"
+
+
 def sentences(report: Report) -> list[str]:
     """Return what was compared, then the verdict."""
     return [*_coverage(report), *_verdict(report)]
@@ -95,7 +104,7 @@ def _verdict(report: Report) -> list[str]:
         return [f"The errors are too large for {report.dtype}, but it agrees to {dtype} rounding: {hint}"]
     if report.faults:
         return _faults(report)
-    if report.right:
+    if report.ok:
         return [
             f"All {len(report.compared)} tensors agree: no error is larger than {report.dtype} rounding "
             "explains."
@@ -227,7 +236,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "unknown": report.unknown,
         "nearest": report.nearest,
         "dtype": report.dtype,
-        "right": report.right,
+        "right": report.ok,
         "compared": len(report.compared),
         "computed": len(report.rows) + len(report.missing),
         "missing": report.missing,

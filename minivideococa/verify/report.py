@@ -77,9 +77,9 @@ class Fault:
     hint: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """The result of `verify`, rows in path order.
+    """The result of `verify`, rows in path order. `str(report)` is the text that the command prints.
 
     dtype: the precision whose rounding is allowed. unknown: names in the trace that are not compared;
     nearest: unknown name -> the most similar name of a trace, if there is one. missing: the tensors that the
@@ -115,9 +115,23 @@ class Report:
             row.name for row in self.rows if row.status == "wrong" and row.agrees and row.name not in faulty
         ]
 
+    def __str__(self) -> str:
+        from .formatting import text
+
+        return text(self)
+
+    def __repr__(self) -> str:
+        """Return the outcome in less than 240 characters, which is what pytest shows of an object."""
+        from .formatting import summary
+
+        return f"<Report: {summary(self)}>"
+
     @property
-    def right(self) -> bool:
-        """Whether there is no fault and a tensor of the network, not pixels alone, was compared."""
+    def ok(self) -> bool:
+        """Whether nothing diverges and a tensor of the network, not pixels alone, was compared and judged.
+
+        Tensors that the trace lacks do not change it: see `missing`.
+        """
         return not self.faults and any(name != "pixels" for name in self.compared)
 
     @property
