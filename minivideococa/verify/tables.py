@@ -5,7 +5,7 @@ For other ports write one, a dict, or change one of these: `open_clip_names(port
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .recording import Input, Output, first
@@ -36,7 +36,7 @@ def open_clip_names(port: Any, inside: str | Iterable[str] = ()) -> Table:
     blocks: Table = {}
     for name, path, stack in stacks:
         for i in range(len(stack.resblocks)):
-            blocks |= open_clip_block(name.format(i), path.format(i), batch_first(stack), inside)
+            blocks |= open_clip_block(name.format(i), path.format(i), as_in_trace(stack), inside)
     if unknown := inside - blocks.keys():
         raise ValueError(f"no block {', '.join(sorted(unknown))}: there are {', '.join(blocks)}")
     return {
@@ -47,7 +47,7 @@ def open_clip_names(port: Any, inside: str | Iterable[str] = ()) -> Table:
         "pool.tokens": Output("visual", lambda results: results[1]),
         "pool.latent": Output("", lambda results: results["image_features"]),
         "ids": Input("text"),
-        "text.embed": Input("text.transformer.resblocks.0", as_in_trace(batch_first(port.text.transformer))),
+        "text.embed": Input("text.transformer.resblocks.0", as_in_trace(port.text.transformer)),
         "text.tokens": Output("text", lambda results: results[1]),
         "text.latent": Output("", lambda results: results["text_features"]),
         "logits": "text_decoder",
@@ -55,22 +55,23 @@ def open_clip_names(port: Any, inside: str | Iterable[str] = ()) -> Table:
     }
 
 
-def open_clip_block(name: str, path: str, batch_first: bool, inside: set[str]) -> Table:
+def open_clip_block(name: str, path: str, arrange: Callable[..., Any], inside: set[str]) -> Table:
     """Return the names of one of open_clip's blocks."""
-    arrange = as_in_trace(batch_first)
     parts = {"": "", ".attention": ".attn", ".mlp.hidden": ".mlp.gelu", ".mlp": ".mlp"}
     wanted = parts if name in inside else [""]
     return {name + part: Output(path + parts[part], arrange) for part in wanted}
 
 
-def batch_first(stack: Any) -> bool:
-    """Return whether the blocks of one of open_clip's stacks take [B, L, C]; before 2.24 it was [L, B, C]."""
-    return bool(getattr(stack, "batch_first", False))
+def as_in_trace(stack: Any) -> Callable[..., Any]:
+    """Return a function of a block's output, or of its arguments, that gives it the axes of a trace.
 
+    The blocks take [B, L, C] if the stack says so; before open_clip 2.24 they took [L, B, C].
+    """
 
-def as_in_trace(batch_first: bool) -> Any:
-    """Return the function that gives the output of a block, or its first argument, the axes of a trace."""
-    return first if batch_first else lambda x, *rest, **options: first(x).transpose(0, 1)
+    def arrange(x: Any, *rest: Any, **options: Any) -> Any:
+        return first(x) if getattr(stack, "batch_first", False) else first(x).transpose(0, 1)
+
+    return arrange
 
 
 def lucidrains_names(port: Any) -> Table:
