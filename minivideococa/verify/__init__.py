@@ -11,6 +11,7 @@ model imports nothing from here.
 from .compare import verify
 from .files import verify_file, write_trace
 from .formatting import as_json, text
+from .inside import blocks_of
 from .mistakes import MISTAKES
 from .recording import Input, Output, Recording, flax_intermediates, recording, torch_hooks
 from .report import Fault, Report
@@ -24,6 +25,7 @@ __all__ = [
     "Recording",
     "Report",
     "as_json",
+    "blocks_of",
     "flax_intermediates",
     "lucidrains_names",
     "open_clip_names",

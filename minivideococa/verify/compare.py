@@ -112,7 +112,7 @@ def compare(
     if search:
         report = diagnosed(report, search, judge)
     missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
-    unknown = tested.unknown
+    unknown = [name for name in tested.unknown if name not in report.inside]
     return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
 
 
@@ -152,7 +152,7 @@ def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> t
         return report, None
     activations, patched = runs.local | runs.patch, set(runs.patch)
     return report, Search(
-        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress
+        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress, tested.stored
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .. import __version__
@@ -79,18 +79,34 @@ def verify_file(
     held = metadata.get("bfloat16", "").split()  # as float32, see `write_trace`
     dtypes |= {name: "bfloat16" for name in held if dtypes.get(name) == "float32"}
     try:
-        tensors = {name: _read(name, stored[name]) for name in known}
-        return compare(model, tensors, dtypes, dtype, progress)
+        return compare(model, _Tensors(stored), dtypes, dtype, progress)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read(name: str, tensor: StoredTensor) -> Array:
-    try:
-        return tensor.read()
-    except (ValueError, OverflowError):
-        shape = f"{len(tensor.shape)} axes" if len(tensor.shape) > 8 else f"the shape {list(tensor.shape)}"
-        raise ValueError(f"{name} has {shape}, which no array can have: write it again") from None
+class _Tensors(Mapping[str, Array]):
+    """The tensors of a file by name, each read when it is needed."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self.stored = stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def __getitem__(self, name: str) -> Array:
+        tensor = self.stored[name]
+        try:
+            return tensor.read()
+        except (ValueError, OverflowError):
+            axes = len(tensor.shape)
+            shape = f"{axes} axes" if axes > 8 else f"the shape {list(tensor.shape)}"
+            raise ValueError(f"{name} has {shape}, which no array can have: write it again") from None
 
 
 def _config(text: str | None, path: Path) -> Config | None:

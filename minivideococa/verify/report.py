@@ -64,6 +64,9 @@ class Fault:
     the other tensors that the mistake explains or, without one, the other wrong tensors of the same kind.
     worst: the index of the largest error by axis names ({} if the shape is wrong); found, expected: the two
     numbers at that index. hint: what may explain an unexpected shape, a sentence or "".
+    inside: the finer tensors of the trace inside the block, in path order; their differences are from what
+    the model computes from the block's input. narrowed: the first wrong one, or the block itself if only its
+    last sum is wrong, or ""; operation: what computes it. wanted: the names that would narrow it further.
     """
 
     row: Row
@@ -75,6 +78,10 @@ class Fault:
     found: float | None = None
     expected: float | None = None
     hint: str = ""
+    inside: tuple[Row, ...] = ()
+    narrowed: str = ""
+    operation: str = ""
+    wanted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,6 +140,11 @@ class Report:
         Tensors that the trace lacks do not change it: see `missing`.
         """
         return not self.faults and any(name != "pixels" for name in self.compared)
+
+    @property
+    def inside(self) -> list[str]:
+        """The tensors inside blocks that were compared."""
+        return [row.name for fault in self.faults for row in fault.inside]
 
     @property
     def first_divergence(self) -> Row | None:

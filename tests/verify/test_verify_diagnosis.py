@@ -444,7 +444,7 @@ def test_an_unknown_cause_names_the_place_to_look(right, name, place):
     model, tape = right()
     sentences = said(verify(model, noise_after(tape, name, 0.3)))
     assert place in sentences
-    assert ("trace(weights=True)" in sentences) == (name in ("vision.block.0", "pool.attended"))
+    assert ("To narrow it, also record" in sentences) == (name in ("vision.block.0", "pool.attended"))
 
 
 # Another model's weights
