@@ -73,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
     tensors = [
         {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in activations.items()
     ]
+    width = max(24, *map(len, activations))
     messages.print_result(
         args,
-        [f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors],
+        [f"{x['name']:<{width}} {x['dtype']:<8} {x['shape']}" for x in tensors],
         {"trace": args.output, "tensors": tensors},
     )
     return 0

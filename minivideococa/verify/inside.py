@@ -223,17 +223,17 @@ def described(fault: Fault, dtype: str) -> list[str]:
     right = [part_of(row) for row in fault.inside if row.status == "ok"]
     wrong = [row for row in fault.inside if row.status == "wrong"]
     if right:
-        lines.append(f"Right inside it: {', '.join(right)}.")
+        lines.append(f"Inside it, these are right: {', '.join(right)}.")
     if wrong:
+        error, allowed = f"{wrong[0].local_error:.1e}", f"{wrong[0].local_allowed:.1e}"
         lines.append(
-            f"Wrong first inside it: {fault.narrowed}. Recomputed from your tensors before it, it is off by "
-            f"{wrong[0].local_error:.1e}; {dtype} rounding explains {wrong[0].local_allowed:.1e}. "
-            f"It is computed by {fault.operation}."
+            f"Inside it, the first wrong tensor is {fault.narrowed}. Recomputed from your tensors before it, "
+            f"it is off by {error}; {dtype} rounding explains {allowed}. It is computed by {fault.operation}."
         )
     elif fault.narrowed:
         lines.append(f"So the fault is in what follows these: {fault.operation}.")
     if wrong[1:]:
-        lines.append(f"Also wrong inside it: {', '.join(map(part_of, wrong[1:]))}.")
+        lines.append(f"Inside it, also wrong: {', '.join(map(part_of, wrong[1:]))}.")
     if fault.wanted and fault.mistake is None:
         lines.append(f"To narrow it, also record {', '.join(fault.wanted)}.")
     return lines

@@ -137,6 +137,25 @@ def test_the_first_divergence_is_named(layout, plant, name, mistake):
     assert (report.mistake and report.mistake.name) == mistake
 
 
+@pytest.mark.parametrize("layout", [lambda model: model, sequence_first])
+def test_a_fault_inside_a_block(layout):
+    """First the report asks for the finer names; those that are modules of open_clip narrow the fault."""
+    model, *inputs = port("as_released")
+    with_doubled_mlp(layout(model))
+    reference = mvc.load(KIT / "as_released")
+    (fault,) = verify(reference, recorded(model, *inputs)).faults
+    assert "decoder.block.0.self.mlp" in fault.wanted
+    tensors = recorded(model, *inputs, inside="decoder.block.0.self")
+    assert tensors.keys() & set(fault.wanted) == set(fault.wanted[4:])
+    (fault,) = verify(reference, tensors).faults
+    assert fault.narrowed == "decoder.block.0.self.mlp", str(verify(reference, tensors))
+
+
+def test_blocks_that_open_clip_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="no block vision.block.9: there are vision.block.0, "):
+        open_clip_names(port("as_released")[0], ["vision.block.9"])
+
+
 def test_no_hook_is_left():
     model, *inputs = port("as_released")
     before = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]

@@ -66,7 +66,7 @@ def test_the_first_wrong_tensor_inside_a_block(model, block, part):
     assert fault.row.name == block and fault.narrowed == f"{block}.{part}" and fault.wanted == ()
     statuses = {row.name: row.status for row in fault.inside}
     assert statuses == {f"{block}.{name}": "wrong" if name == part else "ok" for name in PARTS}
-    assert f"Wrong first inside it: {block}.{part}. Recomputed from your" in str(report)
+    assert f"Inside it, the first wrong tensor is {block}.{part}. Recomputed from your" in str(report)
     assert report.unknown == [] and len(report.faults) == 1
 
 
@@ -111,6 +111,8 @@ def test_the_names_that_are_asked_for(model):
     assert (fault.narrowed, fault.wanted) == (f"{block}.attention", (f"{block}.weights",))
     fault = verify(model, without(tape, *names[:4])).faults[0]
     assert (fault.narrowed, fault.wanted) == (f"{block}.attention", tuple(names[:4]))
+    fault = verify(model, without(faulty(model, block, "k"), *names[:2])).faults[0]  # v says nothing of them
+    assert (fault.narrowed, fault.wanted) == (f"{block}.weights", tuple(names[:2]))
     tape = faulty(model, block, "mlp")
     fault = verify(model, without(tape, *names[:4], names[6])).faults[0]
     assert (fault.narrowed, fault.wanted) == ("", (f"{block}.mlp",))
@@ -239,7 +241,7 @@ def test_as_a_program_and_as_json(call, model, tmp_path):
     path = tmp_path / "t.safetensors"
     save_file({name: np.ascontiguousarray(x) for name, x in tape.items()}, path)
     status, out, err = call("verify", path, "--weights", FOLDER)
-    assert (status, err) == (1, "") and "Wrong first inside it: vision.block.1.weights." in out
+    assert (status, err) == (1, "") and "Inside it, the first wrong tensor is vision.block.1.weights." in out
     status, out, _ = call("verify", path, "--weights", FOLDER, "--json")
     fault = json.loads(out)["faults"][0]
     assert (fault["narrowed"], fault["wanted"]) == ("vision.block.1.weights", [])
