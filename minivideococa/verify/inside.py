@@ -121,10 +121,8 @@ def judged_parts(search: Search, name: str, block: Block, found: Arrays) -> tupl
         )
         for part, x in arrays.items()
     }
-    whole = relative_error(search.found[name], local["block"])
-    return {part: replace(rows[part], status=status_of(part, rows)) for part in rows}, whole > local_allowed[
-        "block"
-    ]
+    sum_is_wrong = relative_error(search.found[name], local["block"]) > local_allowed["block"]
+    return {part: replace(rows[part], status=status_of(part, rows)) for part in rows}, sum_is_wrong
 
 
 def status_of(part: str, rows: dict[str, Row]) -> str:
