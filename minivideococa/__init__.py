@@ -12,6 +12,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as in typing, whose import would take as long as the rest
 if TYPE_CHECKING:
+    from . import verify as verify
     from .checkpoint import load
     from .explanation.explain import explain
     from .explanation.explanation import Explanation
@@ -59,6 +60,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "verify":  # a package, whose import binds its name here
+        return import_module(".verify", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ..output import resolve_output
@@ -34,6 +35,12 @@ def add_arguments(parser: arguments.Parser) -> None:
     parser.add_argument(
         "--text", metavar="TEXT", help="the text to encode and decode (default: the caption of the video)"
     )
+    parser.add_argument(
+        "--inside",
+        metavar="BLOCK",
+        help="also write what is computed inside a block, such as vision.block.3 or pool: q, k, v, the "
+        "weights and output of the attention, and the hidden activations and output of the MLP",
+    )
     arguments.add_model(parser)
     arguments.add_part(parser)
     parser.add_argument(
@@ -47,11 +54,16 @@ def add_arguments(parser: arguments.Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the file and print the name, dtype and shape of each tensor in it."""
     from ..tasks import warn_if_cut
-    from ..verify import write_trace
+    from ..verify import blocks_of, write_trace
 
     resolve_output(args.output, [args.video])  # before the work
     videos.check_one(args.video)  # before the weights
     model = arguments.load_model(args, args.dtype)
+    if args.inside is not None and args.inside not in (blocks := blocks_of(model.config)):
+        near = get_close_matches(args.inside, blocks, 3) or blocks[:1]
+        raise ValueError(
+            f"--inside {args.inside}: no block of this model: give one such as {', '.join(near)}"
+        )
     messages.refuse_unknown_words(args, model, [args.text or ""])
     activations = activations_of(args, model)
     messages.warn_of_words(args, model, [args.text or ""])
@@ -61,9 +73,10 @@ def run(args: argparse.Namespace) -> int:
     tensors = [
         {"name": name, "shape": list(x.shape), "dtype": str(x.dtype)} for name, x in activations.items()
     ]
+    width = max(24, *map(len, activations))
     messages.print_result(
         args,
-        [f"{x['name']:<24} {x['dtype']:<8} {x['shape']}" for x in tensors],
+        [f"{x['name']:<{width}} {x['dtype']:<8} {x['shape']}" for x in tensors],
         {"trace": args.output, "tensors": tensors},
     )
     return 0
@@ -75,7 +88,7 @@ def activations_of(args: argparse.Namespace, model: VideoCoCa) -> dict[str, Any]
 
     from ..model.hooks import trace
 
-    with trace() as encoding:
+    with trace(weights=args.inside or False) as encoding:
         video = videos.encode_with_bar(args, model, args.video)
     if args.text is None:
         ids = np.full((1, model.config.text.context_length), model.config.text.pad_id)
@@ -83,6 +96,8 @@ def activations_of(args: argparse.Namespace, model: VideoCoCa) -> dict[str, Any]
         ids[0, : len(caption)] = caption
     else:
         ids = model.tokenize(args.text)
-    with trace() as decoding:  # apart from the beam search, which records the same names step by step
+    with trace(
+        weights=args.inside or False
+    ) as decoding:  # apart from the beam search, which records the same names step by step
         model.decode(video.tokens, ids)
     return encoding | decoding

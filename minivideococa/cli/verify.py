@@ -57,4 +57,4 @@ def run(args: argparse.Namespace) -> int:
     )
     messages.print_result(args, text(report).split("\n"), as_json(report))
     incomplete = bool(report.missing) or len(report.compared) < len(report.rows)
-    return 0 if report.right and not (args.strict and incomplete) else 1
+    return 0 if report.ok and not (args.strict and incomplete) else 1

@@ -107,7 +107,7 @@ class RunningModel:
 
     def _verdict(self, mistake: Verdict | None, caption: str | None, report: Report) -> Verdict:
         tensor = report.first_divergence.name if report.first_divergence else None
-        if report.right and not mistake and caption == self.caption:
+        if report.ok and not mistake and caption == self.caption:
             says = f"The caption is still {caption!r}, and all {len(report.compared)} tensors agree."
             return Verdict(True, (says,), caption=caption)
         lines = mistake.lines if mistake else ()

@@ -30,7 +30,9 @@ Activations = dict[str, Array]  # name -> array, in the order in which they were
 class _Trace:
     """What one `trace` records, and what it changes."""
 
-    def __init__(self, patch: Mapping[str, Array | Patch] | None, weights: bool, until: str | None) -> None:
+    def __init__(
+        self, patch: Mapping[str, Array | Patch] | None, weights: bool | str, until: str | None
+    ) -> None:
         self.activations: Activations = {}
         self.patch, self.weights, self.until = patch, weights, until
 
@@ -55,7 +57,7 @@ _block: ContextVar[tuple[str, int | None]] = ContextVar("block", default=("", No
 
 @contextmanager
 def trace(
-    patch: Mapping[str, Array | Patch] | None = None, *, weights: bool = False, until: str | None = None
+    patch: Mapping[str, Array | Patch] | None = None, *, weights: bool | str = False, until: str | None = None
 ) -> Iterator[Activations]:
     """Record every named activation that the model computes inside the `with` block.
 
@@ -66,19 +68,22 @@ def trace(
         these names the model continues from the given array (activation patching); its own activation is
         recorded all the same.
     weights : also record the attention weights, and inside each block q, k, v, the attention's output, and
-        the MLP's hidden activations and output. These are large.
+        the MLP's hidden activations and output. These are large; the name of a block, such as
+        "vision.block.3" or "pool", records those of this block alone.
     until : end the `with` block as soon as this activation has been recorded.
 
     While a text is generated with a key-value cache, only the newest position is computed, and so recorded.
 
-    Raises ValueError for a name that no activation has, and for a patch of another shape. Warns (UserWarning)
-    of `until` and of patches that were never reached.
+    Raises ValueError for a name that no activation or block has, and for a patch of another shape. Warns
+    (UserWarning) of `until` and of patches that were never reached.
     """
     for name in {*(patch or ()), *([until] if until is not None else [])}:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
                 f"{name!r} is not the name of an activation, such as vision.block.0 or pool.latent"
             )
+    if isinstance(weights, str) and not re.fullmatch(BLOCKS, weights):
+        raise ValueError(f"weights is {weights!r}: give True or the name of a block, such as vision.block.0")
     current = _Trace(patch, weights, until)
     token = _trace.set(current)
     try:
@@ -122,11 +127,10 @@ def record_texts(name: str, x: Array) -> Array:
 
 
 def record_inside(name: str, x: Array) -> Array:
-    """Record an activation inside the current `block` as "BLOCK.name", if the trace has `weights=True`."""
-    current = _trace.get()
-    if current is None or not current.weights:
+    """Record an activation inside the current `block` as "BLOCK.name", if the trace has its `weights`."""
+    current, (prefix, texts) = _trace.get(), _block.get()
+    if current is None or current.weights not in (True, prefix):
         return x
-    prefix, texts = _block.get()
     if not prefix.startswith(("text", "decoder")):
         return record(f"{prefix}.{name}", x)
     if texts is None or len(x) == texts:

@@ -11,7 +11,28 @@ model imports nothing from here.
 from .compare import verify
 from .files import verify_file, write_trace
 from .formatting import as_json, text
+from .inside import blocks_of
 from .mistakes import MISTAKES
+from .recording import Input, Output, Recording, flax_intermediates, recording, torch_hooks
 from .report import Fault, Report
+from .tables import lucidrains_names, open_clip_names
 
-__all__ = ["MISTAKES", "Fault", "Report", "as_json", "text", "verify", "verify_file", "write_trace"]
+__all__ = [
+    "MISTAKES",
+    "Fault",
+    "Input",
+    "Output",
+    "Recording",
+    "Report",
+    "as_json",
+    "blocks_of",
+    "flax_intermediates",
+    "lucidrains_names",
+    "open_clip_names",
+    "recording",
+    "text",
+    "torch_hooks",
+    "verify",
+    "verify_file",
+    "write_trace",
+]

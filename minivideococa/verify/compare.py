@@ -69,9 +69,9 @@ def verify(
 ) -> Report:
     """Compare a trace with what the model computes in float64 from the trace's own inputs.
 
-    tensors: name -> array. The inputs `frames` uint8 [T, H, W, 3] or `pixels` [T, 3, S, S], and `ids` [L] or
-    [B, L], as far as the others depend on them; and any activations, floating point, see `minivideococa
-    trace`. Leading axes of length one are ignored.
+    tensors: name -> array, or a `Recording`. The inputs `frames` uint8 [T, H, W, 3] or `pixels` [T, 3, S, S],
+    and `ids` [L] or [B, L], as far as the others depend on them; and any activations, floating point, see
+    `minivideococa trace`. Leading axes of length one are ignored.
     dtype: the precision that they were computed in: "float64", "float32", "float16" or "bfloat16". The
     default is the coarsest dtype of the tensors except pixels, and float32 at least where frames come without
     pixels, since our pixels are float32.
@@ -80,6 +80,7 @@ def verify(
     """
     arrays = {name: np.asarray(x) for name, x in tensors.items()}
     dtypes = {name: str(x.dtype) for name, x in arrays.items()}
+    dtypes |= getattr(tensors, "dtypes", {})  # of a `Recording`
     return compare(model, arrays, dtypes, dtype, progress)
 
 
@@ -111,7 +112,7 @@ def compare(
     if search:
         report = diagnosed(report, search, judge)
     missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
-    unknown = tested.unknown
+    unknown = [name for name in tested.unknown if name not in report.inside]
     return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
 
 
@@ -151,7 +152,7 @@ def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> t
         return report, None
     activations, patched = runs.local | runs.patch, set(runs.patch)
     return report, Search(
-        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress
+        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress, tested.stored
     )
 
 

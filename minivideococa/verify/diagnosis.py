@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .inside import inside_of
 from .layout import shape_hint
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, Mistake
 from .names import describe_index, nearest_known, upstream
@@ -171,7 +172,8 @@ def plain_fault(search: Search, name: str) -> Fault:
     """Return a fault without a cause: where it is, and its largest error."""
     source = nearest_known(name, search.sources, search.known)
     row = search.rows[name]
-    return Fault(row, source, hint=shape_hint(row, search.inputs), **largest_error(search, name))
+    fields = largest_error(search, name) | inside_of(search, name)
+    return Fault(row, source, hint=shape_hint(row, search.inputs), **fields)
 
 
 def largest_error(search: Search, name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .. import __version__
@@ -24,12 +24,21 @@ from .report import Report
 DTYPES = (*EPSILON, "uint8", "int32", "int64")
 
 
-def write_trace(path: str | os.PathLike[str], activations: Mapping[str, Array], model: VideoCoCa) -> None:
-    """Write activations, with the model's configuration and our version as metadata.
+def write_trace(
+    path: str | os.PathLike[str], activations: Mapping[str, Array], model: VideoCoCa | None = None
+) -> None:
+    """Write activations; with the model that made them, its configuration and our version as metadata.
 
+    The bfloat16 tensors of a `Recording` are written as float32, and named in the metadata.
     Raises the errors of `resolve_output`, and OSError if the file cannot be written.
     """
-    metadata = {"config": json.dumps(model.config.source), "version": __version__, "made_by": "minivideococa"}
+    metadata = {}
+    if model is not None:
+        config = json.dumps(model.config.source)
+        metadata = {"config": config, "version": __version__, "made_by": "minivideococa"}
+    dtypes = getattr(activations, "dtypes", {})
+    if narrow := [name for name in activations if dtypes.get(name) == "bfloat16"]:
+        metadata["bfloat16"] = " ".join(narrow)
     with atomic_write(resolve_output(path)) as partial:
         save_tensors(partial, activations, metadata)
 
@@ -63,22 +72,41 @@ def verify_file(
             "ids as int64"
         )
     with safe_open(path, framework="numpy") as file:
-        config = _config((file.metadata() or {}).get("config"), path)
+        metadata = file.metadata() or {}
+    config = _config(metadata.get("config"), path)
     if config not in (None, model.config):
         raise ValueError(f"{path}: the trace of a model with another configuration: pass its --weights")
+    held = metadata.get("bfloat16", "").split()  # as float32, see `write_trace`
+    dtypes |= {name: "bfloat16" for name in held if dtypes.get(name) == "float32"}
     try:
-        tensors = {name: _read(name, stored[name]) for name in known}
-        return compare(model, tensors, dtypes, dtype, progress)
+        return compare(model, _Tensors(stored), dtypes, dtype, progress)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _read(name: str, tensor: StoredTensor) -> Array:
-    try:
-        return tensor.read()
-    except (ValueError, OverflowError):
-        shape = f"{len(tensor.shape)} axes" if len(tensor.shape) > 8 else f"the shape {list(tensor.shape)}"
-        raise ValueError(f"{name} has {shape}, which no array can have: write it again") from None
+class _Tensors(Mapping[str, Array]):
+    """The tensors of a file by name, each read when it is needed."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self.stored = stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def __getitem__(self, name: str) -> Array:
+        tensor = self.stored[name]
+        try:
+            return tensor.read()
+        except (ValueError, OverflowError):
+            axes = len(tensor.shape)
+            shape = f"{axes} axes" if axes > 8 else f"the shape {list(tensor.shape)}"
+            raise ValueError(f"{name} has {shape}, which no array can have: write it again") from None
 
 
 def _config(text: str | None, path: Path) -> Config | None:

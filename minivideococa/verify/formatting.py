@@ -7,6 +7,7 @@ from typing import Any
 
 from ..terminal import printable
 from .diagnosis import MAX_FAULTS
+from .inside import described
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, OTHER_WEIGHTS
 from .names import DETAIL
 from .report import Fault, Report, Row
@@ -30,13 +31,6 @@ PLACES = {
     "decoder.": "decode (model/decoder.py) and residual_block (model/transformer.py)",
     "logits": "decode (model/decoder.py)",
 }
-INSIDE = (
-    "vision.block",
-    "pool.attended",
-    "factorized.block",
-    "text.block",
-    "decoder.",
-)  # where `trace(weights=True)` records more
 
 
 def text(report: Report) -> str:
@@ -51,6 +45,15 @@ def text(report: Report) -> str:
         for line in lines
     ]
     return "\n".join([*table, "", *sentences(report)])
+
+
+def summary(report: Report) -> str:
+    """Return the outcome as one short sentence."""
+    compared = f"{len(report.compared)} of {len(report.rows) + len(report.missing)} tensors compared"
+    if row := report.first_divergence:
+        cause = f", {report.mistake.name}" if report.mistake else ""
+        return f"{compared}; first divergence: {row.name}, off by {row.local_error:.1e}{cause}; print it"
+    return f"{compared}; {'none diverges' if report.ok else 'none of the network'}"
 
 
 def sentences(report: Report) -> list[str]:
@@ -95,7 +98,7 @@ def _verdict(report: Report) -> list[str]:
         return [f"The errors are too large for {report.dtype}, but it agrees to {dtype} rounding: {hint}"]
     if report.faults:
         return _faults(report)
-    if report.right:
+    if report.ok:
         return [
             f"All {len(report.compared)} tensors agree: no error is larger than {report.dtype} rounding "
             "explains."
@@ -151,7 +154,7 @@ def _fault(report: Report, i: int) -> list[str]:
             f"Largest error at {_index(fault.worst)}: {fault.found:.6g} instead of {fault.expected:.6g}."
         )
     last = all(other.row is not row for other in report.faults[i + 1 :])
-    return [*lines, _cause(fault, last)]
+    return [*lines, _cause(fault, last), *(described(fault, report.dtype) if last else [])]
 
 
 def _error(fault: Fault, dtype: str) -> str:
@@ -206,8 +209,6 @@ def _unexplained(fault: Fault) -> str:
         f"No known cause: none of {KNOWN} known mistakes explains it, nor several of them together. Compare "
         f"your code with {place}"
     )
-    if name.startswith(INSIDE):
-        cause += "; minivideococa.trace(weights=True) also records what is inside: q, k, v, attention, MLP"
     if fault.row.shape != fault.row.expected_shape and not fault.row.layout:
         cause += ". Or is it another model's? Then pass its checkpoint with --weights"
     return f"{cause}."
@@ -227,7 +228,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "unknown": report.unknown,
         "nearest": report.nearest,
         "dtype": report.dtype,
-        "right": report.right,
+        "right": report.ok,
         "compared": len(report.compared),
         "computed": len(report.rows) + len(report.missing),
         "missing": report.missing,
@@ -272,6 +273,9 @@ def _fault_as_json(fault: Fault) -> dict[str, Any]:
         "expected": _finite(fault.expected),
         "also": list(fault.also),
         "hint": fault.hint or None,
+        "inside": [_row_as_json(row) for row in fault.inside],
+        "narrowed": fault.narrowed or None,
+        "wanted": list(fault.wanted),
     }
 
 

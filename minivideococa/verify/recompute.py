@@ -38,13 +38,14 @@ def recompute(
     name: str,
     patch: Mapping[str, Any] | None = None,
     adapter: str | None = None,
+    weights: bool | str = False,
 ) -> Array:
     """Return the activation `name`, computed from known tensors.
 
     operations: replacements, applied in this order. needed: the names to compute. known: the tensors to
     continue from; for any other activation, an array of its shape.
     patch: what to continue from instead of `known`, see `trace`. adapter: the one that pools, if it
-    is not the model's.
+    is not the model's. weights: see `trace`.
 
     Raises ValueError or IndexError where a change does not fit the shapes.
     """
@@ -55,7 +56,7 @@ def recompute(
         for replacements in operations:
             stack.enter_context(replace_operations(replacements))
         stack.enter_context(replace_operations(only_blocks(model, needed)))
-        activations = stack.enter_context(trace(patch, until=name))
+        activations = stack.enter_context(trace(patch, weights=weights, until=name))
         run_stages(model, inputs, known, needed, adapter)
     return activations[name]
 

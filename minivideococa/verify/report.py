@@ -64,6 +64,9 @@ class Fault:
     the other tensors that the mistake explains or, without one, the other wrong tensors of the same kind.
     worst: the index of the largest error by axis names ({} if the shape is wrong); found, expected: the two
     numbers at that index. hint: what may explain an unexpected shape, a sentence or "".
+    inside: the finer tensors of the trace inside the block, in path order; their differences are from what
+    the model computes from the block's input. narrowed: the first wrong one, or the block itself if only its
+    last sum is wrong, or ""; operation: what computes it. wanted: the names that would narrow it further.
     """
 
     row: Row
@@ -75,11 +78,15 @@ class Fault:
     found: float | None = None
     expected: float | None = None
     hint: str = ""
+    inside: tuple[Row, ...] = ()
+    narrowed: str = ""
+    operation: str = ""
+    wanted: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """The result of `verify`, rows in path order.
+    """The result of `verify`, rows in path order. `str(report)` is the text that the command prints.
 
     dtype: the precision whose rounding is allowed. unknown: names in the trace that are not compared;
     nearest: unknown name -> the most similar name of a trace, if there is one. missing: the tensors that the
@@ -115,10 +122,29 @@ class Report:
             row.name for row in self.rows if row.status == "wrong" and row.agrees and row.name not in faulty
         ]
 
+    def __str__(self) -> str:
+        from .formatting import text
+
+        return text(self)
+
+    def __repr__(self) -> str:
+        """Return the outcome in less than 240 characters, which is what pytest shows of an object."""
+        from .formatting import summary
+
+        return f"<Report: {summary(self)}>"
+
     @property
-    def right(self) -> bool:
-        """Whether there is no fault and a tensor of the network, not pixels alone, was compared."""
+    def ok(self) -> bool:
+        """Whether nothing diverges and a tensor of the network, not pixels alone, was compared and judged.
+
+        Tensors that the trace lacks do not change it: see `missing`.
+        """
         return not self.faults and any(name != "pixels" for name in self.compared)
+
+    @property
+    def inside(self) -> list[str]:
+        """The tensors inside blocks that were compared."""
+        return [row.name for fault in self.faults for row in fault.inside]
 
     @property
     def first_divergence(self) -> Row | None:

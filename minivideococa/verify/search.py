@@ -7,7 +7,7 @@ three are tried, by beam search.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -45,6 +45,7 @@ class Search:
     model: in float64. found: the trace's tensors. activations: all those of a run that continued from the
     trace's tensors; the names in `patched` are the trace's own. rows, sources: by name. dtype: whose rounding
     is allowed.
+    stored: the whole trace, which may also hold what is inside a block.
     explained: the results so far, name -> the mistakes that explain it.
     """
 
@@ -57,10 +58,17 @@ class Search:
     sources: dict[str, list[str]]
     dtype: str
     progress: Progress
+    stored: Mapping[str, Array] = field(default_factory=dict)
     explained: dict[str, Causes] = field(default_factory=dict)
     _errors: dict[tuple[str, Causes], float] = field(default_factory=dict)
     _relevant: dict[str, tuple[list[str], set[int]]] = field(default_factory=dict)
     _rough: VideoCoCa | None = None
+
+    @property
+    def rough(self) -> VideoCoCa:
+        """The model in the trace's precision."""
+        self._rough = self._rough or cast(self.model, rounded_in(self.dtype))
+        return self._rough
 
     @property
     def known(self) -> set[str]:
@@ -129,11 +137,10 @@ class Search:
     def rounding_error(self, name: str, causes: Causes) -> float:
         """Return the error that rounding causes in a tensor that is computed with these mistakes."""
         dtype = rounded_in(self.dtype)
-        self._rough = self._rough or cast(self.model, dtype)
         reference, errors = self.computed(name, causes), [0.0]
         for sample in range(SAMPLES):
             with rounding(dtype):
-                x = narrow(self._recompute(self._rough, name, causes, sample), dtype)
+                x = narrow(self._recompute(self.rough, name, causes, sample), dtype)
             errors.append(relative_error(x.astype(np.float64), reference))
         return max(errors) * EPSILON[self.dtype] / EPSILON[dtype] if max(errors) < np.inf else 0.0
 

@@ -24,13 +24,14 @@ INPUTS = {"frames": 4, "pixels": 4, "ids": 2}  # and their number of axes
 class Trace:
     """A trace to verify: its inputs, the tensors to compare, the stored dtypes, and unknown names.
 
-    pixels: those that the runs start from, see `with_pixels`; None without a video.
+    pixels: those that the runs start from, see `with_pixels`; None without a video. stored: all of them.
     """
 
     inputs: Arrays
     found: Arrays
     dtypes: Mapping[str, str]
     unknown: list[str]
+    stored: Mapping[str, Array]
     pixels: Array | None = None
 
 
@@ -79,13 +80,13 @@ def sort(tensors: Mapping[str, Array], dtypes: Mapping[str, str], names: list[st
     inputs = {name: squeeze_to(tensors[name], axes) for name, axes in INPUTS.items() if name in tensors}
     if "frames" in inputs:
         inputs.pop("pixels", None)
-    found = {name: x for name, x in tensors.items() if name not in inputs and name not in unknown}
+    found = {name: tensors[name] for name in tensors if name not in inputs and name not in unknown}
     if not found:
         raise ValueError(nothing_to_compare(list(dtypes), unknown, names))
     check_dtypes(inputs, found, dtypes)
     check_inputs(inputs, found)
     check_axes(inputs, found)
-    return Trace(inputs, found, dtypes, unknown)
+    return Trace(inputs, found, dtypes, unknown, tensors)
 
 
 def nothing_to_compare(stored: list[str], unknown: list[str], names: list[str]) -> str:

@@ -172,7 +172,7 @@ def test_no_known_cause_says_where_to_look(tuned):
     ):
         lines = text(verify(model, tape | {name: noise(tape[name], 0.1)}))
         assert f"First divergence: {name}." in lines and place in lines
-    assert "also records what is inside" in lines
+    assert "To narrow it, also record factorized.block.1.q, " in lines
 
 
 def test_what_is_inside_a_block_is_no_unknown_name(tuned):
