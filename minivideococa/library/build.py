@@ -16,7 +16,10 @@ from ..cache import content_hashes, visual_hash
 from ..inputs import path_name, why_unreadable
 from ..media.sampling import RULE, frame_count, seconds
 from ..media.video import files_of, read_timed
-from ..model.config import check_choice
+from ..model.config import Array, check_choice
+from ..model.kernels import threads_of_frames
+from ..model.ops import normalize
+from ..model.pooling import pool_tokens
 from ..model.videococa import VideoCoCa, frame_tokens
 from ..progress import Progress, no_progress
 from ..resources import require_memory_for
@@ -98,11 +101,9 @@ def index(
                 saved = time.monotonic()
         places.count_missing(prune)
     if not len(writer.library):
-        raise ValueError(
-            f"none of the {len(clips)} videos can be read: {unreadable[0]['why']}"
-            if unreadable
-            else f"{os.fspath(library)}: no clip is left in this library"
-        )
+        first = unreadable[0]["why"] if unreadable else f"{os.fspath(library)}: no clip is left in it"
+        several = len(unreadable) > 1
+        raise ValueError(f"none of the {len(unreadable)} videos can be read: {first}" if several else first)
     return {"clips": len(writer.library), **counts, "unreadable": unreadable}
 
 
@@ -155,9 +156,6 @@ def _check_clips(videos: Any) -> list[Clip]:
 def encode_clip(model: VideoCoCa, found: Found, num_frames: int, adapter: str) -> Rows:
     """Encode one clip: its row of a library.
 
-    A frame's latent is that of the frame alone, which CoCa's own poolers make from its tokens. The tokens are
-    those of the clip, so that a frame's latent takes little time beyond the clip's.
-
     Raises UnreadableError if the clip cannot be read, and ValueError if a latent is not finite.
     """
     clip = found.clip
@@ -170,12 +168,22 @@ def encode_clip(model: VideoCoCa, found: Found, num_frames: int, adapter: str) -
     if changed:
         raise UnreadableError(f"{clip.path}: has changed while it was read: index it again")
     tokens = frame_tokens(pixels, model.params, model.config, adapter)  # [T, N, W]
-    alone = [model.pool(tokens[t : t + 1], "attentional").latent for t in range(num_frames)]
     return identity(found.key, clip, found.stamp) | {
         "latent": model.pool(tokens, adapter).latent[None],
-        "frames": np.stack(alone)[None],
+        "frames": latents_of_frames(tokens, model)[None],
         "times": np.array([times or [np.nan] * num_frames], np.float64),
     }
+
+
+@threads_of_frames
+def latents_of_frames(tokens: Array, model: VideoCoCa) -> Array:
+    """Return the latent of each frame alone, of unit length, from frame tokens [T, N, W]: [T, E].
+
+    It is what CoCa's own poolers make of the tokens of one frame, as in mean pooling.
+    """
+    visual = model.params["visual"]
+    embeddings, _ = pool_tokens(tokens, visual, model.config.vision)
+    return normalize(embeddings @ visual["proj"])
 
 
 def find_clip(clip: Clip, stamp: tuple[int, int]) -> Found:

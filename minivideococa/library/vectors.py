@@ -208,10 +208,12 @@ def _read_faiss(path: Path) -> tuple[int, Iterator[Part]]:
     faiss = _package("faiss")
     try:
         index = faiss.read_index(os.fspath(path))
-        index.reconstruct_n(0, min(1, index.ntotal))
     except RuntimeError as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{path}: no index that gives its vectors back ({why}); give an IndexFlat") from None
+        raise ValueError(f"{path}: not a FAISS index ({' '.join(str(error).split())}); {HINT}") from None
+    if not isinstance(index, faiss.IndexFlat):  # others end the process if they cannot give vectors back
+        raise ValueError(
+            f"{path}: holds an {type(index).__name__}: give an IndexFlat, with all vectors as they are"
+        )
     clips = _read_names(path, index.ntotal)
     starts = range(0, len(clips), ROWS)
     return len(clips), ((part := clips[i : i + ROWS], index.reconstruct_n(i, len(part))) for i in starts)
@@ -258,7 +260,11 @@ def _clip(fields: Any, path: Path, row: int) -> Clip:
     video = fields.get("video") if isinstance(fields, dict) else None
     if not isinstance(video, str) or not video.strip():
         raise ValueError(f'{path}: row {row}: "video" is missing: give the path of a video')
-    times = [None if (x := fields.get(name)) is None else seconds(x, name) for name in ("start", "end")]
+    names = ("start", "end")
+    try:
+        times = [None if (x := fields.get(name)) is None else seconds(x, name) for name in names]
+    except ValueError as error:
+        raise ValueError(f"{path}: row {row}: {error}") from None
     return Clip(os.path.abspath(path.parent / video), *times)
 
 
