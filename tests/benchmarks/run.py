@@ -1,6 +1,7 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|startup|train|train-memory|all]
+    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|startup|search|train|train-memory|
+                                    all]
                                    [--model L-14|B-32|tiny] [--rounds 5] [--threads N] [--no-wait]
                                    [--json FILE] [--keep FOLDER]
 
@@ -28,6 +29,7 @@ import generate
 import memory
 import models
 import race
+import search
 import startup
 import train_step
 from machine import conditions
@@ -40,6 +42,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "captions": (("L-14",), bulk.measure_captions),
     "memory": (("L-14",), memory.measure),
     "startup": ((), startup.measure),
+    "search": ((), search.measure),
     "train": (("tiny", "B-32"), train_step.measure),
     "train-memory": (("B-32", "L-14"), train_step.measure_memory),
 }
