@@ -6,7 +6,7 @@ find      from a text or a video to the clips that fit: `search`
 vectors   to and from NumPy, FAISS and Parquet files
 """
 
-from .build import encode_clip, index
+from .build import index
 from .find import Hit, search, search_latents
 from .store import Clip, read_library
 from .vectors import export_vectors, import_vectors
@@ -14,7 +14,6 @@ from .vectors import export_vectors, import_vectors
 __all__ = [
     "Clip",
     "Hit",
-    "encode_clip",
     "export_vectors",
     "import_vectors",
     "index",

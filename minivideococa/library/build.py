@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +95,8 @@ def index(
             except UnreadableError as error:
                 leave_out(found.clip, error)
                 continue
-            places.add([found], row)
+            writer.add(row)
+            places.add(found)
             if time.monotonic() - saved > SAVE_AFTER:
                 writer.commit()
                 saved = time.monotonic()
@@ -197,7 +198,7 @@ def find_clip(clip: Clip, stamp: tuple[int, int]) -> Found:
 
 def _stamp(path: str) -> tuple[int, int]:
     """Return the size of a video's files, and the latest time of change in ns. Raises as `files_of`."""
-    stats = [os.stat(file) for file in files_of(path)]
+    stats = [os.stat(name) for name in {path, *files_of(path)}]  # a folder's own shows what was renamed in it
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
 
 
@@ -258,18 +259,19 @@ class Places:
             self.writer.change(found.key, identity(found.key, clip, stamp))
         return None
 
-    def is_new(self, clip: Clip) -> bool:
-        """Tell whether no clip has this path and part, and count it if one has."""
-        self.counts["known"] += clip in self.by_clip
-        return clip not in self.by_clip
+    def add(self, found: Found) -> None:
+        """Note a clip whose row is added, in place of another one with its path and part."""
+        self._replace(self.by_clip.get(found.clip))
+        self._put(found)
+        self.counts["added"] += 1
 
-    def add(self, found: Sequence[Found], rows: Rows) -> None:
-        """Add the rows of clips, each in place of another one with its path and part."""
-        self.writer.add(rows)
-        for new in found:
-            self._replace(self.by_clip.get(new.clip))
-            self._put(new)
-            self.counts["added"] += 1
+    def add_new(self, found: Found) -> bool:
+        """Note a clip, unless there is one with its path and part. Tell whether there was none."""
+        if found.clip in self.by_clip:
+            self.counts["known"] += 1
+            return False
+        self.add(found)
+        return True
 
     def count_missing(self, prune: bool) -> None:
         """Count the clips whose files are gone; with `prune` remove them. Imported clips are left alone."""

@@ -18,7 +18,6 @@ from ..tasks import best_first, warn_if_cut
 from .store import Library, clips_of, read_library
 
 ROWS = 256  # at a time: in float32 they fit into a core's cache
-ATTEMPTS = 5  # a library may be written to while it is read
 
 
 class Hit(NamedTuple):
@@ -54,17 +53,18 @@ def search(
     Raises ValueError for a library of other weights, a blank text, and as `VideoCoCa.encode` and
     `search_latents`.
     """
-    _refuse_other_weights(read_library(library), model)
+    opened = read_library(library)
+    opened.check({"model": visual_hash(model)})
     if model.caveat:
         warnings.warn(model.caveat, stacklevel=2)
     if isinstance(query, str):
         query = check_text("query", query, blank=False)
         warn_if_cut(model, [query])
-        return search_latents(library, model.encode_text(query)[0], top)
-    facts = read_library(library).facts
-    return search_latents(
-        library, model.encode(query, facts["frames"], facts["adapter"], start, end).latent, top
-    )
+        latent = model.encode_text(query)[0]
+    else:
+        facts = opened.facts
+        latent = model.encode(query, facts["frames"], facts["adapter"], start, end).latent
+    return search_latents(library, latent, top)
 
 
 def search_latents(library: str | os.PathLike[str], latent: Array, top: int = 10) -> list[Hit]:
@@ -77,14 +77,13 @@ def search_latents(library: str | os.PathLike[str], latent: Array, top: int = 10
     cannot be read.
     """
     top = check_int("top", top, 1)
-    for attempt in range(ATTEMPTS):
+    while True:
         opened = read_library(library)
         try:
             return _search(opened, _check_latent(latent, opened), top)
-        except FileNotFoundError:  # a run of `index` has replaced a shard in the meantime
-            if attempt == ATTEMPTS - 1 or read_library(library).shards == opened.shards:
+        except FileNotFoundError:  # unless a run of `index` has replaced a shard in the meantime
+            if read_library(library).shards == opened.shards:
                 raise
-    raise AssertionError
 
 
 def _search(library: Library, query: Array, top: int) -> list[Hit]:
@@ -147,7 +146,3 @@ def _check_latent(latent: Array, library: Library) -> Array:
     if not len(library):
         raise ValueError(f"{library.folder}: no clip is in this library yet: run minivideococa index")
     return latent.astype(np.float32)
-
-
-def _refuse_other_weights(library: Library, model: VideoCoCa) -> None:
-    library.check({"model": visual_hash(model)})

@@ -161,11 +161,10 @@ def import_vectors(
         places, first = Places(writer, counts), 0
         for clips, vectors in parts:
             vectors = _unit_length(place, vectors, facts["width"], first)
-            new = [i for i, clip in enumerate(clips) if places.is_new(clip)]
-            found = [Found(clips[i], _key(clips[i]), IMPORTED) for i in new]
-            if found:
-                rows = concatenate([identity(x.key, x.clip, x.stamp) for x in found])
-                places.add(found, rows | {"latent": vectors[new]})
+            new = [i for i, clip in enumerate(clips) if places.add_new(Found(clip, _key(clip), IMPORTED))]
+            if new:
+                rows = [identity(_key(clips[i]), clips[i], IMPORTED) for i in new]
+                writer.add(concatenate(rows) | {"latent": vectors[new]})
             writer.commit()
             first += len(clips)
             update(len(clips))

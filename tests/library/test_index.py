@@ -68,6 +68,15 @@ def test_a_touched_file_is_read_once_and_not_encoded(model, library, pictures, e
     assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6}
 
 
+def test_a_folder_of_images_whose_order_changes_is_new(model, library, pictures):
+    folder = Path(pictures[0]).parent
+    assert numbers(index(model, [folder], library, num_frames=2)) == {"clips": 1, "added": 1}
+    times = os.stat(folder)
+    (folder / "a.png").rename(folder / "z.png")
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))  # clocks of files can be coarse
+    assert numbers(index(model, [folder], library)) == {"clips": 1, "added": 1, "replaced": 1}
+
+
 def test_parts_of_a_video_are_clips_of_their_own(model, library, clip, encoded):
     parts = [Clip(clip), Clip(clip, 1, 2), Clip(clip, 1, 3), Clip(clip, 1, 2)]
     assert numbers(index(model, parts, library, num_frames=1)) == {"clips": 3, "added": 3}

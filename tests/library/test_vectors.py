@@ -109,6 +109,13 @@ def test_imported_clips_are_not_encoded_again_nor_pruned(model, library, picture
     assert len(search(model, "a red ring", library)) == 7
 
 
+def test_a_clip_that_a_file_names_twice_is_added_once(model, library, tmp_path):
+    lines = [json.dumps({"video": name}) for name in ("a.mp4", "b.mp4", "./a.mp4")]
+    result = import_vectors(model, write_npy(tmp_path, unit(3), lines), library, dtype="float32")
+    assert result == {"clips": 2, "added": 2, "known": 1}
+    np.testing.assert_allclose(np.stack(list(latents(library).values())), unit(3)[:2], atol=1e-6)
+
+
 def test_many_rows_are_read_in_parts(model, library, tmp_path, suffix, monkeypatch, small_shards):
     monkeypatch.setattr(vectors, "ROWS", 7)
     import_vectors(model, write_npy(tmp_path, unit(40)), library)
