@@ -91,13 +91,11 @@ def run_index(args: argparse.Namespace) -> int:
     require_place(args.output)  # before the weights
     model = arguments.load_model(args)
     result = index(model, clips, args.output, prune=args.prune, **options(args))
-    result["unreadable"] = [{"video": path, "why": why} for path, why in failed.items()] + result[
-        "unreadable"
-    ]
-    for clip in result["unreadable"]:
+    left_out = [{"video": path, "why": why} for path, why in failed.items()] + result["unreadable"]
+    for clip in left_out:
         messages.say(args, f"left out: {clip['why']}")
-    print_counts(args, result)
-    return 3 if result["unreadable"] else 0
+    print_counts(args, result | {"unreadable": left_out})
+    return 3 if left_out else 0
 
 
 def run_import(args: argparse.Namespace) -> int:
@@ -150,6 +148,8 @@ def clips_of(args: argparse.Namespace) -> tuple[list[Clip], dict[str, str]]:
         return [Clip(path) for path in paths], failed
     from ..evaluation import read_manifest
 
+    if args.source.lower().endswith(videos.VIDEO_ENDINGS):
+        raise ValueError(f"{args.source}: a video: give the folder that it is in, or a manifest")
     entries = read_manifest(args.source)
     return [Clip(str(entry.video), entry.start, entry.end) for entry in entries], {}
 

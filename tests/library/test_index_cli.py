@@ -235,6 +235,7 @@ def test_mistakes_of_index(refused, folder, tmp_path, monkeypatch):
     assert "no videos in this folder or below it" in refused("index", empty, "-o", tmp_path / "x")
     assert "nowhere: no such file" in refused("index", "nowhere", "-o", tmp_path / "x")
     assert "a manifest has one JSON object" in refused("index", CLIPS / "pair.gif", "-o", tmp_path / "x")
+    assert "broken.mp4: a video: give the folder" in refused("index", BROKEN, "-o", tmp_path / "x")
     assert "exists and is not empty" in refused("index", folder, "-o", folder)
     assert "pair.gif: exists and is a file" in refused("index", folder, "-o", folder / "pair.gif")
     assert "not a library: " in refused("index", folder, "-o", tmp_path / "v.npy")
