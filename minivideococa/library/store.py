@@ -80,16 +80,23 @@ class Library:
 
         Raises OSError if it is missing, and ValueError if it is damaged.
         """
-        path = self.folder / shard
-        tensors = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
-        n, E, T = self.shards[shard], self.facts["width"], self.facts["frames"]
-        shapes = {"latent": (n, E), "key": (n, 32), "part": (n, 2), "stamp": (n, 2), "path_end": (n,)}
-        if "frames" in tensors:
-            shapes |= {"frames": (n, T, E), "times": (n, T)}
-        found = {name: tensors[name].shape for name in shapes.keys() & tensors.keys()}
-        if found != shapes or tensors["latent"].dtype != self.facts["dtype"]:
-            raise ValueError(f"{path}: does not fit {LIBRARY}: the library is damaged, make it again")
-        return tensors
+        stored = open_safetensors(self.folder / shard)
+        n, E, T, dtype = self.shards[shard], *(self.facts[name] for name in ("width", "frames", "dtype"))
+        expected = {
+            "latent": ((n, E), dtype),
+            "key": ((n, 32), "uint8"),
+            "part": ((n, 2), "float64"),
+            "stamp": ((n, 2), "int64"),
+            "path": (stored["path"].shape if "path" in stored else None, "uint8"),
+            "path_end": ((n,), "int64"),
+        }
+        if "frames" in stored:
+            expected |= {"frames": ((n, T, E), dtype), "times": ((n, T), "float64")}
+        if {name: (tensor.shape, tensor.dtype) for name, tensor in stored.items()} != expected:
+            raise ValueError(
+                f"{self.folder / shard}: does not fit {LIBRARY}: the library is damaged, make it again"
+            )
+        return {name: tensor.read() for name, tensor in stored.items()}
 
     def rows(self, shard: str) -> Rows:
         """Return the rows of a shard: its tensors, and the paths as objects. Raises as `tensors`."""
@@ -145,6 +152,7 @@ class Writer:
         self.library = library
         self._added: list[Rows] = []
         self._changed: dict[bytes, Rows | None] = {}
+        self.is_committing = False  # also if a commit has failed or was interrupted
 
     def add(self, rows: Rows) -> None:
         """Add rows at the end. Raises ValueError if a latent is not finite."""
@@ -158,7 +166,8 @@ class Writer:
         self._changed[key] = row
 
     def commit(self) -> None:
-        """Write what has been added and changed. If this fails or is killed, the library is as before."""
+        """Write what has been added and changed, all of it or nothing."""
+        self.is_committing = True
         shards: dict[str, int] = {}
         number = 1 + max(map(_number, self.library.shards), default=-1)
         for shard, count in self.library.shards.items():
@@ -179,7 +188,7 @@ class Writer:
             self.library.shards = shards
             write_library(self.library)
             remove_unnamed(self.library)
-        self._added, self._changed = [], {}
+        self._added, self._changed, self.is_committing = [], {}, False
 
     def _with_changes(self, shard: str) -> Rows | None:
         """Return the rows of a shard with the changes; None if there are none in it."""
@@ -216,8 +225,9 @@ class Writer:
 def writing(folder: str | os.PathLike[str], facts: Mapping[str, Any]) -> Iterator[Writer]:
     """Yield the writer of a library, which is made if there is none, and commit at the end.
 
-    What was added is committed also if the block raises or is interrupted. Raises ValueError if the folder
-    holds something else, a library that was made in another way, or one that another process is writing to.
+    What was added is committed also if the block raises or is interrupted, unless in a commit. Raises
+    ValueError if the folder holds something else, a library that was made in another way, or one that another
+    process is writing to.
     """
     place = Path(path_name(folder, HINT))
     require_place(place)
@@ -232,7 +242,8 @@ def writing(folder: str | os.PathLike[str], facts: Mapping[str, Any]) -> Iterato
         try:
             yield writer
         finally:
-            writer.commit()
+            if not writer.is_committing:
+                writer.commit()
 
 
 def require_place(folder: str | os.PathLike[str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from library_contents import contents
 from platforms import posix
+from safetensors.numpy import load_file, save_file
 
 import minivideococa as mvc
 from minivideococa.library import Clip, build, index, read_library, store
@@ -211,6 +212,28 @@ def test_an_interrupted_run_keeps_what_it_has(model, library, pictures, monkeypa
     assert [clip.path for clip in contents(library)] == pictures[:3]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_commit_that_fails_is_not_tried_again(model, library, pictures, monkeypatch, error, moment):
+    """Another one would add the same clips twice if the first one was interrupted at its end."""
+    monkeypatch.setattr(build, "SAVE_AFTER", 0)
+    write, calls = store.write_library, []
+
+    def failing(library):
+        calls.append(library)
+        if len(calls) == 4 and moment == "before":
+            raise error
+        write(library)
+        if len(calls) == 4:
+            raise error
+
+    monkeypatch.setattr(store, "write_library", failing)
+    with pytest.raises(type(error)):
+        index(model, pictures, library)
+    assert [clip.path for clip in contents(library)] == pictures[: 2 if moment == "before" else 3]
+    assert index(model, pictures, library)["clips"] == len(contents(library)) == 6
+
+
 def killed_at(moment, function):
     """Run a function in a process that is killed before this change of a folder. Return whether it was."""
     if not (child := os.fork()):
@@ -400,6 +423,19 @@ def test_a_shard_that_is_not_the_one_that_was_written(model, library, pictures):
     Path(library, "library.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the library is damaged"):
         mvc.search(model, "a red ring", library)
+
+
+def test_a_shard_with_other_tensors(model, library, pictures):
+    index(model, pictures, library)
+    [shard] = read_library(library).shards
+    whole = load_file(Path(library, shard))
+    for name, value in whole.items():
+        wrong = [{}, {name: np.zeros(value.shape, np.float32 if value.dtype == np.uint8 else np.uint8)}]
+        wrong += [{name: value[:-1]}] if name != "path" else []
+        for change in wrong:
+            save_file({key: x for key, x in whole.items() if key != name} | change, Path(library, shard))
+            with pytest.raises(ValueError, match="the library is damaged"):
+                mvc.search(model, "a red ring", library)
 
 
 def test_progress_counts_every_video(model, library, pictures):
