@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .checkpoint import load
     from .explanation.explain import explain
     from .explanation.explanation import Explanation
+    from .library import index, search
     from .media.video import read_video
     from .model.config import Video
     from .model.hooks import trace
@@ -34,10 +35,12 @@ __all__ = [
     "classify",
     "explain",
     "finetune",
+    "index",
     "load",
     "read_video",
     "retrieve",
     "score",
+    "search",
     "trace",
 ]
 
@@ -53,6 +56,8 @@ _MODULES = {
     "classify": "tasks",
     "retrieve": "tasks",
     "score": "tasks",
+    "index": "library",
+    "search": "library",
     "finetune": "training.finetune",
     "explain": "explanation.explain",
     "Explanation": "explanation.explanation",

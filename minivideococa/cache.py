@@ -160,6 +160,16 @@ def encoder_hash(model: VideoCoCa) -> str:
     return digest.hexdigest()
 
 
+def visual_hash(model: VideoCoCa) -> str:
+    """Return the SHA-256 of what the latents of videos depend on, poolers included; not of the text side."""
+    parts = (model.config.vision, model.config.preprocess, model.config.factorized)
+    facts = [asdict(part) if part else None for part in parts]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    names = [name for name in ("visual", "factorized") if name in model.params]
+    _add_tensors(digest, {name: model.params[name] for name in names})
+    return digest.hexdigest()
+
+
 def _add_tensors(digest: Any, node: Any, name: str = "") -> None:
     """Add the names, dtypes, shapes and contents of a tree of arrays to a digest, whatever their order."""
     if isinstance(node, np.ndarray):

@@ -18,12 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import compare
 import race
+import search
 import train_step
 from encoder import flops
 from generate import step_weights
 
 from minivideococa.checkpoint.config import parse_config
 from minivideococa.checkpoint.table import parameter_shapes
+from minivideococa.library import read_library, search_latents, store
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,29 @@ def test_a_step_has_captions_of_two_lengths():
         lengths = (ids > 0).sum(axis=1)
         assert (lengths.min(), lengths.max()) == (shortest, longest)
         assert np.array_equal(targets[:, 1:], ids[:, 1:] > 0) and not targets[:, 0].any()
+
+
+def test_the_synthetic_library_is_one_and_a_bare_read_reads_its_latents(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "CLIPS", 50)
+    monkeypatch.setattr(store, "SHARD_BYTES", 20 * 9 * 512 * 2)
+    search.write_library(tmp_path)
+    library = read_library(tmp_path)
+    assert list(library.shards.values()) == [20, 20, 10]
+    rows = library.rows("shard-000001.safetensors")
+    query = rows["latent"][3].astype(np.float32)
+    best = search_latents(tmp_path, query)[0]
+    assert best.video == "/videos/000000023.mp4" and best.cosine == pytest.approx(1, abs=1e-3)
+    found = []
+    monkeypatch.setattr(search, "bytearray", lambda n: found.append(bytearray(n)) or found[-1], raising=False)
+    search.reader(str(tmp_path), threads=1)()
+    latents = library.rows("shard-000000.safetensors")["latent"].tobytes()
+    assert len(found) == 3 and bytes(found[0][: len(latents)]) == latents
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_private_memory_is_measured():
+    before = search.private_memory()
+    with search.watched() as found:
+        filled = np.ones(4_000_000)
+        time.sleep(0.1)
+    assert filled.nbytes * 0.9 < max(found) - before < filled.nbytes * 1.5

@@ -40,6 +40,7 @@ FLOORS = [
     {"checkpoint"},
     {"cache", "question_head"},
     {"tasks"},
+    {"library"},
     {"evaluation", "verify"},
     {"training"},
     {"explanation"},
@@ -199,10 +200,8 @@ def test_every_package_that_is_imported_is_declared():
         pytest.skip("not a checkout")
     project = tomllib.loads(project.read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {
-        re.split(r"[^\w-]", line)[0].replace("-", "_")
-        for line in project["dependencies"] + extras["eval"] + extras["heic"] + extras["docs"]
-    }
+    optional = [line for name in ("eval", "heic", "parquet", "docs") for line in extras[name]]
+    declared = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in project["dependencies"] + optional}
     imported = {third_party(name) for path in MODULES for name, where in imports(path) if where != "types"}
     assert {{"PIL": "pillow"}.get(name, name) for name in imported - {None}} <= declared
 

@@ -156,7 +156,7 @@ def load_model(
     FILE_STATES[model] = states
     if not adds_layers:
         adapter = model.config.check_adapter(getattr(args, "adapter", None))
-        model.config.check_frames(getattr(args, "frames", 1), adapter)
+        model.config.check_frames(getattr(args, "frames", None) or 1, adapter)
     return model
 
 
@@ -212,11 +212,20 @@ def add_model(parser: Parser, json_help: str = "") -> None:
     """Add --json, --weights, --tuned, --frames and --force. `json_help` ends the help of --json."""
     add_json(parser, json_help)
     add_weights(parser)
-    parser.add_argument(
-        "--frames", type=positive, default=8, metavar="T", help="number of frames to sample (default: 8)"
-    )
+    add_frames(parser)
     parser.add_argument(
         "--force", action="store_true", help="accept words that are missing from the checkpoint's vocabulary"
+    )
+
+
+def add_frames(parser: Parser, default: int | None = 8, more: str = "") -> None:
+    """Add --frames. `more` ends its help."""
+    parser.add_argument(
+        "--frames",
+        type=positive,
+        default=default,
+        metavar="T",
+        help=f"number of frames to sample (default: 8{more})",
     )
 
 

@@ -33,9 +33,9 @@ def add_video(parser: arguments.Parser) -> None:
     parser.add_argument("video", type=arguments.path, metavar="VIDEO", help=VIDEO)
 
 
-def add_videos(parser: arguments.Parser) -> None:
+def add_videos(parser: arguments.Parser, nargs: str = "+") -> None:
     """Add VIDEO ..., several videos or folders of them."""
-    parser.add_argument("videos", type=arguments.path, metavar="VIDEO", nargs="+", help=VIDEOS)
+    parser.add_argument("videos", type=arguments.path, metavar="VIDEO", nargs=nargs, help=VIDEOS)
 
 
 def expand(paths: Iterable[str]) -> list[str]:
@@ -50,6 +50,32 @@ def expand(paths: Iterable[str]) -> list[str]:
         except READ_ERRORS:
             expanded.append(path)
     return expanded
+
+
+def walk(folder: str) -> tuple[list[str], dict[str, str]]:
+    """Return the videos of a folder and of its subfolders, and why a subfolder cannot be used, by its path.
+
+    A folder of images is one video. Hidden folders are skipped, and links to folders. Raises ValueError if
+    there is no video.
+    """
+    from ..media.images import SUFFIXES
+
+    found: list[str] = []
+    failed: dict[str, str] = {}
+
+    def note(error: OSError) -> None:
+        failed[os.fsdecode(error.filename)] = messages.reason(error)
+
+    for place, folders, files in os.walk(folder, onerror=note):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        images = [name for name in files if name.lower().endswith(tuple(SUFFIXES)) and name[0] != "."]
+        try:
+            found += videos_in(place) or ([place] if images else [])
+        except READ_ERRORS as error:
+            failed[place] = reason_for(place, error)
+    if not found:
+        raise none_readable(failed or {folder: f"{folder}: no videos in this folder or below it"})
+    return found, failed
 
 
 def videos_in(path: str) -> list[str]:

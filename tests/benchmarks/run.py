@@ -31,6 +31,7 @@ import generate
 import memory
 import models
 import race
+import search
 import startup
 import train_step
 from machine import conditions
@@ -46,6 +47,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "memory": (("L-14",), memory.measure),
     "film": ((), film.measure),
     "startup": ((), startup.measure),
+    "search": ((), search.measure),
     "train": (("tiny", "B-32"), train_step.measure),
     "train-memory": (("B-32", "L-14"), train_step.measure_memory),
 }
