@@ -101,7 +101,7 @@ def add_arguments(parser: arguments.Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
     from ..checkpoint.hub import cache_folder
-    from ..evaluation import evaluate, report, write_predictions
+    from ..evaluation import evaluate, report, split_name, write_predictions
     from ..evaluation.run import choose_tasks
     from ..media.video import files_of
 
@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
         templates=templates,
         answers=answers,
         tokenizer=args.tokenizer,
+        split=split_name(entries, args.format, args.split),
         train=train,
         cache=None if args.no_cache else Path(args.cache or cache_folder() / "videos"),
         options=options,

@@ -26,6 +26,8 @@ from ..progress import Progress, no_progress
 from ..resources import require_memory_for
 from ..tasks import warn_if_cut
 from .manifest import Entry, part_key
+from .published import NOT_KNOWN, PAPER, figures_for, split_name
+from .setting import setting_lines, setting_of
 from .tasks import TASKS, Clip, Settings, Task
 from .tasks.task import WITHOUT_CACHE, finite_latents
 
@@ -40,6 +42,7 @@ def evaluate(
     templates: Sequence[str] | None = None,
     answers: Sequence[str] | None = None,
     tokenizer: str = "words",
+    split: str | None = None,
     train: Iterable[Entry] | None = None,
     cache: str | os.PathLike[str] | None = None,
     options: DecodingOptions | None = None,
@@ -69,6 +72,8 @@ def evaluate(
     answers : the answers to choose from, for questions without choices of their own. Default: those of the
         model's classifier; without one, answers are generated.
     tokenizer : "words" or "ptb", how the metrics of captions split texts; see `metrics`.
+    split : the data set and its split, to be named in the result. Default: what `split_name` makes of the
+        entries alone.
     train : the entries of the training set, whose videos' mean the question-only baseline has. Default: the
         videos with questions that are evaluated.
     cache : a folder for encoded videos and generated texts, which the next run uses. None: no cache.
@@ -83,6 +88,8 @@ def evaluate(
         "metrics", {task: {metric: {"value", "items"}}}; "details", {"qa": {"by_type", "note"}}, the
         metrics by question type, {type: {metric: ...}}, and a line about the baseline; "predictions", a list
         of {"video", ...}, one for each entry. The part of a video has "start" and "end" beside "video".
+        "setting", what the metrics depend on, see `setting.setting_of`, equal for equal runs; "published",
+        VideoCoCa's own figures on the split, see `published.Figures`.
 
     Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
     question that leaves no room for its answer, "caption" named without the package of its metrics, and a
@@ -127,7 +134,12 @@ def evaluate(
             update(1)
     for task in running:
         task.conclude(progress)
-    return _result(entries, clips, running)
+    split = split or split_name(entries)
+    facts = {"split": split, "frames": num_frames, "adapter": adapter}
+    return _result(entries, clips, running) | {
+        "setting": facts | setting_of(entries, clips.values(), training, running, settings),
+        "published": figures_for(split, chosen),
+    }
 
 
 # Before the videos
@@ -324,14 +336,8 @@ def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> Non
 
 
 def report(result: dict[str, Any]) -> str:
-    """Return the metrics of a result of `evaluate` as a table, then the details of each task."""
-    rows = [("task", "metric", "value", "items")]
-    rows += [
-        (task, metric, f"{row['value']:.3f}", str(row["items"]))
-        for task, metrics in result["metrics"].items()
-        for metric, row in metrics.items()
-    ]
-    lines = _table(rows, text_columns=2)
+    """Return the metrics of a result of `evaluate` as a table, the details of each task, and the setting."""
+    lines = _table(_rows(result["metrics"], result["published"]), text_columns=2)
     for task, details in result["details"].items():
         if by_type := details.get("by_type"):
             lines += ["", *_table(_rows_by_type(task, by_type), text_columns=1)]
@@ -339,7 +345,28 @@ def report(result: dict[str, Any]) -> str:
             lines += ["", note]
     if left_out := len(result["unreadable"]):
         lines += ["", f"{left_out} of {result['videos'] + left_out} videos cannot be read and are left out."]
+    lines += ["", *setting_lines(result["setting"])]
+    if published := result["published"]:
+        sources = dict.fromkeys(figures["source"] for figures in published)
+        lines += ["", f"{PAPER}: {NOT_KNOWN}. Quoted from {'; '.join(sources)}."]
     return "\n".join(lines)
+
+
+def _rows(metrics: dict[str, Any], published: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return a table of metrics after a row of names. VideoCoCa's figures have a column for each training."""
+    trainings = dict.fromkeys(figures["training"] for figures in published)
+    known = {
+        (figures["task"], metric, figures["training"]): value
+        for figures in published
+        for metric, value in figures["metrics"].items()
+    }
+    rows = [("task", "metric", "value", "items", *(f"VideoCoCa {training}" for training in trainings))]
+    for task, found in metrics.items():
+        for metric, row in found.items():
+            theirs = [known.get((task, metric, training)) for training in trainings]
+            shown = ["" if value is None else f"{value:.3f}" for value in theirs]
+            rows.append((task, metric, f"{row['value']:.3f}", str(row["items"]), *shown))
+    return rows
 
 
 def _rows_by_type(task: str, by_type: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -67,6 +67,10 @@ class Caption(Task):
     def _key(self, clip: Clip) -> list[Any]:
         return [clip.key, "caption", asdict(self.settings.options)]
 
+    def depends_on(self) -> dict[str, Any]:
+        """Return the tokenization of the metrics and the decoding options."""
+        return {"tokenizer": self.settings.tokenizer, "decoding": asdict(self.settings.options)}
+
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Compare each caption with all of the video's own."""
         captions, references = [self.captions[clip] for clip in clips], [self.targets[clip] for clip in clips]

@@ -10,7 +10,7 @@ import numpy as np
 from ...model.config import Array
 from ...model.ops import softmax
 from ...progress import Progress
-from ...tasks import batches, best_first, cosine, label_sentences, mean_latents
+from ...tasks import TEMPLATES, batches, best_first, cosine, label_sentences, mean_latents
 from ..manifest import Entry
 from ..metrics import mean_average_precision, ranks, recall
 from .task import TEXTS, Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
@@ -59,6 +59,10 @@ class Classify(Task):
             key, lambda: finite_latents(mean_latents(self.model, sentences), labels)
         )
         return latents
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the templates."""
+        return {"templates": list(self.settings.templates or TEMPLATES)}
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Rank the labels of each video by probability, and compute the metrics from cosines.

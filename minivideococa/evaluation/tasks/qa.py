@@ -174,6 +174,14 @@ class QuestionAnswering(Task):
 
     # Results
 
+    def depends_on(self) -> dict[str, Any]:
+        """Return where answers come from and, if some are generated, the decoding options."""
+        if all(self._choices(asked) for asked in self._all_asked()):
+            return {"answers": self.settings.answers or "choices"}
+        if self.model.config.answers:
+            return {"answers": "classifier"}
+        return {"answers": "generated", "decoding": asdict(self.settings.options)}
+
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Return accuracy, or the soft score if a question has several annotators, and the baseline's."""
         pairs = self._pairs(clips)

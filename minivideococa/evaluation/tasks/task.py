@@ -126,6 +126,10 @@ class Task(ABC):
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Return the metrics over the videos that have targets and could be read; there is at least one."""
 
+    def depends_on(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate` that this task's results depend on, JSON values by name."""
+        return {}
+
     def details(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Return what the report says beside the metrics of these videos, JSON values.
 
