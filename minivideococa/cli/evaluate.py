@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from ..output import resolve_output
 from . import arguments, messages, videos
 
 if TYPE_CHECKING:
+    from ..cluster import Cluster
     from ..evaluation import Entry
 
 
@@ -86,6 +89,13 @@ def add_arguments(parser: arguments.Parser) -> None:
         "checkpoints)",
     )
     cache.add_argument("--no-cache", action="store_true", help="keep nothing")
+    parser.add_argument(
+        "--scheduler",
+        type=arguments.text,
+        metavar="ADDRESS",
+        help="encode videos and generate texts on the workers of the Dask cluster whose scheduler has this "
+        "address, such as tcp://host:8786; they need the same files and weights at the same paths",
+    )
     arguments.add_output(
         parser,
         "FILE",
@@ -101,6 +111,7 @@ def add_arguments(parser: arguments.Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
     from ..checkpoint.hub import cache_folder
+    from ..cluster import require_distributed
     from ..evaluation import evaluate, report, split_name, write_predictions
     from ..evaluation.run import choose_tasks
     from ..media.video import files_of
@@ -117,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
     videos.try_each([str(entry.video) for entry in entries], files_of)  # before the weights
     chosen = [task.name for task in choose_tasks(tasks, entries)]
     warn_of_unused(args, chosen)
+    if args.scheduler:
+        require_distributed()
     model = arguments.load_model(args)
     given = [options.prompt, *(answers or []), *(templates or [] if args.templates_file else [])]
     messages.refuse_unknown_words(args, model, given)
@@ -135,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         split=split_name(entries, args.format, args.split),
         train=train,
         cache=None if args.no_cache else Path(args.cache or cache_folder() / "videos"),
+        cluster=cluster_of(args),
         options=options,
         progress=arguments.progress(args),
     )
@@ -152,6 +166,18 @@ def run(args: argparse.Namespace) -> int:
     finally:  # metrics are printed although the predictions cannot be written
         messages.print_result(args, report(result).split("\n"), {"manifest": args.manifest, **result})
     return 3 if result["unreadable"] else 0
+
+
+def cluster_of(args: argparse.Namespace) -> Cluster | None:
+    """Return the cluster of --scheduler, whose workers load --weights and --tuned; None without it."""
+    from ..checkpoint import load
+    from ..cluster import Cluster
+
+    def place(path: str | None) -> str | None:
+        return os.path.abspath(path) if path and os.path.exists(path) else path
+
+    loaded = partial(load, place(args.weights), tuned=place(args.tuned))
+    return Cluster(args.scheduler, loaded) if args.scheduler else None
 
 
 def warn_of_unused(args: argparse.Namespace, tasks: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from ..cache import content_hashes, folder_for, get, put
+from ..cluster import Cluster
 from ..inputs import why_unreadable
 from ..media.sampling import RULE, frame_count
 from ..media.video import read_video
@@ -30,6 +31,7 @@ from .published import NOT_KNOWN, PAPER, figures_for, split_name
 from .setting import setting_lines, setting_of
 from .tasks import TASKS, Clip, Settings, Task
 from .tasks.task import WITHOUT_CACHE, finite_latents
+from .workers import encode_each
 
 
 def evaluate(
@@ -45,6 +47,7 @@ def evaluate(
     split: str | None = None,
     train: Iterable[Entry] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    cluster: Cluster | None = None,
     options: DecodingOptions | None = None,
     progress: Progress = no_progress,
     **keywords: Any,
@@ -77,6 +80,8 @@ def evaluate(
     train : the entries of the training set, whose videos' mean the question-only baseline has. Default: the
         videos with questions that are evaluated.
     cache : a folder for encoded videos and generated texts, which the next run uses. None: no cache.
+    cluster : where to encode the videos and to generate captions and answers, with the same result. Default:
+        in this process.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to
         captions only; the `max_length` of an answer does not count the question.
     progress : called once for each stage: labels, captions, training videos, videos, questions.
@@ -94,7 +99,7 @@ def evaluate(
     Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
     question that leaves no room for its answer, "caption" named without the package of its metrics, and a
     request that does not fit into memory; and for latents that are not finite, and if no video can be read.
-    Raises OSError if the cache cannot be written.
+    Raises OSError if the cache cannot be written or the cluster does not answer.
     """
     entries = _check_entries(entries)
     training = [] if train is None else _check_entries(train)
@@ -113,7 +118,7 @@ def evaluate(
     running = [task(settings, clips.values()) for task in chosen]
     num_frames, adapter = frame_count(num_frames), model.config.check_adapter(adapter)
     _require_memory(model, num_frames, adapter)
-    encode = partial(_encode, settings=settings, num_frames=num_frames, adapter=adapter)
+    encode = partial(_encode, num_frames=num_frames, adapter=adapter)
     for task in running:
         task.check()
     texts = list(dict.fromkeys(text for task in running for text in task.texts))
@@ -122,10 +127,10 @@ def evaluate(
         warnings.warn(model.caveat, stacklevel=2)
     for task in running:
         task.prepare(progress)
-    _show_training_videos(training, running, encode, progress)
+    encode_all = partial(encode_each, settings=settings, encode=encode, cluster=cluster)
+    _show_training_videos(training, running, encode_all, progress)
     with progress(len(clips), "videos") as update:
-        for clip in clips.values():
-            video = encode(clip)
+        for clip, video in encode_all(clips.values(), running):
             if video is None:
                 warnings.warn(f"left out: {clip.unreadable}", stacklevel=2)
             for task in running:
@@ -256,7 +261,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
 def _show_training_videos(
     training: Sequence[Entry],
     tasks: Sequence[Task],
-    encode: Callable[[Clip], Video | None],
+    encode_all: Callable[[Collection[Clip], Sequence[Task]], Iterator[tuple[Clip, Video | None]]],
     progress: Progress,
 ) -> None:
     """Encode the videos of the training set for the tasks that use them.
@@ -268,8 +273,7 @@ def _show_training_videos(
         return
     clips = {part_key(entry): Clip(entry.video, entry.start, entry.end) for entry in training}
     with progress(len(clips), "training videos") as update:
-        for clip in clips.values():
-            video = encode(clip)
+        for clip, video in encode_all(clips.values(), []):
             if video is None:
                 warnings.warn(f"left out of the training set's mean: {clip.unreadable}", stacklevel=3)
             else:

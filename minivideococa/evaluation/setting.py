@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..cache import model_hash
 from ..media.ffmpeg import ffmpeg_version
 from ..media.sampling import RULE
 from ..model.generation import DecodingOptions
@@ -48,7 +47,7 @@ def setting_of(
         "training": _annotations(training) if training else None,
         "tasks": {task.name: task.depends_on() for task in tasks},
         "model": {
-            "sha256": settings.model_key or model_hash(model),
+            "sha256": settings.model_key,
             "dtype": str(model.dtype),
             "origin": model.origin or {},
         },

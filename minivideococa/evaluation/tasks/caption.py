@@ -52,6 +52,12 @@ class Caption(Task):
         if len(self.waiting) == CAPTIONS:
             self._caption_waiting()
 
+    def generate(self, clip: Clip, video: Video) -> None:
+        """Generate the caption."""
+        self.settings.cached(
+            self._key(clip), lambda: caption_batch(self.model, [video], self.settings.options)[0]
+        )
+
     def conclude(self, progress: Progress) -> None:
         """Generate the captions that are left."""
         if self.waiting:

@@ -139,6 +139,11 @@ class QuestionAnswering(Task):
             if target.asked not in found:
                 found[target.asked] = self._cached_answer(clip.key, video, target.asked)
 
+    def generate(self, clip: Clip, video: Video) -> None:
+        """Answer each question."""
+        for target in self.targets[clip]:
+            self._cached_answer(clip.key, video, target.asked)
+
     def conclude(self, progress: Progress) -> None:
         """Answer each question without a video, once."""
         all_asked = dict.fromkeys(asked for found in self.answers.values() for asked in found)
