@@ -66,8 +66,9 @@ class Settings:
 
     def get(self, key: list[Any]) -> Any:
         """Return the array or text that the cache holds for `key`; None if it holds none."""
-        found = (self.found or {}).get(json.dumps(key))
-        return get_value(self.cache, key) if found is None else found
+        if self.found and (found := self.found.get(json.dumps(key))) is not None:
+            return found
+        return get_value(self.cache, key)
 
     def put(self, key: list[Any], value: Array | str) -> None:
         """Put an array or a text into the cache."""
