@@ -169,8 +169,9 @@ def test_workers_encode_and_generate_and_fill_the_cache(local, tmp_path, monkeyp
 
     monkeypatch.setattr(mvc.VideoCoCa, "encode_video", not_here)
     monkeypatch.setattr("minivideococa.evaluation.tasks.caption.caption_batch", not_here)
-    there = Cluster(local.scheduler_address, mvc.load)
-    options = {"num_frames": 1, "beams": 1, "cache": tmp_path / "cache"}
+    there, options = Cluster(local.scheduler_address, mvc.load), {"num_frames": 1, "beams": 1}
+    assert evaluate(model, given, **options, cluster=there) == alone
+    options["cache"] = tmp_path / "cache"
     assert evaluate(model, given, **options, cluster=there) == alone
     assert evaluate(model, given, **options) == alone  # from the cache
 
