@@ -33,7 +33,7 @@ REFERENCE = [path for path in MODEL if path.stem not in APART]
 
 # The rooms of the package, from the bottom to the top: a room imports only rooms below it. The modules of the
 # ground floor know nothing of the package; `data` holds no code.
-GROUND = {"answers", "eviction", "resources", "inputs", "output", "progress", "terminal"}
+GROUND = {"answers", "cluster", "eviction", "resources", "inputs", "output", "progress", "terminal"}
 FLOORS = [
     {"model"},
     {"media"},
@@ -200,7 +200,7 @@ def test_every_package_that_is_imported_is_declared():
         pytest.skip("not a checkout")
     project = tomllib.loads(project.read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("eval", "heic", "parquet", "docs") for line in extras[name]]
+    optional = [line for name in ("eval", "cluster", "heic", "parquet", "docs") for line in extras[name]]
     declared = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in project["dependencies"] + optional}
     imported = {third_party(name) for path in MODULES for name, where in imports(path) if where != "types"}
     assert {{"PIL": "pillow"}.get(name, name) for name in imported - {None}} <= declared

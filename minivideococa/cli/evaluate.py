@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..output import resolve_output
 from . import arguments, messages, stored, videos
 
 if TYPE_CHECKING:
+    from ..cluster import Cluster
     from ..evaluation import Entry
 
 
@@ -77,6 +80,13 @@ def add_arguments(parser: arguments.Parser) -> None:
         "figures, for which pycocoevalcap runs Java (default: words)",
     )
     stored.add_cache(parser)
+    parser.add_argument(
+        "--scheduler",
+        type=arguments.text,
+        metavar="ADDRESS",
+        help="encode videos and generate texts on the workers of the Dask cluster whose scheduler has this "
+        "address, such as tcp://host:8786; they need the same files and weights at the same paths",
+    )
     arguments.add_output(
         parser,
         "FILE",
@@ -91,7 +101,8 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
-    from ..evaluation import evaluate, report, write_predictions
+    from ..cluster import require_distributed
+    from ..evaluation import evaluate, report, split_name, write_predictions
     from ..evaluation.run import choose_tasks
     from ..media.video import files_of
 
@@ -107,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
     videos.try_each([str(entry.video) for entry in entries], files_of)  # before the weights
     chosen = [task.name for task in choose_tasks(tasks, entries)]
     warn_of_unused(args, chosen)
+    if args.scheduler:
+        require_distributed()
     model = arguments.load_model(args)
     given = [options.prompt, *(answers or []), *(templates or [] if args.templates_file else [])]
     messages.refuse_unknown_words(args, model, given)
@@ -122,8 +135,10 @@ def run(args: argparse.Namespace) -> int:
         templates=templates,
         answers=answers,
         tokenizer=args.tokenizer,
+        split=split_name(entries, args.format, args.split),
         train=train,
         cache=stored.folder_of(args),
+        cluster=cluster_of(args),
         options=options,
         progress=arguments.progress(args),
     )
@@ -141,6 +156,18 @@ def run(args: argparse.Namespace) -> int:
     finally:  # metrics are printed although the predictions cannot be written
         messages.print_result(args, report(result).split("\n"), {"manifest": args.manifest, **result})
     return 3 if result["unreadable"] else 0
+
+
+def cluster_of(args: argparse.Namespace) -> Cluster | None:
+    """Return the cluster of --scheduler, whose workers load --weights and --tuned; None without it."""
+    from ..checkpoint import load
+    from ..cluster import Cluster
+
+    def place(path: str | None) -> str | None:
+        return os.path.abspath(path) if path and os.path.exists(path) else path
+
+    loaded = partial(load, place(args.weights), tuned=place(args.tuned))
+    return Cluster(args.scheduler, loaded) if args.scheduler else None
 
 
 def warn_of_unused(args: argparse.Namespace, tasks: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ def _beside(path: str | os.PathLike[str], ending: str, other: str) -> Path:
 
 def _select_split(items: list[Item], split: str, path: str | os.PathLike[str]) -> list[Item]:
     """Return the items of a split. Raises ValueError if there are none."""
-    selected = [item for item in items if item[0] and _canonical(item[0]) == _canonical(split)]
+    selected = [item for item in items if item[0] and canonical_split(item[0]) == canonical_split(split)]
     if not selected:
         splits = sorted({name for name, *_ in items if name})
         known = f"but {', '.join(splits)}" if splits else "it does not distinguish splits: give none"
@@ -102,7 +102,7 @@ def _select_split(items: list[Item], split: str, path: str | os.PathLike[str]) -
     return selected
 
 
-def _canonical(split: str) -> str:
+def canonical_split(split: str) -> str:
     """Return "val" for "validate", the name in MSR-VTT and Kinetics, and for "validation"."""
     return "val" if split in ("validate", "validation") else split
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from ..cache import folder_for, get_video, put_video, video_key
+from ..cluster import Cluster
 from ..inputs import why_unreadable
 from ..media.sampling import frame_count
 from ..media.video import read_video
@@ -26,8 +27,11 @@ from ..progress import Progress, no_progress
 from ..resources import require_memory_for
 from ..tasks import warn_if_cut
 from .manifest import Entry, part_key
+from .published import NOT_KNOWN, PAPER, figures_for, split_name
+from .setting import setting_lines, setting_of
 from .tasks import TASKS, Clip, Settings, Task
 from .tasks.task import finite_latents
+from .workers import encode_each
 
 
 def evaluate(
@@ -40,8 +44,10 @@ def evaluate(
     templates: Sequence[str] | None = None,
     answers: Sequence[str] | None = None,
     tokenizer: str = "words",
+    split: str | None = None,
     train: Iterable[Entry] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    cluster: Cluster | None = None,
     options: DecodingOptions | None = None,
     progress: Progress = no_progress,
     **keywords: Any,
@@ -69,10 +75,14 @@ def evaluate(
     answers : the answers to choose from, for questions without choices of their own. Default: those of the
         model's classifier; without one, answers are generated.
     tokenizer : "words" or "ptb", how the metrics of captions split texts; see `metrics`.
+    split : the data set and its split, to be named in the result. Default: what `split_name` makes of the
+        entries alone.
     train : the entries of the training set, whose videos' mean the question-only baseline has. Default: the
         videos with questions that are evaluated.
     cache : a folder for encoded videos and generated texts, which the next run uses; a warning if it cannot
         be written. None: no cache.
+    cluster : where to encode the videos and to generate captions and answers, with the same result. Default:
+        in this process.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to
         captions only; the `max_length` of an answer does not count the question.
     progress : called once for each stage: labels, captions, training videos, videos, questions.
@@ -84,10 +94,13 @@ def evaluate(
         "metrics", {task: {metric: {"value", "items"}}}; "details", {"qa": {"by_type", "note"}}, the
         metrics by question type, {type: {metric: ...}}, and a line about the baseline; "predictions", a list
         of {"video", ...}, one for each entry. The part of a video has "start" and "end" beside "video".
+        "setting", what the metrics depend on, see `setting.setting_of`, equal for equal runs; "published",
+        VideoCoCa's own figures on the split, see `published.Figures`.
 
     Raises ValueError, before a video is read, for an invalid argument, a task without ground truth, a
     question that leaves no room for its answer, "caption" named without the package of its metrics, and a
     request that does not fit into memory; and for latents that are not finite, and if no video can be read.
+    Raises OSError if the cluster does not answer.
     """
     entries = _check_entries(entries)
     training = [] if train is None else _check_entries(train)
@@ -106,7 +119,7 @@ def evaluate(
     running = [task(settings, clips.values()) for task in chosen]
     num_frames, adapter = frame_count(num_frames), model.config.check_adapter(adapter)
     _require_memory(model, num_frames, adapter)
-    encode = partial(_encode, settings=settings, num_frames=num_frames, adapter=adapter)
+    encode = partial(_encode, num_frames=num_frames, adapter=adapter)
     for task in running:
         task.check()
     texts = list(dict.fromkeys(text for task in running for text in task.texts))
@@ -115,10 +128,10 @@ def evaluate(
         warnings.warn(model.caveat, stacklevel=2)
     for task in running:
         task.prepare(progress)
-    _show_training_videos(training, running, encode, progress)
+    encode_all = partial(encode_each, settings=settings, encode=encode, cluster=cluster)
+    _show_training_videos(training, running, encode_all, progress)
     with progress(len(clips), "videos") as update:
-        for clip in clips.values():
-            video = encode(clip)
+        for clip, video in encode_all(clips.values(), running):
             if video is None:
                 warnings.warn(f"left out: {clip.unreadable}", stacklevel=2)
             for task in running:
@@ -127,7 +140,12 @@ def evaluate(
             update(1)
     for task in running:
         task.conclude(progress)
-    return _result(entries, clips, running)
+    split = split or split_name(entries)
+    facts = {"split": split, "frames": num_frames, "adapter": adapter}
+    return _result(entries, clips, running) | {
+        "setting": facts | setting_of(entries, clips.values(), training, running, settings),
+        "published": figures_for(split, chosen),
+    }
 
 
 # Before the videos
@@ -241,7 +259,7 @@ def _encode(clip: Clip, settings: Settings, num_frames: int, adapter: str) -> Vi
 def _show_training_videos(
     training: Sequence[Entry],
     tasks: Sequence[Task],
-    encode: Callable[[Clip], Video | None],
+    encode_all: Callable[[Collection[Clip], Sequence[Task]], Iterator[tuple[Clip, Video | None]]],
     progress: Progress,
 ) -> None:
     """Encode the videos of the training set for the tasks that use them.
@@ -253,8 +271,7 @@ def _show_training_videos(
         return
     clips = {part_key(entry): Clip(entry.video, entry.start, entry.end) for entry in training}
     with progress(len(clips), "training videos") as update:
-        for clip in clips.values():
-            video = encode(clip)
+        for clip, video in encode_all(clips.values(), []):
             if video is None:
                 warnings.warn(f"left out of the training set's mean: {clip.unreadable}", stacklevel=3)
             else:
@@ -321,14 +338,8 @@ def write_predictions(place: Path, predictions: Iterable[dict[str, Any]]) -> Non
 
 
 def report(result: dict[str, Any]) -> str:
-    """Return the metrics of a result of `evaluate` as a table, then the details of each task."""
-    rows = [("task", "metric", "value", "items")]
-    rows += [
-        (task, metric, f"{row['value']:.3f}", str(row["items"]))
-        for task, metrics in result["metrics"].items()
-        for metric, row in metrics.items()
-    ]
-    lines = _table(rows, text_columns=2)
+    """Return the metrics of a result of `evaluate` as a table, the details of each task, and the setting."""
+    lines = _table(_rows(result["metrics"], result["published"]), text_columns=2)
     for task, details in result["details"].items():
         if by_type := details.get("by_type"):
             lines += ["", *_table(_rows_by_type(task, by_type), text_columns=1)]
@@ -336,7 +347,28 @@ def report(result: dict[str, Any]) -> str:
             lines += ["", note]
     if left_out := len(result["unreadable"]):
         lines += ["", f"{left_out} of {result['videos'] + left_out} videos cannot be read and are left out."]
+    lines += ["", *setting_lines(result["setting"])]
+    if published := result["published"]:
+        sources = dict.fromkeys(figures["source"] for figures in published)
+        lines += ["", f"{PAPER}: {NOT_KNOWN}. Quoted from {'; '.join(sources)}."]
     return "\n".join(lines)
+
+
+def _rows(metrics: dict[str, Any], published: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return a table of metrics after a row of names. VideoCoCa's figures have a column for each training."""
+    trainings = dict.fromkeys(figures["training"] for figures in published)
+    known = {
+        (figures["task"], metric, figures["training"]): value
+        for figures in published
+        for metric, value in figures["metrics"].items()
+    }
+    rows = [("task", "metric", "value", "items", *(f"VideoCoCa {training}" for training in trainings))]
+    for task, found in metrics.items():
+        for metric, row in found.items():
+            theirs = [known.get((task, metric, training)) for training in trainings]
+            shown = ["" if value is None else f"{value:.3f}" for value in theirs]
+            rows.append((task, metric, f"{row['value']:.3f}", str(row["items"]), *shown))
+    return rows
 
 
 def _rows_by_type(task: str, by_type: dict[str, Any]) -> list[tuple[str, ...]]:

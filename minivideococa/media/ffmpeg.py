@@ -210,6 +210,17 @@ def ffmpeg_path() -> str:
         raise OSError(f"no ffmpeg: {error}; reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from None
 
 
+def ffmpeg_version() -> str | None:
+    """Return ffmpeg's version, such as "7.1" or "n9.0.2-17-g2a571b6068"; None if it is no ffmpeg."""
+    try:
+        command = [ffmpeg_path(), "-version"]
+        answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    version = re.match(rb"ffmpeg version (\S+)", answer)
+    return version[1].decode(errors="replace") if version else None
+
+
 def no_ffmpeg(executable: str, reason: str | None) -> OSError:
     """Return the error for a program that is not ffmpeg or cannot be run."""
     return OSError(
@@ -220,18 +231,14 @@ def no_ffmpeg(executable: str, reason: str | None) -> OSError:
 
 def no_video(path: str, log: str) -> ValueError | OSError:
     """Return the error for a file from which ffmpeg decodes nothing, or for an ffmpeg that is the cause."""
-    complaint = _first_error(log)
-    command = [ffmpeg_path(), "-version"]
-    try:
-        answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        answer = b""
-    if not answer.startswith(b"ffmpeg version "):
-        return no_ffmpeg(command[0], complaint or "-version gives none")
-    version = re.match(rb"ffmpeg version n?(\d{1,3})\.(\S*)", answer)
-    if (version and int(version[1]) < OLDEST_FFMPEG) or re.search(_UNSUPPORTED, complaint):
+    complaint, executable = _first_error(log), ffmpeg_path()
+    version = ffmpeg_version()
+    if version is None:
+        return no_ffmpeg(executable, complaint or "-version gives none")
+    number = re.match(r"n?(\d{1,3})\.", version)
+    if (number and int(number[1]) < OLDEST_FFMPEG) or re.search(_UNSUPPORTED, complaint):
         return ValueError(
-            f"{command[0]}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
+            f"{executable}: this ffmpeg is too old for {path} ({complaint}); ffmpeg {OLDEST_FFMPEG} "
             "or newer is needed: upgrade imageio-ffmpeg, or correct IMAGEIO_FFMPEG_EXE"
         )
     if re.search(_INCOMPLETE, complaint):

@@ -52,6 +52,12 @@ class Caption(Task):
         if len(self.waiting) == CAPTIONS:
             self._caption_waiting()
 
+    def generate(self, clip: Clip, video: Video) -> None:
+        """Generate the caption."""
+        self.settings.cached(
+            self._key(clip), lambda: caption_batch(self.model, [video], self.settings.options)[0]
+        )
+
     def conclude(self, progress: Progress) -> None:
         """Generate the captions that are left."""
         if self.waiting:
@@ -66,6 +72,10 @@ class Caption(Task):
 
     def _key(self, clip: Clip) -> list[Any]:
         return ["caption", clip.key, asdict(self.settings.options)]
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the tokenization of the metrics and the decoding options."""
+        return {"tokenizer": self.settings.tokenizer, "decoding": asdict(self.settings.options)}
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Compare each caption with all of the video's own."""

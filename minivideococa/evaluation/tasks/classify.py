@@ -10,7 +10,7 @@ import numpy as np
 from ...model.config import Array
 from ...model.ops import softmax
 from ...progress import Progress
-from ...tasks import best_first, cosine, label_sentences, latents_in_parts
+from ...tasks import TEMPLATES, best_first, cosine, label_sentences, latents_in_parts
 from ..manifest import Entry
 from ..metrics import mean_average_precision, ranks, recall
 from .task import Clip, Metrics, Task, finite_latents, latent_matrix, metrics_of, targets_among
@@ -53,6 +53,10 @@ class Classify(Task):
             ["labels", self.settings.model_key, sentences], lambda: finite_latents(compute(), sentences)
         )
         return latents
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the templates."""
+        return {"templates": list(self.settings.templates or TEMPLATES)}
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Rank the labels of each video by probability, and compute the metrics from cosines.

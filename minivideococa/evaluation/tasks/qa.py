@@ -139,6 +139,11 @@ class QuestionAnswering(Task):
             if target.asked not in found:
                 found[target.asked] = self._cached_answer(clip.key, video, target.asked)
 
+    def generate(self, clip: Clip, video: Video) -> None:
+        """Answer each question."""
+        for target in self.targets[clip]:
+            self._cached_answer(clip.key, video, target.asked)
+
     def conclude(self, progress: Progress) -> None:
         """Answer each question without a video, once."""
         all_asked = dict.fromkeys(asked for found in self.answers.values() for asked in found)
@@ -173,6 +178,14 @@ class QuestionAnswering(Task):
         return replace(self.settings.options, prompt="", min_length=1, max_length=length)
 
     # Results
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return where answers come from and, if some are generated, the decoding options."""
+        if all(self._choices(asked) for asked in self._all_asked()):
+            return {"answers": self.settings.answers or "choices"}
+        if self.model.config.answers:
+            return {"answers": "classifier"}
+        return {"answers": "generated", "decoding": asdict(self.settings.options)}
 
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Return accuracy, or the soft score if a question has several annotators, and the baseline's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cache import cached, get_value, model_hash, put_value
+from ...cache import get_value, model_hash, put_value
 from ...model.config import Array, Video
 from ...model.generation import DecodingOptions
 from ...model.videococa import VideoCoCa
@@ -36,7 +37,7 @@ class Clip:
     unreadable: str | None = None  # the reason, if it cannot be read
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Settings:
     """The arguments of `evaluate` that tasks use."""
 
@@ -46,23 +47,31 @@ class Settings:
     answers: list[str] | None
     tokenizer: str
     cache: Path | None
+    found: dict[str, Any] | None = None  # with a cluster: what a worker generated for the video in question
 
     @cached_property
-    def model_key(self) -> str | None:
-        """The hash that identifies the model in the cache."""
-        return model_hash(self.model) if self.cache else None
+    def model_key(self) -> str:
+        """The hash that identifies the model."""
+        return model_hash(self.model)
 
     def cached(self, key: list[Any], compute: Callable[[], Any]) -> Any:
         """Return the array or text that the cache holds for `key`, or else compute it and put it there."""
-        return cached(self.cache, key, compute)
+        if (value := self.get(key)) is None:
+            value = compute()
+            self.put(key, value)
+        return value
 
     def get(self, key: list[Any]) -> Any:
         """Return the array or text that the cache holds for `key`; None if it holds none."""
+        if self.found and (found := self.found.get(json.dumps(key))) is not None:
+            return found
         return get_value(self.cache, key)
 
     def put(self, key: list[Any], value: Array | str) -> None:
         """Put an array or a text into the cache."""
         put_value(self.cache, key, value)
+        if self.found is not None:
+            self.found[json.dumps(key)] = value
 
 
 class Task(ABC):
@@ -116,12 +125,19 @@ class Task(ABC):
         Not called for videos without targets.
         """
 
+    def generate(self, clip: Clip, video: Video) -> None:  # noqa: B027
+        """Generate, into the cache, what `predict` looks up there for this video. A worker calls it alone."""
+
     def conclude(self, progress: Progress) -> None:  # noqa: B027
         """Generate what needs all videos, after the last one."""
 
     @abstractmethod
     def metrics(self, clips: Sequence[Clip]) -> Metrics:
         """Return the metrics over the videos that have targets and could be read; there is at least one."""
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the arguments of `evaluate` that this task's results depend on, JSON values by name."""
+        return {}
 
     def details(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """Return what the report says beside the metrics of these videos, JSON values.

@@ -1,0 +1,106 @@
+"""Work spread over the workers of a Dask cluster (extra `cluster`), its results in order.
+
+    minivideococa evaluate manifest.jsonl --scheduler tcp://host:8786
+
+Dask schedules, moves results and repeats what was lost with a worker. Here is what it does not know: a model
+is loaded once in each worker process, and work is handed out a little ahead of its results, however much
+there is.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from functools import lru_cache
+from threading import Lock
+from typing import Any, NamedTuple
+
+TIMEOUT = 10  # seconds, for the scheduler to answer
+AHEAD = 1000  # items that are handed out before the first of them has returned; at most so many results wait
+
+
+class Cluster(NamedTuple):
+    """The address of a Dask scheduler, and a function that loads the model in a worker.
+
+    For example `Cluster("tcp://host:8786", partial(minivideococa.load, "hf-hub:OWNER/NAME"))`.
+    """
+
+    scheduler: str
+    load: Callable[[], Any]
+
+
+def require_distributed() -> None:
+    """Raise ValueError, one line, if dask.distributed is not installed."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            'a cluster needs dask.distributed: pip install "minivideococa[cluster]", here and on the workers'
+        ) from None
+
+
+def map_in_order(
+    cluster: Cluster, function: Callable[[Any, Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
+    """Yield `function(loaded, item)` for each item, in order. `loaded` is what `cluster.load` returns.
+
+    An item whose worker dies is computed again by another one. Raises what `function` and `load` raise;
+    ValueError without dask.distributed and for an item on which worker after worker dies; OSError if the
+    scheduler does not answer.
+    """
+    require_distributed()
+    import cloudpickle  # of distributed: it also takes functions of a notebook
+    from distributed import KilledWorker
+
+    load, waiting = cloudpickle.dumps(cluster.load), deque[Any]()
+    with _connect(cluster.scheduler) as client:
+        try:
+            for item in items:
+                waiting.append(client.submit(_run, load, function, item, pure=False))
+                if len(waiting) == AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except KilledWorker:
+            raise ValueError(
+                f"{cluster.scheduler}: worker after worker died, perhaps for want of memory"
+            ) from None
+        except CancelledError:
+            raise OSError(f"{cluster.scheduler}: the scheduler no longer answers") from None
+
+
+def _connect(address: str) -> Any:
+    """Return a client of the scheduler at an address. Raises ValueError or OSError if there is none."""
+    from distributed import Client
+
+    # a client that could not connect cannot be closed either, and would print that
+    quiet: Any = type("Client", (Client,), {"__del__": lambda self: None})
+    try:
+        client = quiet(address, timeout=TIMEOUT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise type(error)(
+            f"{address}: no Dask scheduler ({error}); give the address that it prints, such as "
+            "tcp://host:8786"
+        ) from None
+    if not client.scheduler_info()["workers"]:
+        warnings.warn(f"{address}: the scheduler has no workers yet; waiting for some", stacklevel=4)
+    return client
+
+
+# In the workers
+
+_lock = Lock()  # a worker may have several threads
+
+
+def _run(load: bytes, function: Callable[[Any, Any], Any], item: Any) -> Any:
+    with _lock:
+        loaded = _loaded(load)
+    return function(loaded, item)
+
+
+@lru_cache(maxsize=1)
+def _loaded(load: bytes) -> Any:
+    return pickle.loads(load)()
