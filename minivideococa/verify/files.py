@@ -55,7 +55,7 @@ def verify_file(
     path = regular_file(path, "give a trace, a safetensors file such as minivideococa trace writes")
     stored = open_safetensors(path)
     dtypes = {name: tensor.dtype for name, tensor in stored.items()}
-    model = load(weights, dtype="float64", tuned=tuned)
+    model = load(weights, dtype="stored", tuned=tuned)
     known = [name for name in activation_names(model.config) if name in dtypes]
     if refused := [f"{name} is {dtypes[name]}" for name in known if dtypes[name] not in DTYPES]:
         raise ValueError(

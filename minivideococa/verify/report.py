@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..model.config import Array
 from .mistakes import Mistake
+
+PART = 2**17  # elements that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,40 @@ def difference(x: Array, reference: Array) -> Difference:
         return Difference(np.inf, np.inf, np.nan)
     with np.errstate(all="ignore"):
         cosine = np.vdot(x, reference) / (np.linalg.norm(x) * np.linalg.norm(reference))
-        max_abs = np.abs(_subtract(x, reference)).max()
-    return Difference(float(max_abs), relative_error(x, reference), float(np.clip(cosine, -1, 1)))
+        max_abs = max(float(np.abs(d).max()) for d in _differences(x, reference))
+    return Difference(max_abs, relative_error(x, reference), float(np.clip(cosine, -1, 1)))
 
 
 def relative_error(x: Array, reference: Array) -> float:
     """Return `Difference.rel` alone."""
-    if x.shape != reference.shape:
-        return np.inf
+    return largest_row(x, reference) / typical_row(reference) if x.shape == reference.shape else np.inf
+
+
+def largest_row(x: Array, reference: Array) -> float:
+    """Return the largest L2 norm of a row of the difference."""
     with np.errstate(all="ignore"):
-        largest = np.linalg.norm(_subtract(x, reference), axis=-1).max()
-        finite = np.where(np.isfinite(reference), reference, 0)
-        typical = np.sqrt(np.mean(np.square(finite).sum(axis=-1)))
-        return float(largest / (typical or 1.0))
+        return max(float(_squares(d).max()) for d in _differences(x, reference)) ** 0.5
+
+
+def typical_row(reference: Array) -> float:
+    """Return the root mean square L2 norm of a row; 1 if all are zero."""
+    with np.errstate(all="ignore"):
+        rows = np.where(np.isfinite(reference), reference, 0).reshape(-1, reference.shape[-1])
+        return float(np.sqrt(np.mean(_squares(rows)))) or 1.0
+
+
+def _squares(rows: Array) -> Array:
+    """Return the sum of squares of each row [..., n]."""
+    sums: Array = np.einsum("...i,...i", rows, rows)
+    return sums
+
+
+def _differences(x: Array, reference: Array) -> Iterator[Array]:
+    """Yield x - reference, as many rows at a time as fit the cache."""
+    x, reference = (array.reshape(-1, array.shape[-1]) for array in (x, reference))
+    step = max(1, PART // x.shape[-1])
+    for i in range(0, len(x), step):
+        yield _subtract(x[i : i + step], reference[i : i + step])
 
 
 def _subtract(x: Array, reference: Array) -> Array:

@@ -1,6 +1,6 @@
 """Measures the speed and memory of minivideococa beside torch and onnxruntime: Markdown tables and JSON.
 
-    python tests/benchmarks/run.py [encoder|generate|labels|captions|memory|startup|train|train-memory|all]
+    python tests/benchmarks/run.py [encoder|generate|labels|captions|verify|memory|startup|train|...|all]
                                    [--model L-14|B-32|tiny] [--rounds 5] [--threads N] [--no-wait]
                                    [--json FILE] [--keep FOLDER]
 
@@ -30,6 +30,7 @@ import models
 import race
 import startup
 import train_step
+import verify_trace
 from machine import conditions
 from report import Section
 
@@ -38,6 +39,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "generate": (("L-14",), generate.measure),
     "labels": (("L-14",), bulk.measure_labels),
     "captions": (("L-14",), bulk.measure_captions),
+    "verify": (("L-14",), verify_trace.measure),
     "memory": (("L-14",), memory.measure),
     "startup": ((), startup.measure),
     "train": (("tiny", "B-32"), train_step.measure),
