@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from . import arguments, messages
 
 EXIT_STATUS = (
-    "Exit status: 0, all that was compared agrees within rounding error; 1, something does not, no tensor of "
-    "the network was compared or, with --strict, some are missing; 2, TRACE cannot be used."
+    "Exit status: 0, all that was compared agrees within rounding error, or --tolerance; 1, something does "
+    "not, no tensor of the network was compared or, with --strict, some are missing; 2, TRACE cannot be used."
 )
 
 
@@ -41,10 +42,25 @@ def add_arguments(parser: arguments.Parser) -> None:
         help="the dtype that TRACE was computed in, if it has less precision than the stored one",
     )
     parser.add_argument(
+        "--tolerance",
+        type=decibels,
+        metavar="DB",
+        help="for a quantized port: the signal-to-quantization-noise ratio that every tensor must reach, "
+        "such as 30dB, in place of what rounding explains; no mistakes are searched for",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="exit with status 1 also if TRACE lacks a tensor that `trace` would write for its inputs",
     )
+
+
+def decibels(text: str) -> float:
+    """Read a number of decibels, "30dB" or "30"."""
+    number = re.fullmatch(r"(-?\d+(\.\d+)?)\s*(dB)?", text, re.IGNORECASE)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of decibels, such as 30dB")
+    return float(number[1])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +69,12 @@ def run(args: argparse.Namespace) -> int:
 
     arguments.require_weights(args)
     report = verify_file(
-        args.trace, args.weights, args.dtype, tuned=args.tuned, progress=arguments.progress(args)
+        args.trace,
+        args.weights,
+        args.dtype,
+        tuned=args.tuned,
+        tolerance=args.tolerance,
+        progress=arguments.progress(args),
     )
     messages.print_result(args, text(report).split("\n"), as_json(report))
     incomplete = bool(report.missing) or len(report.compared) < len(report.rows)

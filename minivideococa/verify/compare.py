@@ -33,7 +33,7 @@ from .names import (
     upstream,
 )
 from .precision import EPSILON, FACTOR, SAMPLES, coarser_than, coarsest, in_float64, is_exact
-from .report import Difference, Report, Row, difference, relative_error
+from .report import NOT_COMPARABLE, Difference, Report, Row, difference, relative_error
 from .runs import exact_run, nearby_run, rounding_errors
 from .search import MAX_TOGETHER, Search
 from .traces import Trace, default_dtype, similar_names, sort, with_pixels
@@ -43,7 +43,6 @@ MOSTLY = 0.75  # the part of the tensors that must agree with a coarser dtype
 STEP = 1e-3  # the relative step along which blocks are taken to be linear, see `nearby_run`
 LONG = 10  # rounding to float32 counts as nothing in a step of this many times the allowed rounding
 COPIES = ("pixels", "pool.flat", "text.tokens")  # computed without rounding, or in another dtype
-NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
 
 
 Judge = Callable[[str], tuple[Report, Search | None]]  # a dtype -> the report by its rounding
@@ -54,6 +53,7 @@ def verify(
     tensors: Mapping[str, Any],
     dtype: DTypeLike | None = None,
     *,
+    tolerance: float | None = None,
     progress: Progress = no_progress,
 ) -> Report:
     """Compare a trace with what the model computes in float64 from the trace's own inputs.
@@ -64,12 +64,14 @@ def verify(
     dtype: the precision that they were computed in: "float64", "float32", "float16" or "bfloat16". The
     default is the coarsest dtype of the tensors except pixels, and float32 at least where frames come without
     pixels, since our pixels are float32.
+    tolerance: the signal-to-quantization-noise ratio in decibels that each tensor must reach, for a quantized
+    implementation, in place of what rounding explains; then no mistakes are searched for.
     progress: see `minivideococa.progress`.
     Raises ValueError if there is nothing to compare, or if an input is missing or malformed.
     """
     arrays = {name: np.asarray(x) for name, x in tensors.items()}
     dtypes = {name: str(x.dtype) for name, x in arrays.items()}
-    return compare(model, arrays, dtypes, dtype, progress)
+    return compare(model, arrays, dtypes, dtype, progress, tolerance)
 
 
 def compare(
@@ -78,6 +80,7 @@ def compare(
     dtypes: Mapping[str, str],
     dtype: DTypeLike | None = None,
     progress: Progress = no_progress,
+    tolerance: float | None = None,
 ) -> Report:
     """`verify` for arrays whose stored dtypes are given: NumPy has no bfloat16."""
     if not isinstance(dtype, (str, type(None))):
@@ -96,9 +99,11 @@ def compare(
     def judge(dtype: str) -> tuple[Report, Search | None]:
         return judged(model, tested, dtype, progress)
 
-    report, search = judge(dtype or default_dtype(tested))
-    if search:
-        report = diagnosed(report, search, judge)
+    if tolerance is not None:
+        report = tolerated(model, tested, dtype or default_dtype(tested), tolerance, progress)
+    else:
+        report, search = judge(dtype or default_dtype(tested))
+        report = diagnosed(report, search, judge) if search else report
     missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
     unknown = tested.unknown
     return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
@@ -108,22 +113,31 @@ def compare(
 
 
 @dataclass(frozen=True)
-class Runs:
-    """What a trace is compared with.
+class Compared:
+    """A trace's tensors and the reference.
 
     found: the trace's tensors, float64, with axes as in a trace. shapes, layouts: their own shapes, and their
-    own axes if these differ. patch: those of the expected shape. reference: computed from the inputs, where
-    `start` holds the trace's own pixels if they are right. differences: of found from the reference. noise:
-    the error that rounding causes in the reference, by name.
+    own axes if these differ. reference: computed from the inputs, where `start` holds the trace's own pixels
+    if they are right. differences: of found from the reference.
     """
 
     found: Arrays
     shapes: dict[str, tuple[int, ...]]
     layouts: dict[str, str]
-    patch: Arrays
     start: Arrays
     reference: Arrays
     differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Runs(Compared):
+    """What a trace is judged by.
+
+    patch: the found tensors of the expected shape. noise: the error that rounding causes in the reference, by
+    name.
+    """
+
+    patch: Arrays
     noise: dict[str, float]
 
 
@@ -157,26 +171,46 @@ def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> t
     )
 
 
-def first_runs(model: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
-    """Compare a trace with the reference run, and measure the error that rounding causes in it."""
-    pixels_dtype = dtype_of_pixels(tested, dtype)
-    start = matching_pixels(tested, pixels_dtype)
+def compared_with_reference(model: VideoCoCa, tested: Trace, dtype: str) -> Compared:
+    """Run the reference, and compare a trace with it."""
+    start = matching_pixels(tested, dtype_of_pixels(tested, dtype))
     reference = exact_run(model, starting_from(tested, start))
     if tested.pixels is not None:
         reference["pixels"] = tested.pixels
-    update(1)
     written = {name: tested.found[name] for name in reference if name in tested.found}
     frames = 0 if tested.pixels is None else len(tested.pixels)
     pairs = {name: arranged(name, x, reference[name], frames) for name, x in written.items()}
     found = {name: x.astype(np.float64) for name, (x, _) in pairs.items()}
-    patch = {name: x for name, x in found.items() if x.shape == reference[name].shape}
     differences = {name: difference(x, reference[name]) for name, x in found.items()}
-    noise = rounding_errors(model, dtype, tested, start, reference, update)
-    if "pixels" in found:
-        noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
     shapes = {name: without_unit_axes(x, reference[name].shape).shape for name, x in written.items()}
     layouts = {name: layout for name, (_, layout) in pairs.items()}
-    return Runs(found, shapes, layouts, patch, start, reference, differences, noise)
+    return Compared(found, shapes, layouts, start, reference, differences)
+
+
+def first_runs(model: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
+    """Compare a trace with the reference run, and measure the error that rounding causes in it."""
+    first = compared_with_reference(model, tested, dtype)
+    update(1)
+    noise = rounding_errors(model, dtype, tested, first.start, first.reference, update)
+    if "pixels" in first.found:
+        noise["pixels"] = max(noise["pixels"], EPSILON[dtype_of_pixels(tested, dtype)])
+    patch = {name: x for name, x in first.found.items() if x.shape == first.reference[name].shape}
+    return Runs(**vars(first), patch=patch, noise=noise)
+
+
+def tolerated(model: VideoCoCa, tested: Trace, dtype: str, tolerance: float, progress: Progress) -> Report:
+    """Return the report on a quantized trace: every tensor must reach this SQNR, in decibels."""
+    with progress(1, "runs") as update, np.errstate(all="ignore"):
+        runs = compared_with_reference(model, tested, dtype)
+        update(1)
+    rows = []
+    for name, layout in runs.layouts.items():
+        found = NOT_COMPARABLE if layout else runs.differences[name]
+        status = "ok" if found.sqnr >= tolerance else "below"
+        shapes = runs.shapes[name], runs.reference[name].shape
+        rows.append(Row(name, *shapes, found, np.nan, np.nan, np.nan, status, layout))
+    not_finite = first_not_finite(runs.found, runs.reference, model.config)
+    return Report(dtype, rows, [], not_finite=not_finite, tolerance=tolerance)
 
 
 def step_length(runs: Runs, dtype: str) -> float | None:

@@ -40,13 +40,14 @@ def verify_file(
     dtype: str | None = None,
     *,
     tuned: str | os.PathLike[str] | None = None,
+    tolerance: float | None = None,
     progress: Progress = no_progress,
 ) -> Report:
     """`verify` for a trace file, written by any program.
 
     weights: a checkpoint; None is the embedded one. tuned: a tuned part over it, see `checkpoint.load`.
     dtype: the precision that the trace was computed in; the default is the coarsest dtype that its tensors
-    are stored in.
+    are stored in. tolerance: see `verify`.
     Raises OSError if the file does not exist or cannot be read; ValueError if it is not a trace, is of
     another configuration, or needs more memory than there is.
     """
@@ -68,7 +69,7 @@ def verify_file(
         raise ValueError(f"{path}: the trace of a model with another configuration: pass its --weights")
     try:
         tensors = {name: _read(name, stored[name]) for name in known}
-        return compare(model, tensors, dtypes, dtype, progress)
+        return compare(model, tensors, dtypes, dtype, progress, tolerance)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
