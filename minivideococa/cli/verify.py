@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
+from ..output import atomic_write, resolve_output
 from . import arguments, messages
 
 EXIT_STATUS = (
@@ -49,6 +51,13 @@ def add_arguments(parser: arguments.Parser) -> None:
         "such as 30dB, in place of what rounding explains; no mistakes are searched for",
     )
     parser.add_argument(
+        "--html",
+        type=arguments.path,
+        metavar="FILE",
+        help="also write the report as a page for the browser: charts of the errors along the path, and of "
+        "the first wrong tensor",
+    )
+    parser.add_argument(
         "--strict",
         action="store_true",
         help="exit with status 1 also if TRACE lacks a tensor that `trace` would write for its inputs",
@@ -65,8 +74,9 @@ def decibels(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; return 1 if something is wrong."""
-    from ..verify import as_json, text, verify_file
+    from ..verify import as_json, page, text, verify_file
 
+    destination = resolve_output(args.html, [args.trace]) if args.html else None  # before the work
     arguments.require_weights(args)
     report = verify_file(
         args.trace,
@@ -76,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
         tolerance=args.tolerance,
         progress=arguments.progress(args),
     )
+    if destination:
+        with atomic_write(destination) as partial:
+            partial.write_text(page(report, Path(args.trace).name), encoding="utf-8")
     messages.print_result(args, text(report).split("\n"), as_json(report))
     incomplete = bool(report.missing) or len(report.compared) < len(report.rows)
     return 0 if report.right and not (args.strict and incomplete) else 1

@@ -12,6 +12,7 @@ from .compare import verify
 from .files import verify_file, write_trace
 from .formatting import as_json, text
 from .mistakes import MISTAKES
+from .page import page
 from .report import Fault, Report
 
-__all__ = ["MISTAKES", "Fault", "Report", "as_json", "text", "verify", "verify_file", "write_trace"]
+__all__ = ["MISTAKES", "Fault", "Report", "as_json", "page", "text", "verify", "verify_file", "write_trace"]

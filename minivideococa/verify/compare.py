@@ -20,7 +20,7 @@ from ..model.config import Array, Config
 from ..model.videococa import VideoCoCa
 from ..progress import Progress, Update, no_progress
 from ..resources import require_memory
-from .diagnosis import find_faults, has_other_weights, plain_fault, suspected
+from .diagnosis import evidence_of, find_faults, has_other_weights, plain_fault, suspected
 from .layout import arranged, without_unit_axes
 from .memory import bytes_needed
 from .mistakes import OTHER_WEIGHTS
@@ -33,7 +33,7 @@ from .names import (
     upstream,
 )
 from .precision import EPSILON, FACTOR, SAMPLES, coarser_than, coarsest, in_float64, is_exact
-from .report import NOT_COMPARABLE, Difference, Report, Row, difference, relative_error
+from .report import NOT_COMPARABLE, Difference, Evidence, Report, Row, difference, relative_error
 from .runs import exact_run, nearby_run, rounding_errors
 from .search import MAX_TOGETHER, Search
 from .traces import Trace, default_dtype, similar_names, sort, with_pixels
@@ -103,7 +103,10 @@ def compare(
         report = tolerated(model, tested, dtype or default_dtype(tested), tolerance, progress)
     else:
         report, search = judge(dtype or default_dtype(tested))
-        report = diagnosed(report, search, judge) if search else report
+        if search:
+            report = diagnosed(report, search, judge)
+            name = report.first_divergence.name if report.first_divergence else ""
+            report = replace(report, evidence=evidence_of(search, name) if name in search.rows else None)
     missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
     unknown = tested.unknown
     return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
@@ -209,8 +212,13 @@ def tolerated(model: VideoCoCa, tested: Trace, dtype: str, tolerance: float, pro
         status = "ok" if found.sqnr >= tolerance else "below"
         shapes = runs.shapes[name], runs.reference[name].shape
         rows.append(Row(name, *shapes, found, np.nan, np.nan, np.nan, status, layout))
+    report = Report(dtype, rows, [], tolerance=tolerance)
+    first = report.below[0].name if report.below else ""
+    evidence = Evidence(first, runs.found[first], runs.reference[first]) if first in runs.found else None
+    if evidence and evidence.found.shape != evidence.expected.shape:
+        evidence = None
     not_finite = first_not_finite(runs.found, runs.reference, model.config)
-    return Report(dtype, rows, [], not_finite=not_finite, tolerance=tolerance)
+    return replace(report, not_finite=not_finite, evidence=evidence)
 
 
 def step_length(runs: Runs, dtype: str) -> float | None:

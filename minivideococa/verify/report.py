@@ -85,6 +85,15 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """The accused tensor: the trace's, and what the model computes in its place, of the same shape."""
+
+    name: str
+    found: Array
+    expected: Array
+
+
+@dataclass(frozen=True)
 class Report:
     """The result of `verify`, rows in path order.
 
@@ -94,7 +103,7 @@ class Report:
     if the search stopped at the largest number of faults. not_finite: (name, index) of the first NaN or
     infinity where a finite number is expected. coarser: the report by the coarser dtype that the numbers seem
     to have been computed in, if there is one. tolerance: the SQNR in decibels that every tensor must reach;
-    None if rounding decides.
+    None if rounding decides. evidence: of `first_divergence`, unless its shape is unexpected.
     """
 
     dtype: str
@@ -107,6 +116,7 @@ class Report:
     not_finite: tuple[str, dict[str, int]] | None = None
     coarser: Report | None = None
     tolerance: float | None = None
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
 
     @property
     def below(self) -> list[Row]:
