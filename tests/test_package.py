@@ -33,7 +33,7 @@ REFERENCE = [path for path in MODEL if path.stem not in APART]
 
 # The rooms of the package, from the bottom to the top: a room imports only rooms below it. The modules of the
 # ground floor know nothing of the package; `data` holds no code.
-GROUND = {"answers", "cluster", "eviction", "resources", "inputs", "output", "progress", "terminal"}
+GROUND = {"answers", "cluster", "eviction", "resources", "inputs", "output", "progress", "style", "terminal"}
 FLOORS = [
     {"model"},
     {"media"},

@@ -38,7 +38,7 @@ def load(
     tuned: str | os.PathLike[str] | None = None,
     progress: Progress = no_progress,
 ) -> VideoCoCa:
-    """Load a model in `dtype`: "float32" or "float64".
+    """Load a model in `dtype`: "float32", "float64", or "stored", the narrower of them that loses nothing.
 
     `source` is a checkpoint folder, "hf-hub:OWNER/NAME" or "hf-hub:OWNER/NAME@REVISION" for a repository that
     is downloaded and converted once, or None for the embedded checkpoint. A model without a tokenizer.json

@@ -66,17 +66,21 @@ def read_checkpoint(
 ) -> tuple[Config, dict[str, Array]]:
     """Return the configuration and the tensors of a checkpoint folder, in `dtype`: "float32" or "float64".
 
+    "stored" is float64 if a tensor is stored so, and else float32, which loses nothing either.
+
     Raises FileNotFoundError if the folder or one of its files does not exist, and ValueError if a file is
     malformed, the tensors do not fit the configuration or the memory, or a value is one that no weight has
     (see `check_values`).
     """
-    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
+    if not isinstance(dtype, str) or dtype not in ("float32", "float64", "stored"):
         raise ValueError(f"dtype is {dtype!r}: give float32 or float64")
     folder = Path(path_name(folder, "give a checkpoint folder, or hf-hub:OWNER/NAME"))
     _require_checkpoint(folder)
     config = read_config(folder / CONFIG)
     stored, file = open_safetensors(folder / WEIGHTS), str(folder / WEIGHTS)
     check_tensors(stored, config, file)
+    if dtype == "stored":
+        dtype = "float64" if any(tensor.dtype == "float64" for tensor in stored.values()) else "float32"
     converted = sum(prod(tensor.shape) for tensor in stored.values() if tensor.dtype != dtype)
     require_memory(
         converted * np.dtype(dtype).itemsize,

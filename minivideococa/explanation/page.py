@@ -1,7 +1,7 @@
 """A self-contained HTML page of explanations: one file with its styles, script, frames and arrays.
 
-`page.html`, `page.css` and `page.js` are joined, and the data stand in the page as JSON. Arrays are stored as
-bytes: values divided by the largest of their map, times 255. The page loads nothing, and its
+`page.html`, `base.css`, `page.css` and `page.js` are joined, and the data stand in the page as JSON. Arrays
+are stored as bytes: values divided by the largest of their map, times 255. The page loads nothing, and its
 Content-Security-Policy makes the browser refuse to.
 """
 
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..style import base_style
 
 if TYPE_CHECKING:
     from .explanation import Explanation
@@ -76,7 +78,7 @@ def page_of_sections(
     }
     return Template(source["html"]).substitute(
         title=html.escape(title),
-        style=source["css"],
+        style=base_style() + source["css"],
         script=source["js"],
         captions="\n".join(_plain(e) for section in sections for e in section.explanations),
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # "</script>" in a text

@@ -13,6 +13,7 @@ from .files import verify_file, write_trace
 from .formatting import as_json, text
 from .inside import blocks_of
 from .mistakes import MISTAKES
+from .page import page
 from .recording import Input, Output, Recording, flax_intermediates, recording, torch_hooks
 from .report import Fault, Report
 from .tables import lucidrains_names, open_clip_names
@@ -29,6 +30,7 @@ __all__ = [
     "flax_intermediates",
     "lucidrains_names",
     "open_clip_names",
+    "page",
     "recording",
     "text",
     "torch_hooks",

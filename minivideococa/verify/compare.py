@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..model.config import Array, Config
-from ..model.hooks import trace
 from ..model.videococa import VideoCoCa
 from ..progress import Progress, Update, no_progress
 from ..resources import require_memory
-from .diagnosis import find_faults, has_other_weights, plain_fault, suspected
+from .diagnosis import evidence_of, find_faults, has_other_weights, plain_fault, suspected
 from .layout import arranged, without_unit_axes
 from .memory import bytes_needed
 from .mistakes import OTHER_WEIGHTS
@@ -33,28 +32,17 @@ from .names import (
     sources_of,
     upstream,
 )
-from .precision import (
-    EPSILON,
-    FACTOR,
-    SAMPLES,
-    cast,
-    coarser_than,
-    coarsest,
-    is_exact,
-    narrow,
-    perturbed,
-    rounded_in,
-    rounding,
-)
-from .recompute import no_caption_tokens
-from .report import Difference, Report, Row, difference, relative_error
+from .precision import EPSILON, FACTOR, SAMPLES, coarser_than, coarsest, in_float64, is_exact
+from .report import NOT_COMPARABLE, Difference, Evidence, Report, Row, difference, relative_error
+from .runs import exact_run, nearby_run, rounding_errors
 from .search import MAX_TOGETHER, Search
 from .traces import Trace, default_dtype, similar_names, sort, with_pixels
 
 LIKE_ROUNDING = 1 / 16  # of the rounding error: smaller errors come from a finer dtype
 MOSTLY = 0.75  # the part of the tensors that must agree with a coarser dtype
+STEP = 1e-3  # the relative step along which blocks are taken to be linear, see `nearby_run`
+LONG = 10  # rounding to float32 counts as nothing in a step of this many times the allowed rounding
 COPIES = ("pixels", "pool.flat", "text.tokens")  # computed without rounding, or in another dtype
-NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan)
 
 
 Judge = Callable[[str], tuple[Report, Search | None]]  # a dtype -> the report by its rounding
@@ -65,6 +53,7 @@ def verify(
     tensors: Mapping[str, Any],
     dtype: DTypeLike | None = None,
     *,
+    tolerance: float | None = None,
     progress: Progress = no_progress,
 ) -> Report:
     """Compare a trace with what the model computes in float64 from the trace's own inputs.
@@ -75,13 +64,15 @@ def verify(
     dtype: the precision that they were computed in: "float64", "float32", "float16" or "bfloat16". The
     default is the coarsest dtype of the tensors except pixels, and float32 at least where frames come without
     pixels, since our pixels are float32.
+    tolerance: the signal-to-quantization-noise ratio in decibels that each tensor must reach, for a quantized
+    implementation, in place of what rounding explains; then no mistakes are searched for.
     progress: see `minivideococa.progress`.
     Raises ValueError if there is nothing to compare, or if an input is missing or malformed.
     """
     arrays = {name: np.asarray(x) for name, x in tensors.items()}
     dtypes = {name: str(x.dtype) for name, x in arrays.items()}
     dtypes |= getattr(tensors, "dtypes", {})  # of a `Recording`
-    return compare(model, arrays, dtypes, dtype, progress)
+    return compare(model, arrays, dtypes, dtype, progress, tolerance)
 
 
 def compare(
@@ -90,6 +81,7 @@ def compare(
     dtypes: Mapping[str, str],
     dtype: DTypeLike | None = None,
     progress: Progress = no_progress,
+    tolerance: float | None = None,
 ) -> Report:
     """`verify` for arrays whose stored dtypes are given: NumPy has no bfloat16."""
     if not isinstance(dtype, (str, type(None))):
@@ -108,9 +100,14 @@ def compare(
     def judge(dtype: str) -> tuple[Report, Search | None]:
         return judged(model, tested, dtype, progress)
 
-    report, search = judge(dtype or default_dtype(tested))
-    if search:
-        report = diagnosed(report, search, judge)
+    if tolerance is not None:
+        report = tolerated(model, tested, dtype or default_dtype(tested), tolerance, progress)
+    else:
+        report, search = judge(dtype or default_dtype(tested))
+        if search:
+            report = diagnosed(report, search, judge)
+            name = report.first_divergence.name if report.first_divergence else ""
+            report = replace(report, evidence=evidence_of(search, name) if name in search.rows else None)
     missing = [name for name in computed_names(names, tested.inputs) if name not in tested.found]
     unknown = [name for name in tested.unknown if name not in report.inside]
     return replace(report, unknown=unknown, missing=missing, nearest=similar_names(unknown, missing, names))
@@ -120,78 +117,138 @@ def compare(
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The runs that a trace is judged by.
+class Compared:
+    """A trace's tensors and the reference.
 
     found: the trace's tensors, float64, with axes as in a trace. shapes, layouts: their own shapes, and their
-    own axes if these differ. patch: those of the expected shape. reference: computed from the inputs. local:
-    computed from `patch`.
-    noise, local_noise: the error that rounding causes in them, by name.
+    own axes if these differ. reference: computed from the inputs, where `start` holds the trace's own pixels
+    if they are right. differences: of found from the reference.
     """
 
     found: Arrays
     shapes: dict[str, tuple[int, ...]]
     layouts: dict[str, str]
-    patch: Arrays
+    start: Arrays
     reference: Arrays
-    local: Arrays
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Runs(Compared):
+    """What a trace is judged by.
+
+    patch: the found tensors of the expected shape. noise: the error that rounding causes in the reference, by
+    name.
+    """
+
+    patch: Arrays
     noise: dict[str, float]
-    local_noise: dict[str, float]
 
 
 def judged(model: VideoCoCa, tested: Trace, dtype: str, progress: Progress) -> tuple[Report, Search | None]:
-    """Return the report by this dtype's rounding, without faults, and the search for them if needed."""
-    names, exact = activation_names(model.config), cast(model, "float64")
-    with progress(2 + 2 * SAMPLES, "runs") as update, np.errstate(all="ignore"):
-        runs = run_all(model, exact, tested, dtype, update)
+    """Return the report by this dtype's rounding, without faults, and the search for them if needed.
+
+    A run in float32 is precise enough for a trace that is right beyond doubt, see `nearby_run`: all errors
+    are within half of what rounding explains.
+    """
+    names = activation_names(model.config)
     sources = {name: sources_of(name, names, model.config) for name in names}
-    rows = judged_rows(runs, sources, runs.patch.keys() | tested.inputs.keys(), EPSILON[dtype])
+    with progress(2 + 2 * SAMPLES, "runs") as update, np.errstate(all="ignore"):
+        runs = first_runs(model, tested, dtype, update)
+        stretch = step_length(runs, dtype)
+        if stretch:
+            local = nearby_run(model, starting_from(tested, runs.start), runs.patch, runs.reference, stretch)
+        else:
+            local = exact_run(model, tested, runs.patch)
+        rows = compared_locally(model, tested, runs, local, sources, dtype, update)
+    if stretch and any(row.local_error > row.local_allowed / 2 for row in rows.values()):
+        with progress(1 + SAMPLES, "runs") as update, np.errstate(all="ignore"):
+            local = exact_run(model, tested, runs.patch)
+            rows = compared_locally(model, tested, runs, local, sources, dtype, update)
     not_finite = first_not_finite(runs.found, runs.reference, model.config)
     report = Report(dtype, list(rows.values()), [], not_finite=not_finite)
     if all(row.status != "wrong" for row in rows.values()):
         return report, None
-    activations, patched = runs.local | runs.patch, set(runs.patch)
+    activations, patched = local | runs.patch, set(runs.patch)
     return report, Search(
-        exact, tested.inputs, runs.found, activations, patched, rows, sources, dtype, progress, tested.stored
+        in_float64(model),
+        tested.inputs,
+        runs.found,
+        activations,
+        patched,
+        rows,
+        sources,
+        dtype,
+        progress,
+        tested.stored,
     )
 
 
-def run_all(model: VideoCoCa, exact: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
-    """Run the forward pass in float64 and with rounding, from the inputs and from the trace's own tensors."""
-    stored_pixels = tested.dtypes["pixels"] if "pixels" in tested.found else "float32"
-    pixels_dtype = coarsest([dtype, "float32", stored_pixels])
-    start = matching_pixels(tested, pixels_dtype)
-    reference = run(exact, tested, start)
-    update(1)
+def compared_with_reference(model: VideoCoCa, tested: Trace, dtype: str) -> Compared:
+    """Run the reference, and compare a trace with it."""
+    start = matching_pixels(tested, dtype_of_pixels(tested, dtype))
+    reference = exact_run(model, starting_from(tested, start))
+    if tested.pixels is not None:
+        reference["pixels"] = tested.pixels
     written = {name: tested.found[name] for name in reference if name in tested.found}
     frames = 0 if tested.pixels is None else len(tested.pixels)
     pairs = {name: arranged(name, x, reference[name], frames) for name, x in written.items()}
     found = {name: x.astype(np.float64) for name, (x, _) in pairs.items()}
-    patch = {name: x for name, x in found.items() if x.shape == reference[name].shape}
-    local = run(exact, tested, patch)
-    update(1)
-    noise = rounding_errors(model, dtype, tested, start, reference, update)
-    local_noise = rounding_errors(model, dtype, tested, patch, local, update)
-    if "pixels" in found:
-        noise["pixels"] = local_noise["pixels"] = max(noise["pixels"], EPSILON[pixels_dtype])
+    differences = {name: difference(x, reference[name]) for name, x in found.items()}
     shapes = {name: without_unit_axes(x, reference[name].shape).shape for name, x in written.items()}
     layouts = {name: layout for name, (_, layout) in pairs.items()}
-    return Runs(found, shapes, layouts, patch, reference, local, noise, local_noise)
+    return Compared(found, shapes, layouts, start, reference, differences)
 
 
-def run(model: VideoCoCa, tested: Trace, patch: Mapping[str, Any]) -> Arrays:
-    """Return every activation that the model computes from the inputs, continuing from the patch.
+def first_runs(model: VideoCoCa, tested: Trace, dtype: str, update: Update) -> Runs:
+    """Compare a trace with the reference run, and measure the error that rounding causes in it."""
+    first = compared_with_reference(model, tested, dtype)
+    update(1)
+    noise = rounding_errors(model, dtype, tested, first.start, first.reference, update)
+    if "pixels" in first.found:
+        noise["pixels"] = max(noise["pixels"], EPSILON[dtype_of_pixels(tested, dtype)])
+    patch = {name: x for name, x in first.found.items() if x.shape == first.reference[name].shape}
+    return Runs(**vars(first), patch=patch, noise=noise)
 
-    With a patch all frames are computed in one piece, so that no result depends on the number of threads.
-    """
-    with trace(patch) as activations:
-        if tested.pixels is not None and "ids" in tested.inputs:
-            model(tested.pixels, np.atleast_2d(tested.inputs["ids"]))
-        elif tested.pixels is not None:
-            model.encode_video(tested.pixels)
-        elif "ids" in tested.inputs:
-            model.decode(no_caption_tokens(model), np.atleast_2d(tested.inputs["ids"]))
-    return activations
+
+def tolerated(model: VideoCoCa, tested: Trace, dtype: str, tolerance: float, progress: Progress) -> Report:
+    """Return the report on a quantized trace: every tensor must reach this SQNR, in decibels."""
+    with progress(1, "runs") as update, np.errstate(all="ignore"):
+        runs = compared_with_reference(model, tested, dtype)
+        update(1)
+    rows = []
+    for name, layout in runs.layouts.items():
+        found = NOT_COMPARABLE if layout else runs.differences[name]
+        status = "ok" if found.sqnr >= tolerance else "below"
+        shapes = runs.shapes[name], runs.reference[name].shape
+        rows.append(Row(name, *shapes, found, np.nan, np.nan, np.nan, status, layout))
+    report = Report(dtype, rows, [], tolerance=tolerance)
+    first = report.below[0].name if report.below else ""
+    evidence = Evidence(first, runs.found[first], runs.reference[first]) if first in runs.found else None
+    if evidence and evidence.found.shape != evidence.expected.shape:
+        evidence = None
+    not_finite = first_not_finite(runs.found, runs.reference, model.config)
+    return replace(report, not_finite=not_finite, evidence=evidence)
+
+
+def step_length(runs: Runs, dtype: str) -> float | None:
+    """Return the step of `nearby_run`; None for a trace that may be wrong, or is far from the reference."""
+    largest = max(error for name, error in runs.noise.items() if name != "pixels")
+    length = max(1.0, STEP / largest)
+    precise = length * EPSILON[dtype] >= LONG * EPSILON["float32"]
+    near = all(found.rel <= FACTOR / 2 * runs.noise[name] for name, found in runs.differences.items())
+    return length if precise and near and np.isfinite(largest) and not any(runs.layouts.values()) else None
+
+
+def dtype_of_pixels(tested: Trace, dtype: str) -> str:
+    """Return the dtype whose rounding is allowed in pixels."""
+    stored = tested.dtypes["pixels"] if "pixels" in tested.found else "float32"
+    return coarsest([dtype, "float32", stored])
+
+
+def starting_from(tested: Trace, start: Arrays) -> Trace:
+    """Return the trace with the runs' pixels replaced by those of `start`, if it has any."""
+    return replace(tested, pixels=start.get("pixels", tested.pixels))
 
 
 def matching_pixels(tested: Trace, dtype: str) -> Arrays:
@@ -206,40 +263,47 @@ def matching_pixels(tested: Trace, dtype: str) -> Arrays:
     return {"pixels": theirs} if relative_error(theirs, ours) <= FACTOR * EPSILON[dtype] else {}
 
 
-def rounding_errors(
-    model: VideoCoCa, dtype: str, tested: Trace, patch: Arrays, exact: Arrays, update: Update
-) -> dict[str, float]:
-    """Return the largest `Difference.rel` that rounding to a dtype causes in each activation in a few runs.
-
-    float64's errors are float32's, scaled: our own float64 run is the reference.
-    """
-    run_in = rounded_in(dtype)
-    rough, scale = cast(model, run_in), EPSILON[dtype] / EPSILON[run_in]
-    errors = {name: EPSILON[dtype] for name in exact if name not in ("frames", "ids")}
-    for sample in range(SAMPLES):
-        with rounding(run_in):
-            activations = run(rough, tested, perturbed(exact, patch, run_in, sample))
-        for name in errors:
-            error = relative_error(narrow(activations[name], run_in), exact[name])
-            errors[name] = max(errors[name], scale * error)
-        update(1)
-    return errors
+def compared_locally(
+    model: VideoCoCa,
+    tested: Trace,
+    runs: Runs,
+    local: Arrays,
+    sources: Mapping[str, list[str]],
+    dtype: str,
+    update: Update,
+) -> dict[str, Row]:
+    """Return the rows in path order. local: what is computed from the trace's own tensors."""
+    update(1)
+    errors = {name: relative_error(x, local[name]) for name, x in runs.found.items()}
+    noise = rounding_errors(model, dtype, tested, runs.patch, local, update)
+    if "pixels" in runs.found:
+        noise["pixels"] = max(noise["pixels"], EPSILON[dtype_of_pixels(tested, dtype)])
+    known = runs.patch.keys() | tested.inputs.keys()
+    return judged_rows(runs, errors, noise, sources, known, EPSILON[dtype])
 
 
 def judged_rows(
-    runs: Runs, sources: Mapping[str, list[str]], known: set[str], epsilon: float
+    runs: Runs,
+    errors: Mapping[str, float],
+    noise: Mapping[str, float],
+    sources: Mapping[str, list[str]],
+    known: set[str],
+    epsilon: float,
 ) -> dict[str, Row]:
-    """Return the rows in path order. known: what the local run continued from, and the inputs."""
+    """Return the rows in path order.
+
+    errors, noise: against the local run. known: what it continued from, and the inputs.
+    """
     rows: dict[str, Row] = {}
-    for name, x in runs.found.items():
+    for name in runs.found:
         row = Row(
             name,
             runs.shapes[name],
             runs.reference[name].shape,
-            difference(x, runs.reference[name]),
+            runs.differences[name],
             FACTOR * runs.noise[name],
-            relative_error(x, runs.local[name]),
-            FACTOR * runs.local_noise[name],
+            errors[name],
+            FACTOR * noise[name],
             "ok",
             runs.layouts[name],
         )

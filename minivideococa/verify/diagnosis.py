@@ -14,7 +14,7 @@ from .layout import shape_hint
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, Mistake
 from .names import describe_index, nearest_known, upstream
 from .precision import EPSILON
-from .report import Fault, Row
+from .report import Evidence, Fault, Row
 from .search import MAX_TOGETHER, Causes, Search, mistake_of
 
 MAX_FAULTS = 8
@@ -176,15 +176,22 @@ def plain_fault(search: Search, name: str) -> Fault:
     return Fault(row, source, hint=shape_hint(row, search.inputs), **fields)
 
 
-def largest_error(search: Search, name: str) -> dict[str, Any]:
-    """Return the largest local error of a tensor as fields of a `Fault`; {} if a shape is unexpected."""
+def evidence_of(search: Search, name: str) -> Evidence | None:
+    """Return a tensor and what it should have been; None if a shape is unexpected."""
     x = search.found[name]
     try:
         expected = search.computed(name)
     except (ValueError, IndexError):  # the tensor before it has another shape
+        return None
+    return Evidence(name, x, expected) if x.shape == expected.shape else None
+
+
+def largest_error(search: Search, name: str) -> dict[str, Any]:
+    """Return the largest local error of a tensor as fields of a `Fault`; {} if a shape is unexpected."""
+    evidence = evidence_of(search, name)
+    if evidence is None or search.rows[name].layout:
         return {}
-    if x.shape != expected.shape or search.rows[name].layout:
-        return {}
+    x, expected = evidence.found, evidence.expected
     with np.errstate(all="ignore"):
         error = np.abs(np.where(x == expected, 0, x - expected))
     index = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)

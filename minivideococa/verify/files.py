@@ -49,13 +49,14 @@ def verify_file(
     dtype: str | None = None,
     *,
     tuned: str | os.PathLike[str] | None = None,
+    tolerance: float | None = None,
     progress: Progress = no_progress,
 ) -> Report:
     """`verify` for a trace file, written by any program.
 
     weights: a checkpoint; None is the embedded one. tuned: a tuned part over it, see `checkpoint.load`.
     dtype: the precision that the trace was computed in; the default is the coarsest dtype that its tensors
-    are stored in.
+    are stored in. tolerance: see `verify`.
     Raises OSError if the file does not exist or cannot be read; ValueError if it is not a trace, is of
     another configuration, or needs more memory than there is.
     """
@@ -64,7 +65,7 @@ def verify_file(
     path = regular_file(path, "give a trace, a safetensors file such as minivideococa trace writes")
     stored = open_safetensors(path)
     dtypes = {name: tensor.dtype for name, tensor in stored.items()}
-    model = load(weights, dtype="float64", tuned=tuned)
+    model = load(weights, dtype="stored", tuned=tuned)
     known = [name for name in activation_names(model.config) if name in dtypes]
     if refused := [f"{name} is {dtypes[name]}" for name in known if dtypes[name] not in DTYPES]:
         raise ValueError(
@@ -79,7 +80,7 @@ def verify_file(
     held = metadata.get("bfloat16", "").split()  # as float32, see `write_trace`
     dtypes |= {name: "bfloat16" for name in held if dtypes.get(name) == "float32"}
     try:
-        return compare(model, _Tensors(stored), dtypes, dtype, progress)
+        return compare(model, _Tensors(stored), dtypes, dtype, progress, tolerance)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -12,7 +12,7 @@ from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, MISTAKES, OTHER_WEIGHTS
 from .names import DETAIL
 from .report import Fault, Report, Row
 
-HEADER = ("name", "shape", "max abs error", "rel error", "cosine", "tolerance", "verdict")
+HEADER = ("name", "shape", "max abs error", "rel error", "cosine", "SQNR", "tolerance", "verdict")
 SHOWN = 3  # names of a long list
 
 # Prefix of a name -> where the package computes it
@@ -35,7 +35,7 @@ PLACES = {
 
 def text(report: Report) -> str:
     """Return the table in path order, then what was compared, where it diverges and the likely causes."""
-    lines = [HEADER, *(_cells(row) for row in report.rows)]
+    lines = [HEADER, *(cells(row, report.tolerance) for row in report.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
     table = [
         "  ".join(
@@ -98,6 +98,8 @@ def _verdict(report: Report) -> list[str]:
         return [f"The errors are too large for {report.dtype}, but it agrees to {dtype} rounding: {hint}"]
     if report.faults:
         return _faults(report)
+    if report.tolerance is not None and report.compared:
+        return [_within_tolerance(report)]
     if report.ok:
         return [
             f"All {len(report.compared)} tensors agree: no error is larger than {report.dtype} rounding "
@@ -107,6 +109,17 @@ def _verdict(report: Report) -> list[str]:
         "No tensor of the network was compared, so this does not show that it is right: write the tensors "
         "under the names that minivideococa trace uses."
     ]
+
+
+def _within_tolerance(report: Report) -> str:
+    """Say which tensors are below the tolerance."""
+    tolerance = f"{report.tolerance:g} dB"
+    if report.below:
+        first, others = report.below[0], len(report.below) - 1
+        more = f" {others} more {'is' if others == 1 else 'are'} below it." if others else ""
+        return f"First tensor below {tolerance}: {first.name}, {first.difference.sqnr:.1f} dB.{more}"
+    lowest = min(report.rows, key=lambda row: row.difference.sqnr)
+    return f"No tensor is below {tolerance}; the lowest is {lowest.name}, {lowest.difference.sqnr:.1f} dB."
 
 
 def _faults(report: Report) -> list[str]:
@@ -232,6 +245,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "compared": len(report.compared),
         "computed": len(report.rows) + len(report.missing),
         "missing": report.missing,
+        "tolerance": report.tolerance,
         "agrees_to": report.coarser.dtype if report.coarser else None,
         "not_finite": {"name": report.not_finite[0], "at": report.not_finite[1]}
         if report.not_finite
@@ -250,6 +264,7 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "max_abs": _finite(row.difference.max_abs),
         "rel": _finite(row.difference.rel),
         "cosine": _finite(row.difference.cosine),
+        "sqnr": _finite(row.difference.sqnr),
         "allowed": _finite(row.allowed),
         "local_error": _finite(row.local_error),
         "local_allowed": _finite(row.local_allowed),
@@ -279,7 +294,8 @@ def _fault_as_json(fault: Fault) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row, tolerance: float | None = None) -> tuple[str, ...]:
+    """Return a row of the table as text, see HEADER."""
     verdict = row.status
     if row.layout:
         verdict += f": the axes are {row.layout}, the shape should be {_shape(row.expected_shape)}"
@@ -293,7 +309,8 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.difference.max_abs:.1e}",
         f"{row.difference.rel:.1e}",
         f"{row.difference.cosine:.6f}",
-        f"{row.allowed:.1e}",
+        f"{row.difference.sqnr:.1f} dB",
+        f"{row.allowed:.1e}" if tolerance is None else f"{tolerance:g} dB",
         verdict,
     )
 

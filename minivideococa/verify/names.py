@@ -127,11 +127,15 @@ def axis_letters(name: str, ndim: int) -> list[str]:
     return ["T" if name.startswith("pool.") else "B"] * (ndim - len(letters)) + letters
 
 
+def axis_words(name: str, ndim: int) -> list[str]:
+    """Return the axes of a tensor in words, e.g. ["frame", "token", "channel"]."""
+    axes = next(words for prefix, (_, words) in AXES.items() if name.startswith(prefix)).split(", ")
+    return ["frame" if name.startswith("pool.") else "text"] * (ndim - len(axes)) + axes
+
+
 def describe_index(name: str, index: tuple[int, ...], config: Config) -> dict[str, int]:
     """Return an index into a tensor by axis names, e.g. {"frame": 2, "token": 5, "channel": 7}."""
-    axes = next(words for prefix, (_, words) in AXES.items() if name.startswith(prefix)).split(", ")
-    more = ["frame" if name.startswith("pool.") else "text"] * (len(index) - len(axes))
-    position = dict(zip(more + axes, map(int, index), strict=True))
+    position = dict(zip(axis_words(name, len(index)), map(int, index), strict=True))
     if name == "pool.flat" or (name.startswith("vision.block") and config.adapter == "joint"):
         frame, token = divmod(position["token"], config.vision.tokens_per_frame)
         position = {"frame": frame} | position | {"frame": frame, "token": token}

@@ -74,6 +74,25 @@ def cast(model: VideoCoCa, dtype: str) -> VideoCoCa:
     return rebuilt(model, map_parameters(model.params, convert), model.config)
 
 
+def in_float64(model: VideoCoCa) -> VideoCoCa:
+    """Return the model in float64, but for its matrices: see `matrices_in_float64`."""
+
+    def convert(name: str, weight: Array) -> Array:
+        matrix = weight.ndim > 1 and name.endswith(("weight", "proj", "projection"))
+        return weight if matrix else weight.astype(np.float64, copy=False)
+
+    return rebuilt(model, map_parameters(model.params, convert), model.config)
+
+
+def matrices_in_float64() -> AbstractContextManager[None]:
+    """Cast each matrix where it is used, so that one at a time is held in float64."""
+
+    def make(linear: Operation) -> Operation:
+        return lambda x, weight, bias=None: linear(x, weight.astype(x.dtype, copy=False), bias)
+
+    return replace_operations({"ops.linear": make})
+
+
 def rounding(dtype: str) -> AbstractContextManager[None]:
     """Round to a narrow dtype before and after each operation; float32 arrays are rounded anyway."""
     narrow = NARROW.get(dtype)
@@ -91,21 +110,26 @@ def perturbed(
 ) -> dict[str, Operation]:
     """Return a patch that rounds every activation and perturbs it by about one more rounding.
 
-    A trace's tensors are rounded on their way into its file. Each `sample` perturbs differently, which shows
-    the spread of the errors. patch: tensors to continue from instead of the computed ones.
+    patch: tensors to continue from instead of the computed ones.
     """
 
     def make(name: str) -> Operation:
-        def function(x: Array) -> Array:
-            if x.dtype.kind != "f":  # frames and ids
-                return x
-            x = patch[name].astype(np.float32) if name in patch else narrow(x, dtype)
-            moves = np.random.default_rng([sample, crc32(name.encode())]).uniform(-0.5, 0.5, x.shape)
-            return (x * (1 + EPSILON[dtype] * moves)).astype(np.float32)
-
-        return function
+        return lambda x: perturb(patch.get(name, narrow(x, dtype)), name, dtype, sample)
 
     return {name: make(name) for name in names}
+
+
+def perturb(x: Array, name: str, dtype: str, sample: int, before: int = 0) -> Array:
+    """Return an activation perturbed by about one rounding, as float32; frames and ids stay as they are.
+
+    A trace's tensors are rounded on their way into its file. Each `sample` perturbs differently, which shows
+    the spread of the errors. before: the number of the activation's elements before x, if x is a part of it.
+    """
+    if x.dtype.kind != "f":
+        return x
+    random = np.random.PCG64([sample, crc32(name.encode())]).advance(before)
+    moves = np.random.Generator(random).uniform(-0.5, 0.5, x.shape)
+    return (x.astype(np.float32) * (1 + EPSILON[dtype] * moves)).astype(np.float32)
 
 
 def narrow(x: Array, dtype: str) -> Array:

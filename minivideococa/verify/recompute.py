@@ -16,6 +16,7 @@ from ..model.hooks import replace_operations, trace
 from ..model.videococa import VideoCoCa
 from .changes import Change, Make, Operation, map_parameters
 from .names import FLATTENING, Arrays, parameters_of
+from .precision import matrices_in_float64
 
 # Module of an operation -> prefixes of the activations that it takes part in
 STAGES = {
@@ -53,6 +54,7 @@ def recompute(
         # as functions, which may return other shapes and dtypes
         patch = {key: partial(_constant, x) for key, x in known.items() if key not in needed}
     with ExitStack() as stack:
+        stack.enter_context(matrices_in_float64())
         for replacements in operations:
             stack.enter_context(replace_operations(replacements))
         stack.enter_context(replace_operations(only_blocks(model, needed)))

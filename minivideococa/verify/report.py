@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..model.config import Array
 from .mistakes import Mistake
+
+PART = 2**17  # elements that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,14 @@ class Difference:
     max_abs: the largest absolute difference of two elements.
     rel: the largest L2 norm of a row of the difference (rows run along the last axis), relative to the root
     mean square L2 norm of the reference's rows.
-    cosine: the cosine similarity of the flattened arrays.
+    cosine: the cosine similarity of the flattened arrays. sqnr: the signal-to-quantization-noise ratio in
+    decibels, 10 log10 of the sum of squares of the reference by that of the difference; infinite if it is 0.
     """
 
     max_abs: float
     rel: float
     cosine: float
+    sqnr: float
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,10 @@ class Row:
     explains.
     local_error, local_allowed: the same, from what the model computes from the trace's own tensors before
     this one.
+    allowed and the local errors are NaN where a tolerance decides, see `Report`.
     status: "ok"; "wrong", the local error is too large; "inherited", the error comes from an earlier tensor;
-    "not judged", numbers of this size overflow the dtype, so that rounding could explain any error.
+    "not judged", numbers of this size overflow the dtype, so that rounding could explain any error; "below",
+    the SQNR is below the tolerance.
     layout: the tensor's axes, e.g. "[N, T, W]", if they are recognized and are not those of a trace; else "".
     """
 
@@ -50,8 +57,8 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether the tensor agrees with the reference within rounding."""
-        return bool(self.difference.rel <= self.allowed)
+        """Whether the tensor agrees with the reference within rounding, or within the tolerance."""
+        return self.status == "ok" if np.isnan(self.allowed) else bool(self.difference.rel <= self.allowed)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,15 @@ class Fault:
     wanted: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """The accused tensor: the trace's, and what the model computes in its place, of the same shape."""
+
+    name: str
+    found: Array
+    expected: Array
+
+
 @dataclass(frozen=True, repr=False)
 class Report:
     """The result of `verify`, rows in path order. `str(report)` is the text that the command prints.
@@ -93,7 +109,8 @@ class Report:
     model computes from the inputs and that the trace does not hold. faults: in path order. all_found: False
     if the search stopped at the largest number of faults. not_finite: (name, index) of the first NaN or
     infinity where a finite number is expected. coarser: the report by the coarser dtype that the numbers seem
-    to have been computed in, if there is one.
+    to have been computed in, if there is one. tolerance: the SQNR in decibels that every tensor must reach;
+    None if rounding decides. evidence: of `first_divergence`, unless its shape is unexpected.
     """
 
     dtype: str
@@ -105,6 +122,13 @@ class Report:
     all_found: bool = True
     not_finite: tuple[str, dict[str, int]] | None = None
     coarser: Report | None = None
+    tolerance: float | None = None
+    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def below(self) -> list[Row]:
+        """The tensors whose SQNR is below the tolerance."""
+        return [row for row in self.rows if row.status == "below"]
 
     @property
     def compared(self) -> list[str]:
@@ -135,11 +159,11 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing diverges and a tensor of the network, not pixels alone, was compared and judged.
+        """Whether nothing is wrong and a tensor of the network, not pixels alone, was compared and judged.
 
         Tensors that the trace lacks do not change it: see `missing`.
         """
-        return not self.faults and any(name != "pixels" for name in self.compared)
+        return not self.faults and not self.below and any(name != "pixels" for name in self.compared)
 
     @property
     def inside(self) -> list[str]:
@@ -148,8 +172,9 @@ class Report:
 
     @property
     def first_divergence(self) -> Row | None:
-        """The first tensor with an error of its own."""
-        return self.faults[0].row if self.faults else None
+        """The first tensor with an error of its own, or below the tolerance."""
+        rows = [*(fault.row for fault in self.faults), *self.below]
+        return rows[0] if rows else None
 
     @property
     def computed_from(self) -> str | None:
@@ -167,6 +192,9 @@ class Report:
         return self.faults[0].remaining if self.faults else None
 
 
+NOT_COMPARABLE = Difference(np.inf, np.inf, np.nan, np.nan)  # the shapes differ
+
+
 def difference(x: Array, reference: Array) -> Difference:
     """Return how far x is from the reference, both [..., n].
 
@@ -174,22 +202,50 @@ def difference(x: Array, reference: Array) -> Difference:
     reference is zero everywhere, errors are absolute.
     """
     if x.shape != reference.shape:
-        return Difference(np.inf, np.inf, np.nan)
+        return NOT_COMPARABLE
     with np.errstate(all="ignore"):
         cosine = np.vdot(x, reference) / (np.linalg.norm(x) * np.linalg.norm(reference))
-        max_abs = np.abs(_subtract(x, reference)).max()
-    return Difference(float(max_abs), relative_error(x, reference), float(np.clip(cosine, -1, 1)))
+        parts = [(float(np.abs(d).max()), float(np.vdot(d, d))) for d in _differences(x, reference)]
+        noise = sum(part for _, part in parts)
+        sqnr = 10 * np.log10(np.vdot(reference, reference) / noise) if noise else np.inf
+    return Difference(
+        max(largest for largest, _ in parts),
+        relative_error(x, reference),
+        float(np.clip(cosine, -1, 1)),
+        float(sqnr),
+    )
 
 
 def relative_error(x: Array, reference: Array) -> float:
     """Return `Difference.rel` alone."""
-    if x.shape != reference.shape:
-        return np.inf
+    return largest_row(x, reference) / typical_row(reference) if x.shape == reference.shape else np.inf
+
+
+def largest_row(x: Array, reference: Array) -> float:
+    """Return the largest L2 norm of a row of the difference."""
     with np.errstate(all="ignore"):
-        largest = np.linalg.norm(_subtract(x, reference), axis=-1).max()
-        finite = np.where(np.isfinite(reference), reference, 0)
-        typical = np.sqrt(np.mean(np.square(finite).sum(axis=-1)))
-        return float(largest / (typical or 1.0))
+        return max(float(_squares(d).max()) for d in _differences(x, reference)) ** 0.5
+
+
+def typical_row(reference: Array) -> float:
+    """Return the root mean square L2 norm of a row; 1 if all are zero."""
+    with np.errstate(all="ignore"):
+        rows = np.where(np.isfinite(reference), reference, 0).reshape(-1, reference.shape[-1])
+        return float(np.sqrt(np.mean(_squares(rows)))) or 1.0
+
+
+def _squares(rows: Array) -> Array:
+    """Return the sum of squares of each row [..., n]."""
+    sums: Array = np.einsum("...i,...i", rows, rows)
+    return sums
+
+
+def _differences(x: Array, reference: Array) -> Iterator[Array]:
+    """Yield x - reference, as many rows at a time as fit the cache."""
+    x, reference = (array.reshape(-1, array.shape[-1]) for array in (x, reference))
+    step = max(1, PART // x.shape[-1])
+    for i in range(0, len(x), step):
+        yield _subtract(x[i : i + step], reference[i : i + step])
 
 
 def _subtract(x: Array, reference: Array) -> Array:

@@ -34,6 +34,7 @@ import race
 import search
 import startup
 import train_step
+import verify_trace
 from machine import conditions
 from report import Section
 
@@ -44,6 +45,7 @@ SECTIONS = {  # the models that are measured unless --model names one, and the f
     "answers": (("L-14",), bulk.measure_answers),
     "captions": (("L-14",), bulk.measure_captions),
     "again": (("L-14",), again.measure),
+    "verify": (("L-14",), verify_trace.measure),
     "memory": (("L-14",), memory.measure),
     "film": ((), film.measure),
     "startup": ((), startup.measure),

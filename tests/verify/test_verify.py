@@ -899,6 +899,7 @@ def test_the_report_in_words_and_as_json(right):
             "max_abs": row.difference.max_abs,
             "rel": row.difference.rel,
             "cosine": row.difference.cosine,
+            "sqnr": None if np.isinf(row.difference.sqnr) else row.difference.sqnr,
             "allowed": row.allowed,
             "local_error": row.local_error,
             "local_allowed": row.local_allowed,

@@ -140,7 +140,7 @@ def test_a_divergence_is_status_1(call, tmp_path, truth, name):
     assert {"first_divergence", "diagnosis", "tensors", "unknown"} < set(report)
     assert {x["name"] for x in report["tensors"]} == set(truth) - {"frames", "ids"}
     keys = {"name", "shape", "expected_shape", "axes", "max_abs", "rel", "cosine", "allowed"}
-    keys |= {"local_error", "local_allowed", "agrees", "status"}
+    keys |= {"local_error", "local_allowed", "agrees", "status", "sqnr"}
     assert all(set(x) == keys for x in report["tensors"])
 
 
