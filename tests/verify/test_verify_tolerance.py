@@ -31,13 +31,13 @@ def test_the_first_tensor_below_the_tolerance(right):
     tape |= {"text.block.1": with_noise(tape["text.block.1"], 25)}
     report = verify(model, tape, tolerance=30)
     assert {name for name, status in statuses(report).items() if status != "ok"} == {"text.block.1"}
-    assert report.first_divergence.name == "text.block.1" and not report.right and report.faults == []
+    assert report.first_divergence.name == "text.block.1" and not report.ok and report.faults == []
     assert text(report).splitlines()[-1] == "First tensor below 30 dB: text.block.1, 25.0 dB."
     report = verify(model, tape, tolerance=36)
     assert [row.name for row in report.below] == ["vision.block.0", "text.block.1"]
     assert "below 36 dB: vision.block.0, 35.0 dB. 1 more is below it." in text(report)
     report = verify(model, tape, tolerance=20)
-    assert report.right and text(report).endswith("the lowest is text.block.1, 25.0 dB.")
+    assert report.ok and text(report).endswith("the lowest is text.block.1, 25.0 dB.")
 
 
 def test_nothing_but_the_reference_is_run(right, monkeypatch):
@@ -47,7 +47,7 @@ def test_nothing_but_the_reference_is_run(right, monkeypatch):
     for name in "judged", "rounding_errors", "diagnosed":
         monkeypatch.setattr(f"minivideococa.verify.compare.{name}", asked)
     model, tape = right()
-    assert not verify(model, tape | {"logits": -tape["logits"]}, tolerance=0).right
+    assert not verify(model, tape | {"logits": -tape["logits"]}, tolerance=0).ok
 
 
 def test_another_shape_is_below_any_tolerance(right):
