@@ -33,6 +33,7 @@ def test_the_first_tensor_below_the_tolerance(right):
     assert {name for name, status in statuses(report).items() if status != "ok"} == {"text.block.1"}
     assert report.first_divergence.name == "text.block.1" and not report.ok and report.faults == []
     assert text(report).splitlines()[-1] == "First tensor below 30 dB: text.block.1, 25.0 dB."
+    assert "first below the tolerance: text.block.1, 25.0 dB" in repr(report)
     report = verify(model, tape, tolerance=36)
     assert [row.name for row in report.below] == ["vision.block.0", "text.block.1"]
     assert "below 36 dB: vision.block.0, 35.0 dB. 1 more is below it." in text(report)
