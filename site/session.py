@@ -144,7 +144,7 @@ class Session:
             self.model(self.model.preprocess(frames), ids)
         report = verify(self.model, activations)
         rows = [(row.name, row.status, float(np.nan_to_num(row.difference.rel))) for row in report.rows]
-        return {"right": report.right, "sentences": sentences(report), "rows": rows}
+        return {"right": report.ok, "sentences": sentences(report), "rows": rows}
 
     # Exercises ---------------------------------------------------------------------------------------------
 
