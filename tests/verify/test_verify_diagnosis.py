@@ -133,6 +133,7 @@ def test_strict_requires_every_tensor(call, truth, tmp_path):
 # The precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["float64", "float32"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_dtype_that_it_was_computed_in_is_recognized(port, dtype, stored):
@@ -545,11 +546,13 @@ no_padding_mask heads_split_unmoved post_norm
 """
 
 
+@pytest.mark.slow
 def test_random_triples_get_their_names(port):
     for line in TRIPLES.split("\n")[1:-1]:
         assert sorted(filter(None, names(port.report("float32", *line.split())))) == sorted(line.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_three_faults_in_half_precision(port, dtype):
     """What is above rounding is named, nothing else is."""

@@ -28,6 +28,7 @@ def test_every_mistake_of_the_catalogue_is_planted():
     assert {mistake.name for mistake in MISTAKES} == set(jax_coca.MISTAKES) == set(FIRST_OF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", jax_coca.MISTAKES)
 def test_a_planted_mistake_is_named_at_the_right_tensor(ports, mistake):
     port, words = ports[folder_of(mistake)], {known.name: known.description for known in MISTAKES}
@@ -49,12 +50,14 @@ def test_a_planted_mistake_is_named_at_the_right_tensor(ports, mistake):
             assert report.mistake is None or report.mistake.name == mistake, dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", jax_coca.MISTAKES)
 def test_a_smallest_model_tells_the_same_mistakes_apart(ports, mistake):
     report = ports[f"smallest/{folder_of(mistake)}"].report("float32", mistake)
     assert (report.first_divergence.name, report.mistake.name) == (FIRST_OF[mistake], mistake)
 
 
+@pytest.mark.slow
 def test_few_mistakes_are_below_rounding(ports):
     below = {
         (mistake, dtype)
@@ -70,7 +73,10 @@ def test_few_mistakes_are_below_rounding(ports):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-@pytest.mark.parametrize("dtype", jax_coca.DTYPES)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(dtype, marks=() if dtype == "float32" else pytest.mark.slow) for dtype in jax_coca.DTYPES],
+)
 def test_a_right_port_passes_the_kit(ports, folder, dtype):
     report = ports[folder].report(dtype)
     assert [x.name for x in report.rows if x.status != "ok"] == []
@@ -103,6 +109,7 @@ SEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SMALL)
 def test_no_false_alarm(form):
     """Random models in float32, float16 and bfloat16; some also with a third of the tensors."""
