@@ -52,7 +52,9 @@ def summary(report: Report) -> str:
     compared = f"{len(report.compared)} of {len(report.rows) + len(report.missing)} tensors compared"
     if row := report.first_divergence:
         if row.status == "below":
-            return f"{compared}; first below the tolerance: {row.name}, {row.difference.sqnr:.1f} dB; print it"
+            return (
+                f"{compared}; first below the tolerance: {row.name}, {row.difference.sqnr:.1f} dB; print it"
+            )
         cause = f", {report.mistake.name}" if report.mistake else ""
         return f"{compared}; first divergence: {row.name}, off by {row.local_error:.1e}{cause}; print it"
     return f"{compared}; {'none diverges' if report.ok else 'none of the network'}"
