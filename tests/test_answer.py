@@ -260,6 +260,7 @@ def test_the_embedded_part_is_a_small_part_of_the_embedded_checkpoint():
     )
 
 
+@pytest.mark.slow
 def test_the_embedded_part_answers_questions_of_every_kind():
     """weights/make_questions.py measures the rates of each kind on 1400 clips."""
     model, right = mvc.load(tuned="questions"), []

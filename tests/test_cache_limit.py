@@ -182,6 +182,7 @@ for name in range(first, first + 150):
 """
 
 
+@pytest.mark.slow
 def test_processes_that_fill_one_folder(folder):
     command = [sys.executable, "-W", "error", "-c", WRITER, str(folder)]
     variables = {"PYTHONPATH": str(Path(minivideococa.__file__).parents[1])}

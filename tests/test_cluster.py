@@ -61,6 +61,7 @@ def kill_a_worker(local):
 # Any work
 
 
+@pytest.mark.slow
 def test_results_are_in_order_and_the_model_is_loaded_once_a_worker(local, tmp_path):
     def load():
         (tmp_path / f"{os.getpid()}-{time.time_ns()}").touch()
@@ -75,6 +76,7 @@ def test_results_are_in_order_and_the_model_is_loaded_once_a_worker(local, tmp_p
     assert len({pid for *_, pid in found}) == len(list(tmp_path.iterdir())) > 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_repeats_nothing(local, tmp_path):
     def work(_, item):
         with open(tmp_path / str(item), "a") as file:
@@ -144,6 +146,7 @@ def counted(total, unit, then=lambda: None, counts=None):
     yield update
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:left out")
 def test_evaluate_has_the_same_result_with_a_worker_killed(local, tmp_path):
     given, model, counts = entries(tmp_path), mvc.load(), {}
@@ -160,6 +163,7 @@ def test_evaluate_has_the_same_result_with_a_worker_killed(local, tmp_path):
     assert counts["videos"] == len(given) == 6 and counts["training videos"] == 2
 
 
+@pytest.mark.slow
 def test_workers_encode_and_generate_and_fill_the_cache(local, tmp_path, monkeypatch):
     given, model = entries(tmp_path)[:3], mvc.load()
     alone = evaluate(model, given, num_frames=1, beams=1)
@@ -185,6 +189,7 @@ def test_a_worker_with_another_model_or_version_is_an_error(local, tmp_path, mon
         evaluate(mvc.load(), given, cluster=Cluster(address, mvc.load))
 
 
+@pytest.mark.slow
 def test_the_command_on_a_cluster_prints_what_it_prints_alone(local, tmp_path, capsys, monkeypatch):
     write_manifest(tmp_path / "m.jsonl", entries(tmp_path))
     monkeypatch.chdir(tmp_path)  # the workers are elsewhere

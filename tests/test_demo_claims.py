@@ -78,6 +78,7 @@ def test_the_other_frames_of_brief_are_empty():
     assert np.delete(difference, shown).max() < 10  # what the GIF's palette costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("T", [8, 16])
 @pytest.mark.parametrize("kind", SHOWN)
 @pytest.mark.parametrize("beams", [1, 6])
@@ -98,6 +99,7 @@ def test_mean_pooling_ranks_the_brief_object_first_but_with_half_the_probability
     assert first["attentional"][1] > 0.95 and 0.4 < first["mean"][1] < 0.6
 
 
+@pytest.mark.slow
 def test_the_demo_warns_of_nothing(recwarn):
     run()
     assert not recwarn.list

@@ -47,6 +47,7 @@ def run_together(code: str, *arguments: str | Path, **environment: str) -> list[
     return [process.communicate(timeout=60)[0].strip() for process in both]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(3))
 def test_two_processes_fetch_the_same_checkpoint(tmp_path: Path, attempt: int) -> None:
     code = (CASES / "fetch_race.py").read_text()
@@ -58,6 +59,7 @@ def test_two_processes_fetch_the_same_checkpoint(tmp_path: Path, attempt: int) -
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("empty", [False, True])
 def test_two_processes_convert_into_one_folder(tmp_path: Path, empty: bool) -> None:
     dest = tmp_path / "dest"
@@ -83,6 +85,7 @@ print(convert(sys.argv[1], sys.argv[2], progress=progress))
         convert(embedded_checkpoint(), dest)
 
 
+@pytest.mark.slow
 def test_two_processes_cache_the_same_arrays(tmp_path: Path) -> None:
     code = """
 import numpy as np

@@ -217,6 +217,7 @@ def test_all_names_resolve():
         _ = mvc.no_such_name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order",
     [

@@ -135,6 +135,7 @@ def texts_of_numbers(draw):
     return [" ".join(map(str, (a + b)[:5])) for a, b in draw(st.lists(rests, min_size=1, max_size=12))]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(texts_of_numbers(), st.sampled_from(["", "1", "2 0", "0 0 3"]), st.booleans(), st.integers(1, 9))
 def test_a_shared_beginning_changes_no_score(tiny_model, texts, prompt, correct, some):

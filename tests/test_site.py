@@ -83,6 +83,7 @@ def test_the_source_of_a_formula_runs_as_it_is_shown(opened, name):
     assert said["caption"] == said["original"]["caption"] and said["label"] == said["original"]["label"]
 
 
+@pytest.mark.slow
 def test_the_verdict_is_that_of_verify(opened):
     name = "pooling.attentional_pooler"
     source = session.source_of(name)
@@ -131,6 +132,7 @@ def test_an_exercise_is_checked(opened):
     assert asked(opened, "check", "patchify", json.dumps(torn))["error"].startswith("Line 2: ")
 
 
+@pytest.mark.slow
 def test_a_later_exercise_may_call_an_earlier_one(opened):
     sources = {one["name"]: one["source"] for one in session.exercise_sources()}
     sources["patchify"] = "def patchify(: this one is not even Python"
@@ -148,6 +150,7 @@ def test_a_file_that_is_no_clip(opened, tmp_path):
 # The build
 
 
+@pytest.mark.slow
 def test_the_build_is_complete_and_names_what_it_loads(tmp_path):
     wheel = tmp_path / "minivideococa-1-py3-none-any.whl"
     wheel.write_bytes(b"a wheel")

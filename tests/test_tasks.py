@@ -296,6 +296,7 @@ def encoded():
     return model, [model.encode(draw_clip(clip)) for clip in clips]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"beams": 1}, {}, {"beams": 3, "candidates": 2}, {"temperature": 1.0}])
 def test_several_captions_are_those_of_one_by_one(encoded, options):
     (model, videos), counted = encoded, []
@@ -311,6 +312,7 @@ def test_videos_with_different_numbers_of_caption_tokens(encoded):
     assert captions == [model.caption(video, beams=1) for video in (videos[0], fewer)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_finished_captions_leave_the_batch(encoded, beams):
     """A step computes the texts that are still being written, and no others."""

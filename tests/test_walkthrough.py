@@ -35,6 +35,7 @@ def test_examples(page):
 # The parts of the walkthrough that are generated
 
 
+@pytest.mark.slow
 def test_excerpts_and_tables_are_current():
     text = (ROOT / "walkthrough.md").read_text(encoding="utf-8")
     assert include.include(text) == text, "run: python docs/include.py"

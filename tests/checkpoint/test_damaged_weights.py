@@ -84,6 +84,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], s
     return dict(zip(cases, (folder / "answers").read_text().splitlines()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("opcode", HASHED)
 def test_only_strings_and_numbers_are_hashed(

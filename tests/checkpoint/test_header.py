@@ -91,6 +91,7 @@ def run(code, *missing):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_embedded_checkpoint_needs_numpy_and_pillow_and_threadpoolctl_alone():
     code = f"""
 import minivideococa as mvc

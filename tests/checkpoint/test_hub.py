@@ -250,6 +250,7 @@ def test_fetched_once_and_converted(server: ThreadingHTTPServer, tmp_path: Path)
     assert server.requests == server.storage.requests == []
 
 
+@pytest.mark.slow
 def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     specs = [
         "owner/absent",
@@ -284,6 +285,7 @@ def test_refusals(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_broken_download_is_resumed(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.storage.breaks = 2
     (line,) = fetch(server, tmp_path, "owner/pickle", code=NO_SLEEP + FETCH)
@@ -308,6 +310,7 @@ def test_no_connection_fails_at_once(server: ThreadingHTTPServer, tmp_path: Path
     assert took < 4  # with the start of the process and its imports; five tries take 24
 
 
+@pytest.mark.slow
 def test_mirror_without_listing(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.lists = False
     specs = ["owner/both", "owner/converted", "owner/absent", "owner/both@v9"]
@@ -325,6 +328,7 @@ def test_cache_is_checked_before_the_download(server, tmp_path: Path) -> None:
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     (line,) = fetch(server, tmp_path, "owner/pickle", HF_HUB_OFFLINE="1")
     assert line.startswith(
@@ -340,6 +344,7 @@ def test_offline(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     assert weights(Path(line)).keys() == load_file(GOLDEN / "coca.safetensors").keys()
 
 
+@pytest.mark.slow
 def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     tensors = load_file(GOLDEN / "coca.safetensors")
@@ -365,11 +370,13 @@ def test_login_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Pa
     assert message.startswith("refused: hf-hub:owner/both: the answer does not come from the hub")
 
 
+@pytest.mark.slow
 def test_each_revision_has_its_own_folder(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     for line, commit in zip(fetch(server, tmp_path, "owner/both@a/b", "owner/both@a--b"), "cd", strict=True):
         assert read_origin(Path(line) / "model.safetensors")["revision"] == commit * 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -154,6 +154,7 @@ def repository(folder: Path, model: str, files: str) -> dict[str, bytes | Path]:
     return stored
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*using the weights in open_clip_pytorch_model.safetensors")
 def test_every_layout_from_the_hub_gives_the_model_of_the_local_files(
     server: ThreadingHTTPServer,  # noqa: F811
@@ -341,6 +342,7 @@ def finetuned(tmp_path: Path, presets: Path) -> Iterator[Path]:
     yield snapshots / ("c" * 40)
 
 
+@pytest.mark.slow
 def test_classify_and_retrieve_warn_of_degraded_latents(finetuned: Path, tmp_path: Path) -> None:
     first = convert(finetuned, tmp_path / "first")
     second = convert(first, tmp_path / "second", dtype="float16")  # the origin is kept

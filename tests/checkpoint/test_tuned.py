@@ -395,6 +395,7 @@ def command(capsys, *args: object) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path, capsys) -> None:
     clip = Path(mvc.__file__).parent / "data" / "demo" / "brief.gif"
     base = mvc.load()

@@ -81,6 +81,7 @@ def test_the_noise_has_the_stated_covariance():
     assert abs(np.cov(drawn.T) - expected).max() < 0.02 * expected.max()
 
 
+@pytest.mark.slow
 def test_captions_stay_the_same(model):
     grown = add_words(model, QUESTIONS)
     for video in videos(model):

@@ -87,6 +87,7 @@ def test_the_default_is_the_checkpoints_own(run, tuned, adapter):
     assert json.loads(own[1])["labels"] != json.loads(other[1])["labels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["mean", "joint", "factorized"])
 def test_trace_and_verify_take_it_too(run, tuned, adapter, tmp_path):
     file = tmp_path / "trace.safetensors"

@@ -132,6 +132,7 @@ def replaced_same_size(path, content):
 # One cache for all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", COMMANDS)
 def test_what_one_command_has_encoded_the_others_find(run, clips, encoded, monkeypatch, first):
     expected = {name: run(*command(name, clips[0], "--no-cache")) for name in COMMANDS}
@@ -152,6 +153,7 @@ def test_the_place_of_a_video_does_not_count(run, clips, encoded, tmp_path):
     assert len(encoded) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--adapter mean", "--start 0.5", "--frames 3"])
 def test_an_option_of_the_encoding_counts(run, clips, encoded, option):
     for _ in range(2):
@@ -301,6 +303,7 @@ def test_weights_are_hashed_once_and_again_when_they_have_changed(run, clips, we
     assert len(keys) == 2 and keys[0] != keys[1]
 
 
+@pytest.mark.slow
 def test_a_tuned_part_counts_and_so_does_its_content(run, clips, tmp_path, hashed):
     model, part = mvc.load(), tmp_path / "tuned.safetensors"
     proj = unnest(model.params)["visual.proj"]
@@ -350,6 +353,7 @@ def test_a_cache_that_cannot_be_written_loses_no_result(run, clips, capsys, monk
     assert run(*command(name, clips[0])) == expected
 
 
+@pytest.mark.slow
 @posix
 def test_a_full_disk_loses_no_caption(run, clips, tmp_path):
     import resource

@@ -37,6 +37,7 @@ def test_caption(capsys):
     assert capsys.readouterr() == (out, "")
 
 
+@pytest.mark.slow
 def test_answer(capsys):
     """With the part for questions, unless other weights are given; in_world is the base checkpoint's."""
     command = ["answer", PAIR, "what colour is the ring?"]
@@ -123,6 +124,7 @@ def test_demo_as_text_and_json(capsys, monkeypatch):
         assert entry["clip"] in text and entry["caption"] in text
 
 
+@pytest.mark.slow
 def test_demo_page(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("minivideococa.demo.run", functools.cache(minivideococa.demo.run))
     page = tmp_path / "demo.html"
@@ -199,6 +201,7 @@ def test_interrupt_is_130(monkeypatch):
     assert cli.main(["caption", PAIR]) == 130
 
 
+@pytest.mark.slow
 def test_the_current_folder_does_not_matter(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["caption", "x.gif"]) == 2 and "x.gif" in capsys.readouterr().err
@@ -211,6 +214,7 @@ def test_the_current_folder_does_not_matter(tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_decoding_flags_reach_the_model(capsys, monkeypatch):
     """Each flag of `caption` is the field of `DecodingOptions` of its name; the same for `classify --by`."""
     import minivideococa as mvc

@@ -58,6 +58,7 @@ def one_line(message: bytes | str) -> bool:
 # Standard output
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_is_an_error_before_the_work():
     result = shell('m "$@" >&-', "caption", PAIR, "--weights", "nowhere")
     assert (
@@ -67,6 +68,7 @@ def test_a_closed_standard_output_is_an_error_before_the_work():
     assert (result.returncode, result.stdout, result.stderr) == (2, b"", b"")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("arguments", [["caption", PAIR, *QUICK], ["--help"]], ids=" ".join)
 def test_a_full_standard_output_is_an_error(arguments):
@@ -93,6 +95,7 @@ def test_every_kind_of_output_can_fail(arguments, monkeypatch, capsys):
     assert one_line(err) and "standard output: No space left" in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_changes_nothing():
     """The status is the command's own, also where it is not 0."""
     script = 'm "$@" | true; exit ${PIPESTATUS[0]}'
@@ -114,6 +117,7 @@ def test_a_reader_that_leaves_early_changes_nothing():
 # Standard error
 
 
+@pytest.mark.slow
 def test_with_standard_error_closed_no_message_is_in_the_result(tmp_path):
     result = shell('m "$@" 2>&-', "caption", PAIR, *QUICK, "--json")
     assert result.returncode == 0 and json.loads(result.stdout)["video"] == PAIR
@@ -135,6 +139,7 @@ def test_with_standard_error_closed_no_message_is_in_the_result(tmp_path):
     assert shell('m "$@" 2>&-', "sing").returncode == 2
 
 
+@pytest.mark.slow
 @linux
 def test_a_result_is_printed_though_standard_error_is_full_or_its_reader_has_left():
     result = shell('m "$@" 2>/dev/full', "caption", PAIR, *QUICK)
@@ -188,6 +193,7 @@ def test_names_and_encodings(odd_names, encoding, letters, monkeypatch):
     assert one_line(error) and b"new\\nline\\x1b[31m.gif?: " in error
 
 
+@pytest.mark.slow
 @linux
 def test_the_encoding_of_the_process(odd_names):
     """What the streams of a process that speaks ASCII make of the same names."""
@@ -214,6 +220,7 @@ def test_json_has_no_nan(capsys):
 # The bar
 
 
+@pytest.mark.slow
 def test_a_bar_is_drawn_at_once_and_leaves_an_empty_line():
     controller, user = pty.openpty()  # of no width, as in a container without a console
     labels = ",".join(["a red ring"] * 9)
@@ -247,6 +254,7 @@ sys.meta_path.insert(0, Interrupt)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["minivideococa.cli", "argparse", "minivideococa.output", "tqdm", "numpy", "tokenizers"]
 )
@@ -268,6 +276,7 @@ def test_an_interrupt_while_modules_are_imported(tmp_path, module, script):
     assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_shapes_and_leaves_nothing(tmp_path, number):
     process = subprocess.Popen(
@@ -283,6 +292,7 @@ def test_a_signal_ends_shapes_and_leaves_nothing(tmp_path, number):
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_convert_and_leaves_nothing(tmp_path):
     """While the weights are written."""
     code = """
@@ -423,6 +433,7 @@ def test_the_path_of_a_video_is_checked_before_weights_are_loaded(refused, tmp_p
     assert "nowhere.mp4: no such file" in refused(*command, *last)
 
 
+@pytest.mark.slow
 def test_a_damaged_video_is_left_out(capsys, refused):
     """The rest is ranked as without it; the status is 3, or 2 if nothing is left."""
     command = ["retrieve", "a red ring", "--frames", "2", "--weights", str(embedded_checkpoint())]
@@ -468,6 +479,7 @@ def limited(*arguments: str, size: int = 2000) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_table_and_the_file_is_named(tmp_path):
     line = json.dumps({"video": PAIR, "label": "a red ring", "captions": ["a red ring"]}) + "\n"
     (tmp_path / "m.jsonl").write_text(line * 20)
@@ -490,6 +502,7 @@ def test_a_full_disk_loses_no_table_and_the_file_is_named(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

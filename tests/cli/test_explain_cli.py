@@ -56,6 +56,7 @@ def test_a_picture(run, tmp_path):
         assert image.format == "PNG"
 
 
+@pytest.mark.slow
 def test_an_animation_of_two_adapters(run, tmp_path):
     path = tmp_path / "a.GIF"
     status, out, _ = run(PAIR, "-o", path, *QUICK, "--compare", "adapter=mean", "--compare", "frames=1")

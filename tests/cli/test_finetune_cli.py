@@ -49,6 +49,7 @@ def run(manifest, cache, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_result_is_a_summary_and_the_tuned_part(run, tmp_path, manifest):
     status, out, err = run("--validate", manifest, "--whole")
     assert status == 0 and err == ""
@@ -179,6 +180,7 @@ def test_a_missing_matplotlib_is_reported_before_the_work(run, tmp_path, monkeyp
     assert (status, out) == (2, "") and "pip install" in err and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_unknown_words_are_refused_unless_they_are_added(run, manifest):
     manifest.write_text(manifest.read_text().replace("a green crescent", "a wooden crescent"))
     status, out, err = run()

@@ -39,6 +39,7 @@ def run(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_each_stretch_has_the_caption_of_its_part(run, film):
     status, out, _ = run(film, "--every", "2s")
     parts = [(0, 2), (2, 4), (4, 6)]
@@ -88,6 +89,7 @@ def test_files(run, film, tmp_path, ending):
         assert ffmpeg("-i", path, "-f", "srt", "-").decode().split("\n")[2::4] == captions
 
 
+@pytest.mark.slow
 def test_several_videos(run, film, tmp_path):
     cut = tmp_path / "not a video.mp4"
     cut.write_text("text")

@@ -475,6 +475,7 @@ def test_candidates_as_json_and_of_several_videos(run):
     assert "candidates" not in json.loads(run("caption", PAIR, *QUICK, "--candidates", "1", "--json")[1])
 
 
+@pytest.mark.slow
 def test_options_without_effect_are_named(run, tmp_path):
     def message(*flags):
         status, _, err = run("caption", PAIR, "--frames", "1", *flags)

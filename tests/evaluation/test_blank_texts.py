@@ -136,6 +136,7 @@ def test_blank_and_empty_captions_of_msrvtt(tmp_path, messages):
     )
 
 
+@pytest.mark.slow
 def test_many_blank_texts_are_one_message(tmp_path, messages):
     """Of 200,000 captions 7 are blank: one message, which names the first three, and all others stay."""
     sentences = [

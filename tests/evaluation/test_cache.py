@@ -63,6 +63,7 @@ def test_a_part_has_its_own_encoding(model, tmp_path, encoded, part):
 # Damaged files
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
 def test_a_fifo_in_place_of_a_file_does_not_block(tmp_path):
     """In another process, which can be killed."""
@@ -203,6 +204,7 @@ def test_two_writers_of_the_same_file_both_succeed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(cache.get(tmp_path, ["facts"])["latent"], arrays["latent"])
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_process_id_fill_one_cache(tmp_path):
     """As in two containers: they start at the same time and evaluate the same entries."""
     write_manifest(

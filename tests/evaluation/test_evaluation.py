@@ -453,6 +453,7 @@ def test_the_key_of_a_video_contains_everything_it_depends_on(
     assert calls["encode_video"] == encoded + again
 
 
+@pytest.mark.slow
 def test_the_key_of_a_text_contains_everything_it_depends_on(model, clips, tmp_path, calls):
     entries, cache = everything(clips)[:1], tmp_path / "cache"
     asked = [

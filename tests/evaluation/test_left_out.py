@@ -497,6 +497,7 @@ def test_only_regular_files_are_read(irregular, name, arguments):
 # A full disk
 
 
+@pytest.mark.slow
 @posix
 def test_a_full_disk_does_not_lose_the_metrics(tmp_path):
     """The system limits files to 20 kB: its error comes after the work is done."""
@@ -518,6 +519,7 @@ def test_a_full_disk_does_not_lose_the_metrics(tmp_path):
 # Clips of the synthetic world
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 @pytest.mark.parametrize(
     "script, complaint",

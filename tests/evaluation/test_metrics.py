@@ -163,6 +163,7 @@ def test_words_is_idempotent_and_gives_one_line_per_text(texts):
     assert not any("\n" in text or "  " in text or text != text.strip() for text in once)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("java"), reason="needs Java")
 def test_ptb_keeps_texts_apart():
     texts = ["He doesn't sing.", "", "one\u0085two\ntwo\u2028three\r\nfour", "A man; a woman...", "..."]

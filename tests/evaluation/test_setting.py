@@ -36,6 +36,7 @@ def test_1k_a_has_a_thousand_of_the_test_clips():
     assert min(numbers) >= 7010 and max(numbers) < 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers, captions, name",
     [
@@ -216,6 +217,7 @@ def test_answers_come_from_choices_a_list_or_generation(model, pictures):
     assert generated["answers"] == "generated" and generated["decoding"]["beams"] == 1
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_setting_and_names_the_split(pictures, tmp_path, capsys):
     write_manifest(tmp_path / "m.jsonl", [Entry(pictures[0], ("a red circle",), ("a red circle",))])
     command = ["evaluate", str(tmp_path / "m.jsonl"), "--tasks", "classify", "--frames", "1", "--no-cache"]

@@ -32,6 +32,7 @@ def write(folder, body, name="patchify(pixels, patch_size)"):
     (folder / "mine.py").write_text(f"import numpy as np\n\n\ndef {name}:\n    {body}\n")
 
 
+@pytest.mark.slow
 def test_from_the_template_to_the_first_function(folder, capsys):
     """As a learner does it: nothing written, then one function."""
     assert check("--new", "exercises.py") == 0
@@ -179,6 +180,7 @@ def patchify(pixels, patch_size):
 """
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("frames", [1, 3], ids=["in a small case", "in the model"])
 def test_ctrl_c_ends_an_endless_loop(folder, frames):

@@ -41,6 +41,7 @@ def test_a_solution_is_right(exercise, running):
     assert exercise in ("pooler_gradient", "sample_frames") or result.caption == running.caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exercise", "name", "function"), CASES)
 def test_a_common_mistake_is_named(exercise, name, function, running, monkeypatch):
     """By its result alone; what the model makes of some of them, see below."""
@@ -50,6 +51,7 @@ def test_a_common_mistake_is_named(exercise, name, function, running, monkeypatc
     assert result.lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exercise", ["pooler", pytest.param("cached_attention", marks=SLOW)])
 def test_a_function_that_calls_a_wrong_attention_is_not_to_blame(exercise, running):
     """The learner's attention, in the same file, is wrong; then it is right, and the function is wrong."""
@@ -82,6 +84,7 @@ def test_every_hint_is_tried():
     assert tried == set(HINTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exercise", "name", "tensor", "caption"),
     [
@@ -134,6 +137,7 @@ def test_a_cache_that_only_the_model_shows_wrong(running):
     )
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite(running):
     """NaN goes through the model, and no caption is made of it."""
     result = checked("pooler", {"pooler": lambda tokens, p, heads: np.full_like(p["query"], np.nan)}, running)
@@ -168,6 +172,7 @@ def test_an_error_in_the_model_does_not_hide_a_hint(running):
     assert result.status == "wrong" and "the numbers differ" in result.lines[0] and result.tensor is None
 
 
+@pytest.mark.slow
 def test_what_is_right_does_not_depend_on_the_learner():
     """The first function that a new model runs is wrong; what it is compared with is not."""
     (function,) = WRONG["pooler"]["mean_pooling"]
@@ -181,6 +186,7 @@ def test_what_is_right_does_not_depend_on_the_learner():
     assert told.caption != new.caption == "a photo of a yellow crescent"
 
 
+@pytest.mark.slow
 def test_an_unknown_mistake_is_named_by_verify(running):
     """Without a hint of the exercise's own, verify's description is the hint."""
     judged = running.judge(Verdict(False, ("It is wrong.",)), {"ops.gelu": lambda gelu: ops.quick_gelu})
@@ -322,6 +328,7 @@ def test_a_gradient_that_fits_the_small_case_alone(running):
 # How functions are called
 
 
+@pytest.mark.slow
 def test_functions_of_a_notebook(running):
     results = check(globals() | {"patchify": solutions.patchify}, ["patchify", 4])
     assert [(result.name, result.status) for result in results] == [
@@ -363,6 +370,7 @@ def test_the_readme_poses_every_exercise():
     assert titles == [(str(i), name) for i, name in enumerate(EXERCISES, 1)]
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_check_prints(running):
     (function,) = WRONG["pooler"]["mean_pooling"]
     shown = text([checked("pooler", {"pooler": function}, running)]).partition("\n\n")[0]

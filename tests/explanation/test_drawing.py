@@ -25,6 +25,7 @@ def test_a_figure_has_a_row_for_each_word(explanation):
     assert image.mode == "RGB" and image.width == drawing.LABEL + 3 * (side + drawing.GAP)
 
 
+@pytest.mark.slow
 def test_an_animation_has_some_pictures_for_each_word(explanation, tmp_path):
     pictures = explanation.animation()
     words = [word for word in explanation.words if word]
@@ -56,6 +57,7 @@ def repeated(explanation, n):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "rows"), [(5, 1), (8, 1), (9, 2), (22, 3)])
 def test_many_frames_are_drawn_smaller_and_in_rows(explanation, n, rows):
     many = repeated(explanation, n)

@@ -223,6 +223,7 @@ def test_the_class_of_a_classifier_is_one_word(model, frames):
         mvc.explain(tuned, frames)
 
 
+@pytest.mark.slow
 def test_the_measurement_of_fairness(monkeypatch):
     """weights/measure_explanation.py on a few clips: the figures of README.md come from more."""
     from pathlib import Path

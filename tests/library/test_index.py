@@ -257,6 +257,7 @@ def killed_at(moment, function):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+@pytest.mark.slow
 @posix
 def test_killed_at_any_step(model, library, pictures, picture, small_shards):
     """At any moment the library is the one before the run or after it, and the next run finishes the work."""
@@ -288,6 +289,7 @@ def test_killed_at_any_step(model, library, pictures, picture, small_shards):
     assert moment > 10
 
 
+@pytest.mark.slow
 @posix
 def test_killed_while_it_is_made(model, library, pictures):
     moment = 0

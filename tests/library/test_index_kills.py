@@ -2,10 +2,12 @@
 
 import os
 
+import pytest
 from kill9_index import kill_and_resume
 from platforms import posix
 
 
+@pytest.mark.slow
 @posix
 def test_a_killed_run_leaves_a_sound_library(tmp_path, monkeypatch):
     """MINIVIDEOCOCA_KILLS: how many moments."""

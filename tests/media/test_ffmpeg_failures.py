@@ -121,6 +121,7 @@ def test_ffmpeg_that_hangs_is_killed(clip, replace_ffmpeg, monkeypatch, script):
     assert time.monotonic() - begun < 20
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     "output",
@@ -141,6 +142,7 @@ def test_ffmpeg_that_prints_without_end_is_killed(clip, replace_ffmpeg, monkeypa
         assert time.monotonic() - begun < 20
 
 
+@pytest.mark.slow
 @posix
 def test_interrupt_kills_an_ffmpeg_that_hangs(tmp_path, clip, replace_ffmpeg):
     """The program that a wrapper script runs, and which holds the pipe, is ended too."""

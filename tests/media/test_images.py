@@ -858,6 +858,7 @@ def test_any_number_of_frames_is_read_or_rejected_at_once(tmp_path, name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, frames, copies", [("a.png", 1, 4), ("a.png", 3, 12), ("a.gif", 3, 12), ("a.webp", 3, 12)]
 )
@@ -900,6 +901,7 @@ def test_the_error_for_a_lack_of_memory_does_not_blame_the_image(tmp_path, monke
     assert "readable" not in rejected(tmp_path / "a.png", "out of memory", "scale it down")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_memory_does_not_grow_with_an_animation(tmp_path, name):

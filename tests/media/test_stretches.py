@@ -46,6 +46,7 @@ def assert_frames_are_those_of_the_parts(path, every, num_frames, **part):
     return len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, encoding, source",
     [
@@ -81,6 +82,7 @@ def test_frames_are_those_of_a_full_decode(clip):
     assert i == 5
 
 
+@pytest.mark.slow
 def test_a_stream_that_begins_between_key_frames(tmp_path):
     encoding = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "50", "-sc_threshold", "0"]
     whole = make(tmp_path / "whole.ts", *encoding, source="testsrc2=s=160x120:r=25:d=8")
@@ -100,6 +102,7 @@ def test_frames_out_of_order_around_a_jump(tmp_path):
     assert found == [[0] * 4, [1] * 4, [2] * 4]
 
 
+@pytest.mark.slow
 def test_the_rest_at_the_end(clip):
     """A rest is a stretch of its own, unless it is at most a tenth of a stretch."""
     assert bounds(clip, 4) == [(0, 4), (4, 6)]
@@ -222,6 +225,7 @@ def test_an_ffmpeg_that_dies_leaves_the_stretches_before(tmp_path, clip, monkeyp
         np.testing.assert_array_equal(frames, read_video(clip, 8, start, start + 1))
 
 
+@pytest.mark.slow
 def test_ffmpeg_may_wait_for_a_slow_reader(tmp_path, monkeypatch):
     """ffmpeg stands still while a stretch is captioned, which may take longer than a hang is suffered."""
     path = make(tmp_path / "clip.mp4", *H264, source="testsrc2=s=320x240:r=25:d=6")
@@ -248,6 +252,7 @@ def test_a_reader_that_stops_ends_ffmpeg(tmp_path, monkeypatch):
     assert processes[-1].returncode == -9
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_length(tmp_path):
     """20 minutes, 20 times as long as the other clip, take at most 4 MB more."""

@@ -92,12 +92,14 @@ def test_frames_equal_those_of_a_full_decode(tmp_path, name):
     assert len(frames) >= 15 and not np.array_equal(frames[0], frames[-1])
 
 
+@pytest.mark.slow
 def test_odd_sizes(tmp_path):
     for pixels in ("yuv444p", "yuv420p"):
         path = make(tmp_path / f"{pixels}.mkv", "-vf", f"scale=63:47,format={pixels}", *LOSSLESS)
         assert_exact(path, 63, 47)
 
 
+@pytest.mark.slow
 def test_rotation_is_applied(tmp_path):
     upright = make(tmp_path / "upright.mp4", "-frames:v", "10", "-c:v", "libx264rgb", "-qp", "0")
     frames = decode_all(upright, 64, 48)
@@ -179,6 +181,7 @@ for path in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("num_frames", [8, 80])  # ffmpeg selects a few frames; we select many
 def test_memory_does_not_grow_with_the_clip(tmp_path, num_frames):

@@ -169,6 +169,7 @@ def test_frames_out_of_order_around_a_jump(tmp_path):
     assert [int(frame[32, 32].argmax()) for frame in read_video(path, 8)] == [0, 0, 0, 1, 1, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_a_transport_stream_that_begins_between_key_frames(tmp_path):
     """The first key frame, which has the picture's size, comes after the part that ffmpeg probes."""
     encoding = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "250", "-sc_threshold", "0"]

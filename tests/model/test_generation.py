@@ -22,6 +22,7 @@ from minivideococa.model.ops import softmax
 KIT = Path(__file__).parents[1] / "conformance" / "generation"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("folder", sorted(KIT.iterdir()), ids=lambda folder: folder.name)
 def test_the_kits_calls_return_open_clips_ids(folder, dtype):
@@ -103,6 +104,7 @@ def keywords(model, data):
     }
 
 
+@pytest.mark.slow
 def test_a_cache_changes_no_id(tiny_model):
     padded, moved = [], []
 
@@ -176,6 +178,7 @@ def test_a_batch_of_videos_gives_what_its_parts_give(tiny_model, overrides, seed
         assert [text.tolist() for text in together] == [text.tolist() for text in alone], options
 
 
+@pytest.mark.slow
 def test_generate_searches_with_six_beams_in_three_groups(tiny_model):
     """... whose groups are all the same, so it is the search with two beams."""
     differ = 0

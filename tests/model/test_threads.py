@@ -398,6 +398,7 @@ def test_a_child_forked_while_another_thread_encodes():
     assert result.stdout.split() == ["12.0", "2", "2"], result.stderr
 
 
+@pytest.mark.slow
 def test_several_callers_at_once_get_the_same_bits(tiny_model, three_blas_threads):
     """Frames are cut into the same pieces whoever else encodes."""
     model = tiny_model(1, "float32", vision={"width": 48, "head_width": 12, "image_size": 56})

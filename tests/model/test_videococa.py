@@ -399,6 +399,7 @@ def generated(model, seed=0):
     return tokens, model.generate(tokens, beams=1, min_length=8, max_length=9).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_generate_takes_the_likeliest_token(tiny_model, seed):
     model = tiny_model(seed)

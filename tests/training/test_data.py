@@ -122,6 +122,7 @@ def test_words_that_the_tokenizer_lacks_are_listed(model):
 # Order
 
 
+@pytest.mark.slow
 @given(st.integers(1, 9), st.integers(0, 2**63 - 1), st.integers(0, 1000), st.sampled_from(["caption", "qa"]))
 def test_each_example_is_in_one_batch_of_an_epoch(dataset, batch_size, seed, epoch, task):
     data = dataset(task, batch_size=batch_size, seed=seed)

@@ -62,6 +62,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_a_full_cache_changes_nothing(tune, tmp_path, monkeypatch):
     """While a run lasts, its frames are not removed; other files are, and the frames after it."""
     tune(steps=4)
@@ -251,6 +252,7 @@ def test_a_caption_is_learned_and_ends(tune, model):
     assert tuned.caption(clip, 2, beams=1) == text
 
 
+@pytest.mark.slow
 def test_captions_of_all_clips_end_without_repetition(tune):
     tuned = tune(steps=20, batch=5, task="caption")
     for entry in ENTRIES:
@@ -344,7 +346,8 @@ def test_a_validation_loss_is_the_mean_over_the_clips(tune, tmp_path):
 # Interruptions
 
 
-@pytest.mark.parametrize("tune_name", [pytest.param("lit", marks=pytest.mark.slow), "frozen-then-full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("tune_name", ["lit", "frozen-then-full"])
 def test_a_run_that_is_interrupted_at_any_step_resumes_to_the_same_bits(
     tune, monkeypatch, tmp_path, tune_name
 ):

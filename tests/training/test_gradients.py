@@ -112,6 +112,7 @@ def test_the_slope_along_the_parameters(setting, pool, adapter, task, tuning):
     assert abs(got - want) <= 1e-6 * np.linalg.norm(parameters.gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task, adapter", [("both", "joint"), ("both", "mean"), ("qa", "factorized")])
 def test_every_tensor_by_itself(setting, task, adapter):
     """Along a random direction of each tensor; no loss depends on those that are not tuned."""

@@ -73,6 +73,7 @@ FOREIGN = {
 # Detection
 
 
+@pytest.mark.slow
 def test_at_least_95_percent_of_held_out_clips_are_detected_with_attentional_pooling(model, tokens):
     detected = [in_world(model.pool(x)) for x in everything(tokens)]
     assert len(detected) == COUNT * len(CLIP_SETS) and np.mean(detected) >= 0.95
@@ -105,6 +106,7 @@ def test_encoding_the_frames_once_gives_what_encode_gives(model, clips, tokens, 
     np.testing.assert_array_equal(model.encode(frames, adapter=adapter).tokens, once)
 
 
+@pytest.mark.slow
 def test_clips_written_by_shapes_are_detected(model, written):
     detected = [in_world(model.encode(path)) for path in sorted(written.glob("*.mp4"))]
     assert len(detected) == 12 and sum(detected) >= 11
@@ -141,6 +143,7 @@ def test_the_distance_is_mahalanobis(model):
     assert distance(mvc.Video(np.zeros(5), mean[None]), mean, np.eye(5)) == 0
 
 
+@pytest.mark.slow
 def test_the_dtype_makes_no_difference(clips):
     exact = mvc.load(dtype="float64")
     model = mvc.load()

@@ -241,6 +241,7 @@ def test_no_two_kinds_share_a_wording():
     assert len(texts) == len(set(texts))
 
 
+@pytest.mark.slow
 def test_new_words_complete_the_vocabulary():
     known = {*VOCABULARY, *QUESTION_WORDS}
     assert len(known) == len(VOCABULARY) + len(QUESTION_WORDS)
@@ -285,6 +286,7 @@ def test_the_held_out_pairs():
     assert ("red", "circle") in HELD_OUT and ("red", "star") not in HELD_OUT
 
 
+@pytest.mark.slow
 def test_the_splits_differ_in_composition():
     def sampled(split):
         for seed in range(300):

@@ -65,6 +65,7 @@ def test_a_seed_determines_every_byte(written, tmp_path):
     assert not set(others.values()) & set(more.values())
 
 
+@pytest.mark.slow
 def test_the_drawn_pixels_are_read_back(written):
     """Each block of 4 x 4 has the colour of its pixel, up to 8-bit luma and chroma and compression."""
     model, kinds = mvc.load(), list(world.CLIP_SETS)
@@ -85,6 +86,7 @@ def test_pure_colours_stay(tmp_path):
     np.testing.assert_allclose(blocks(mvc.read_video(tmp_path / "a.mp4", 3)), frames, atol=8)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_classifies_and_answers_on_written_clips(written):
     model, entries = mvc.load(), read_manifest(written / "manifest.jsonl")
     single = [entry for entry in entries if entry.labels]
@@ -145,6 +147,7 @@ def test_an_interrupt_leaves_no_files(tmp_path, monkeypatch, capsys):
     assert len(calls) == 3 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_while_ffmpeg_runs(tmp_path):
     """The signal reaches both processes, as in a terminal."""

@@ -143,6 +143,7 @@ def test_draw_does_not_change_its_background():
     np.testing.assert_array_equal(background, before)
 
 
+@pytest.mark.slow
 def test_object_counts_follow_their_probabilities():
     counts = np.bincount([len(scene(seed)[0]) for seed in range(2000)], minlength=4) / 2000
     np.testing.assert_allclose(counts, [0.04, 0.36, 0.38, 0.22], atol=0.04)  # more than 3 standard errors
@@ -250,6 +251,7 @@ def test_captions_vary():
         assert 0 < sum(bool(re.search(words, text)) for text in texts) < len(texts)
 
 
+@pytest.mark.slow
 def test_the_longest_caption_fits_into_the_context():
     rng = np.random.default_rng(0)
     longest = max(len(world.caption(world.sample_objects(rng, 3), rng).split()) for _ in range(2000))
@@ -394,6 +396,7 @@ def test_captions_of_a_clip_are_true_in_every_frame(kind, seed):
             }[where]
 
 
+@pytest.mark.slow
 def test_captions_of_a_clip_name_what_does_not_change():
     """Sizes except in "grow", relations if objects are visible together, and prefixes in all sets."""
     for kind in world.CLIP_SETS:
