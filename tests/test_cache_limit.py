@@ -141,6 +141,7 @@ def test_a_file_that_another_process_has_removed_counts_as_gone(folder, monkeypa
 # Several processes
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("kind", eviction.FRAMES)
 def test_frames_that_finetuning_reads_are_kept_as_long_as_it_runs(folder, kind):

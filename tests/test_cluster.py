@@ -180,6 +180,7 @@ def test_workers_encode_and_generate_and_fill_the_cache(local, tmp_path, monkeyp
     assert evaluate(model, given, **options) == alone  # from the cache
 
 
+@pytest.mark.slow
 def test_a_worker_with_another_model_or_version_is_an_error(local, tmp_path, monkeypatch):
     given, address = entries(tmp_path)[:1], local.scheduler_address
     with pytest.raises(ValueError, match="^a worker loads other weights than this process[^\n]*$"):

@@ -121,6 +121,7 @@ def rooms_imported(path):
                 yield target[0], where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_downward(path):
     own = room(path)
@@ -187,6 +188,7 @@ print(*(set(sys.modules) - before))
     assert own <= {f"minivideococa.model.{path.stem}" for path in MODEL} | {"minivideococa.model"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_heavy_packages_are_imported_where_they_are_used(path):
     found = imports(path)

@@ -248,6 +248,7 @@ def naive_likelihood(model, video, labels, templates):
     return {label: x / sum(likely.values()) for label, x in likely.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("templates", [None, ["{}"], ["{}", "there is {}", "a video of {}"]], ids=str)
 def test_classify_by_likelihood(model, templates):
     """A label's probability is the sum over its sentences, normalized over the labels."""

@@ -46,6 +46,7 @@ def asked(opened, method, *arguments):
 # The session
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_package(opened):
     model = mvc.load()
     video = model.encode(CLIPS / "brief.gif")

@@ -152,6 +152,7 @@ def unnested(node):
 # What the page says about open_clip
 
 
+@pytest.mark.slow
 def test_dimensions_that_no_tensor_shows():
     tiny, base, large = map(costs.dimensions, costs.models().values())
     assert large["image encoder: heads"] == "16 of width 64" and base["pooler: heads"] == "8 of width 64"

@@ -107,6 +107,7 @@ print(mvc.load().tokenize(["a red ring, a <pad> zebra"]).tolist())
     assert run(code, *missing) == run(code)
 
 
+@pytest.mark.slow
 def test_another_vocabulary_needs_the_library():
     code = """
 from minivideococa.media.tokenizer import clip_tokenizer_json, parse_tokenizer

@@ -299,6 +299,7 @@ def test_broken_download_is_resumed(server: ThreadingHTTPServer, tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endpoint", ["http://no-such-host.invalid", "http://127.0.0.1:9"])
 def test_no_connection_fails_at_once(server: ThreadingHTTPServer, tmp_path: Path, endpoint: str) -> None:
     started = time.monotonic()
@@ -364,6 +365,7 @@ def test_offline_with_one_of_two_shards(server: ThreadingHTTPServer, tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_login_page_instead_of_the_hub(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     server.portal = True
     (message,) = fetch(server, tmp_path, "owner/both")
@@ -401,6 +403,7 @@ def test_damaged_cache_is_named_before_the_download(
     assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))
 
 
+@pytest.mark.slow
 def test_empty_folder_in_the_cache_is_filled(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     (tmp_path / "cache" / "owner--both").mkdir(parents=True)
     assert weights(Path(fetch(server, tmp_path, "owner/both")[0]))

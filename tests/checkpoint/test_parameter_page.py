@@ -25,6 +25,7 @@ def test_every_tensor_of_the_released_weights_is_on_it(name):
         assert stated.rpartition("x ")[2].strip() == str(list(shape)), tensor
 
 
+@pytest.mark.slow
 def test_the_lines_take_the_tensors():
     """A line names the end of the tensor's name, or the branch that it unpacks; or it projects q, k or v."""
     for tensor, uses in parameter_page.uses_of_a_run().items():

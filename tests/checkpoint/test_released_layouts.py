@@ -257,6 +257,7 @@ def test_configuration_by_name(config: str, expected: str, tmp_path: Path, prese
     convert(path, tmp_path / "out", config="coca_ViT-B-32")
 
 
+@pytest.mark.slow
 def test_the_choice_among_several_weights_is_a_warning(tmp_path: Path, presets: Path) -> None:
     def choice(dest: str) -> str:
         """Return the warning of a conversion.."""
@@ -305,6 +306,7 @@ def test_malformed_indices(change, expected: str, tmp_path: Path, presets: Path)
     assert "\n" not in str(error.value) and str(tmp_path / "hub") in str(error.value)
 
 
+@pytest.mark.slow
 def test_single_shard(tmp_path: Path, presets: Path) -> None:
     (tmp_path / "hub").mkdir()
     weights = random_weights(PRESETS["coca_ViT-B-32"])

@@ -74,6 +74,7 @@ def test_new_rows_are_the_mean_of_the_words(model):
     assert abs(new[PROJECTION][:, V] - old[PROJECTION][:, 4:V].mean(axis=1)).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_noise_has_the_stated_covariance():
     rows = np.random.default_rng(1).standard_normal((40, 3)) @ np.array([[2, 1, 0], [0, 1, 0], [0, 0, 0.1]])
     drawn = new_rows(rows, 200_000, np.random.default_rng(2))

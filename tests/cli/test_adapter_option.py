@@ -75,6 +75,7 @@ def test_more_frames_than_positions_are_refused(run, tuned):
     assert run(*command, "--adapter", "mean", "--beams", "1")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["mean", "joint", "factorized"])
 def test_the_default_is_the_checkpoints_own(run, tuned, adapter):
     command = ["classify", BRIEF, "--labels", "red star,blue ring", "--json", "--no-cache"]
@@ -107,6 +108,7 @@ def test_converting_keeps_the_layers(run, tuned, tmp_path):
     assert all(np.array_equal(x, after[1][name]) for name, x in before[1].items())
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_checkpoints_own(tuned, monkeypatch):
     entries = [Entry(BRIEF, ("a red star",)), Entry(PAIR, ("a blue ring",))]
     own, base = load(tuned["mean"]), load()

@@ -145,6 +145,7 @@ def test_what_one_command_has_encoded_the_others_find(run, clips, encoded, monke
     assert len(encoded) == len(COMMANDS) + 1
 
 
+@pytest.mark.slow
 def test_the_place_of_a_video_does_not_count(run, clips, encoded, tmp_path):
     run("caption", clips[0])
     (tmp_path / "other").mkdir()
@@ -162,6 +163,7 @@ def test_an_option_of_the_encoding_counts(run, clips, encoded, option):
     assert len(encoded) == 2
 
 
+@pytest.mark.slow
 def test_answer_asks_the_embedded_checkpoint_too(run, clips, encoded):
     """Its part for questions encodes the clip, and the rest of it says whether it looks like its shapes."""
     for _ in range(2):
@@ -169,6 +171,7 @@ def test_answer_asks_the_embedded_checkpoint_too(run, clips, encoded):
         assert len(encoded) == 2
 
 
+@pytest.mark.slow
 def test_no_cache_reads_and_writes_none(run, clips, encoded, folder):
     run("caption", clips[0], "--no-cache")
     assert not folder.exists()
@@ -288,6 +291,7 @@ def test_a_file_that_changes_while_it_is_encoded_is_not_kept(run, clips, encoded
     assert len(encoded) == 2
 
 
+@pytest.mark.slow
 def test_weights_are_hashed_once_and_again_when_they_have_changed(run, clips, weights, hashed, monkeypatch):
     keys, model_hash = [], cache.model_hash
     monkeypatch.setattr(cache, "model_hash", lambda model: keys.append(model_hash(model)) or keys[-1])
@@ -340,6 +344,7 @@ def warned_of_cache(err):
     return [line for line in err.splitlines() if "the cache cannot be written" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is read-only even for the superuser")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_cache_that_cannot_be_written_loses_no_result(run, clips, capsys, monkeypatch, name):

@@ -179,10 +179,12 @@ def test_a_usage_error_is_one_line_with_a_pointer_to_help_and_status_2(arguments
     assert err.startswith("minivideococa: ") and err.endswith(" --help\n")
 
 
+@pytest.mark.slow
 def test_version():
     assert run("--version").stdout.startswith("minivideococa ")
 
 
+@pytest.mark.slow
 @posix
 def test_a_closed_pipe_is_no_error():
     script = (

@@ -47,6 +47,7 @@ def pages(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_picture(run, tmp_path):
     path = tmp_path / "a.png"
     status, out, err = run(PAIR, "-o", path, *QUICK)
@@ -66,6 +67,7 @@ def test_an_animation_of_two_adapters(run, tmp_path):
         assert image.format == "GIF" and image.n_frames > 10
 
 
+@pytest.mark.slow
 def test_a_page_of_two_videos(run, tmp_path, pages):
     status, out, _ = run(PAIR, SINGLE, "-o", tmp_path / "a.html", *QUICK)
     texts = [mvc.load().caption(path, num_frames=2, beams=1) for path in (PAIR, SINGLE)]
@@ -102,6 +104,7 @@ def test_a_question(run, tmp_path):
     assert sum(text["words"][0]["frames"]) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_before_and_after_tuning(run, tmp_path):
     compare = ("--compare", "tuned=questions")
     status, out, err = run(PAIR, "-o", tmp_path / "a.png", *compare, *QUICK)
@@ -153,6 +156,7 @@ def test_an_input_is_not_overwritten(run, tmp_path):
     assert path.read_bytes() == (CLIPS / "pair.gif").read_bytes()
 
 
+@pytest.mark.slow
 def test_other_footage_is_marked(run, tmp_path):
     noise = tmp_path / "noise.png"
     import numpy as np
@@ -162,6 +166,7 @@ def test_other_footage_is_marked(run, tmp_path):
     assert status == 0 and "may not be a description" in out.splitlines()[1]
 
 
+@pytest.mark.slow
 def test_a_caption_of_nothing_is_marked_as_by_caption(run, tmp_path, capsys):
     """One criterion: an empty picture looks like the world's backgrounds, but a clip of it has a shape."""
     empty = tmp_path / "empty.png"

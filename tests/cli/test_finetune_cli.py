@@ -97,6 +97,7 @@ def test_tensors_that_are_tuned_too_are_named_one_by_one(run, tmp_path):
     assert status == 2 and "--also" in err and "visual.conv2" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_new_adapter_is_added_and_is_the_default_afterwards(run, tmp_path, capsys):
     assert run("--adapter", "factorized", "--positions")[0] == 0
     tuned = ["--tuned", str(tmp_path / "run")]
@@ -108,6 +109,7 @@ def test_a_new_adapter_is_added_and_is_the_default_afterwards(run, tmp_path, cap
     assert status == 2 and "positions for 2" in err
 
 
+@pytest.mark.slow
 def test_an_unreadable_clip_is_status_3(run, manifest):
     entry = {"video": str(BROKEN), "captions": ["a red ring"]}
     manifest.write_text(manifest.read_text() + json.dumps(entry) + "\n")
@@ -147,6 +149,7 @@ def test_ctrl_c_before_the_first_state(run, monkeypatch):
     assert (status, out) == (130, "") and "the command starts from the beginning" in err
 
 
+@pytest.mark.slow
 @posix
 def test_signals_end_a_run_that_can_be_resumed(manifest, cache, tmp_path):
     """SIGINT to the process itself, in the middle of its steps."""

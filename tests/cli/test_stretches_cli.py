@@ -63,6 +63,7 @@ def test_json(run, film):
     assert set(rows[0]) == {"video", "start", "end", "caption", "in_world"} and rows[0]["video"] == film
 
 
+@pytest.mark.slow
 def test_a_part_and_a_gif(run, film):
     status, out, _ = run(film, "--every", "1", "--start", "1.5", "--end", "3", "--json")
     assert [(row["start"], row["end"]) for row in map(json.loads, out.splitlines())] == [(1.5, 2.5), (2.5, 3)]
@@ -73,6 +74,7 @@ def test_a_part_and_a_gif(run, film):
     assert status == 0 and len(rows) > 1 and rows[-1]["end"] == sum(durations) / 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".srt", ".VTT", ".json", ".txt"])
 def test_files(run, film, tmp_path, ending):
     path = tmp_path / f"captions{ending}"
@@ -131,6 +133,7 @@ def test_what_has_no_time_is_refused(run, tmp_path):
         assert (status, out) == (2, "") and "has no time; give a video" in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_film_that_is_cut_short(run, film, tmp_path):
     whole, path = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
     ffmpeg("-i", film, "-c", "copy", "-movflags", "faststart", whole)

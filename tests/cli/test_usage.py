@@ -178,6 +178,7 @@ def test_several_results_are_one_json_object_a_line(run):
     assert lines == [run("caption", path, *QUICK, "--json")[1].rstrip("\n") for path in (SINGLE, PAIR)]
 
 
+@pytest.mark.slow
 def test_videos_that_cannot_be_read_are_left_out(run, refused):
     status, out, err = run("caption", BROKEN, PAIR, "nowhere.gif", *QUICK)
     assert status == 3 and out == f"{PAIR}: {run('caption', PAIR, *QUICK)[1]}"
@@ -280,6 +281,7 @@ def test_negative_cosines_are_aligned(run, monkeypatch):
 # The order and the spelling of arguments
 
 
+@pytest.mark.slow
 def test_options_can_stand_between_videos(run):
     last = run("caption", PAIR, SINGLE, *QUICK)
     assert run("caption", PAIR, *QUICK, SINGLE) == last
@@ -446,6 +448,7 @@ def test_numbers_agree_with_their_nouns(refused):
     assert "--max-length 1 must be more than --min-length 0 and the prompt's 1 token;" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 6, 9])
 def test_candidates(run, count):
     """The best of one search with at least as many beams, with their log-probabilities, in that order."""
@@ -461,6 +464,7 @@ def test_candidates(run, count):
     assert {model.tokenizer.decode(ids) for ids in model.generate(video.tokens, options)} == set(texts)
 
 
+@pytest.mark.slow
 def test_candidates_as_json_and_of_several_videos(run):
     command = ["--frames", "1", "--candidates", "2"]
     lines = run("caption", PAIR, SINGLE, *command, "--json")[1].splitlines()
@@ -535,6 +539,7 @@ def test_evaluate_names_its_file_and_has_no_caveat(run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_quiet_prints_the_results_alone(run, tmp_path):
     """No messages and no caveat; the exit status still says that something was left out; errors are shown."""
     status, out, err = run("caption", FOREIGN, *QUICK)

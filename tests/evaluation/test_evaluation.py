@@ -84,6 +84,7 @@ def test_several_labels_give_mean_average_precision(model, clips):
     assert list(twice["metrics"]["classify"]) == ["top-1", "top-5"]
 
 
+@pytest.mark.slow
 def test_retrieve(model, clips):
     entries = everything(clips)
     result = evaluate(model, entries, ["retrieve"])
@@ -177,6 +178,7 @@ def test_correct_answers_outside_the_choices_are_counted(model, clips):
         evaluate(model, entries, ["qa"], answers=["ring", "heart"])
 
 
+@pytest.mark.slow
 def test_the_models_own_captions_and_answers_are_correct(model, clips):
     how = OPTIONS | {"min_length": 6}
     said = [model.caption(path, **how) for path in clips.values()]
@@ -348,6 +350,7 @@ def test_progress_is_reported_by_stages(model, clips):
 # Clips that cannot be read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_unreadable_clips_are_left_out_with_a_warning(model, clips, tmp_path, cached):
     (tmp_path / "noise.mp4").write_bytes(b"no video at all")
@@ -389,6 +392,7 @@ def test_a_task_whose_videos_cannot_be_read_has_no_metrics(model, clips, tmp_pat
 # The cache
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing(model, clips, tmp_path, calls):
     plain = evaluate(model, everything(clips), **OPTIONS)
     first = evaluate(model, everything(clips), cache=tmp_path / "cache", **OPTIONS)
@@ -535,6 +539,7 @@ def test_a_damaged_file_is_computed_again(model, clips, tmp_path, calls, damage)
     assert {path: path.read_bytes() for path in cache.iterdir()} == kept
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues(model, clips, tmp_path, calls, monkeypatch):
     cache, encode = tmp_path / "cache", mvc.VideoCoCa.encode_video
 
@@ -562,6 +567,7 @@ def test_an_interrupt_while_a_file_is_written_leaves_nothing(model, clips, tmp_p
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_a_warning_and_a_file_an_error(model, clips):
     with pytest.raises(ValueError, match=r"^[^\n]*a.png: is not a folder: [^\n]*cache$"):
         evaluate(model, everything(clips), cache=clips["a"])
@@ -603,6 +609,7 @@ def manifest(tmp_path, monkeypatch):
     return tmp_path / "m.jsonl"
 
 
+@pytest.mark.slow
 def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "-o", str(tmp_path / "out.jsonl")]) == 0
     table, err = capsys.readouterr()
@@ -653,6 +660,7 @@ def test_the_command_on_the_demos_clips(manifest, tmp_path, capsys, calls):
     )
 
 
+@pytest.mark.slow
 def test_options_reach_the_model(manifest, tmp_path, capsys):
     (tmp_path / "templates.txt").write_text("a photo of {}\nthere is {}\n")
     (tmp_path / "answers.txt").write_text("a green crescent\na red star\n")
@@ -813,6 +821,7 @@ def test_an_interrupt_leaves_the_previous_output(manifest, tmp_path, monkeypatch
 # Missing packages and long texts
 
 
+@pytest.mark.slow
 def test_captions_are_left_out_without_their_package(manifest, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
     assert cli.main(["evaluate", str(manifest), "--beams", "1", "--json"]) == 0

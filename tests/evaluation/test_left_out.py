@@ -485,6 +485,7 @@ def irregular(tmp_path_factory):
     return {(name, *arguments): line for (name, arguments), line in zip(cases, lines)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
 @pytest.mark.parametrize("name", IRREGULAR)
 @pytest.mark.parametrize("arguments", IN_PLACE_OF, ids=" ".join)

@@ -225,6 +225,7 @@ def test_tasks_without_a_baseline_do_not_read_the_training_set(model, pictures, 
     assert calls["encode_video"] == 1
 
 
+@pytest.mark.slow
 def test_the_cache_tells_one_mean_from_another(model, pictures, tmp_path, calls):
     for train in None, [ask(pictures[3])], [ask(pictures[4])]:
         evaluate(model, [ask(pictures[0])], ["qa"], train=train, cache=tmp_path / "cache", beams=1)
@@ -333,6 +334,7 @@ def test_the_training_set_has_the_form_of_the_data_set(run, tmp_path):
     assert list(result["details"]["qa"]["by_type"]) == ["descriptive", "descriptive/other"]
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_command_with_their_probabilities(run):
     command = ["answer", CLIPS / "single.gif", "a photo of a", "--frames", 2]
     command += ["--weights", embedded_checkpoint()]  # without its part for questions
@@ -364,6 +366,7 @@ def tuned_part(tmp_path):
     return write_tuned(tmp_path / "tuned.safetensors", model)
 
 
+@pytest.mark.slow
 def test_the_command_with_a_classifier(run, tuned_part):
     """No message about the finetuning; the classes, or those of them that are given."""
     command = ["answer", CLIPS / "single.gif", "a green", "--tuned", tuned_part, "--frames", 2]

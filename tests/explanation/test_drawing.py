@@ -72,6 +72,7 @@ def test_many_frames_are_drawn_smaller_and_in_rows(explanation, n, rows):
     assert rows - 1 <= first // side <= rows
 
 
+@pytest.mark.slow
 def test_a_bar_is_as_long_as_the_frames_share(explanation):
     """On one scale in all pictures: a whole frame is a share of 1."""
     half = replace(
@@ -84,6 +85,7 @@ def test_a_bar_is_as_long_as_the_frames_share(explanation):
     assert longest == side // 2
 
 
+@pytest.mark.slow
 def test_a_picture_has_a_legend_and_numbers(explanation):
     """The last line shows the colours; the numbers differ from frame to frame."""
     for picture in (explanation.figure(), explanation.animation()[0]):

@@ -182,6 +182,7 @@ def test_times_can_be_given_to_start(time, text):
     assert time is None or seconds(text) == pytest.approx(time, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".faiss", ".parquet"])
 def test_export_and_import(run, library, tmp_path, suffix):
     if suffix != ".npy":

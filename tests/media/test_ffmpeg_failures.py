@@ -103,6 +103,7 @@ def test_garbage_instead_of_pictures_names_the_file(clip, replace_ffmpeg, output
     assert rejected(clip).startswith(f"{clip}: ")
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize(
     "script",

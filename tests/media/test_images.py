@@ -289,6 +289,7 @@ def has_codec(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_codec("libjxl"), reason="this ffmpeg is built without libjxl")
 def test_jpeg_xl_is_decoded_by_ffmpeg(tmp_path):
     for i, colour in enumerate(COLOURS):
@@ -772,6 +773,7 @@ def test_a_fifo_or_a_device_in_a_folder_is_rejected_and_a_subfolder_is_skipped(t
         read_video(tmp_path, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["a.jpg", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.ppm", "a.ico"]
 )

@@ -235,6 +235,7 @@ def test_ffmpeg_may_wait_for_a_slow_reader(tmp_path, monkeypatch):
     assert i == 5
 
 
+@pytest.mark.slow
 @posix
 def test_a_reader_that_stops_ends_ffmpeg(tmp_path, monkeypatch):
     path = make(tmp_path / "clip.mp4", *H264, source="testsrc2=s=640x480:r=25:d=6")

@@ -86,6 +86,7 @@ VIDEOS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIDEOS)
 def test_frames_equal_those_of_a_full_decode(tmp_path, name):
     frames = assert_exact(make(tmp_path / name, *VIDEOS[name]), 64, 48)
@@ -121,6 +122,7 @@ def test_packets_that_are_not_shown(tmp_path, name):
     assert 20 < len(frames) < count_packets(path)
 
 
+@pytest.mark.slow
 def test_picture_size_that_changes_in_mid_stream(tmp_path):
     """The later frames are scaled to the size of the first, as by ffmpeg."""
     first = make(tmp_path / "first.h264", *H264)
@@ -131,6 +133,7 @@ def test_picture_size_that_changes_in_mid_stream(tmp_path):
     assert len(frames) == 150
 
 
+@pytest.mark.slow
 def test_clip_that_is_damaged_midway(tmp_path):
     """The frames that decode are used."""
     whole = make(tmp_path / "whole.mkv", *LOSSLESS)
@@ -251,6 +254,7 @@ def test_invalid_folders_of_images(tmp_path):
     assert_rejected(tmp_path / "empty", "no videos and no images directly in", "subfolders are not", "give")
 
 
+@pytest.mark.slow
 def test_files_without_video(tmp_path):
     cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=32x32")
     video = make(tmp_path / "video.mp4", *H264)
@@ -300,6 +304,7 @@ def test_killed_ffmpeg_is_reported(tmp_path, monkeypatch):
     assert_rejected(tmp_path / "ffmpeg", "signal 9")
 
 
+@pytest.mark.slow
 @posix
 def test_interrupt_ends_ffmpeg(tmp_path):
     """Ctrl-C reaches only the reader. The script writes its process id and would keep running."""

@@ -215,6 +215,7 @@ def test_a_constant_rate_keeps_the_index_formula(tmp_path, rate, container):
         np.testing.assert_array_equal(read_video(path, num_frames), middle_frames(frames, num_frames))
 
 
+@pytest.mark.slow
 def test_one_decode_is_enough(tmp_path, monkeypatch):
     """The packets predict the time stamps and which frames are not shown: there is no second decode."""
     decodes, decode = [], video._decode
@@ -233,6 +234,7 @@ def test_one_decode_is_enough(tmp_path, monkeypatch):
 # Parts of a clip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filters", [[], UNEVEN])
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 def test_start_and_end(tmp_path, filters, container):
@@ -287,6 +289,7 @@ def test_the_stream_is_the_default_of_ffmpeg(name):
     assert clip.shape == (8, 96, 128, 3) and clip[0, 0, 0].argmax() == 2
 
 
+@pytest.mark.slow
 def test_cover_art_is_ignored(tmp_path):
     """Although it is larger, and a default stream."""
     cover = make(tmp_path / "cover.png", "-frames:v", "1", source="testsrc=s=640x480")

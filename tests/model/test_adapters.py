@@ -147,6 +147,7 @@ def test_factorized_is_as_the_paper_says(model):
     np.testing.assert_allclose(video.latent, mean / np.linalg.norm(mean), atol=1e-12)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 99), st.permutations(range(4)))
 def test_without_positions_the_order_of_frames_is_lost(tiny_model, seed, order):
     """The latent stays, and the caption tokens move with their frames."""

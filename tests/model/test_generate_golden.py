@@ -60,6 +60,7 @@ def test_ids(index):
     assert_golden(index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(0, MODELS, 7))
 def test_ids_without_a_cache(index):
     assert_golden(index, cache=False)

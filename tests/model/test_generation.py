@@ -166,6 +166,7 @@ def test_a_cache_changes_no_logits(tiny_model, dtype):
     assert np.mean(padded) > 0.3
 
 
+@pytest.mark.slow
 @law(20)
 def test_a_batch_of_videos_gives_what_its_parts_give(tiny_model, overrides, seed, data):
     model, rng = talkative_model(tiny_model, overrides, seed, data)
@@ -554,6 +555,7 @@ def fits(counts, probabilities):
     return not counts[~possible].any() and chi_square <= freedom + 5 * np.sqrt(2 * freedom)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -101,6 +101,7 @@ def test_the_tuned_part_is_the_model_that_is_returned(tune, tmp_path):
     assert all(np.array_equal(loaded[name], tuned[name]) for name in tuned)
 
 
+@pytest.mark.slow
 def test_a_whole_checkpoint_needs_no_base(tune, tmp_path):
     for _ in range(2):  # also when the run is repeated
         tuned = unnest(tune(steps=2, whole=True).params)
@@ -108,6 +109,7 @@ def test_a_whole_checkpoint_needs_no_base(tune, tmp_path):
         assert all(np.array_equal(loaded[name], tuned[name]) for name in tuned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tune_name, task",
     [
@@ -131,6 +133,7 @@ def test_nothing_else_is_tuned_and_the_model_stays_as_it_was(tune, model, tune_n
             assert np.array_equal(after[name], array) is not expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune_name", ["lit", "frozen-then-full"])
 def test_some_tensors_of_the_encoder_are_tuned_too(tune, model, tmp_path, tune_name):
     """And they are in the tuned part, which a later tuning without them extends."""
@@ -159,6 +162,7 @@ def test_the_checkpoint_remembers_its_adapter(tune, tmp_path, adapter):
     assert loaded.caption(CLIPS / "pair.gif", 2, beams=1)
 
 
+@pytest.mark.slow
 def test_a_tuned_model_is_tuned_further(tune, model, cache, tmp_path):
     """It keeps the layers that were trained before: with a learning rate of 0 it stays as it is."""
     first = tune(adapter="factorized", positions=True, steps=3)
@@ -263,6 +267,7 @@ def test_captions_of_all_clips_end_without_repetition(tune):
 # Phases, validation, early stopping
 
 
+@pytest.mark.slow
 def test_the_phases_of_frozen_then_full(tune, tmp_path):
     tune(tune="frozen-then-full", steps=5, warmup=1)
     lines = read_log(tmp_path / "run" / "log.jsonl")
@@ -287,6 +292,7 @@ def test_the_model_of_the_best_validation_is_the_result(tune, monkeypatch, tmp_p
     assert (summary["best_step"], summary["validation"], summary["steps"]) == (2, {"loss": 1.0}, 5)
 
 
+@pytest.mark.slow
 def test_the_best_model_may_be_of_the_first_phase(tune, model, monkeypatch, tmp_path):
     fake_validation(monkeypatch, [3.0, 1.0, 2.0, 2.0])
     asked = {"tune": "frozen-then-full", "validate": ENTRIES, "validate_every": 1, "keep": 1}
@@ -303,6 +309,7 @@ def test_validation_comes_at_intervals_and_at_the_end(tune, monkeypatch, tmp_pat
     assert [line["step"] for line in lines if "validation" in line] == [2, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_when_validation_no_longer_improves(tune, monkeypatch, tmp_path):
     fake_validation(monkeypatch, [2.0, 3.0, 1.0, 1.0, 1.5, 0.0])
     tune(steps=9, validate=ENTRIES, validate_every=1, patience=2)
@@ -403,6 +410,7 @@ def test_another_model_in_the_same_folder_is_refused(tune, cache, tmp_path):
         mvc.finetune(tuned, ENTRIES, tmp_path / "run", cache=cache, steps=1, **QUICK)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_bits(tune, tmp_path):
     for folder, seed in ("a", 0), ("b", 0), ("c", 1):
         tune(folder=folder, seed=seed, steps=2)
@@ -413,6 +421,7 @@ def test_the_seed_decides_the_bits(tune, tmp_path):
 # Bad data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "gradient", "weights"])
 def test_what_is_not_finite_stops_the_run_and_keeps_the_last_good_part(tune, monkeypatch, tmp_path, name):
     accumulate, calls, step = loop.accumulate, iter(range(9)), 6 if name == "weights" else 4
@@ -491,6 +500,7 @@ def test_options_without_effect_are_warned_of(tune):
         tune(steps=1, folder="b", also=("visual.conv1",), half=True)
 
 
+@pytest.mark.slow
 def test_it_computes_in_the_models_dtype(cache, tmp_path):
     model = mvc.load(dtype="float64")
     tuned = mvc.finetune(model, ENTRIES, tmp_path / "run", cache=cache, steps=1, **QUICK)
@@ -498,6 +508,7 @@ def test_it_computes_in_the_models_dtype(cache, tmp_path):
     assert state.read_state(tmp_path / "run", 1)[1]["values"].dtype == np.float64
 
 
+@pytest.mark.slow
 def test_a_manifest_may_be_a_path(tune, tmp_path):
     manifest = tmp_path / "manifest.jsonl"
     write_manifest(manifest, ENTRIES)
@@ -550,6 +561,7 @@ def test_too_few_steps_are_an_error_before_a_clip_is_encoded(tune, tmp_path):
 # Progress and plot
 
 
+@pytest.mark.slow
 def test_progress_counts_clips_and_notes_the_loss(tune, model, cache, tmp_path):
     stages = []
 
@@ -576,12 +588,14 @@ def test_progress_counts_clips_and_notes_the_loss(tune, model, cache, tmp_path):
     assert stages[3].total == stages[3].count == 12
 
 
+@pytest.mark.slow
 def test_the_plot_is_drawn_at_the_end(tune, tmp_path):
     pytest.importorskip("matplotlib")
     tune(steps=2, plot=tmp_path / "losses.png", validate=ENTRIES)
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_plot_may_be_in_the_folder_of_the_run(tune, tmp_path):
     pytest.importorskip("matplotlib")
     for _ in range(2):  # again, when the folder is there

@@ -192,6 +192,7 @@ def moved(x):
     return x + 0.1 * np.random.default_rng(1).standard_normal(x.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("form", FORMS)
 def test_reached_is_what_the_losses_depend_on(tiny_model, form, adapter):

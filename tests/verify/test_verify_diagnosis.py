@@ -166,6 +166,7 @@ def test_a_mistake_is_found_in_a_trace_stored_in_a_wider_dtype(port, dtype):
     assert "query 0 is among the caption tokens" in said(report) and f"--dtype {dtype}" in said(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["layer_norm_eps", "layer_norm_unbiased", "tanh_gelu", "quick_gelu"])
 def test_a_small_mistake_is_not_mistaken_for_rounding(port, mistake):
     for dtype in "float64", "float32":
@@ -498,6 +499,7 @@ THREE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", THREE)
 def test_three_faults_get_three_names(port, case):
     for dtype in "float64", "float32":

@@ -229,6 +229,7 @@ def test_a_tuned_part_has_no_caveat(capsys, foreign, tmp_path):
     assert "this checkpoint's vocabulary lacks wooden" in message and "coloured shapes" not in message
 
 
+@pytest.mark.slow
 def test_caveats_of_the_other_commands(capsys, foreign):
     clip = CLIPS / "single.gif"
     for path, known in ((clip, True), (foreign, False)):

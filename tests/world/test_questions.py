@@ -222,6 +222,7 @@ def test_the_canonical_wordings(seed, kind):
         )
 
 
+@pytest.mark.slow
 @kinds
 def test_wordings_differ_and_use_known_words(kind):
     training, held_out = QUESTION_KINDS[kind].training, QUESTION_KINDS[kind].held_out

@@ -51,6 +51,7 @@ def test_files_are_h264_yuv420p_bt709(written):
     )
 
 
+@pytest.mark.slow
 def test_a_seed_determines_every_byte(written, tmp_path):
     """Every byte is the same; more clips begin with the same files."""
     shapes.write_shapes(tmp_path / "fewer", 3, SEED)
@@ -190,6 +191,7 @@ def test_numbers_out_of_range(tmp_path, wrong):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     assert cli.main(["shapes", str(tmp_path / "a"), "--count", "2", "--seed", "7"]) == 0
     out, err = capsys.readouterr()

@@ -149,6 +149,7 @@ def test_object_counts_follow_their_probabilities():
     np.testing.assert_allclose(counts, [0.04, 0.36, 0.38, 0.22], atol=0.04)  # more than 3 standard errors
 
 
+@pytest.mark.slow
 def test_all_shapes_and_colours_are_sampled():
     seen = {o.name for seed in range(2500) for o in scene(seed, 1)[0]}
     assert seen == {(colour, shape) for colour in world.COLOURS for shape in world.SHAPES}
