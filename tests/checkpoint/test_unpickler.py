@@ -340,11 +340,10 @@ def test_a_flipped_byte_is_read_or_refused(tmp_path_factory, file: str, place: f
     data[int(place * len(data))] ^= flip
     path = tmp_path_factory.getbasetemp() / "flipped.pt"
     path.write_bytes(data)
-    try:
+    try:  # a tensor is read when it is used, so the refusal may come then
         read = read_pickle(path)
-    except ValueError as error:
-        assert "\n" not in str(error)
-    else:
         for stored in read.values() if isinstance(read, dict) else ():
             if isinstance(stored, StoredTensor) and np.prod(stored.shape) < 1e6:
                 assert stored.read().shape == stored.shape
+    except ValueError as error:
+        assert "\n" not in str(error)
