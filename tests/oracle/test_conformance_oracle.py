@@ -26,6 +26,8 @@ INPUTS = ("frames", "pixels", "ids")
 # 1.5 times the largest error of open_clip itself, relative to a tensor's largest magnitude:
 # 1.1e-6 in float32, 5.0e-3 in float16, 4.4e-2 in bfloat16.
 ALLOWED = {"float64": 1e-12, "float32": 2e-6, "float16": 7.5e-3, "bfloat16": 6.6e-2}
+# Of the smallest models, whose few numbers cancel more often: 1.2e-6, 6.2e-3 and 0.107.
+SMALLEST = {"float64": 1e-12, "float32": 2e-6, "float16": 9.3e-3, "bfloat16": 0.16}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -104,7 +106,8 @@ def test_the_open_clip_port_agrees(folder, truth, dtype):
     trace = open_clip_coca.trace(folder, truth, dtype)
     assert {x.dtype for name, x in trace.items() if name not in ("frames", "ids")} == {getattr(torch, dtype)}
     found = errors({name: x.double().numpy() for name, x in trace.items()}, truth)
-    assert max(found.values()) < ALLOWED[dtype], found
+    allowed = SMALLEST if folder.parent.name == "smallest" else ALLOWED
+    assert max(found.values()) < allowed[dtype], found
 
 
 @pytest.mark.parametrize("dtype", open_clip_coca.DTYPES)
