@@ -80,7 +80,9 @@ def torch_file(path: Path, weights: Mapping[str, np.ndarray], wrap: bool = False
         stride = tuple(array.strides[i] // array.itemsize for i in range(array.ndim))
         described[name] = tensor(str(key), kind[str(array.dtype)], array.size, 0, array.shape, stride)
     data = program({"epoch": 1, "state_dict": described} if wrap else described)
-    return write_zip(path, data, {str(key): array.data for key, array in enumerate(weights.values())})
+    return write_zip(
+        path, data, {str(key): array.reshape(-1).data for key, array in enumerate(weights.values())}
+    )
 
 
 def safetensors_file(path: Path, weights: Mapping[str, np.ndarray]) -> Path:
