@@ -895,7 +895,7 @@ def test_the_memory_estimate_is_an_upper_bound(tmp_path, monkeypatch, name, fram
 
 @pytest.mark.parametrize("where", ["load", "clip"])
 def test_the_error_for_a_lack_of_memory_does_not_blame_the_image(tmp_path, monkeypatch, where):
-    def fail(*arguments):
+    def fail(*_, **__):
         raise MemoryError
 
     plain().save(tmp_path / "a.png")
