@@ -22,7 +22,7 @@ import costs
 import numpy as np
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import DECODER, TEXT, VISION, parse_config
+from minivideococa.checkpoint.config import DECODER, FACTORIZED, TEXT, VISION, parse_config
 from minivideococa.checkpoint.config import MODEL as MODEL_FIELDS
 from minivideococa.checkpoint.table import parameter_shapes
 from minivideococa.model.ops import layer_norm
@@ -79,7 +79,7 @@ KEYS = {  # of config.json: what they mean
     "vision_cfg.attentional_pool": 'the form of the pooler: true, "parallel" or "cascade"',
     "vision_cfg.attn_pooler_queries": "Q",
     "vision_cfg.attn_pooler_heads": "H of the pooler, and of the second one",
-    "text_cfg.context_length": "L",
+    "text_cfg.context_length": "L; 76 in the released files",
     "text_cfg.vocab_size": "V",
     "text_cfg.layers": "blocks of the unimodal decoder",
     "text_cfg.heads": "H of the unimodal decoder",
@@ -88,6 +88,7 @@ KEYS = {  # of config.json: what they mean
     "text_cfg.correct_cls_mask": "the mask is not shifted",
     "multimodal_cfg.layers": "self blocks, and cross blocks, of the multimodal decoder",
     "multimodal_cfg.heads": "H of the multimodal decoder; F is 4 E",
+    "video_cfg.factorized.heads": "H of the factorized adapter's blocks; F is 4 E",
 }
 LETTERS |= {n * size: f"{n} {LETTERS[size]}" for n in (3, 4) for size in (44, 52)}
 
@@ -186,13 +187,14 @@ def constants() -> str:
 def keys() -> str:
     """Return the table of the keys of config.json, with their defaults."""
     sections = {"": MODEL_FIELDS, "vision_cfg": VISION, "text_cfg": TEXT}
-    sections["multimodal_cfg"] = DECODER
-    lines = ["| key in `model_cfg` | | default |", "|---|---|---|"]
+    sections |= {"multimodal_cfg": DECODER, "video_cfg.factorized": FACTORIZED}
+    lines = ["| key | | default |", "|---|---|---|"]
     for path, meaning in KEYS.items():
         section, _, key = path.rpartition(".")
         default = sections[section][key].default
         shown = "must be there" if default is None or meaning.startswith("the form") else json.dumps(default)
-        lines.append(f"| `{path}` | {meaning} | {shown} |")
+        place = "" if path.startswith("video_cfg") else "model_cfg."
+        lines.append(f"| `{place}{path}` | {meaning} | {shown} |")
     return "\n".join(lines)
 
 
@@ -224,6 +226,7 @@ def tables() -> str:
 
 def row(name: str, shapes: list[str], uses: list[Use]) -> str:
     """Return a tensor's row of the table."""
+    uses = sorted(uses)
     used = [line.link() if line == stage else f"{line.link()} for {stage.link()}" for line, stage in uses]
     code = dict.fromkeys(f"`{line.code().replace('|', '&#124;')}`" for line, _ in uses)
     cells = (f"`{name}`", *shapes, "<br>".join(used), "<br>".join(code))
