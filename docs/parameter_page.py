@@ -2,7 +2,7 @@
 
 python docs/parameter_page.py            # tests/checkpoint/test_parameter_page.py checks it
 
-The formulas are those of docs/parameters.md. The constants come from the configurations, the lines from a
+The formulas are those of docs/parameters.md.in. The constants come from the configurations, the lines from a
 run: a tree of parameters that notes which line of `model/` takes which tensor.
 """
 
@@ -29,7 +29,7 @@ from minivideococa.model.ops import layer_norm
 from minivideococa.model.videococa import VideoCoCa
 
 MODEL = Path(mvc.__file__).parent / "model"
-TEMPLATE = Path(__file__).parent / "parameters.md"
+TEMPLATE = Path(__file__).parent / "parameters.md.in"
 PAGE = MODEL.parent / "checkpoint" / "PARAMETERS.md"
 SHARED = ("ops.py", "transformer.py")  # what all stages use
 MACHINERY = ("hooks.py", "kernels.py")  # only passes arguments on
