@@ -1,6 +1,7 @@
 """Work spread over the workers of a Dask cluster (extra `cluster`), its results in order.
 
     minivideococa evaluate manifest.jsonl --scheduler tcp://host:8786
+    minivideococa index ~/videos -o library --scheduler tcp://host:8786
 
 Dask schedules, moves results and repeats what was lost with a worker. Here is what it does not know: a model
 is loaded once in each worker process, and work is handed out a little ahead of its results, however much
@@ -14,9 +15,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
+
+from . import __version__
 
 TIMEOUT = 10  # seconds, for the scheduler to answer
 AHEAD = 1000  # items that are handed out before the first of them has returned; at most so many results wait
@@ -30,6 +33,13 @@ class Cluster(NamedTuple):
 
     scheduler: str
     load: Callable[[], Any]
+
+    def with_check(self, hash_of: Callable[[Any], str], model_key: str) -> Cluster:
+        """Return the same cluster, where a worker that loads a model of another hash is an error.
+
+        So is one with another version of the package. Both are a ValueError.
+        """
+        return self._replace(load=partial(_load_same, self.load, hash_of, model_key, __version__))
 
 
 def require_distributed() -> None:
@@ -60,7 +70,7 @@ def map_in_order(
         try:
             for item in items:
                 waiting.append(client.submit(_run, load, function, item, pure=False))
-                if len(waiting) == AHEAD:
+                while waiting and (len(waiting) == AHEAD or waiting[0].done()):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -104,3 +114,12 @@ def _run(load: bytes, function: Callable[[Any, Any], Any], item: Any) -> Any:
 @lru_cache(maxsize=1)
 def _loaded(load: bytes) -> Any:
     return pickle.loads(load)()
+
+
+def _load_same(load: Callable[[], Any], hash_of: Callable[[Any], str], model_key: str, version: str) -> Any:
+    if version != __version__:
+        raise ValueError(f"a worker has minivideococa {__version__}, not {version}: install the same")
+    model = load()
+    if hash_of(model) != model_key:
+        raise ValueError("a worker loads other weights than this process: give it the same files")
+    return model

@@ -8,11 +8,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..cache import content_hashes, visual_hash
+from ..cluster import Cluster, map_in_order
 from ..inputs import path_name, why_unreadable
 from ..media.sampling import RULE, frame_count, seconds
 from ..media.video import files_of, read_timed
@@ -51,6 +53,7 @@ def index(
     adapter: str | None = None,
     dtype: str | None = None,
     prune: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Add the latents of videos to a library, a folder that is made if it does not exist.
@@ -66,6 +69,7 @@ def index(
     num_frames, adapter : as in `VideoCoCa.encode`. Default: those of the library.
     dtype : "float16" or "float32", in which latents are stored. Default: that of the library; float16.
     prune : remove the clips whose files are gone.
+    cluster : where to encode the videos, with the same result. Default: in this process.
     progress : called with the number of videos.
 
     Returns
@@ -78,29 +82,26 @@ def index(
 
     Raises ValueError for an invalid argument, a library of other weights or of another adapter, number of
     frames or dtype, one that another process is writing to, a latent that is not finite, and if there is no
-    clip in the library at the end. Raises OSError if it cannot be written.
+    clip in the library at the end. Raises OSError if it cannot be written, or the cluster does not answer.
     """
     clips = _check_clips(videos)
     facts = facts_for(model, library, num_frames, adapter, dtype)
-    counts, unreadable = Counter(dict.fromkeys(COUNTS, 0)), []
-
-    def leave_out(clip: Clip, error: UnreadableError) -> None:
-        unreadable.append({"video": clip.path, **_part(clip), "why": str(error)})
-
+    counts, failed = Counter(dict.fromkeys(COUNTS, 0)), dict[Clip, UnreadableError]()
     with writing(library, facts) as writer, progress(len(clips), "videos") as update:
         places, saved = Places(writer, counts), time.monotonic()
-        for found in _new_clips(clips, places, leave_out, update):
-            try:
-                row = encode_clip(model, found, facts["frames"], facts["adapter"])
-            except UnreadableError as error:
-                leave_out(found.clip, error)
-                continue
-            writer.add(row)
-            places.add(found)
+        for found, row in _encode_new(model, clips, places, failed, update, cluster):
+            if isinstance(row, UnreadableError):
+                failed[found.clip] = row
+            else:
+                writer.add(row)
+                places.add(found)
+            places.pending.discard(found.key)
+            update(1)
             if time.monotonic() - saved > SAVE_AFTER:
                 writer.commit()
                 saved = time.monotonic()
         places.count_missing(prune)
+    unreadable = [{"video": x.path, **_part(x), "why": str(failed[x])} for x in clips if x in failed]
     if not len(writer.library):
         first = unreadable[0]["why"] if unreadable else f"{os.fspath(library)}: no clip is left in it"
         several = len(unreadable) > 1
@@ -205,22 +206,60 @@ def _stamp(path: str) -> tuple[int, int]:
 # The library
 
 
+def _encode_new(
+    model: VideoCoCa,
+    clips: list[Clip],
+    places: Places,
+    failed: dict[Clip, UnreadableError],
+    update: Callable[[int], object],
+    cluster: Cluster | None,
+) -> Iterator[tuple[Found, Rows | UnreadableError]]:
+    """Yield the clips whose content is not in the library, in order, each with its row or why it has none.
+
+    A clip with the content of one that a cluster is still encoding waits until that one is done.
+    """
+    facts = places.writer.library.facts
+    encode = partial(_encode, num_frames=facts["frames"], adapter=facts["adapter"])
+    while clips:
+        waiting: list[Clip] = []
+        new = _new_clips(clips, places, failed, update, waiting)
+        if cluster is None:
+            yield from (encode(model, found) for found in new)
+        else:
+            yield from map_in_order(cluster.with_check(visual_hash, facts["model"]), encode, new)
+        clips = waiting
+
+
+def _encode(
+    model: VideoCoCa, found: Found, num_frames: int, adapter: str
+) -> tuple[Found, Rows | UnreadableError]:
+    try:
+        return found, encode_clip(model, found, num_frames, adapter)
+    except UnreadableError as error:
+        return found, error
+
+
 def _new_clips(
     clips: Iterable[Clip],
     places: Places,
-    leave_out: Callable[[Clip, UnreadableError], None],
+    failed: dict[Clip, UnreadableError],
     update: Callable[[int], object],
+    waiting: list[Clip],
 ) -> Iterator[Found]:
-    """Yield the clips whose content is not in the library. `update` counts those that are finished."""
+    """Yield the clips that are to be encoded. `update` counts the others, except those that are `waiting`."""
     for clip in clips:
+        found = None
         try:
             found = places.look_up(clip)
         except UnreadableError as error:
-            leave_out(clip, error)
+            failed[clip] = error
+        if not found:
+            update(1)
+        elif found.key in places.pending:
+            waiting.append(clip)
         else:
-            if found:
-                yield found
-        update(1)
+            places.pending.add(found.key)
+            yield found
 
 
 class Places:
@@ -230,6 +269,7 @@ class Places:
         self.writer, self.counts = writer, counts
         self.by_key: dict[bytes, Found] = {}
         self.by_clip: dict[Clip, Found] = {}
+        self.pending: set[bytes] = set()  # the keys of clips that are being encoded
         for shard in writer.library.shards:
             rows = writer.library.rows(shard)
             for clip, key, stamp in zip(clips_of(rows), keys_of(rows), rows["stamp"].tolist(), strict=True):
