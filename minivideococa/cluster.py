@@ -84,15 +84,26 @@ def map_in_order(
 
 def _connect(address: str) -> Any:
     """Return a client of the scheduler at an address. Raises ValueError or OSError if there is none."""
-    from distributed import Client
+    import asyncio
 
-    # a client that could not connect cannot be closed either, and would print that
-    quiet: Any = type("Client", (Client,), {"__del__": lambda self: None})
+    import distributed
+
+    client_class: Any = distributed.Client
+
+    class Bounded(client_class):  # type: ignore[misc]
+        async def _ensure_connected(self, timeout: float | None = None) -> None:
+            # Dask itself waits for whatever accepts its connection to answer, however long that takes
+            await asyncio.wait_for(super()._ensure_connected(timeout), timeout)
+
+        def __del__(self) -> None:
+            """Do nothing: a client that could not connect cannot be closed either, and would print that."""
+
     try:
-        client = quiet(address, timeout=TIMEOUT, set_as_default=False)
+        client = Bounded(address, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
+        reason = str(error) or f"it does not answer within {TIMEOUT:g} s"
         raise type(error)(
-            f"{address}: no Dask scheduler ({error}); give the address that it prints, such as "
+            f"{address}: no Dask scheduler ({reason}); give the address that it prints, such as "
             "tcp://host:8786"
         ) from None
     if not client.scheduler_info()["workers"]:

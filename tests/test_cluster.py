@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -140,6 +141,15 @@ def test_an_address_without_a_scheduler_is_an_error(address, monkeypatch, capfd)
     monkeypatch.setattr(cluster, "TIMEOUT", 0.2)
     with pytest.raises((OSError, ValueError), match=f"^{address}: no Dask scheduler [^\n]*8786$"):
         list(map_in_order(Cluster(address, dict), max, [1]))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_scheduler_that_never_answers_is_an_error(monkeypatch, capfd):
+    monkeypatch.setattr(cluster, "TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"^{address}: no Dask scheduler [^\n]*within 0.1 s[^\n]*8786$"):
+            list(map_in_order(Cluster(address, dict), max, [1]))
     assert "Traceback" not in capfd.readouterr().err
 
 
