@@ -129,12 +129,17 @@ def remembered(folder: Path | None, what: str, states: list[list[Any]], compute:
     known = get_value(folder, key)
     if known is not None and (value := json.loads(known))[0] == states:
         return str(value[1])
-    changed = max(time for *_, modified, changed in states for time in (modified, changed))
-    settled = time.time() - changed / 1e9 > SETTLED
+    settled = are_settled(states)
     computed = compute()
     if settled and file_states(key[2]) == states:
         put_value(folder, key, json.dumps([states, computed]))
     return computed
+
+
+def are_settled(states: list[list[Any]]) -> bool:
+    """Tell whether files have not changed in the last `SETTLED` seconds, so that another change shows."""
+    changed = max(time for *_, modified, changed in states for time in (modified, changed))
+    return time.time() - changed / 1e9 > SETTLED
 
 
 def model_hash(model: VideoCoCa) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cache import content_hashes, visual_hash
+from ..cache import are_settled, content_hashes, file_states, visual_hash
 from ..cluster import Cluster, map_in_order
 from ..inputs import path_name, why_unreadable
 from ..media.sampling import RULE, frame_count, seconds
@@ -37,7 +37,7 @@ class UnreadableError(ValueError):
 
 
 class Found(NamedTuple):
-    """A clip whose content has been read: its key, and the size and the time of change of its files."""
+    """A clip whose content has been read: its key, and the `_stamp` of its files before."""
 
     clip: Clip
     key: bytes
@@ -58,10 +58,11 @@ def index(
 ) -> dict[str, Any]:
     """Add the latents of videos to a library, a folder that is made if it does not exist.
 
-    What is in the library already, by content and part, is not encoded again. A file with the size and the
-    time of change that it had when it was read is taken as unchanged. A file that has moved gets its new
-    path; new content replaces what the same path held before; of several copies the first one counts. Work is
-    saved every minute, so that a run that was killed goes on where it was.
+    What is in the library already, by content and part, is not encoded again. A file with the size, the inode
+    and the times that it had when it was read is taken as unchanged; of any other file the content decides. A
+    file that has moved gets its new path; new content replaces what the same path held before; of several
+    copies the first one counts. Work is saved every minute, so that a run that was killed goes on where it
+    was.
 
     Parameters
     ----------
@@ -164,7 +165,7 @@ def encode_clip(model: VideoCoCa, found: Found, num_frames: int, adapter: str) -
     try:
         frames, times = read_timed(clip.path, num_frames, clip.start, clip.end)
         pixels = model.preprocess(frames)
-        changed = _stamp(clip.path) != found.stamp
+        changed = not _is_there(found)
     except Exception as error:  # decoders raise many kinds
         raise UnreadableError(why_unreadable(clip.path, error)) from None
     if changed:
@@ -198,9 +199,14 @@ def find_clip(clip: Clip, stamp: tuple[int, int]) -> Found:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """Return the size of a video's files, and the latest time of change in ns. Raises as `files_of`."""
-    stats = [os.stat(name) for name in {path, *files_of(path)}]  # a folder's own shows what was renamed in it
-    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+    """Return the size of a video's files, and a hash of their `file_states`. Raises as `files_of`.
+
+    If one has just changed, another change may not show: then it is the time, which no later stamp equals.
+    """
+    states = file_states(sorted({path, *files_of(path)}))  # a folder's own shows what was renamed in it
+    digest = hashlib.sha256(json.dumps(states).encode()).digest()
+    state = int.from_bytes(digest[:8], "big", signed=True) if are_settled(states) else time.time_ns()
+    return sum(size or 0 for _, size, *_ in states), state
 
 
 # The library
@@ -342,7 +348,8 @@ def _readable_stamp(path: str) -> tuple[int, int]:
 def _is_there(found: Found) -> bool:
     """Tell whether a file still has the content that was read."""
     try:
-        return _stamp(found.clip.path) == found.stamp
+        stamp = _stamp(found.clip.path)
+        return stamp == found.stamp or find_clip(found.clip, stamp).key == found.key
     except (OSError, ValueError):
         return False
 
