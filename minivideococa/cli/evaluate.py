@@ -127,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         split=split_name(entries, args.format, args.split),
         train=train,
         cache=stored.folder_of(args),
+        model_key=stored.model_key(args, model),
         cluster=cluster,
         options=options,
         progress=arguments.progress(args),

@@ -308,6 +308,20 @@ def test_weights_are_hashed_once_and_again_when_they_have_changed(run, clips, we
 
 
 @pytest.mark.slow
+def test_evaluate_and_a_search_use_the_hashes_of_weights_that_are_remembered(
+    run, clips, tmp_path, hashed, monkeypatch
+):
+    library = tmp_path / "library"
+    run("index", Path(clips[0]).parent, "-o", library)
+    commands = command("evaluate", clips[0]), ["retrieve", TEXT, "--index", library]
+    first = [run(*arguments) for arguments in commands]
+    for place in "cache.model_hash", "evaluation.tasks.task.model_hash", "cache.visual_hash":
+        monkeypatch.setattr(f"minivideococa.{place}", lambda model: pytest.fail("the weights are hashed"))
+    monkeypatch.setattr("minivideococa.library.find.visual_hash", lambda model: "another")
+    assert [run(*arguments) for arguments in commands] == first
+
+
+@pytest.mark.slow
 def test_a_tuned_part_counts_and_so_does_its_content(run, clips, tmp_path, hashed):
     model, part = mvc.load(), tmp_path / "tuned.safetensors"
     proj = unnest(model.params)["visual.proj"]
