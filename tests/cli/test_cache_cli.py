@@ -22,6 +22,7 @@ from minivideococa.checkpoint.table import unnest
 from minivideococa.checkpoint.tuned import write_tuned
 from minivideococa.demo import CLIPS
 from minivideococa.eviction import keep_frames, list_files
+from minivideococa.tasks import encode_stretches
 
 CLIP_NAMES = ("pair.gif", "single.gif", "split.gif")
 TEXT = "a red ring"
@@ -289,6 +290,30 @@ def test_a_file_that_changes_while_it_is_encoded_is_not_kept(run, clips, encoded
     Path(clips[0]).write_bytes(content)
     run("caption", clips[0])
     assert len(encoded) == 2
+
+
+@pytest.mark.slow
+def test_stretches_are_kept_and_found(run, clips, encoded):
+    stretches = ["caption", clips[0], "--every", "0.5"]
+    first = run(*stretches)
+    count = len(encoded)
+    assert run(*stretches) == first and len(encoded) == count == len(first.splitlines()) > 1
+    run("caption", clips[0], "--start", "0.5", "--end", "1")  # the same part
+    assert len(encoded) == count
+    assert run(*stretches, "--no-cache") == first and len(encoded) == 2 * count
+    other = run("caption", clips[1], "--every", "0.5")
+    shutil.copy(clips[1], clips[0])
+    assert run(*stretches) == other != first
+
+
+def test_stretches_of_a_file_that_changes_are_not_kept(clips, folder):
+    model = mvc.load()
+    options = {"num_frames": 1, "folder": folder, "model_key": "model"}
+    stretches = encode_stretches(model, clips[0], 0.5, **options)
+    next(stretches)
+    os.replace(clips[1], clips[0])
+    assert len(list(stretches)) > 1
+    assert [file.kind for file in list_files(folder)] == ["video"]
 
 
 @pytest.mark.slow
