@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from threading import Lock
 from typing import Any, NamedTuple
@@ -57,29 +58,39 @@ def map_in_order(
 ) -> Iterator[Any]:
     """Yield `function(loaded, item)` for each item, in order. `loaded` is what `cluster.load` returns.
 
-    An item whose worker dies is computed again by another one. Raises what `function` and `load` raise;
-    ValueError without dask.distributed and for an item on which worker after worker dies; OSError if the
-    scheduler does not answer.
+    An item whose worker dies is computed again by another one. What workers warn of is warned of here, each
+    text once. Raises what `function` and `load` raise; ValueError without dask.distributed and for an item on
+    which worker after worker dies; OSError if the scheduler does not answer.
     """
     require_distributed()
     import cloudpickle  # of distributed: it also takes functions of a notebook
     from distributed import KilledWorker
 
-    load, waiting = cloudpickle.dumps(cluster.load), deque[Any]()
+    load, waiting, warned = cloudpickle.dumps(cluster.load), deque[Any](), set[str]()
     with _connect(cluster.scheduler) as client:
         try:
             for item in items:
                 waiting.append(client.submit(_run, load, function, item, pure=False))
                 while waiting and (len(waiting) == AHEAD or waiting[0].done()):
-                    yield waiting.popleft().result()
+                    yield _result(waiting.popleft(), warned)
             while waiting:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft(), warned)
         except KilledWorker:
             raise ValueError(
                 f"{cluster.scheduler}: worker after worker died, perhaps for want of memory"
             ) from None
         except CancelledError:
             raise OSError(f"{cluster.scheduler}: the scheduler no longer answers") from None
+
+
+def _result(future: Any, warned: set[str]) -> Any:
+    """Return the result of a task, after the warnings in it that are not in `warned` yet."""
+    result, texts = future.result()
+    for text in dict.fromkeys(texts):
+        if text not in warned:
+            warned.add(text)
+            warnings.warn(text, stacklevel=3)
+    return result
 
 
 def _connect(address: str) -> Any:
@@ -114,12 +125,32 @@ def _connect(address: str) -> Any:
 # In the workers
 
 _lock = Lock()  # a worker may have several threads
+_texts: ContextVar[list[str] | None] = ContextVar("texts", default=None)  # of the warnings in a task
+_show = warnings.showwarning
 
 
-def _run(load: bytes, function: Callable[[Any, Any], Any], item: Any) -> Any:
-    with _lock:
-        loaded = _loaded(load)
-    return function(loaded, item)
+def _run(load: bytes, function: Callable[[Any, Any], Any], item: Any) -> tuple[Any, list[str]]:
+    """Return the result, and the texts of the warnings. `catch_warnings` is not for several threads."""
+    texts: list[str] = []
+    token = _texts.set(texts)
+    try:
+        with _lock:
+            if warnings.showwarning is not _note:
+                warnings.showwarning = _note
+                warnings.simplefilter("always", UserWarning)
+            loaded = _loaded(load)
+        return function(loaded, item), texts
+    finally:
+        _texts.reset(token)
+
+
+def _note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Note a warning of a task; show any other one."""
+    texts = _texts.get()
+    if texts is None or not issubclass(category, UserWarning):
+        _show(message, category, *where, **more)
+    else:
+        texts.append(str(message))
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -134,6 +135,24 @@ def test_errors_of_the_work_are_raised(local):
         list(map_in_order(Cluster(address, dict), fail, [1]))
     with pytest.raises(OSError, match="^no weights$"):
         list(map_in_order(Cluster(address, unloadable), fail, [1]))
+
+
+def test_each_warning_of_the_workers_is_shown_once_a_run(local):
+    def load():
+        warnings.warn("the model is odd", stacklevel=2)
+
+    def warn(_, item):
+        warnings.warn(f"item {item % 2} is odd", stacklevel=2)
+
+    for i in range(2):  # the same workers
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            list(map_in_order(Cluster(local.scheduler_address, load), warn, range(6)))
+        texts = [str(warning.message) for warning in caught]
+        if i == 0:  # a worker that had no item yet may load the model in the second run
+            assert texts.pop(0) == "the model is odd"
+        assert sorted({*texts} - {"the model is odd"}) == ["item 0 is odd", "item 1 is odd"]
+        assert len({*texts}) == len(texts)
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "foo://host:1"])
