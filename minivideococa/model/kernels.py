@@ -298,8 +298,8 @@ def map_distinct(
     A trace computes all frames. Where the number of frames at a time makes `matmul` or BLAS sum in another
     order, the results differ in rounding, as between numbers of threads.
     """
-    first, which = np.unique(first_equal(x), return_inverse=True)
-    if tracing() or len(first) == len(x):
+    first, which = np.unique(range(len(x)) if tracing() else first_equal(x), return_inverse=True)
+    if len(first) == len(x):
         return map_frames(function, x, batch, progress)
     results = map_frames(function, x[first], batch, progress)
     if progress:
