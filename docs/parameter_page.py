@@ -22,7 +22,7 @@ import costs
 import numpy as np
 
 import minivideococa as mvc
-from minivideococa.checkpoint.config import DECODER, FACTORIZED, TEXT, VISION, parse_config
+from minivideococa.checkpoint.config import DECODER, FACTORIZED, PREPROCESS, TEXT, VIDEO, VISION, parse_config
 from minivideococa.checkpoint.config import MODEL as MODEL_FIELDS
 from minivideococa.checkpoint.table import parameter_shapes
 from minivideococa.model.ops import layer_norm
@@ -88,6 +88,9 @@ KEYS = {  # of config.json: what they mean
     "text_cfg.correct_cls_mask": "the mask is not shifted",
     "multimodal_cfg.layers": "self blocks, and cross blocks, of the multimodal decoder",
     "multimodal_cfg.heads": "H of the multimodal decoder; F is 4 E",
+    "preprocess_cfg.mean": "mean of the pixels, by channel",
+    "preprocess_cfg.std": "their standard deviation",
+    "video_cfg.adapter": '"attentional" or "factorized"',
     "video_cfg.factorized.heads": "H of the factorized adapter's blocks; F is 4 E",
 }
 LETTERS |= {n * size: f"{n} {LETTERS[size]}" for n in (3, 4) for size in (44, 52)}
@@ -187,13 +190,14 @@ def constants() -> str:
 def keys() -> str:
     """Return the table of the keys of config.json, with their defaults."""
     sections = {"": MODEL_FIELDS, "vision_cfg": VISION, "text_cfg": TEXT}
-    sections |= {"multimodal_cfg": DECODER, "video_cfg.factorized": FACTORIZED}
+    sections |= {"multimodal_cfg": DECODER, "preprocess_cfg": PREPROCESS}
+    sections |= {"video_cfg": VIDEO, "video_cfg.factorized": FACTORIZED}
     lines = ["| key | | default |", "|---|---|---|"]
     for path, meaning in KEYS.items():
         section, _, key = path.rpartition(".")
         default = sections[section][key].default
-        shown = "must be there" if default is None or meaning.startswith("the form") else json.dumps(default)
-        place = "" if path.startswith("video_cfg") else "model_cfg."
+        shown = "must be there" if default is None or key == "attentional_pool" else json.dumps(default)
+        place = "" if section.startswith(("preprocess_cfg", "video_cfg")) else "model_cfg."
         lines.append(f"| `{place}{path}` | {meaning} | {shown} |")
     return "\n".join(lines)
 
