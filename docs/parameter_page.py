@@ -90,7 +90,7 @@ KEYS = {  # of config.json: what they mean
     "multimodal_cfg.heads": "H of the multimodal decoder; F is 4 E",
     "preprocess_cfg.mean": "mean of the pixels, by channel",
     "preprocess_cfg.std": "their standard deviation",
-    "video_cfg.adapter": '"attentional" or "factorized"',
+    "video_cfg.adapter": '"attentional" or "factorized"; the walkthrough has "mean" and "joint"',
     "video_cfg.factorized.heads": "H of the factorized adapter's blocks; F is 4 E",
 }
 LETTERS |= {n * size: f"{n} {LETTERS[size]}" for n in (3, 4) for size in (44, 52)}
