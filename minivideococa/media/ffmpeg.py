@@ -36,7 +36,7 @@ class Running:
         self._report, self._limit = report, limit
         self.paused, self.reported, self.finished, self.fault = False, False, False, ""
         self._messages: list[str] = []
-        self._size, self._ended = 0, threading.Event()
+        self._size, self._ended, self._starting = 0, threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=f, daemon=True) for f in (self._read_log, self._watch)]
 
     @property
@@ -54,18 +54,18 @@ class Running:
         """Run ffmpeg, read standard error from now on, and kill ffmpeg if it is stuck. Raises OSError."""
 
         def run() -> None:
-            self.process = subprocess.Popen(
-                command, stdin=file, stdout=output, stderr=subprocess.PIPE, start_new_session=True
-            )
-            if self._ended.is_set():
-                self.kill()
+            with self._starting:
+                if not self._ended.is_set():
+                    self.process = subprocess.Popen(
+                        command, stdin=file, stdout=output, stderr=subprocess.PIPE, start_new_session=True
+                    )
+                    for thread in self._threads:
+                        thread.start()
 
         # In the main thread a Ctrl-C could come when ffmpeg runs and `process` is not set: nothing would end
-        # it. So another thread starts it, and kills it if `kill` has come before.
+        # it. `kill` waits for the thread that starts it.
         with ThreadPoolExecutor(1) as executor:
             executor.submit(run).result()
-        for thread in self._threads:
-            thread.start()
 
     def wait(self) -> int:
         """Wait until ffmpeg and its reports have ended. Return the exit status."""
@@ -77,17 +77,17 @@ class Running:
     def kill(self) -> None:
         """Kill ffmpeg and its process group: if it is a wrapper script, its child holds the pipe open."""
         self._ended.set()
-        if self.process and os.name == "posix":
-            with suppress(ProcessLookupError, PermissionError):  # it has ended
+        with self._starting, suppress(ProcessLookupError, PermissionError):  # it has ended
+            if self.process and os.name == "posix":
                 os.killpg(self.process.pid, signal.SIGKILL)
-        elif self.process:
-            self.process.kill()
+            elif self.process:
+                self.process.kill()
 
     def stop(self) -> None:
         """Wait until the threads and ffmpeg have ended, and close the pipes."""
         self._ended.set()
         for thread in self._threads:
-            if thread.is_alive():  # a Ctrl-C may come while it starts
+            if thread.is_alive():  # and has been started
                 thread.join()
         if self.process:
             with self.process:

@@ -46,7 +46,7 @@ NOTHING_WRITTEN = {"answer", "cache", "classify", "retrieve"}  # but for the cac
 ONE_FILE = {name for name, (out, _) in WRITING.items() if "." in out}
 
 READING = {
-    "answer": f"{{film}} there --no-cache {QUICK}",
+    "answer": "{film} there --no-cache --frames 1",
     "caption": f"{{film}} --no-cache {QUICK}",
     "caption stretches": f"{{film}} --every 1s --no-cache {QUICK} -o {{out}}.srt",
     "classify": "{film} --labels ring,star --no-cache --frames 1",

@@ -209,6 +209,8 @@ def kill_and_repeat(name: str, moments: int, seed: int, work: Path) -> int:
         writing += bool(unfinished(folder))
         left = command.contents(folder)
         assert left.items() <= expected.items(), f"{moment}: {differing(left, expected)} are not whole"
+        if name == "convert" and left == expected:  # it does not write over a checkpoint
+            continue
         assert children.wait(children.start(arguments)) == 0, f"{moment}: the repeated command fails"
         again = command.contents(folder)
         assert again == expected, f"{moment}: {differing(again, expected)} differ after the repeated command"
