@@ -87,7 +87,7 @@ class Running:
         """Wait until the threads and ffmpeg have ended, and close the pipes."""
         self._ended.set()
         for thread in self._threads:
-            if thread.is_alive():  # and has been started
+            if thread.is_alive():  # it may never have been started
                 thread.join()
         if self.process:
             with self.process:
