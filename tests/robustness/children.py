@@ -40,3 +40,8 @@ def has_ended(child: int) -> bool:
 def wait(child: int) -> int:
     """Wait for a child process. Return its exit status; that of a killed one is negative."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def page(**_: object) -> str:
+    """Return a text in place of the page of `demo`, which takes seconds to compute."""
+    return 10_000 * "page"

@@ -2,14 +2,21 @@
 
 import commands
 import pytest
+from children import page
 
-from minivideococa import cli
+from minivideococa import cli, demo
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
     """The folder of what the commands read."""
     return commands.make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(autouse=True)
+def quick_demo(monkeypatch):
+    """Take another text for the page of `demo`, which takes seconds to compute."""
+    monkeypatch.setattr(demo, "page", page)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from commands import NOTHING_WRITTEN, ONE_FILE, PICTURES, WRITING, files, writin
 from library_contents import contents
 from platforms import posix
 
-from minivideococa import cli, demo
+from minivideococa import cli
 
 resource = pytest.importorskip("resource", reason="needs POSIX: limits of a process")
 pytestmark = [posix, pytest.mark.slow]
@@ -40,12 +40,6 @@ def disk(tmp_path):
         pytest.skip("a small disk can be mounted by root alone, and not in every container")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.fixture(autouse=True)
-def quick_demo(monkeypatch):
-    """Take another text for the page of `demo`, which takes seconds to compute."""
-    monkeypatch.setattr(demo, "page", lambda **_: 10_000 * "page")
 
 
 def fill(disk, room):

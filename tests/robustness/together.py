@@ -14,11 +14,13 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  
 
 import children
 
+from minivideococa import demo
+
 
 def main() -> None:
     """Run the jobs, each in two processes."""
     folder = Path(sys.argv[1])
-    results = {}
+    demo.page, results = children.page, {}
     for job in json.load(sys.stdin):
         errors = [folder / "first", folder / "second"]
         both = [children.start(job["arguments"], path) for path in errors]
