@@ -13,7 +13,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,19 @@ def video_key(
     The content of the video counts, not its place; `folder` is where hashes are remembered. Raises as
     `content_hashes`.
     """
+    return _video_key(model_key, content_hashes(video, folder), num_frames, adapter, start, end)
+
+
+def _video_key(
+    model_key: str | None,
+    hashes: list[list[str]],
+    num_frames: int,
+    adapter: str,
+    start: float | None,
+    end: float | None,
+) -> list[Any]:
     part = [None if time is None else float(time) for time in (start, end)]
-    return ["video", model_key, content_hashes(video, folder), num_frames, adapter, RULE, *part]
+    return ["video", model_key, hashes, num_frames, adapter, RULE, *part]
 
 
 def content_hashes(video: str | os.PathLike[str], folder: Path | None = None) -> list[list[str]]:
@@ -129,12 +140,17 @@ def remembered(folder: Path | None, what: str, states: list[list[Any]], compute:
     known = get_value(folder, key)
     if known is not None and (value := json.loads(known))[0] == states:
         return str(value[1])
-    changed = max(time for *_, modified, changed in states for time in (modified, changed))
-    settled = time.time() - changed / 1e9 > SETTLED
+    settled = are_settled(states)
     computed = compute()
     if settled and file_states(key[2]) == states:
         put_value(folder, key, json.dumps([states, computed]))
     return computed
+
+
+def are_settled(states: list[list[Any]]) -> bool:
+    """Tell whether files have not changed in the last `SETTLED` seconds, so that another change shows."""
+    changed = max(time for *_, modified, changed in states for time in (modified, changed))
+    return time.time() - changed / 1e9 > SETTLED
 
 
 def model_hash(model: VideoCoCa) -> str:
@@ -205,6 +221,34 @@ def cached_video(
     elif progress:
         progress(num_frames)
     return encoded
+
+
+def cached_stretches(
+    model: VideoCoCa,
+    video: str | os.PathLike[str],
+    stretches: Iterable[tuple[float, float, Array]],
+    num_frames: int,
+    adapter: str | None = None,
+    *,
+    folder: Path | None,
+    model_key: str | None,
+) -> Iterator[tuple[float, float, Video]]:
+    """Encode stretches (start, end, frames) of a video file, unless the cache has these parts of it.
+
+    The file is hashed once, and nothing is kept from the moment on when it changes. Raises as
+    `VideoCoCa.encode`.
+    """
+    adapter = model.config.check_adapter(adapter)
+    states = file_states([video])
+    hashes = content_hashes(video, folder) if folder else []
+    for start, end, frames in stretches:
+        key = _video_key(model_key, hashes, num_frames, adapter, start, end)
+        encoded = get_video(folder, key)
+        if encoded is None:
+            encoded = model.encode(frames, adapter=adapter)
+            if file_states([video]) == states:
+                put(folder, key, vars(encoded))
+        yield start, end, encoded
 
 
 def get_video(folder: Path | None, key: list[Any]) -> Video | None:

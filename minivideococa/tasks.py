@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -579,12 +580,19 @@ def encode_stretches(
     end: Time = None,
     adapter: str | None = None,
     progress: Progress = no_progress,
+    *,
+    folder: Path | None = None,
+    model_key: str | None = None,
 ) -> Iterator[tuple[float, float, Video]]:
-    """Yield (start, end, encoded video) for each stretch of a video, see `caption_stretches`."""
+    """Yield (start, end, encoded video) for each stretch of a video, see `caption_stretches`.
+
+    `folder` is a cache, whose stretches are not encoded again; `model_key` is the model's `cache.model_hash`.
+    """
+    from .cache import cached_stretches
     from .media.stretches import read_stretches
 
     stretches = read_stretches(video, every, num_frames, start, end, progress)
-    return ((start, end, model.encode(frames, adapter=adapter)) for start, end, frames in stretches)
+    return cached_stretches(model, video, stretches, num_frames, adapter, folder=folder, model_key=model_key)
 
 
 def caption_encoded(

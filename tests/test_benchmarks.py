@@ -17,13 +17,16 @@ if os.name != "posix":
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import compare
+import models
 import race
 import search
 import train_step
+import verify_trace
 from encoder import flops
 from generate import step_weights
 
 from minivideococa.checkpoint.config import parse_config
+from minivideococa.checkpoint.folder import embedded_checkpoint
 from minivideococa.checkpoint.table import parameter_shapes
 from minivideococa.library import read_library, search_latents, store
 
@@ -152,3 +155,13 @@ def test_private_memory_is_measured():
         filled = np.ones(4_000_000)
         time.sleep(0.1)
     assert filled.nbytes * 0.9 < max(found) - before < filled.nbytes * 1.5
+
+
+@pytest.mark.slow
+def test_the_trace_that_is_verified_is_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "tune", lambda: None)
+    monkeypatch.setattr(verify_trace, "tune", lambda: None)
+    monkeypatch.setattr(verify_trace, "TEXT", "a red ring moves left")
+    shutil.copytree(embedded_checkpoint(), tmp_path / models.CHECKPOINT)
+    verify_trace.write(str(tmp_path))()
+    assert verify_trace.verify(str(tmp_path))()["compared"] > 10

@@ -33,12 +33,12 @@ REFERENCE = [path for path in MODEL if path.stem not in APART]
 
 # The rooms of the package, from the bottom to the top: a room imports only rooms below it. The modules of the
 # ground floor know nothing of the package; `data` holds no code.
-GROUND = {"answers", "cluster", "eviction", "resources", "inputs", "output", "progress", "style", "terminal"}
+GROUND = {"answers", "eviction", "resources", "inputs", "output", "progress", "style", "terminal"}
 FLOORS = [
     {"model"},
     {"media"},
     {"checkpoint"},
-    {"cache", "question_head"},
+    {"cache", "cluster", "question_head"},
     {"tasks"},
     {"library"},
     {"evaluation", "verify"},

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..output import resolve_output
-from . import arguments, messages, stored, videos
+from . import arguments, messages, scheduler, stored, videos
 
 if TYPE_CHECKING:
-    from ..cluster import Cluster
     from ..evaluation import Entry
 
 
@@ -80,13 +77,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         "figures, for which pycocoevalcap runs Java (default: words)",
     )
     stored.add_cache(parser)
-    parser.add_argument(
-        "--scheduler",
-        type=arguments.text,
-        metavar="ADDRESS",
-        help="encode videos and generate texts on the workers of the Dask cluster whose scheduler has this "
-        "address, such as tcp://host:8786; they need the same files and weights at the same paths",
-    )
+    scheduler.add_scheduler(parser, "encode videos and generate texts")
     arguments.add_output(
         parser,
         "FILE",
@@ -101,7 +92,6 @@ def add_arguments(parser: arguments.Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the metrics, and write the predictions to --output."""
-    from ..cluster import require_distributed
     from ..evaluation import evaluate, report, split_name, write_predictions
     from ..evaluation.run import choose_tasks
     from ..media.video import files_of
@@ -118,8 +108,7 @@ def run(args: argparse.Namespace) -> int:
     videos.try_each([str(entry.video) for entry in entries], files_of)  # before the weights
     chosen = [task.name for task in choose_tasks(tasks, entries)]
     warn_of_unused(args, chosen)
-    if args.scheduler:
-        require_distributed()
+    cluster = scheduler.cluster_of(args)
     model = arguments.load_model(args)
     given = [options.prompt, *(answers or []), *(templates or [] if args.templates_file else [])]
     messages.refuse_unknown_words(args, model, given)
@@ -138,7 +127,8 @@ def run(args: argparse.Namespace) -> int:
         split=split_name(entries, args.format, args.split),
         train=train,
         cache=stored.folder_of(args),
-        cluster=cluster_of(args),
+        model_key=stored.model_key(args, model),
+        cluster=cluster,
         options=options,
         progress=arguments.progress(args),
     )
@@ -156,18 +146,6 @@ def run(args: argparse.Namespace) -> int:
     finally:  # metrics are printed although the predictions cannot be written
         messages.print_result(args, report(result).split("\n"), {"manifest": args.manifest, **result})
     return 3 if result["unreadable"] else 0
-
-
-def cluster_of(args: argparse.Namespace) -> Cluster | None:
-    """Return the cluster of --scheduler, whose workers load --weights and --tuned; None without it."""
-    from ..checkpoint import load
-    from ..cluster import Cluster
-
-    def place(path: str | None) -> str | None:
-        return os.path.abspath(path) if path and os.path.exists(path) else path
-
-    loaded = partial(load, place(args.weights), tuned=place(args.tuned))
-    return Cluster(args.scheduler, loaded) if args.scheduler else None
 
 
 def warn_of_unused(args: argparse.Namespace, tasks: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import arguments, messages, videos
+from . import arguments, messages, scheduler, videos
 
 if TYPE_CHECKING:
     from ..library import Clip
@@ -60,6 +60,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         choices=DTYPES,
         help="the numbers that are stored (default: float16, or those of the library)",
     )
+    scheduler.add_scheduler(parser, "encode videos")
     arguments.add_json(parser)
     arguments.add_weights(parser)
     arguments.add_frames(parser, None, ", or that of the library")
@@ -89,8 +90,9 @@ def run_index(args: argparse.Namespace) -> int:
 
     clips, failed = clips_of(args)
     require_place(args.output)  # before the weights
+    cluster = scheduler.cluster_of(args)
     model = arguments.load_model(args)
-    result = index(model, clips, args.output, prune=args.prune, **options(args))
+    result = index(model, clips, args.output, prune=args.prune, cluster=cluster, **options(args))
     left_out = [{"video": path, "why": why} for path, why in failed.items()] + result["unreadable"]
     for clip in left_out:
         messages.say(args, f"left out: {clip['why']}")
@@ -106,7 +108,7 @@ def run_import(args: argparse.Namespace) -> int:
 
     regular_file(args.source, "give a file of vectors")
     require_place(args.output)
-    warn_of_unused(args, ("prune",), "for an import")
+    warn_of_unused(args, ("prune", "scheduler"), "for an import")
     model = arguments.load_model(args)
     print_counts(args, import_vectors(model, args.source, args.output, **options(args)))
     return 0
@@ -116,7 +118,8 @@ def run_export(args: argparse.Namespace) -> int:
     """Export the vectors of a library."""
     from ..library import export_vectors
 
-    warn_of_unused(args, ("prune", "dtype", "weights", "tuned", "frames", "adapter"), "for an export")
+    unused = ("prune", "dtype", "scheduler", "weights", "tuned", "frames", "adapter")
+    warn_of_unused(args, unused, "for an export")
     count = export_vectors(args.source, args.output, progress=arguments.progress(args))
     data = {"library": args.source, "clips": count, "file": args.output}
     messages.print_result(args, [f"{count} vectors of {args.source} in {args.output}"], data)

@@ -128,7 +128,8 @@ def run_search(args: argparse.Namespace) -> int:
     if not query_is_video:
         messages.refuse_unknown_words(args, model, [args.text])
     query: Any = videos.encode_with_bar(args, model, args.text) if query_is_video else args.text
-    hits = search(model, query, args.index, args.top or TOP)
+    key = stored.visual_key(args, model)
+    hits = search(model, query, args.index, args.top or TOP, model_key=key)
     messages.warn_of_limits(args, model, [] if query_is_video else [args.text])
     w = width([hit.cosine for hit in hits])
     messages.print_result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from ..model.videococa import VideoCoCa
     from ..progress import Update
 
-_keys: WeakKeyDictionary[VideoCoCa, str] = WeakKeyDictionary()  # of models, computed once a process
+# of models: their hashes by what is hashed, computed once a process
+_keys: WeakKeyDictionary[VideoCoCa, dict[str, str]] = WeakKeyDictionary()
 
 
 def add_cache(parser: arguments.Parser) -> None:
@@ -53,15 +55,29 @@ def folder_of(args: argparse.Namespace) -> Path | None:
 
 def model_key(args: argparse.Namespace, model: VideoCoCa) -> str:
     """Return the hash of a model, which is remembered as long as its files do not change."""
-    from ..cache import model_hash, remembered
+    from ..cache import model_hash
 
-    if model not in _keys:
-        states, folder = arguments.FILE_STATES.get(model), folder_of(args)
-        what = f"model in {model.dtype}"
-        _keys[model] = (
-            remembered(folder, what, states, lambda: model_hash(model)) if states else model_hash(model)
-        )
-    return _keys[model]
+    return _remembered(args, model, "model", model_hash)
+
+
+def visual_key(args: argparse.Namespace, model: VideoCoCa) -> str:
+    """Return the hash of what the latents of videos depend on, which is remembered as that of the model."""
+    from ..cache import visual_hash
+
+    return _remembered(args, model, "image side", visual_hash)
+
+
+def _remembered(
+    args: argparse.Namespace, model: VideoCoCa, what: str, hash_of: Callable[[VideoCoCa], str]
+) -> str:
+    from ..cache import remembered
+
+    keys = _keys.setdefault(model, {})
+    if what not in keys:
+        states = arguments.FILE_STATES.get(model)
+        name, compute = f"{what} in {model.dtype}", partial(hash_of, model)
+        keys[what] = remembered(folder_of(args), name, states, compute) if states else compute()
+    return keys[what]
 
 
 def encode(args: argparse.Namespace, model: VideoCoCa, path: str, update: Update) -> Video:

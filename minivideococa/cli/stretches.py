@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import arguments, messages, videos
+from . import arguments, messages, stored, videos
 
 if TYPE_CHECKING:
     from ..model.config import Video
@@ -110,6 +110,7 @@ def _captioned(
 
     if path in failed:
         return
+    folder = stored.folder_of(args)
     stretches = caption_encoded(
         model,
         encode_stretches(
@@ -121,6 +122,8 @@ def _captioned(
             end=args.end,
             adapter=args.adapter,
             progress=arguments.progress(args),
+            folder=folder,
+            model_key=stored.model_key(args, model) if folder else None,
         ),
         options,
     )

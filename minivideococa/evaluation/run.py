@@ -47,6 +47,7 @@ def evaluate(
     split: str | None = None,
     train: Iterable[Entry] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    model_key: str | None = None,
     cluster: Cluster | None = None,
     options: DecodingOptions | None = None,
     progress: Progress = no_progress,
@@ -81,6 +82,7 @@ def evaluate(
         videos with questions that are evaluated.
     cache : a folder for encoded videos and generated texts, which the next run uses; a warning if it cannot
         be written. None: no cache.
+    model_key : what `cache.model_hash` returns for the model, if it is known. Default: it is computed.
     cluster : where to encode the videos and to generate captions and answers, with the same result. Default:
         in this process.
     options, keywords : how to generate, as in `VideoCoCa.generate`. `prompt` and `min_length` apply to
@@ -112,6 +114,8 @@ def evaluate(
         tokenizer,
         folder_for(cache) if cache is not None else None,
     )
+    if model_key is not None:
+        settings.model_key = model_key
     chosen = choose_tasks(tasks, entries)
     if not tasks:
         chosen = _installed(chosen)

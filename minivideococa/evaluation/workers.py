@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import __version__
+from ..cache import model_hash
 from ..cluster import Cluster, map_in_order
 from ..model.config import Video
 from ..model.videococa import VideoCoCa
@@ -51,7 +51,8 @@ def encode_each(
     )
     unloaded = replace(settings, cache=settings.cache and _absolute(settings.cache))
     unloaded.model = None  # type: ignore[assignment]  # until `_load`
-    load = partial(_load, cluster.load, unloaded, settings.model_key, __version__)
+    load = cluster.with_check(model_hash, settings.model_key).load
+    load = partial(_load, load, unloaded, settings.model_key)
     done = map_in_order(Cluster(cluster.scheduler, load), _work, works)
     for clip, (theirs, video, found) in zip(clips, done, strict=True):
         clip.key, clip.latent, settings.found = theirs.key, theirs.latent, found
@@ -69,13 +70,10 @@ def _absolute(path: Path) -> Path:
 # In the workers
 
 
-def _load(load: Callable[[], VideoCoCa], unloaded: Settings, model_key: str, version: str) -> Settings:
-    """Return the settings with the model. Raises ValueError if it, or the package, is another one."""
-    if version != __version__:
-        raise ValueError(f"a worker has minivideococa {__version__}, not {version}: install the same")
+def _load(load: Callable[[], VideoCoCa], unloaded: Settings, model_key: str) -> Settings:
+    """Return the settings with the model, whose hash is known."""
     settings = replace(unloaded, model=load())
-    if settings.model_key != model_key:
-        raise ValueError("a worker loads other weights than this process: give it the same files")
+    settings.model_key = model_key
     return settings
 
 

@@ -8,11 +8,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..cache import content_hashes, visual_hash
+from ..cache import are_settled, content_hashes, file_states, visual_hash
+from ..cluster import Cluster, map_in_order
 from ..inputs import path_name, why_unreadable
 from ..media.sampling import RULE, frame_count, seconds
 from ..media.video import files_of, read_timed
@@ -35,7 +37,7 @@ class UnreadableError(ValueError):
 
 
 class Found(NamedTuple):
-    """A clip whose content has been read: its key, and the size and the time of change of its files."""
+    """A clip whose content has been read: its key, and the `_stamp` of its files before."""
 
     clip: Clip
     key: bytes
@@ -51,14 +53,16 @@ def index(
     adapter: str | None = None,
     dtype: str | None = None,
     prune: bool = False,
+    cluster: Cluster | None = None,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Add the latents of videos to a library, a folder that is made if it does not exist.
 
-    What is in the library already, by content and part, is not encoded again. A file with the size and the
-    time of change that it had when it was read is taken as unchanged. A file that has moved gets its new
-    path; new content replaces what the same path held before; of several copies the first one counts. Work is
-    saved every minute, so that a run that was killed goes on where it was.
+    What is in the library already, by content and part, is not encoded again. A file with the size, the inode
+    and the times that it had when it was read is taken as unchanged; of any other file the content decides. A
+    file that has moved gets its new path; new content replaces what the same path held before; of several
+    copies the first one counts. Work is saved every minute, so that a run that was killed goes on where it
+    was.
 
     Parameters
     ----------
@@ -66,6 +70,7 @@ def index(
     num_frames, adapter : as in `VideoCoCa.encode`. Default: those of the library.
     dtype : "float16" or "float32", in which latents are stored. Default: that of the library; float16.
     prune : remove the clips whose files are gone.
+    cluster : where to encode the videos, with the same result. Default: in this process.
     progress : called with the number of videos.
 
     Returns
@@ -78,29 +83,26 @@ def index(
 
     Raises ValueError for an invalid argument, a library of other weights or of another adapter, number of
     frames or dtype, one that another process is writing to, a latent that is not finite, and if there is no
-    clip in the library at the end. Raises OSError if it cannot be written.
+    clip in the library at the end. Raises OSError if it cannot be written, or the cluster does not answer.
     """
     clips = _check_clips(videos)
     facts = facts_for(model, library, num_frames, adapter, dtype)
-    counts, unreadable = Counter(dict.fromkeys(COUNTS, 0)), []
-
-    def leave_out(clip: Clip, error: UnreadableError) -> None:
-        unreadable.append({"video": clip.path, **_part(clip), "why": str(error)})
-
+    counts, failed = Counter(dict.fromkeys(COUNTS, 0)), dict[Clip, UnreadableError]()
     with writing(library, facts) as writer, progress(len(clips), "videos") as update:
         places, saved = Places(writer, counts), time.monotonic()
-        for found in _new_clips(clips, places, leave_out, update):
-            try:
-                row = encode_clip(model, found, facts["frames"], facts["adapter"])
-            except UnreadableError as error:
-                leave_out(found.clip, error)
-                continue
-            writer.add(row)
-            places.add(found)
+        for found, row in _encode_new(model, clips, places, failed, update, cluster):
+            if isinstance(row, UnreadableError):
+                failed[found.clip] = row
+            else:
+                writer.add(row)
+                places.add(found)
+            places.pending.discard(found.key)
+            update(1)
             if time.monotonic() - saved > SAVE_AFTER:
                 writer.commit()
                 saved = time.monotonic()
         places.count_missing(prune)
+    unreadable = [{"video": x.path, **_part(x), "why": str(failed[x])} for x in clips if x in failed]
     if not len(writer.library):
         first = unreadable[0]["why"] if unreadable else f"{os.fspath(library)}: no clip is left in it"
         several = len(unreadable) > 1
@@ -163,7 +165,7 @@ def encode_clip(model: VideoCoCa, found: Found, num_frames: int, adapter: str) -
     try:
         frames, times = read_timed(clip.path, num_frames, clip.start, clip.end)
         pixels = model.preprocess(frames)
-        changed = _stamp(clip.path) != found.stamp
+        changed = not _is_there(found)
     except Exception as error:  # decoders raise many kinds
         raise UnreadableError(why_unreadable(clip.path, error)) from None
     if changed:
@@ -197,30 +199,73 @@ def find_clip(clip: Clip, stamp: tuple[int, int]) -> Found:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """Return the size of a video's files, and the latest time of change in ns. Raises as `files_of`."""
-    stats = [os.stat(name) for name in {path, *files_of(path)}]  # a folder's own shows what was renamed in it
-    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+    """Return the size of a video's files, and a hash of their `file_states`. Raises as `files_of`.
+
+    If one has just changed, another change may not show: then it is the time, which no later stamp equals.
+    """
+    states = file_states(sorted({path, *files_of(path)}))  # a folder's own shows what was renamed in it
+    digest = hashlib.sha256(json.dumps(states).encode()).digest()
+    state = int.from_bytes(digest[:8], "big", signed=True) if are_settled(states) else time.time_ns()
+    return sum(size or 0 for _, size, *_ in states), state
 
 
 # The library
 
 
+def _encode_new(
+    model: VideoCoCa,
+    clips: list[Clip],
+    places: Places,
+    failed: dict[Clip, UnreadableError],
+    update: Callable[[int], object],
+    cluster: Cluster | None,
+) -> Iterator[tuple[Found, Rows | UnreadableError]]:
+    """Yield the clips whose content is not in the library, in order, each with its row or why it has none.
+
+    A clip with the content of one that a cluster is still encoding waits until that one is done.
+    """
+    facts = places.writer.library.facts
+    encode = partial(_encode, num_frames=facts["frames"], adapter=facts["adapter"])
+    while clips:
+        waiting: list[Clip] = []
+        new = _new_clips(clips, places, failed, update, waiting)
+        if cluster is None:
+            yield from (encode(model, found) for found in new)
+        else:
+            yield from map_in_order(cluster.with_check(visual_hash, facts["model"]), encode, new)
+        clips = waiting
+
+
+def _encode(
+    model: VideoCoCa, found: Found, num_frames: int, adapter: str
+) -> tuple[Found, Rows | UnreadableError]:
+    try:
+        return found, encode_clip(model, found, num_frames, adapter)
+    except UnreadableError as error:
+        return found, error
+
+
 def _new_clips(
     clips: Iterable[Clip],
     places: Places,
-    leave_out: Callable[[Clip, UnreadableError], None],
+    failed: dict[Clip, UnreadableError],
     update: Callable[[int], object],
+    waiting: list[Clip],
 ) -> Iterator[Found]:
-    """Yield the clips whose content is not in the library. `update` counts those that are finished."""
+    """Yield the clips that are to be encoded. `update` counts the others, except those that are `waiting`."""
     for clip in clips:
+        found = None
         try:
             found = places.look_up(clip)
         except UnreadableError as error:
-            leave_out(clip, error)
+            failed[clip] = error
+        if not found:
+            update(1)
+        elif found.key in places.pending:
+            waiting.append(clip)
         else:
-            if found:
-                yield found
-        update(1)
+            places.pending.add(found.key)
+            yield found
 
 
 class Places:
@@ -230,6 +275,7 @@ class Places:
         self.writer, self.counts = writer, counts
         self.by_key: dict[bytes, Found] = {}
         self.by_clip: dict[Clip, Found] = {}
+        self.pending: set[bytes] = set()  # the keys of clips that are being encoded
         for shard in writer.library.shards:
             rows = writer.library.rows(shard)
             for clip, key, stamp in zip(clips_of(rows), keys_of(rows), rows["stamp"].tolist(), strict=True):
@@ -302,7 +348,8 @@ def _readable_stamp(path: str) -> tuple[int, int]:
 def _is_there(found: Found) -> bool:
     """Tell whether a file still has the content that was read."""
     try:
-        return _stamp(found.clip.path) == found.stamp
+        stamp = _stamp(found.clip.path)
+        return stamp == found.stamp or find_clip(found.clip, stamp).key == found.key
     except (OSError, ValueError):
         return False
 

@@ -42,19 +42,21 @@ def search(
     *,
     start: Time = None,
     end: Time = None,
+    model_key: str | None = None,
 ) -> list[Hit]:
     """Return the clips of a library that fit a text or a video best, the best first.
 
     A `str` as the query is a text, anything else a video: give a file as a `pathlib.Path`. `start` and `end`
     select a part of it. The clips' own files are not opened.
 
-    The weights are hashed in every call, to compare them with the library's; `search_latents` takes a latent.
+    The weights are hashed in every call, to compare them with the library's, unless `model_key` is given:
+    what `cache.visual_hash` returns for this model. `search_latents` takes a latent.
 
     Raises ValueError for a library of other weights, a blank text, and as `VideoCoCa.encode` and
     `search_latents`.
     """
     opened = read_library(library)
-    opened.check({"model": visual_hash(model)})
+    opened.check({"model": model_key or visual_hash(model)})
     if model.caveat:
         warnings.warn(model.caveat, stacklevel=2)
     if isinstance(query, str):

@@ -11,7 +11,8 @@ A shard holds rows, one for each clip. Its tensors, for n rows, width E and T fr
     times     [n, T]      when each frame was sampled, in seconds; NaN for a still
     key       [n, 32]     SHA-256 of the clip's content and part
     part      [n, 2]      its start and end in seconds; NaN where none is given
-    stamp     [n, 2]      size and time of change of its files when they were read; -1 if it was imported
+    stamp     [n, 2]      size of its files when they were read, and a hash of their inodes and times; -1 if
+                          it was imported
     path      [bytes]     the absolute paths, one after the other
     path_end  [n]         where each path ends
 

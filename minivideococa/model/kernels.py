@@ -1,12 +1,13 @@
 """Fast NumPy kernels. There are no formulas of the model here: skip this file to learn the architecture.
 
-matmul       matrix products, by the number of rows
-blockwise    row-wise formulas, a few rows at a time
-erf          the error function, which NumPy lacks
-attended     the positions of texts that a latent depends on
-map_frames   frames, spread over the cores
-map_distinct the same, equal frames once
-map_texts    texts, spread over the cores
+matmul           matrix products, by the number of rows
+blockwise        row-wise formulas, a few rows at a time
+erf              the error function, which NumPy lacks
+attended         the positions of texts that a latent depends on
+map_texts        texts, spread over the cores
+share_beginning  what texts begin with, computed once
+map_frames       frames, spread over the cores
+map_distinct     the same, equal frames once
 """
 
 from __future__ import annotations
@@ -197,16 +198,53 @@ def attended(mask: Array) -> Array:
         kept = more
 
 
-def map_texts(
-    function: Callable[[Array], Array], ids: Array, lengths: Array, progress: Callback = None
-) -> Array:
-    """Apply a function of independent texts to ids [B, L], at most BATCH_TEXTS at a time.
+def in_order(ids: Array, lengths: Array) -> Array:
+    """Return the order of texts ids [B, L] that leaves the fewest positions to compute: int64 [B].
 
-    Texts of similar `lengths` [B] are in the same batch, since a batch takes as long as its longest text.
+    A batch takes as long as its longest text, less what its texts begin with: by length, or by beginning.
     """
-    order = np.argsort(lengths, kind="stable")
+
+    def positions(order: Array) -> int:
+        parts = np.split(order, range(BATCH_TEXTS, len(order), BATCH_TEXTS))
+        alike = [int((ids[part] == ids[part[0]]).all(axis=0).argmin()) for part in parts]
+        return sum(len(part) * (lengths[part].max() - n) for part, n in zip(parts, alike, strict=True))
+
+    # the first four ids, which the labels of a template share, and then the length
+    orders = np.argsort(lengths, kind="stable"), np.lexsort((lengths, *ids[:, 3::-1].T))
+    return min(orders, key=positions)
+
+
+def map_texts(
+    function: Callable[[Array], Array], ids: Array, order: Array, progress: Callback = None
+) -> Array:
+    """Apply a function of independent texts to ids [B, L] in this order, at most BATCH_TEXTS at a time."""
     results = map_frames(function, ids[order], BATCH_TEXTS, progress)
     return results[np.argsort(order)]
+
+
+def share_beginning(
+    stack: Callable[[Array, Array, list[dict[str, Array]]], Array],
+    x: Array,
+    mask: Array,
+    ids: Array,
+    blocks: int,
+) -> Array:
+    """Apply a causal stack of blocks to texts x [B, K, E]; return the outputs of the last ones [B, ..., E].
+
+    What all texts begin with is computed once: positions before the last one whose ids [B, K - 1] and
+    mask [B, 1, K, K] are the same. Its keys and values are the cache that each text continues. Fewer than
+    MANY positions are not worth a product of their own.
+    """
+    same = (ids == ids[0]).all(axis=0) & (mask[:, 0, :-1] == mask[0, 0, :-1]).all(axis=(0, 2))
+    shared = int(np.argmin([*same, False]))
+    caches: list[dict[str, Array]] = [{} for _ in range(blocks)]
+    if shared * (len(ids) - 1) < MANY:
+        shared = 0
+    else:
+        stack(x[:1, :shared], mask[:1, :, :shared, :shared], caches)
+        for cache in caches:
+            cache.update((name, np.repeat(kv, len(ids), axis=0)) for name, kv in cache.items())
+    return stack(x[:, shared:], mask[:, :, shared:], caches)
 
 
 # Threads. A matrix product that BLAS spreads over its threads makes them wait for each other, and leaves all
@@ -261,8 +299,8 @@ def map_distinct(
     A trace computes all frames. Where the number of frames at a time makes `matmul` or BLAS sum in another
     order, the results differ in rounding, as between numbers of threads.
     """
-    first, which = np.unique(first_equal(x), return_inverse=True)
-    if tracing() or len(first) == len(x):
+    first, which = np.unique(range(len(x)) if tracing() else first_equal(x), return_inverse=True)
+    if len(first) == len(x):
         return map_frames(function, x, batch, progress)
     results = map_frames(function, x[first], batch, progress)
     if progress:

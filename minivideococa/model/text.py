@@ -8,7 +8,7 @@ import numpy as np
 
 from .config import Array, Callback, Params, TextConfig
 from .hooks import block, record_texts, replaceable, tracing
-from .kernels import attended, map_texts
+from .kernels import attended, in_order, map_texts, share_beginning
 from .ops import layer_norm, normalize
 from .transformer import KVCaches, residual_block
 
@@ -60,18 +60,24 @@ def encode_text(ids: Array, text: Params, config: TextConfig) -> tuple[Array, Ar
 def encode_latents(ids: Array, text: Params, config: TextConfig, progress: Callback = None) -> Array:
     """Encode ids [B, L] -> latents [B, E] alone, as `encode_text`, without the positions that have no effect.
 
-    These are all of the padding but its first position, which the shifted mask leaves visible. A trace
-    records all positions. progress: called with the number of texts just encoded.
+    These are all of the padding but its first position, which the shifted mask leaves visible. What the texts
+    of a batch begin with is computed once. A trace records all positions. progress: called with the number of
+    texts just encoded.
     """
+
+    def stack(x: Array, mask: Array, caches: KVCaches) -> Array:
+        return transformer(x, mask, text, config, caches)
 
     def encode(ids: Array) -> Array:
         mask = attention_mask(ids, config.pad_id, config.correct_cls_mask)
         kept = attended(mask)
-        x = transformer(embed(ids, text)[:, kept], mask[..., kept[:, None], kept], text, config)
+        x, mask = embed(ids, text)[:, kept], mask[..., kept[:, None], kept]
+        x = share_beginning(stack, x, mask, ids[:, kept[:-1]], len(text["transformer"]["resblocks"]))
         return project_class(x[:, -1], text)
 
-    lengths = (ids != config.pad_id).sum(axis=1)
-    return encode_text(ids, text, config)[0] if tracing() else map_texts(encode, ids, lengths, progress)
+    if tracing():
+        return encode_text(ids, text, config)[0]
+    return map_texts(encode, ids, in_order(ids, (ids != config.pad_id).sum(axis=1)), progress)
 
 
 def project_class(x: Array, text: Params) -> Array:

@@ -35,7 +35,8 @@ from .recompute import no_caption_tokens
 from .report import largest_row, typical_row
 from .traces import INPUTS, Trace
 
-MANY_ROWS = 1000  # frame tokens: their largest error is the largest of so many that one sample shows it
+MANY_ROWS = 1000  # frame tokens: their largest error is the largest of so many that one sample shows it,
+# and one of so many tokens alone
 
 Step = Callable[[str, slice, Array], Array]  # a name, frames, their activation -> what to continue from
 ALL = slice(None)
@@ -69,10 +70,18 @@ def exact_run(model: VideoCoCa, tested: Trace, patch: Arrays | None = None) -> A
     return activations
 
 
-def walk(model: VideoCoCa, tested: Trace, step: Step, tokens: Array | None = None) -> Array | None:
+def walk(
+    model: VideoCoCa,
+    tested: Trace,
+    step: Step,
+    tokens: Array | None = None,
+    every: int = 1,
+    fill: Callable[[Array], Array] | None = None,
+) -> Array | None:
     """Run the forward pass; after each activation it continues from what `step` returns.
 
-    The image encoder computes frames in parts, in threads. tokens and the result: as in `forward`.
+    The image encoder computes frames in parts, in threads. tokens and the result: as in `forward`. every:
+    only frames 0, `every`, ... are encoded, and `fill` returns the tokens of all frames from theirs.
     """
 
     def patch(frames: slice) -> dict[str, Operation]:
@@ -81,12 +90,14 @@ def walk(model: VideoCoCa, tested: Trace, step: Step, tokens: Array | None = Non
     def in_parts(transformer: Operation) -> Operation:
         def run(x: Array, visual: Params, config: VisionConfig) -> Array:
             def encode(numbers: Array) -> Array:
-                part = slice(int(numbers[0]), int(numbers[-1]) + 1)
+                part = slice(int(numbers[0]), int(numbers[-1]) + 1, every)
                 with trace(patch(part)):
                     return transformer(x[part], visual, config)
 
             with trace():  # `map_frames` computes all frames at once if they are patched
-                return map_frames(encode, np.arange(len(x)), max(1, BATCH_TOKENS // config.tokens_per_frame))
+                frames, batch = np.arange(0, len(x), every), max(1, BATCH_TOKENS // config.tokens_per_frame)
+                found = map_frames(encode, frames, batch)
+            return fill(found) if fill and len(found) < len(x) else found
 
         return run
 
@@ -100,13 +111,19 @@ def rounding_errors(
     """Return the largest `Difference.rel` that rounding to a dtype causes in each activation in a few runs.
 
     patch: tensors to continue from. exact: what they are compared with. float64's errors are float32's,
-    scaled: our own float64 run is the reference. Of many frame tokens one sample is taken.
+    scaled: our own float64 run is the reference. Of many frame tokens one sample is taken, of some of the
+    frames; the others are given the errors of these.
     """
     run_in = rounded_in(dtype)
     rough, scale = cast(model, run_in), EPSILON[dtype] / EPSILON[run_in]
     errors = {name: [EPSILON[dtype]] for name in exact if name not in ("frames", "ids")}
     typical = {name: typical_row(exact[name]) for name in errors}
-    tokens = None
+    tokens, last = None, f"vision.block.{model.config.vision.layers - 1}"
+    every = 1 if tested.pixels is None else max(1, exact[last][..., 0].size // MANY_ROWS)
+
+    def fill(found: Array) -> Array:
+        right = patch.get(last, exact[last])
+        return (right + np.repeat(found - right[::every], every, axis=0)[: len(right)]).astype(np.float32)
 
     def step(sample: int, name: str, frames: slice, x: Array) -> Array:
         if name in errors:
@@ -117,7 +134,7 @@ def rounding_errors(
 
     for sample in range(SAMPLES):
         with rounding(run_in):
-            tokens = walk(rough, tested, partial(step, sample), tokens)
+            tokens = walk(rough, tested, partial(step, sample), tokens, every, fill)
         if tokens is not None and tokens[..., 0].size < MANY_ROWS:
             tokens = None  # every sample encodes the frames again
         update(1)

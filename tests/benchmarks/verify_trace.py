@@ -13,6 +13,7 @@ from race import Racer, race
 from report import Section, ratio, seconds
 
 FRAMES = 8
+TEXT = "a man is playing the guitar beside a river"
 TRACE = "trace.safetensors"  # beside the checkpoint
 
 
@@ -56,7 +57,7 @@ def write(folder: str) -> Callable[[], None]:
     from minivideococa.verify import write_trace
 
     model = load_minivideococa(folder)
-    ids = model.tokenize(["a man is playing the guitar beside a river"])
+    ids = model.tokenize([TEXT])
 
     def run() -> None:
         with trace() as activations:
@@ -88,7 +89,7 @@ def verify(folder: str) -> Callable[[], dict[str, float]]:
 
     def run() -> dict[str, float]:
         report = verify_file(Path(folder) / TRACE, Path(folder) / CHECKPOINT)
-        if not report.right:
+        if not report.ok:
             raise RuntimeError(text(report))
         return {"peak": peak(), "compared": len(report.compared)}
 

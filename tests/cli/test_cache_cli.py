@@ -22,6 +22,7 @@ from minivideococa.checkpoint.table import unnest
 from minivideococa.checkpoint.tuned import write_tuned
 from minivideococa.demo import CLIPS
 from minivideococa.eviction import keep_frames, list_files
+from minivideococa.tasks import encode_stretches
 
 CLIP_NAMES = ("pair.gif", "single.gif", "split.gif")
 TEXT = "a red ring"
@@ -292,6 +293,30 @@ def test_a_file_that_changes_while_it_is_encoded_is_not_kept(run, clips, encoded
 
 
 @pytest.mark.slow
+def test_stretches_are_kept_and_found(run, clips, encoded):
+    stretches = ["caption", clips[0], "--every", "0.5"]
+    first = run(*stretches)
+    count = len(encoded)
+    assert run(*stretches) == first and len(encoded) == count == len(first.splitlines()) > 1
+    run("caption", clips[0], "--start", "0.5", "--end", "1")  # the same part
+    assert len(encoded) == count
+    assert run(*stretches, "--no-cache") == first and len(encoded) == 2 * count
+    other = run("caption", clips[1], "--every", "0.5")
+    shutil.copy(clips[1], clips[0])
+    assert run(*stretches) == other != first
+
+
+def test_stretches_of_a_file_that_changes_are_not_kept(clips, folder):
+    model = mvc.load()
+    options = {"num_frames": 1, "folder": folder, "model_key": "model"}
+    stretches = encode_stretches(model, clips[0], 0.5, **options)
+    next(stretches)
+    os.replace(clips[1], clips[0])
+    assert len(list(stretches)) > 1
+    assert [file.kind for file in list_files(folder)] == ["video"]
+
+
+@pytest.mark.slow
 def test_weights_are_hashed_once_and_again_when_they_have_changed(run, clips, weights, hashed, monkeypatch):
     keys, model_hash = [], cache.model_hash
     monkeypatch.setattr(cache, "model_hash", lambda model: keys.append(model_hash(model)) or keys[-1])
@@ -305,6 +330,20 @@ def test_weights_are_hashed_once_and_again_when_they_have_changed(run, clips, we
     changed = run("retrieve", TEXT, *clips, "--weights", weights)
     assert changed == run("retrieve", TEXT, *clips, "--weights", weights, "--no-cache") != first[0]
     assert len(keys) == 2 and keys[0] != keys[1]
+
+
+@pytest.mark.slow
+def test_evaluate_and_a_search_use_the_hashes_of_weights_that_are_remembered(
+    run, clips, tmp_path, hashed, monkeypatch
+):
+    library = tmp_path / "library"
+    run("index", Path(clips[0]).parent, "-o", library)
+    commands = command("evaluate", clips[0]), ["retrieve", TEXT, "--index", library]
+    first = [run(*arguments) for arguments in commands]
+    for place in "cache.model_hash", "evaluation.tasks.task.model_hash", "cache.visual_hash":
+        monkeypatch.setattr(f"minivideococa.{place}", lambda model: pytest.fail("the weights are hashed"))
+    monkeypatch.setattr("minivideococa.library.find.visual_hash", lambda model: "another")
+    assert [run(*arguments) for arguments in commands] == first
 
 
 @pytest.mark.slow

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from library_contents import contents
+from PIL import Image
 from platforms import posix
 from safetensors.numpy import load_file, save_file
 
 import minivideococa as mvc
+from minivideococa import cache
 from minivideococa.library import Clip, build, index, read_library, store
 from minivideococa.media.video import read_timed
 from minivideococa.output import LOCK_FILE
@@ -55,18 +57,87 @@ def test_only_what_is_new_is_encoded(model, library, pictures, encoded):
     assert [clip.path for clip in contents(library)] == pictures[:3]
 
 
-def test_an_unchanged_file_is_not_read_again(model, library, pictures, monkeypatch):
-    index(model, pictures, library)
-    monkeypatch.setattr(build, "content_hashes", lambda path: pytest.fail("a file is read"))
-    assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6}
+@pytest.fixture
+def hashed(monkeypatch):
+    """The paths whose content is hashed. No file counts as just changed."""
+    paths, hashes = [], build.content_hashes
+    monkeypatch.setattr(build, "content_hashes", lambda path: paths.append(path) or hashes(path))
+    monkeypatch.setattr(cache, "SETTLED", -1)
+    return paths
 
 
-def test_a_touched_file_is_read_once_and_not_encoded(model, library, pictures, encoded, monkeypatch):
+def test_an_unchanged_file_is_not_read_again(model, library, pictures, hashed):
+    for _ in range(2):
+        index(model, pictures, library)
+    assert hashed == pictures
+
+
+def test_a_touched_file_is_read_once_and_not_encoded(model, library, pictures, encoded, hashed):
     index(model, pictures, library)
     os.utime(pictures[1], (1, 1))
-    assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6} and len(encoded) == 6
-    monkeypatch.setattr(build, "content_hashes", lambda path: pytest.fail("a file is read"))
-    assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6}
+    for _ in range(2):
+        assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6}
+    assert encoded == pictures and hashed == [*pictures, pictures[1]]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_new_content_of_the_same_size_and_time_is_noticed(model, library, tmp_path, hashed, in_place):
+    paths = [str(tmp_path / f"{name}.bmp") for name in "ab"]  # pictures of equal size
+    for path, grey in zip(paths, (50, 200)):
+        Image.fromarray(np.full((24, 24, 3), grey, np.uint8)).save(path)
+        os.utime(path, ns=(10**18, 10**18))
+    index(model, paths[:1], library)
+    content = Path(paths[1]).read_bytes()
+    if in_place:
+        Path(paths[0]).write_bytes(content)
+        os.utime(paths[0], ns=(10**18, 10**18))
+    else:
+        os.replace(paths[1], paths[0])
+    assert numbers(index(model, paths[:1], library)) == {"clips": 1, "added": 1, "replaced": 1}
+
+
+def test_a_restored_tree_is_read_once_and_not_encoded(model, library, pictures, encoded, hashed):
+    folder = Path(pictures[0]).parent
+    index(model, pictures, library)
+    shutil.copytree(folder, folder.with_name("backup"))  # as `cp -p`
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("backup"), folder)
+    for _ in range(2):
+        assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6}
+    assert encoded == pictures and hashed == 2 * pictures
+
+
+def test_a_restored_file_stays_the_first_of_its_copies(model, library, pictures, tmp_path, encoded, hashed):
+    index(model, pictures[:1], library)
+    copy = shutil.copy(pictures[0], tmp_path / "copy.png")
+    os.replace(shutil.copy(copy, tmp_path / "restored"), pictures[0])
+    result = index(model, [copy, pictures[0]], library)
+    assert numbers(result) == {"clips": 1, "known": 1, "copies": 1} and encoded == pictures[:1]
+
+
+def test_a_library_with_times_in_place_of_hashes(model, library, pictures, encoded, hashed, monkeypatch):
+    """As it was made before inodes counted: the files are read once, and not encoded."""
+    with monkeypatch.context() as before:
+        stats = (os.stat(path) for path in pictures)
+        stamps = {path: (stat.st_size, stat.st_mtime_ns) for path, stat in zip(pictures, stats)}
+        before.setattr(build, "_stamp", stamps.__getitem__)
+        index(model, pictures, library)
+    for _ in range(2):
+        assert numbers(index(model, pictures, library)) == {"clips": 6, "known": 6}
+    assert encoded == pictures and hashed == 2 * pictures
+
+
+def test_a_file_that_has_just_changed_is_read_again(model, library, pictures, hashed, monkeypatch):
+    """A second change within the resolution of the file system's times would not be seen."""
+    monkeypatch.setattr(cache, "SETTLED", 60)
+    for _ in range(2):
+        index(model, pictures[:1], library)
+    assert hashed.count(pictures[0]) > 2  # when it was looked up, after it was encoded, and in the second run
+    monkeypatch.setattr(cache, "SETTLED", -1)
+    index(model, pictures[:1], library)
+    hashed.clear()
+    index(model, pictures[:1], library)
+    assert hashed == []
 
 
 def test_a_folder_of_images_whose_order_changes_is_new(model, library, pictures):
@@ -164,7 +235,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_out(model, library, pictur
 
     def read_and_change(path, *arguments):
         frames = read(path, *arguments)
-        os.utime(path, (1, 1))
+        picture(path, 77)
         return frames
 
     monkeypatch.setattr(build, "read_timed", read_and_change)

@@ -1,10 +1,13 @@
 """Laws that hold whatever the weights: properties over small configurations of all three pooler forms."""
 
+from unittest import mock
+
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from properties import examples
 
+from minivideococa.model import kernels
 from minivideococa.model.hooks import replace_operations, trace
 
 seeds = st.integers(0, 2**32 - 1)
@@ -191,6 +194,56 @@ def test_padding_is_not_computed_but_for_its_first_position(tiny_model):
         with trace():
             model.encode_text(ids)
     assert shapes[:-1] and set(shapes[:-1]) <= {4, 5, 6} and shapes[-1] == L + 1  # 2 to 4 ids, 1, the class
+
+
+@law()
+def test_what_texts_begin_with_may_be_computed_once(tiny_model, overrides, seed, data):
+    """Also where the beginning holds padding, the texts differ behind it in what they mask, or not at all."""
+    model, rng = make(tiny_model, overrides, seed)
+    B, L = data.draw(st.integers(2, 5)), data.draw(st.integers(1, model.config.text.context_length))
+    ids = random_ids(model, rng, (B, L))
+    alike = data.draw(st.integers(0, L))
+    ids[:, :alike] = ids[0, :alike]
+    with trace():
+        latents = model.encode_text(ids)
+    with mock.patch.object(kernels, "MANY", 1):
+        close(model.encode_text(ids), latents)
+
+
+def test_a_beginning_that_is_worth_it_is_computed_once(tiny_model, monkeypatch):
+    model, shapes = tiny_model(0), []
+    monkeypatch.setattr(kernels, "MANY", 6)
+    ids = np.full((4, model.config.text.context_length), model.config.text.pad_id)
+    ids[:, :3], ids[:, 3] = (1, 2, 3), (4, 5, 6, 7)
+
+    def counting(transformer):
+        return lambda x, *args, **kwargs: shapes.append(x.shape[:2]) or transformer(x, *args, **kwargs)
+
+    with replace_operations({"text.transformer": counting}):
+        model.encode_text(ids)
+        assert shapes == [(1, 3), (4, 3)]  # the beginning; the last id, the padding that is seen, the class
+        shapes.clear()
+        model.encode_text(ids[:2])
+    assert shapes == [(2, 6)]
+
+
+def test_a_beginning_ends_where_the_texts_see_something_else(tiny_model, monkeypatch):
+    """Padding at position 2 hides position 3 from one text alone; position 2 itself is hidden from both."""
+    model = tiny_model(0)
+    pad = model.config.text.pad_id
+    ids = np.array([[1, pad, pad, 3, 4, pad], [1, pad, 2, 3, 4, 5]])
+    with trace():
+        latents = model.encode_text(ids)
+    monkeypatch.setattr(kernels, "MANY", 1)
+    close(model.encode_text(ids), latents)
+
+
+def test_texts_are_taken_in_the_order_that_computes_less(monkeypatch):
+    monkeypatch.setattr(kernels, "BATCH_TEXTS", 2)
+    alike = np.array([[1, 2, 3, 4, 5, 6], [1, 9, 9, 9, 9, 8], [1, 2, 3, 4, 5, 7], [1, 9, 9, 9, 9, 9]])
+    assert set(kernels.in_order(alike, np.array([6, 6, 6, 6]))[:2]) in ({0, 2}, {1, 3})
+    various = np.array([[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 5, 7], [1, 9, 0, 0, 0, 0], [1, 9, 9, 9, 9, 9]])
+    assert set(kernels.in_order(various, np.array([2, 6, 2, 6]))[:2]) == {0, 2}
 
 
 @law()

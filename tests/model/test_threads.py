@@ -186,6 +186,12 @@ def test_equal_frames_are_computed_once(numbers, piece, traced):
         assert computed == list(dict.fromkeys(n % 3 for n in numbers))
 
 
+def test_a_trace_does_not_compare_frames(monkeypatch):
+    monkeypatch.setattr(threads, "first_equal", lambda x: pytest.fail("frames are compared"))
+    with trace():
+        np.testing.assert_array_equal(threads.map_distinct(np.negative, np.ones((3, 2)), 1), -np.ones((3, 2)))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_equal_frames_of_a_video_are_encoded_once(tiny_model, dtype, adapter):

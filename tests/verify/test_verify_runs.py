@@ -8,6 +8,7 @@ from verify_helpers import FORMS, KIT_FOLDERS, rounded, run, statuses
 from minivideococa.checkpoint import load
 from minivideococa.checkpoint.folder import read_checkpoint, write_checkpoint
 from minivideococa.model import videococa
+from minivideococa.model.hooks import trace
 from minivideococa.verify import compare, runs, verify
 from minivideococa.verify.precision import in_float64
 
@@ -96,6 +97,25 @@ def test_many_frame_tokens_are_sampled_once(tiny_model, monkeypatch, counted):
     for row, other in zip(report.rows, thorough.rows, strict=True):
         assert other.allowed / 4 < row.allowed < 4 * other.allowed, row.name
     assert report.ok
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("seed", range(4))
+def test_some_frames_show_the_rounding_of_all(tiny_model, monkeypatch, seed, dtype):
+    """Also where those that are encoded again are black. An error in another frame is still found."""
+    monkeypatch.setattr(runs, "MANY_ROWS", 30)
+    model = tiny_model(seed, "float32")
+    frames = np.random.default_rng(seed).integers(0, 256, (9, 14, 14, 3), np.uint8)
+    frames[::3] = 0
+    assert 9 * model.config.vision.tokens_per_frame // 30 == 3
+    with trace() as tape:
+        video = model.encode_video(model.preprocess(frames))
+        model.decode(video.tokens, np.array([[1, 5, 4, 2]]))
+    tape = {name: rounded(x, dtype) for name, x in tape.items()}
+    assert verify(model, tape, dtype).ok
+    wrong = tape["vision.block.0"].copy()
+    wrong[4, 3] *= 1.5
+    assert verify(model, tape | {"vision.block.0": wrong}, dtype).first_divergence.name == "vision.block.0"
 
 
 def test_matrices_are_not_copied_to_float64(tiny_model):
