@@ -1,8 +1,8 @@
 """Atomic output: a file or folder is written beside its destination and moved there when it is complete.
 
-Unfinished work is a file or folder `.partial-XXXXXXXX.work` beside a lock file `.partial-XXXXXXXX`. The
-process that writes it holds a lock on the lock file, which the system releases when the process ends. Whoever
-writes in the same folder later removes unfinished work without a lock.
+Unfinished work is a folder `.partial-XXXXXXXX.work` beside a lock file `.partial-XXXXXXXX`. The process that
+writes it holds a lock on the lock file, which the system releases when the process ends. Whoever writes in
+the same folder later removes unfinished work without a lock.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def atomic_write(destination: Path) -> Iterator[Path]:
     If the block raises, what it made is removed and `destination` is unchanged. Raises OSError if nothing can
     be written beside `destination`.
     """
-    with _unfinished(destination.parent) as partial, _errors_name(partial, destination):
-        yield partial
-        os.replace(partial, destination)
+    with _unfinished(destination.parent) as work, _errors_name(work, destination.parent, destination):
+        work.mkdir()  # also for a file: what a library writes beside it is removed with it
+        yield work / destination.name
+        os.replace(work / destination.name, destination)
 
 
 @contextmanager
@@ -81,7 +82,8 @@ def atomic_folder(
     fill = destination.is_dir()
     if not fill:
         make_folder(destination.parent)
-    with _unfinished(destination if fill else destination.parent) as partial, _errors_name(partial, folder):
+    place = destination if fill else destination.parent
+    with _unfinished(place) as partial, _errors_name(partial, folder, folder):
         partial.mkdir()
         yield partial
         try:
@@ -179,17 +181,20 @@ def _make_lock_file(folder: Path) -> tuple[Path, int | None]:
 
 
 @contextmanager
-def _errors_name(partial: Path, destination: Path) -> Iterator[None]:
-    """Replace the temporary path by `destination` in the message of an OSError."""
+def _errors_name(work: Path, place: Path, destination: Path) -> Iterator[None]:
+    """Replace the folder of unfinished work in the message of an OSError by `place`, which it will be.
+
+    An error of the system names `destination`.
+    """
     try:
         yield
     except OSError as error:
-        temporary, name = str(partial), str(destination)
+        temporary, name = str(work), str(destination)
         message = str(error) if error.errno is None else os.fsdecode(error.filename or temporary)
         if temporary not in message:  # an error of another file
             raise
         if error.errno is None:  # an error of this package
-            raise OSError(message.replace(temporary, name)) from None
+            raise OSError(message.replace(temporary, str(place))) from None
         raise OSError(f"{name}: cannot be written: {error.strerror}") from None
 
 

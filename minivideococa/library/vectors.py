@@ -14,8 +14,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,9 @@ def export_vectors(
         progress(len(opened), "clips") as update,
         atomic_write(place) as partial,
         atomic_write(names) if names else nullcontext() as manifest,
+        closing(_named(_parts(opened, update), manifest)) as parts,
     ):
-        write(partial, opened, _named(_parts(opened, update), manifest))
+        write(partial, opened, parts)
         if names:
             place.unlink(missing_ok=True)  # at no moment does it stand beside the names of another
     return len(opened)
@@ -79,7 +80,7 @@ def _parts(library: Library, update: Callable[[int], object]) -> Iterator[Part]:
         update(len(rows["latent"]))
 
 
-def _named(parts: Iterable[Part], manifest: Path | None) -> Iterator[Part]:
+def _named(parts: Iterable[Part], manifest: Path | None) -> Generator[Part, None, None]:
     """Yield the parts, and write the name of each clip to the manifest."""
     if manifest is None:
         yield from parts
@@ -97,12 +98,11 @@ def _fields(clip: Clip) -> dict[str, Any]:
 
 
 def _write_npy(path: Path, library: Library, parts: Iterator[Part]) -> None:
-    shape = (len(library), library.facts["width"])
-    array, row = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape), 0
-    for _, vectors in parts:
-        array[row : row + len(vectors)] = vectors
-        row += len(vectors)
-    array.flush()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(library), library.facts["width"])}
+    with open(path, "wb") as file:  # not memory-mapped: on a full disk that ends the process by SIGBUS
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, vectors in parts:
+            file.write(vectors.astype("<f4", copy=False).tobytes())
 
 
 def _write_faiss(path: Path, library: Library, parts: Iterator[Part]) -> None:
@@ -110,7 +110,8 @@ def _write_faiss(path: Path, library: Library, parts: Iterator[Part]) -> None:
     index = faiss.IndexFlatIP(library.facts["width"])
     for _, vectors in parts:
         index.add(vectors)
-    faiss.write_index(index, os.fspath(path))
+    with open(path, "wb") as file:  # FAISS itself raises RuntimeError on a full disk
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def _write_parquet(path: Path, library: Library, parts: Iterator[Part]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import IO, TypeVar
 
@@ -29,19 +30,19 @@ class Running:
     ffmpeg then waits too.
     """
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None = None
 
     def __init__(self, report: Report, limit: int) -> None:
         self._report, self._limit = report, limit
         self.paused, self.reported, self.finished, self.fault = False, False, False, ""
         self._messages: list[str] = []
-        self._size, self._ended = 0, threading.Event()
+        self._size, self._ended, self._starting = 0, threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=f, daemon=True) for f in (self._read_log, self._watch)]
 
     @property
     def output(self) -> IO[bytes]:
         """Standard output."""
-        assert self.process.stdout
+        assert self.process and self.process.stdout
         return self.process.stdout
 
     @property
@@ -49,26 +50,51 @@ class Running:
         """The first messages, one a line."""
         return "\n".join(self._messages)
 
-    def start(self, process: subprocess.Popen[bytes]) -> None:
-        """Read standard error from now on, and kill ffmpeg if it is stuck."""
-        self.process = process
-        for thread in self._threads:
-            thread.start()
+    def start(self, command: list[str], file: IO[bytes], output: int) -> None:
+        """Run ffmpeg, read standard error from now on, and kill ffmpeg if it is stuck. Raises OSError."""
 
-    def wait(self) -> None:
-        """Wait until ffmpeg and its reports have ended."""
-        self.process.wait()
+        def run() -> None:
+            with self._starting:
+                if not self._ended.is_set():
+                    self.process = subprocess.Popen(
+                        command, stdin=file, stdout=output, stderr=subprocess.PIPE, start_new_session=True
+                    )
+                    for thread in self._threads:
+                        thread.start()
+
+        # In the main thread a Ctrl-C could come when ffmpeg runs and `process` is not set: nothing would end
+        # it. `kill` waits for the thread that starts it.
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(run).result()
+
+    def wait(self) -> int:
+        """Wait until ffmpeg and its reports have ended. Return the exit status."""
+        assert self.process
+        status = self.process.wait()
         self._threads[0].join()
+        return status
+
+    def kill(self) -> None:
+        """Kill ffmpeg and its process group: if it is a wrapper script, its child holds the pipe open."""
+        self._ended.set()
+        with self._starting, suppress(ProcessLookupError, PermissionError):  # it has ended
+            if self.process and os.name == "posix":
+                os.killpg(self.process.pid, signal.SIGKILL)
+            elif self.process:
+                self.process.kill()
 
     def stop(self) -> None:
-        """Wait until the threads have ended."""
+        """Wait until the threads and ffmpeg have ended, and close the pipes."""
         self._ended.set()
         for thread in self._threads:
-            if thread.is_alive():  # a Ctrl-C may come while it starts
+            if thread.is_alive():  # it may never have been started
                 thread.join()
+        if self.process:
+            with self.process:
+                pass
 
     def _read_log(self) -> None:
-        assert self.process.stderr
+        assert self.process and self.process.stderr
         while line := self.process.stderr.readline(LONGEST_LINE):
             self._size += len(line)
             text = line.decode(errors="replace").rstrip("\n")
@@ -94,7 +120,7 @@ class Running:
             if quiet >= HANG_SECONDS or before > self._limit:
                 endless = before > self._limit
                 self.fault = "writes without end" if endless else f"makes no progress for {HANG_SECONDS:g} s"
-                _kill(self.process)
+                self.kill()
                 return
 
 
@@ -111,27 +137,22 @@ def open_ffmpeg(
     """
     executable = ffmpeg_path()
     command = [executable, *_GLOBAL_OPTIONS, *input_options, "-i", "fd:", *output_options]
-    output = subprocess.PIPE if piped else subprocess.DEVNULL
+    # A packet has a few bytes, and a report of it at most 200.
+    running = Running(report, min(10**9, 10**7 + 200 * os.path.getsize(path)))
     with open(path, "rb") as file:
-        # A packet has a few bytes, and a report of it at most 200.
-        running = Running(report, min(10**9, 10**7 + 200 * os.path.getsize(path)))
         try:
-            process = subprocess.Popen(
-                command, stdin=file, stdout=output, stderr=subprocess.PIPE, start_new_session=True
-            )
-        except OSError as error:
-            raise no_ffmpeg(executable, error.strerror) from None
-        with process:
             try:
-                running.start(process)
-                yield running
-                running.wait()
-            except BaseException:  # including KeyboardInterrupt
-                _kill(process)
-                raise
-            finally:
-                running.stop()
-    _require_success(path, executable, process.returncode, running)
+                running.start(command, file, subprocess.PIPE if piped else subprocess.DEVNULL)
+            except OSError as error:
+                raise no_ffmpeg(executable, error.strerror) from None
+            yield running
+            status = running.wait()
+        except BaseException:  # including KeyboardInterrupt
+            running.kill()
+            raise
+        finally:
+            running.stop()
+    _require_success(path, executable, status, running)
 
 
 def run_ffmpeg(
@@ -189,15 +210,6 @@ _UNSUPPORTED = (
 )
 # Messages about a video whose end is missing: of MP4 and MOV the index, or the data of a frame
 _INCOMPLETE = r"moov atom not found|Invalid NAL unit size|[Tt]runcated|[Pp]artial file"
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill ffmpeg and its process group: if it is a wrapper script, its child holds the pipe open."""
-    if os.name == "posix":
-        with suppress(ProcessLookupError, PermissionError):  # it has ended
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
 
 
 def ffmpeg_path() -> str:

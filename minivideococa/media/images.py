@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import accumulate
+from threading import Lock
 from typing import TYPE_CHECKING, Any  # Any: Pillow's format plugins add attributes to an image
 
 import numpy as np
@@ -65,6 +66,7 @@ Times = tuple[float, ...] | None  # of sampled frames, in seconds from the clip'
 FramesAt = Callable[[NDArray[np.int64]], Iterator[tuple[int, NDArray[np.uint8]]]]
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB in RGB: Pillow's own limit against decompression bombs
 MAX_ANIMATION = 2**36  # pixels of all frames: 33,000 frames of 1920 x 1080, some 20 minutes of decoding
+_locks: dict[int, Lock] = {}  # by process: a forked one has a lock of its own
 
 
 def is_image(path: str) -> bool:
@@ -160,7 +162,9 @@ def _open(path: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     regular_file(path, "give an image")
-    with _readable(path), warnings.catch_warnings():
+    # The filters of warnings belong to the process: of two threads that change them, one would restore the
+    # other's
+    with _locks.setdefault(os.getpid(), Lock()), _readable(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size rejects these images
         try:
             return Image.open(path, formats=FORMATS)

@@ -56,7 +56,8 @@ def matmul(x: Array, weight: Array, bias: Array | None = None) -> Array:
 def _row_by_row(rows: Array, weight: Array) -> Array:
     """Multiply a few rows [R, n_in] -> [R, n_out]. BLAS would copy the weight first; here it is read once."""
     y = np.empty((len(rows), len(weight)), rows.dtype)
-    step = max(1, CACHED // weight.shape[1])
+    # a multiple of 64: OpenBLAS then rounds on 2 or 4 threads as on the one that `map_frames` limits it to
+    step = max(64, CACHED // weight.shape[1] // 64 * 64)
     for i in range(0, len(weight), step):
         np.matmul(rows[:, None], weight[i : i + step].T, out=y[:, None, i : i + step])
     return y

@@ -32,7 +32,6 @@ from ..output import UNFINISHED, atomic_write, json_text, locked, make_folder, r
 
 RUN, LOG, SUMMARY, CHECKPOINT = "run.json", "log.jsonl", "summary.json", "checkpoint"
 STATE = re.compile(r"state-(\d+)\.safetensors")
-LEFT = re.compile(r"\.tmp\w{6}")  # unfinished files of the safetensors library, of a process that was killed
 POSITION = "minivideococa.position"  # key of the metadata of a state
 FREE = ("keep", "save_every", "allow_bad")  # options that may change when a run is resumed: no result does
 
@@ -66,8 +65,6 @@ def run_folder(folder: Path) -> Iterator[None]:
             raise ValueError(
                 f"{folder}: exists and holds no run of finetune ({others[0]}): give another folder"
             )
-        for name in filter(LEFT.fullmatch, others):
-            (folder / name).unlink()
         yield
 
 

@@ -502,23 +502,6 @@ def test_a_full_disk_loses_no_table_and_the_file_is_named(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["trace", PAIR, "--frames", "1", "-o"],
-        ["convert", str(embedded_checkpoint())],
-        ["shapes", "--count", "1"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_a_full_disk_is_one_line(tmp_path, command):
-    result = limited(*command, str(tmp_path / "out"))
-    assert result.returncode == 2 and result.stdout == "" and one_line(result.stderr)
-    assert result.stderr.startswith(f"minivideococa: {tmp_path / 'out'}") and "partial" not in result.stderr
-    assert not list(tmp_path.iterdir())
-
-
 # Words
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -143,30 +142,50 @@ def test_ffmpeg_that_prints_without_end_is_killed(clip, replace_ffmpeg, monkeypa
         assert time.monotonic() - begun < 20
 
 
+READ = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from minivideococa.media import ffmpeg, video
+class Slow(ffmpeg.subprocess.Popen):
+    def _execute_child(self, *arguments):
+        super()._execute_child(*arguments)
+        os.kill(os.getpid(), signal.SIGINT) if sys.argv[2] == "starts" else None
+ffmpeg.subprocess.Popen = Slow
+video.read_video(sys.argv[1])
+"""
+
+
 @pytest.mark.slow
 @posix
-def test_interrupt_kills_an_ffmpeg_that_hangs(tmp_path, clip, replace_ffmpeg):
-    """The program that a wrapper script runs, and which holds the pipe, is ended too."""
-    replace_ffmpeg(f"echo $$ > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; sleep 600; true")
-    script = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from minivideococa.media.video import read_video; read_video(sys.argv[1])"
-    )
+@pytest.mark.parametrize("moment", ["starts", "runs"])
+def test_ctrl_c_kills_an_ffmpeg_that_hangs(tmp_path, clip, replace_ffmpeg, moment):
+    """Also if it comes when ffmpeg runs and `Popen` has not returned yet, as on a busy machine.
+
+    The program that a wrapper script runs, and which holds the pipe, is ended too: it holds a FIFO open.
+    """
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    interrupt = 'kill -INT "$PPID"; ' if moment == "runs" else ""
+    replace_ffmpeg(f"exec 3>{tmp_path}/fifo; {interrupt}sleep 600; true")
     reader = subprocess.Popen(
-        [sys.executable, "-c", script, str(clip)],
+        [sys.executable, "-c", READ, str(clip), moment],
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
+    assert b"KeyboardInterrupt" in reader.communicate(timeout=60)[1]
     deadline = time.monotonic() + 20
-    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+    while is_open(fifo):
+        assert time.monotonic() < deadline, "a program has not ended"
         time.sleep(0.02)
-    group = int((tmp_path / "pid").read_text())
-    reader.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in reader.communicate(timeout=10)[1]
-    with pytest.raises(ProcessLookupError):
-        for _ in range(400):
-            os.killpg(group, 0)
-            time.sleep(0.05)
+    os.close(fifo)
+
+
+def is_open(fifo):
+    """Tell whether a program holds a FIFO open for writing."""
+    try:
+        return os.read(fifo, 1) != b""
+    except BlockingIOError:
+        return True
 
 
 @posix
@@ -286,10 +305,13 @@ def test_a_limit_of_the_address_space_counts():
 
 
 def test_ctrl_c_while_the_watchdog_starts_is_a_ctrl_c(clip, monkeypatch):
-    class Interrupted(threading.Thread):
-        def start(self):
-            raise KeyboardInterrupt
+    start = threading.Thread.start
 
-    monkeypatch.setattr(ffmpeg.threading, "Thread", Interrupted)
+    def interrupted(thread):
+        if thread._target.__name__ == "_watch":
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read_video(clip)

@@ -111,9 +111,10 @@ def test_a_folder_is_made_with_its_parents_and_reopened(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    """Its own unfinished work, and the file that the safetensors library writes beside it."""
+    """The unfinished file of the safetensors library, too, which is in the folder of unfinished work."""
     record_run(tmp_path, {})
-    for name in (".tmpOV2Bl7", ".partial-7calr77n", ".partial-7calr77n.work", "notes.txt"):
+    (tmp_path / ".partial-7calr77n.work").mkdir()
+    for name in (".partial-7calr77n", ".partial-7calr77n.work/.tmpOV2Bl7", "notes.txt"):
         (tmp_path / name).touch()
     with run_folder(tmp_path):
         record_run(tmp_path, {})
