@@ -121,6 +121,11 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
+def one_line(error: BaseException) -> str:
+    """Return a library's message in one line of at most 200 characters: it may hold names out of a file."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
     """Return why a file or folder cannot be read, in one line that names it.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import JSON_GROWTH, parse_json, path_name, read_json, regular_file
+from ..inputs import JSON_GROWTH, one_line, parse_json, path_name, read_json, regular_file
 from ..model.config import Array, Config
 from ..output import atomic_folder
 from ..resources import require_memory
@@ -281,7 +281,7 @@ def _fault(path: Path) -> str | None:
         with safe_open(path, framework="numpy"):
             return None
     except SafetensorError as error:
-        return str(error)
+        return one_line(error)
 
 
 def _stored(entry: dict[str, Any], data: NDArray[np.uint8]) -> StoredTensor:

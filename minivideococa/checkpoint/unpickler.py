@@ -31,7 +31,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..inputs import join_names
+from ..inputs import join_names, one_line
 from ..model.config import Array
 from .folder import StoredTensor, widen_bfloat16
 
@@ -237,12 +237,12 @@ def _reason(error: Exception) -> str:
     """Return on one line why a file cannot be read."""
     if isinstance(error, EOFError):
         return "it ends too early: download it again"
-    message = " ".join(str(error).split())
+    message = one_line(error)
     if isinstance(error, pickle.UnpicklingError):
-        return message
+        return " ".join(str(error).split())
     if isinstance(error, zipfile.BadZipFile):
-        return f"it is damaged ({message:.200}): download it again"
-    return f"it is damaged ({type(error).__name__}: {message:.200}): download it again"
+        return f"it is damaged ({message}): download it again"
+    return f"it is damaged ({type(error).__name__}: {message}): download it again"
 
 
 SIGNATURES = {

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inputs import JSON_GROWTH, parse_json, read_text, regular_file
+from ..inputs import JSON_GROWTH, one_line, parse_json, read_text, regular_file
 from ..media.sampling import seconds
 from ..model.config import Array
 from ..model.videococa import VideoCoCa
@@ -198,8 +198,7 @@ def _read_npy(path: Path) -> tuple[int, Iterator[Part]]:
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # np.load also reads zip archives
     except Exception as error:  # a damaged header raises errors of many kinds
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a NumPy array of numbers ({reason}); {HINT}") from None
+        raise ValueError(f"{path}: not a NumPy array of numbers ({one_line(error)}); {HINT}") from None
     clips = _read_names(path, len(array) if array.ndim else 0)
     return len(clips), ((clips[i : i + ROWS], array[i : i + ROWS]) for i in range(0, len(clips), ROWS))
 
@@ -209,7 +208,7 @@ def _read_faiss(path: Path) -> tuple[int, Iterator[Part]]:
     try:
         index = faiss.read_index(os.fspath(path))
     except RuntimeError as error:
-        raise ValueError(f"{path}: not a FAISS index ({' '.join(str(error).split())}); {HINT}") from None
+        raise ValueError(f"{path}: not a FAISS index ({one_line(error)}); {HINT}") from None
     if not isinstance(index, faiss.IndexFlat):  # others end the process if they cannot give vectors back
         raise ValueError(
             f"{path}: holds an {type(index).__name__}: give an IndexFlat, with all vectors as they are"
@@ -226,7 +225,7 @@ def _read_parquet(path: Path) -> tuple[int, Iterator[Part]]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: not a Parquet file ({' '.join(str(error).split())}); {HINT}") from None
+        raise ValueError(f"{path}: not a Parquet file ({one_line(error)}); {HINT}") from None
     names = file.schema_arrow.names
     if not {"video", "latent"} <= set(names):
         raise ValueError(f"{path}: has the columns {', '.join(names)}: it needs video and latent")

@@ -303,13 +303,14 @@ def _library() -> type[tokenizers.Tokenizer]:
 @contextmanager
 def _library_errors(problem: str) -> Iterator[None]:
     """Turn errors of the `tokenizers` library into a ValueError of one line: `problem` and the reason."""
+    from ..inputs import one_line
+
     try:
         yield
     except BaseException as error:  # a Rust panic is no Exception; its class cannot be imported
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{problem} ({reason:.200})") from None
+        raise ValueError(f"{problem} ({one_line(error)})") from None
 
 
 def _check_growth(content: dict[str, Any], where: str) -> None:

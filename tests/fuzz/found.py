@@ -47,6 +47,12 @@ def npy(header: bytes) -> bytes:
     return array + BETWEEN + b'{"video": "a.mp4"}\n' * 3
 
 
+def header(name: str) -> bytes:
+    """A safetensors file whose only tensor has the wrong bytes."""
+    text = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]}}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(11)
+
+
 FOUND = {
     "a bytearray of 16 GB in 11 bytes": (
         "unpickler",
@@ -106,6 +112,11 @@ FOUND = {
         "not a NumPy array of numbers",
     ),
     "a bracket that is not closed": ("vectors", npy(b"{'descr': ("), "not a NumPy array of numbers"),
+    "a name of 9,000 letters and line breaks": (
+        "safetensors",
+        header("ab\n" * 3000),
+        "not a safetensors file",
+    ),
     "a setting of 500 lists": (
         "configuration",
         CONFIG.read_bytes().replace(b'"embed_dim": 2', b'"embed_dim": ' + nested(500)),
