@@ -29,6 +29,7 @@ HARMLESS = {
     "os.stat",
     "time.sleep",
     "_thread.start_new_thread",
+    "_thread.start_joinable_thread",
 }
 ON_FILES = {  # events whose first argument is a path
     "open",

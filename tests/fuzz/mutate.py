@@ -15,6 +15,7 @@ from collections.abc import Callable
 from random import Random
 
 Mutate = Callable[[bytes, Random], bytes]
+LONGEST = 2**17  # bytes of an input
 
 TEXTS = [
     "",
@@ -60,6 +61,13 @@ NUMBERS = [
     1e-320,
 ]
 VALUES = [None, True, False, float("nan"), float("inf"), [], {}, [[]], [None], {"": None}, *NUMBERS, *TEXTS]
+
+
+def several(change: Mutate, data: bytes, random: Random) -> bytes:
+    """Change a file one to four times."""
+    for _ in range(random.choice([1, 1, 2, 4])):
+        data = change(data, random)[:LONGEST]
+    return data
 
 
 def any_bytes(data: bytes, random: Random) -> bytes:

@@ -24,7 +24,6 @@ TESTS = HERE.parent
 sys.path[:0] = [str(place) for place in (HERE, TESTS, TESTS / "evaluation", TESTS.parent)]
 TIMEOUT = 30  # seconds for one input
 RESIDENT = 1500  # MB for a process, with what the libraries take
-LONGEST = 2**17  # bytes of an input
 NAMES = (
     "unpickler",
     "safetensors",
@@ -102,6 +101,7 @@ def run_child(name: str, seconds: int, corpus: Path) -> bool:
 def fuzz(name: str, seconds: int, corpus: Path) -> None:
     """Fuzz one target in this process, which ends with it."""
     import atheris
+    from mutate import LONGEST, several
 
     with atheris.instrument_imports(include=["minivideococa"], enable_loader_override=False):
         from targets import TARGETS, check, warm_up
@@ -115,9 +115,7 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
         random = Random(seed)
         if random.random() < 0.2:
             return atheris.Mutate(data, most)
-        for _ in range(random.choice([1, 1, 2, 4])):
-            data = target.mutate(data, random)
-        return data[:most]
+        return several(target.mutate, data, random)[:most]
 
     options = dict(max_total_time=seconds, timeout=TIMEOUT, rss_limit_mb=RESIDENT, max_len=LONGEST)
     flags = [f"-{option}={value}" for option, value in options.items()]
