@@ -133,7 +133,7 @@ def changed(tree: object, random: Random) -> object:
     elif isinstance(new, dict):  # another key for the value, or another value for the key
         new[random.choice([*map(str, keys), *TEXTS])] = tree[random.choice(keys)]
     else:
-        new[key:key] = [tree[key]] * random.choice([1, 2, 100])
+        new[key:key] = [tree[key]] * random.choice([1, 2, 20])
     return new
 
 
@@ -349,7 +349,7 @@ def ffmpeg_output(data: bytes, random: Random) -> bytes:
         case 1:
             lines[i : i + 1] = []
         case 2:
-            lines[i:i] = [random.choice(lines)] * random.choice([1, 2, 100])
+            lines[i:i] = [random.choice(lines)] * random.choice([1, 2, 20])
         case 3:
             lines[i], lines[0] = lines[0], lines[i]
         case _:
