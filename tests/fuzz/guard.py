@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import tokenizers  # noqa: F401 (imported where a file holds a tokenizer)
+
 import minivideococa
 
 PACKAGE = str(Path(minivideococa.__file__).resolve().parent)
