@@ -36,7 +36,7 @@ from ..model.config import Array
 from .folder import StoredTensor, widen_bfloat16
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
-LONGEST = 2**23  # bytes of a pickle, without the tensors' data: those of L/14 with its optimizer have 2**19
+LONGEST = 2**23  # bytes of a pickle, without the tensors' data; L/14 and its optimizer take less than 2**19
 MOST_AXES, LARGEST_SIDE = 64, 2**63 - 1  # of an array of NumPy
 
 STORAGES = {
