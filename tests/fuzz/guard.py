@@ -73,6 +73,8 @@ def _hook(event: str, arguments: tuple) -> None:
         return
     if event == "compile" and arguments[1] == "<unknown>":  # ast.literal_eval, which runs nothing
         return
+    if event == "import" and sys.modules.get(arguments[0], 0) is None:  # hidden: it fails
+        return
     if event in ON_FILES and _may_touch(event, arguments):
         return
     _Watch.forbidden = f"{event} {arguments!r:.300}"

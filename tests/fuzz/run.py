@@ -34,6 +34,7 @@ NAMES = (
     "annotations",
     "trace",
     "vectors",
+    "image",
     "ffmpeg",
 )
 

@@ -11,7 +11,9 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -22,9 +24,12 @@ from types import SimpleNamespace
 from typing import NamedTuple
 from unittest import mock
 
+import imageio.plugins.pillow
+import imageio.v3  # noqa: F401 (loaded before `pictured`)
 import mutate
 import numpy as np
 from guard import guarded
+from PIL import Image
 from test_annotations import ACTIVITYNET_A, FILES
 
 from minivideococa import cli, verify
@@ -36,7 +41,7 @@ from minivideococa.cli.messages import reason
 from minivideococa.evaluation import FORMATS, read_annotations, read_manifest
 from minivideococa.evaluation.manifest import part_key
 from minivideococa.library import vectors
-from minivideococa.media import ffmpeg, stretches, video
+from minivideococa.media import ffmpeg, images, stretches, video
 from minivideococa.media.tokenizer import load_tokenizer
 from minivideococa.progress import no_progress
 
@@ -169,6 +174,17 @@ def _format_of(path: Path) -> str:
 
 def traced(path: Path) -> None:
     verify.text(verify.verify_file(path, KIT))
+
+
+def pictured(path: Path) -> None:
+    try:
+        with mock.patch.dict(sys.modules, pillow_heif=None):  # otherwise imageio looks for it each time
+            if images.is_image(str(path)):
+                images.read_images(str(path), 4)
+    except MemoryError as error:  # Pillow reads as many bytes as a PNG's chunk says; none of them is there
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not frames[-1].f_code.co_filename.endswith("PngImagePlugin.py"):
+            raise
 
 
 def imported(path: Path) -> None:
@@ -365,6 +381,19 @@ def annotation_files() -> list[bytes]:
     ]
 
 
+def pictures() -> list[bytes]:
+    """Small animations and stills of each format that Pillow writes here."""
+    frames = [Image.new("RGB", (6, 4), (40 * i, 90, 200 - 40 * i)) for i in range(3)]
+    made = []
+    for format in ("GIF", "PNG", "WEBP", "TIFF", "JPEG", "BMP", "PPM", "ICO"):
+        file = io.BytesIO()
+        animated = format in ("GIF", "PNG", "WEBP", "TIFF")
+        several = {"save_all": True, "append_images": frames[1:]} if animated else {}
+        frames[0].save(file, format, **several)
+        made.append(file.getvalue())
+    return made
+
+
 def vector_files() -> list[bytes]:
     names = b'{"video": "a.mp4"}\n{"video": "b.mp4", "start": 1.5, "end": "0:02"}\n{"video": "/c.mp4"}\n'
     made = []
@@ -477,6 +506,13 @@ TARGETS = {
         vector_files,
         mutate_vectors,
         write=write_vectors,
+    ),
+    "image": Target(
+        "image",
+        pictured,
+        None,  # what is no image goes to ffmpeg
+        pictures,
+        mutate.any_bytes,
     ),
     "ffmpeg": Target(
         "clip.mp4",

@@ -1,8 +1,10 @@
 """No input makes a reader run code, open other files, use the network, fail otherwise or fill the memory."""
 
 import contextlib
+import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from imageio_ffmpeg import get_ffmpeg_exe
 from mutate import any_bytes, several
+from PIL import Image
 from platforms import linux, posix
 from properties import examples
 from targets import CONFIG, TARGETS, check, check_command, warm_up
@@ -274,6 +277,19 @@ def test_postscript_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(ValueError):
         read_video(path)
     assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.slow
+def test_what_pillow_logs_is_not_printed(tmp_path):
+    """It logs an error of its own before it raises one."""
+    path, tag = tmp_path / "many.tif", struct.pack("<HHI", 277, 3, 1)  # samples per pixel
+    Image.new("RGB", (6, 4)).save(path)
+    before, found, after = path.read_bytes().partition(tag)
+    path.write_bytes(before + found + struct.pack("<H", 768) + after[2:])
+    command = [sys.executable, "-m", "minivideococa", "caption", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2 and done.stderr.startswith(f"minivideococa: {path}: ")
+    assert done.stderr.count("\n") == 1
 
 
 # The page
