@@ -5,7 +5,7 @@ the address space, which also holds for the libraries that a reader uses.
 """
 
 import contextlib
-import encodings.cp437  # noqa: F401 (names in zip archives)
+import encodings.cp437
 import encodings.raw_unicode_escape  # noqa: F401 (texts in pickles of protocol 0)
 import os
 import sys
