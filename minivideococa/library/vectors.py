@@ -196,6 +196,10 @@ def _unit_length(path: Path, vectors: Array, width: int, first: int) -> Array:
 
 def _read_npy(path: Path) -> tuple[int, Iterator[Part]]:
     try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[6:7] > b"\1" and int.from_bytes(head[8:], "little") > path.stat().st_size:
+            raise ValueError("its header is longer than the file")  # NumPy would allocate it
         array = np.lib.format.open_memmap(path, mode="r")  # np.load also reads zip archives
     except Exception as error:  # a damaged header raises errors of many kinds
         raise ValueError(f"{path}: not a NumPy array of numbers ({one_line(error)}); {HINT}") from None

@@ -117,6 +117,11 @@ FOUND = {
         header("ab\n" * 3000),
         "not a safetensors file",
     ),
+    "a header of 3 GB": (
+        "vectors",
+        b"\x93NUMPY\x03\0\0\0\0\xc0{" + BETWEEN,
+        "its header is longer than the file",
+    ),
     "a setting of 500 lists": (
         "configuration",
         CONFIG.read_bytes().replace(b'"embed_dim": 2', b'"embed_dim": ' + nested(500)),
