@@ -16,6 +16,10 @@ from typing import Any, NoReturn
 
 from .resources import require_memory
 
+DEEPEST = 100  # lists and objects within each other, in JSON: deeper ones exhaust Python's stack elsewhere
+JSON_GROWTH = 50  # bytes of memory for a byte of JSON: "{}," is an object of 64 bytes and two references
+LONGEST_NAME = 120  # characters of a name in a message
+
 
 def path_name(path: Any, hint: str, name: str = "path") -> str:
     """Return a path as a str. `name` is the argument's name in the message.
@@ -63,13 +67,15 @@ def regular_file(path: str | os.PathLike[str], hint: str) -> Path:
     return Path(name)
 
 
-def read_text(path: str | os.PathLike[str], hint: str) -> str:
+def read_text(path: str | os.PathLike[str], hint: str, growth: int = 4) -> str:
     """Return the text of a UTF-8 file, without a byte order mark.
+
+    `growth` is the number of bytes of memory that a byte of the file may take.
 
     Raises as `regular_file`, and ValueError if the file is not UTF-8 or does not fit into memory.
     """
     file = regular_file(path, hint)
-    require_memory(4 * file.stat().st_size, f"{path}: reading this file", hint)
+    require_memory(growth * file.stat().st_size, f"{path}: reading this file", hint)
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -81,21 +87,43 @@ def read_json(path: str | os.PathLike[str], hint: str) -> Any:
 
     Raises as `read_text`, and ValueError if the file is not JSON.
     """
-    return parse_json(read_text(path, hint), str(path), hint)
+    return parse_json(read_text(path, hint, JSON_GROWTH), str(path), hint)
 
 
 def parse_json(text: str, source: str, hint: str) -> Any:
-    """Return the value of a JSON text, which messages call `source`. Raises ValueError if it is not JSON."""
+    """Return the value of a JSON text, which messages call `source`.
+
+    Raises ValueError if it is not JSON, or nested more than `DEEPEST` deep.
+    """
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=refuse)
+        if _is_deep(value):
+            raise RecursionError
+        return value
     except RecursionError:
         raise ValueError(f"{source}: not JSON: nested too deeply; {hint}") from None
     except ValueError as error:
         raise ValueError(f"{source}: not JSON: {error}; {hint}") from None
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether lists and objects are nested more than `DEEPEST` deep."""
+    level: list[Any] = [[value]]
+    for _ in range(DEEPEST + 1):
+        inside = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [x for values in inside for x in values if isinstance(x, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def one_line(error: BaseException) -> str:
+    """Return a library's message in one line of at most 200 characters: it may hold names out of a file."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
@@ -118,9 +146,13 @@ def why_unreadable(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def join_names(names: Sequence[str], limit: int = 8) -> str:
-    """Return the first names, and the number of the others, on one line. Unprintable names are escaped."""
+    """Return the first names, and the number of the others, on one line.
+
+    Unprintable names are escaped, and long ones cut.
+    """
     rest = f", ... and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(name if name.isprintable() else ascii(name) for name in names[:limit]) + rest
+    short = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names[:limit]]
+    return ", ".join(name if name.isprintable() else ascii(name) for name in short) + rest
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

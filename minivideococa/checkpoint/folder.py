@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import parse_json, path_name, read_json, regular_file
+from ..inputs import JSON_GROWTH, one_line, parse_json, path_name, read_json, regular_file
 from ..model.config import Array, Config
 from ..output import atomic_folder
 from ..resources import require_memory
@@ -267,6 +267,7 @@ def _header(path: Path) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         raise ValueError(f"{path}: not a safetensors file, or a damaged one ({fault}): download it again")
     memory = np.asarray(np.memmap(path, np.uint8, mode="c"))  # copy on write: the file never changes
     start = 8 + int(memory[:8].view("<u8")[0])
+    require_memory(JSON_GROWTH * start, f"{path}: reading its header", "give a safetensors file of weights")
     return json.loads(memory[8:start].tobytes()), memory[start:]
 
 
@@ -280,7 +281,7 @@ def _fault(path: Path) -> str | None:
         with safe_open(path, framework="numpy"):
             return None
     except SafetensorError as error:
-        return str(error)
+        return one_line(error)
 
 
 def _stored(entry: dict[str, Any], data: NDArray[np.uint8]) -> StoredTensor:

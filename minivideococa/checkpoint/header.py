@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..inputs import join_names
+
 # of an element of each dtype
 BYTES = dict(BOOL=1, U8=1, I8=1, U16=2, I16=2, F16=2, BF16=2, U32=4, I32=4, F32=4, U64=8, I64=8, F64=8)
 
@@ -42,6 +44,6 @@ def _layout_fault(header: dict[str, Any], size: int) -> str | None:
         start, stop = entry["data_offsets"]
         size_needed = prod(entry["shape"]) * BYTES[entry["dtype"]]
         if start != end or stop - start != size_needed or min(entry["shape"], default=0) < 0:
-            return f"the bytes of {name} are not those of its shape"
+            return f"the bytes of {join_names([name])} are not those of its shape"
         end = stop
     return None if end == size else "the tensors do not fill the file"

@@ -31,11 +31,13 @@ from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..inputs import join_names
+from ..inputs import join_names, one_line
 from ..model.config import Array
 from .folder import StoredTensor, widen_bfloat16
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+LONGEST = 2**23  # bytes of a pickle, without the tensors' data; L/14 and its optimizer take less than 2**19
+MOST_AXES, LARGEST_SIDE = 64, 2**63 - 1  # of an array of NumPy
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -79,8 +81,23 @@ class Unused:
     def __init__(self, *arguments: Any) -> None:
         pass
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+
+class _Limited:
+    """The part of a file that a pickle may take: an object may take 75 times the bytes of its opcodes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, LONGEST
+
+    def read(self, count: int) -> bytes:
+        if count > self.left:  # before memory is allocated for it
+            raise pickle.UnpicklingError("its pickle is longer than that of any state dict: refused")
+        self.left -= count
+        return self.file.read(count)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(self.left + 1)
+        self.left -= len(line)
+        return line if self.left >= 0 else self.read(1)  # which raises
 
 
 # The implementation in Python: the one in C allocates as much memory as a forged memo index demands.
@@ -91,7 +108,7 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     """An unpickler that supports the names of the allow-list only."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Limited(file), encoding="utf-8")
         self.path = path
         self.big_endian = False
         self.storages: dict[str, Storage] = {}
@@ -124,17 +141,23 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
         _refuse_keys(self.stack[::2])  # the keys since the last mark
         super().load_setitems()
 
+    def load_build(self) -> None:
+        """Drop the state of an object: it could replace the methods of a dict."""
+        self.stack.pop()
+
     def refuse_container(self) -> NoReturn:
         raise pickle.UnpicklingError(
-            "it holds a set, or a dict of protocol 0, which no state dict needs: refused"
+            "it holds a set, a bytearray, or a dict of protocol 0, which no state dict needs: refused"
         )
 
     dispatch = _PythonUnpickler.dispatch | {
         pickle.SETITEM[0]: load_setitem,
         pickle.SETITEMS[0]: load_setitems,
+        pickle.BUILD[0]: load_build,
         pickle.DICT[0]: refuse_container,
         pickle.EMPTY_SET[0]: refuse_container,
         pickle.FROZENSET[0]: refuse_container,
+        pickle.BYTEARRAY8[0]: refuse_container,  # it allocates as much memory as its length says
     }
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -154,6 +177,8 @@ class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
             raise pickle.UnpicklingError(
                 "a tensor's offset, shape or stride is not an integer: download it again"
             )
+        if len(shape) > MOST_AXES or max((offset, *shape, *stride)) > LARGEST_SIDE:
+            raise pickle.UnpicklingError("a tensor has a size that no array can have: download it again")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         span = 0 if 0 in shape else last + 1 - offset
         if min(offset, *shape, *stride, 0) < 0 or (span and last >= storage.length):
@@ -212,9 +237,9 @@ def _reason(error: Exception) -> str:
     """Return on one line why a file cannot be read."""
     if isinstance(error, EOFError):
         return "it ends too early: download it again"
-    message = " ".join(str(error).split())
+    message = one_line(error)
     if isinstance(error, pickle.UnpicklingError):
-        return message
+        return " ".join(str(error).split())
     if isinstance(error, zipfile.BadZipFile):
         return f"it is damaged ({message}): download it again"
     return f"it is damaged ({type(error).__name__}: {message}): download it again"

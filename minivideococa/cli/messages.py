@@ -62,8 +62,11 @@ def _say(message: str) -> None:
 
 @contextmanager
 def printed_warnings(quiet: bool) -> Iterator[None]:
-    """Print each warning of the library as one line, once; none if `quiet`."""
+    """Print each warning of the library as one line, once; none if `quiet`. Nothing that Pillow logs."""
+    import logging
+
     printed: set[str] = set()
+    logger = logging.getLogger("PIL")
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if not quiet and str(message) not in printed:
@@ -73,7 +76,12 @@ def printed_warnings(quiet: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
-        yield
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def reason(error: BaseException) -> str:

@@ -15,10 +15,12 @@ from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
 from ..inputs import read_json, read_text
+from ..resources import require_memory
 from . import questions
 from .fields import Item, field, rows, seconds_of, short
 from .manifest import Entry, is_blank, warn_of_blanks
 
+ENTRY_BYTES = 1500  # of memory for an entry, at most, besides its texts
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi")  # the first is preferred if two files have the same stem
 
 
@@ -71,6 +73,8 @@ def _read_items(format: Format, path: str | os.PathLike[str], videos: Path) -> l
     hint = f"it should look like {format.example}"
     load = read_json if format.json else read_text
     contents = [load(path, hint)]
+    if not format.json:  # a line of UCF101 may have six bytes
+        require_memory(ENTRY_BYTES * contents[0].count("\n"), f"{path}: reading its entries", hint)
     if not videos.is_dir():
         raise FileNotFoundError(f"{videos}: there is no such folder; give the one that holds the clips")
     try:

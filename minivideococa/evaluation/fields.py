@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from reprlib import repr as shortened
 from typing import Any
 
 from .manifest import Entry
@@ -55,8 +54,5 @@ def rows(text: str, columns: list[str], texts: list[str]) -> Iterator[tuple[int,
 
 def short(value: Any) -> str:
     """Return a JSON value in at most 80 characters."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        text = shortened(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."

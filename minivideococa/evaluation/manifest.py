@@ -30,7 +30,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from ..inputs import parse_json, path_name, read_text
+from ..inputs import JSON_GROWTH, parse_json, path_name, read_text
 from ..media.sampling import seconds
 from ..output import atomic_write, json_text, resolve_output
 
@@ -127,7 +127,7 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Entry]:
     """
     entries: list[Entry] = []
     blanks: list[str] = []
-    for number, line in enumerate(read_text(path, HINT).split("\n"), 1):
+    for number, line in enumerate(read_text(path, HINT, JSON_GROWTH).split("\n"), 1):
         if line.strip():
             where = f"{path}: line {number}"
             fields = parse_json(line, where, NO_OBJECT)

@@ -138,6 +138,7 @@ def read_library(folder: str | os.PathLike[str]) -> Library:
     facts, shards = content.get("made_with"), content.get("shards")
     if (
         not isinstance(facts, dict)
+        or facts.get("dtype") not in DTYPES
         or not isinstance(shards, dict)
         or {name: type(value) for name, value in facts.items()} != FACTS
         or not all(SHARD.fullmatch(name) and type(count) is int for name, count in shards.items())

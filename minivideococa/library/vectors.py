@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inputs import parse_json, read_text, regular_file
+from ..inputs import JSON_GROWTH, one_line, parse_json, read_text, regular_file
 from ..media.sampling import seconds
 from ..model.config import Array
 from ..model.videococa import VideoCoCa
@@ -197,9 +197,13 @@ def _unit_length(path: Path, vectors: Array, width: int, first: int) -> Array:
 
 def _read_npy(path: Path) -> tuple[int, Iterator[Part]]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a NumPy array of numbers ({error}); {HINT}") from None
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[6:7] > b"\1" and int.from_bytes(head[8:], "little") > path.stat().st_size:
+            raise ValueError("its header is longer than the file")  # NumPy would allocate it
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load also reads zip archives
+    except Exception as error:  # a damaged header raises errors of many kinds
+        raise ValueError(f"{path}: not a NumPy array of numbers ({one_line(error)}); {HINT}") from None
     clips = _read_names(path, len(array) if array.ndim else 0)
     return len(clips), ((clips[i : i + ROWS], array[i : i + ROWS]) for i in range(0, len(clips), ROWS))
 
@@ -209,7 +213,7 @@ def _read_faiss(path: Path) -> tuple[int, Iterator[Part]]:
     try:
         index = faiss.read_index(os.fspath(path))
     except RuntimeError as error:
-        raise ValueError(f"{path}: not a FAISS index ({' '.join(str(error).split())}); {HINT}") from None
+        raise ValueError(f"{path}: not a FAISS index ({one_line(error)}); {HINT}") from None
     if not isinstance(index, faiss.IndexFlat):  # others end the process if they cannot give vectors back
         raise ValueError(
             f"{path}: holds an {type(index).__name__}: give an IndexFlat, with all vectors as they are"
@@ -226,7 +230,7 @@ def _read_parquet(path: Path) -> tuple[int, Iterator[Part]]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: not a Parquet file ({error}); {HINT}") from None
+        raise ValueError(f"{path}: not a Parquet file ({one_line(error)}); {HINT}") from None
     names = file.schema_arrow.names
     if not {"video", "latent"} <= set(names):
         raise ValueError(f"{path}: has the columns {', '.join(names)}: it needs video and latent")
@@ -249,7 +253,7 @@ def _read_names(path: Path, count: int) -> list[Clip]:
     """Return the clips in the manifest beside a file. Raises ValueError unless there are `count`."""
     names = path.with_suffix(".jsonl")
     hint = f"it names the video of each row of {path.name}, one JSON object per line"
-    lines = [line for line in read_text(names, hint).split("\n") if line.strip()]
+    lines = [line for line in read_text(names, hint, JSON_GROWTH).split("\n") if line.strip()]
     if len(lines) != count or not lines:
         raise ValueError(f"{names}: names {len(lines)} videos, and {path.name} has {count} vectors")
     return [_clip(parse_json(line, f"{names}: line {i}", hint), names, i) for i, line in enumerate(lines, 1)]

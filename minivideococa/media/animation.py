@@ -53,14 +53,18 @@ def _seek(image: Any, position: int) -> None:
     """Seek the first frame or the one after the current frame.
 
     The state of a GIF's decoder is cleared first, so that Pillow draws the frame alone on a transparent
-    canvas.
+    canvas. Raises ValueError, before the frame is decoded, if it is larger than those before.
     """
     from PIL import Image
 
     if image.format == "GIF" and position > 0:
         image.im, image._mode = Image.new("RGBA", image.size).im, "RGBA"
         image.dispose, image.disposal_method = None, 0
+    before = image.size
     image.seek(position)
+    if image.size != before:
+        sizes = [f"{width} x {height}" for width, height in (image.size, before)]
+        raise ValueError(f"frame {position + 1} is {sizes[0]}, the first one {sizes[1]}")
 
 
 def _canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
@@ -76,9 +80,6 @@ def _canvases(image: Any, positions: list[int]) -> Iterator[Image.Image]:
     for position in positions:
         _seek(image, position)
         box, blend, disposal = _frame_control(image)
-        if image.size != canvas.size:
-            sizes = [f"{width} x {height}" for width, height in (image.size, canvas.size)]
-            raise ValueError(f"frame {position + 1} is {sizes[0]}, the first one {sizes[1]}")
         frame = Image.fromarray(to_rgb(image)) if image.mode.startswith("I") else image
         part, before = frame.crop(box).convert("RGBA"), canvas.copy() if disposal == 2 else None
         if blend:

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any  # Any: Pillow's format plugins add attrib
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import natural_key, regular_file
+from ..inputs import natural_key, one_line, regular_file
 from ..resources import require_memory
 from .animation import ANIMATED, animation_frames, frame_durations
 from .rgb import array_to_rgb, exif_orientation, to_rgb
@@ -170,7 +170,7 @@ def _open(path: str) -> Image.Image:
             return Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
             hint = f"scale it down to at most {MAX_PIXELS} pixels"
-            raise ValueError(f"{path}: {_one_line(error)}; {hint}") from None
+            raise ValueError(f"{path}: {one_line(error)}; {hint}") from None
         except UnidentifiedImageError:
             start = _first_bytes(path)
             if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
@@ -208,11 +208,7 @@ def _readable(path: str) -> Iterator[None]:
     except Exception as error:
         if str(error).startswith(f"{path}: "):
             raise
-        raise ValueError(f"{path}: not a readable image ({_one_line(error)}); repair or convert it") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path}: not a readable image ({one_line(error)}); repair or convert it") from None
 
 
 # Size and number of frames ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import cached_property
-from itertools import accumulate, count, pairwise
+from itertools import accumulate, chain, count, pairwise
 from math import floor
 
 import numpy as np
@@ -131,8 +131,8 @@ def _frame_durations(stamps: Sequence[int], last_duration: int | None, tick: Fra
     runs back, and a jump ahead of more than 10 s within 16 frames of one that runs back: where the time
     stamps of a transport stream jump, B-frames may keep time stamps from the other side of the jump.
     """
-    durations = _compact(later - earlier for earlier, later in pairwise(stamps))
-    durations.append(last_duration or (durations[-1] if durations else 1))
+    between = _compact(later - earlier for earlier, later in pairwise(stamps))
+    durations = _compact(chain(between, [last_duration or (between[-1] if between else 1)]))
     back = [i for i, duration in enumerate(durations) if duration < 0]
     ahead = [i for i, duration in enumerate(durations) if back and duration * tick > JUMP]
     jumps = [i for i in ahead if any(abs(i - j) <= REORDERED for j in back)]

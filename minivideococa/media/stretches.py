@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs import path_name
+from ..inputs import path_name, why_unreadable
 from ..progress import Progress, no_progress
 from .ffmpeg import open_ffmpeg
 from .images import is_image, is_jpeg_xl, open_animation
@@ -137,21 +137,25 @@ def _read_animation(request: _Request, progress: Progress) -> Iterator[Stretch]:
     """Yield the stretches of an animated image."""
     with open_animation(request.path, request.num_frames) as (timeline, frames_at):
         plan = _Plan(request, timeline)
-        indices = np.unique(np.concatenate([indices for _, _, indices in plan]))
-        yield from _stretches(plan, frames_at(indices), progress)
+        distinct = sorted({index for _, _, indices in plan for index in indices.tolist()})
+        yield from _stretches(plan, frames_at(np.array(distinct, np.int64)), progress)
 
 
 def _read_film(request: _Request, progress: Progress) -> Iterator[Stretch]:
     """Yield the stretches of a file that ffmpeg reads."""
     path, packets = request.path, read_packets(request.path)
     require_frame_memory(path, request.num_frames, *packets.size)
-    stamps, tick = _frame_stamps(path, packets)
+    try:
+        stamps, tick = _frame_stamps(path, packets)
+        last_duration = int(packets.duration(stamps[-1]) * (packets.tick / tick))
+        timeline = Timeline(stamps, last_duration, tick)
+    except (ValueError, OverflowError) as error:  # time stamps of more than 64 bits
+        raise ValueError(why_unreadable(path, error)) from None
     if len(stamps) == 1 and is_jpeg_xl(path):
         raise ValueError(f"{path}: a still image has no time; give a video")
-    last_duration = int(packets.duration(stamps[-1]) * (packets.tick / tick))
     cut_short = bool(_CUT_SHORT.search(packets.messages))
     del packets
-    plan, shown = _Plan(request, Timeline(stamps, last_duration, tick)), 0.0
+    plan, shown = _Plan(request, timeline), 0.0
     with closing(_sent_frames(path, stamps, _selection(plan, stamps), request.num_frames)) as frames:
         for stretch in _stretches(plan, frames, progress):
             yield stretch

@@ -252,17 +252,17 @@ def load_tokenizer(
     Raises FileNotFoundError, or ValueError for a file in another format, without a start and an end token, or
     whose ids are not 0 to `vocab_size` - 1, each with a token.
     """
-    from ..inputs import regular_file
+    from ..inputs import JSON_GROWTH, read_text
 
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no tokenizer file; put the checkpoint's tokenizer.json there")
-    file = regular_file(path, "put the checkpoint's tokenizer.json there")
-    with _library_errors(f"{path}: {NOT_A_TOKENIZER}"):
-        text = file.read_text(encoding="utf-8-sig")
+    text = read_text(path, "put the checkpoint's tokenizer.json there", JSON_GROWTH)
     return parse_tokenizer(text, str(path), context_length, pad_id, clean, vocab_size)
 
 
 NOT_A_TOKENIZER = "not a tokenizer.json of the tokenizers library"
+MOST_GROWTH = 1000  # times that a normalizer or a decoder may lengthen a text
+PRECOMPILED = 100  # times that a table of replacements, as SentencePiece's, is taken to lengthen it
 
 
 def parse_tokenizer(
@@ -276,9 +276,9 @@ def parse_tokenizer(
 
     with _library_errors(f"{where}: {NOT_A_TOKENIZER}"):
         vocabulary = _library().from_str(text)
-    declared = {
-        token["content"]: token["id"] for token in parse_json(text, where, "").get("added_tokens") or ()
-    }
+    content = parse_json(text, where, "")
+    _check_growth(content, where)
+    declared = {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
     _check_ids(vocabulary, declared, vocab_size, where)
     vocabulary.no_padding()
     vocabulary.no_truncation()
@@ -303,13 +303,32 @@ def _library() -> type[tokenizers.Tokenizer]:
 @contextmanager
 def _library_errors(problem: str) -> Iterator[None]:
     """Turn errors of the `tokenizers` library into a ValueError of one line: `problem` and the reason."""
+    from ..inputs import one_line
+
     try:
         yield
     except BaseException as error:  # a Rust panic is no Exception; its class cannot be imported
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{problem} ({reason:.200})") from None
+        raise ValueError(f"{problem} ({one_line(error)})") from None
+
+
+def _check_growth(content: dict[str, Any], where: str) -> None:
+    """Raise ValueError if replacements, one after the other, could lengthen a text too much."""
+    growth, parts = 1, [content.get("normalizer"), content.get("decoder")]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            kind, replacement = part.get("type"), part.get("content")
+            growth *= 1 + len(replacement) if kind == "Replace" and isinstance(replacement, str) else 1
+            growth *= PRECOMPILED if kind == "Precompiled" else 1
+        if isinstance(part, dict | list):
+            parts += part.values() if isinstance(part, dict) else part
+    if growth > MOST_GROWTH:
+        raise ValueError(
+            f"{where}: its replacements could make a text more than {MOST_GROWTH} times as long; "
+            "put the checkpoint's own tokenizer.json there"
+        )
 
 
 def _check_ids(
@@ -333,7 +352,8 @@ def _check_ids(
             problem = f"has the id {id}, and the model has the ids 0 to {vocab_size - 1}"
             raise ValueError(f"{where}: {token!r:.60} {problem}; {hint}")
     if vocab_size is not None and len(ids) < vocab_size:
-        first = min(set(range(vocab_size)).difference(ids.values()))
+        known = set(ids.values())
+        first = next(id for id in range(vocab_size) if id not in known)
         problem = (
             f"{vocab_size - len(ids)} of the model's {vocab_size} ids have no token, the first is {first}"
         )

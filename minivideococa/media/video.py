@@ -192,7 +192,8 @@ class Packets:
     known.
     """
 
-    _TICK, _SIZE = re.compile(r"#tb 0: (\d+)/(\d+)"), re.compile(r"#dimensions 0: (\d+)x(\d+)")
+    _TICK = re.compile(r"#tb 0: (\d{1,10})/(\d{1,10})")
+    _SIZE = re.compile(r"#dimensions 0: (\d{1,10})x(\d{1,10})")
     _PACKET = re.compile(
         r"0, +(-?\d{1,19}), +(-?\d{1,19}), +(\d{1,18}), +\d+, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?"
     )
@@ -206,14 +207,14 @@ class Packets:
     def report(self, line: str) -> bool:
         """Read a line of the muxer framecrc, and return whether it is one."""
         if match := self._PACKET.search(line):
-            dts, pts, duration = (int(match[i]) for i in (1, 2, 3))
+            dts, pts, duration = array("q", (int(match[i]) for i in (1, 2, 3)))  # all of 64 bits, or none
             self.dts.append(dts)
             self.pts.append(pts)
             self._durations.append(duration)
             # AV_PKT_FLAG_DISCARD: decoded but not shown, because of an edit list
             self._is_shown.append(not int(match[4] or "0", 16) & 4)
         elif match := self._TICK.search(line):
-            self.tick = Fraction(int(match[1]), int(match[2]))
+            self.tick = tick_of(match)
         elif match := self._SIZE.search(line):
             self.size = int(match[1]), int(match[2])
         return bool(match) or line.startswith("#")
@@ -313,7 +314,8 @@ def _decode(
 class Frames:
     """The reports of `decoding_options`: the time stamps of the frames, and the numbers of those sent."""
 
-    _DECODED, _SENT = re.compile(r"decoded=(-?\d+) (\d+)/(\d+)"), re.compile(r"sent=(\d+) ")
+    _DECODED = re.compile(r"decoded=(-?\d{1,19}) (\d{1,10})/(\d{1,10})")
+    _SENT = re.compile(r"sent=(\d{1,18}) ")
 
     def __init__(self) -> None:
         self.stamps, self.sent, self.tick = array("q"), array("q"), Fraction(0)
@@ -321,11 +323,18 @@ class Frames:
     def report(self, line: str) -> bool:
         """Read a line of the reports, and return whether it is one."""
         if match := self._DECODED.search(line):
+            tick = tick_of(match)
             self.stamps.append(int(match[1]))
-            self.tick = Fraction(int(match[2]), int(match[3]))
+            self.tick = tick
         elif match := self._SENT.search(line):
             self.sent.append(int(match[1]))
         return bool(match)
+
+
+def tick_of(match: re.Match[str]) -> Fraction:
+    """Return the length of a tick in seconds, the last two groups. Raises ArithmeticError if it is 0."""
+    numerator, denominator = (int(group) for group in match.groups()[-2:])
+    return 1 / Fraction(denominator, numerator)
 
 
 def decoding_options(expression: str | None) -> list[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..checkpoint.folder import open_safetensors, read_metadata, save_tensors
-from ..inputs import read_json
+from ..inputs import parse_json, read_json
 from ..model.config import Array
 from ..output import UNFINISHED, atomic_write, json_text, locked, make_folder, require_writable
 
@@ -129,7 +129,7 @@ def read_state(folder: Path, step: int) -> tuple[Position, dict[str, Array]]:
     path = state_path(folder, step)
     try:
         vectors = {name: tensor.read() for name, tensor in open_safetensors(path).items()}
-        return Position(**json.loads(read_metadata(path)[POSITION])), vectors
+        return Position(**parse_json(read_metadata(path)[POSITION], str(path), "")), vectors
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{path}: is damaged, or no state of finetune: remove it, to go on from an older one"

@@ -112,12 +112,12 @@ def test_every_kind_of_tensor(file: str) -> None:
         assert array.flags.c_contiguous and array.flags.writeable, name
 
 
-def test_a_state_dict_with_its_metadata() -> None:
+def test_a_state_dict_without_its_metadata() -> None:
     read = read_pickle(GOLDEN / "coca_legacy.bin")
     expected = load_file(GOLDEN / "coca.safetensors")
     assert read.keys() == expected.keys()
     assert all(np.array_equal(read[name].read(), expected[name]) for name in expected)
-    assert "version" in read._metadata["visual.conv1"]
+    assert not vars(read)  # torch.save writes `_metadata`, an attribute
 
 
 def test_a_training_checkpoint() -> None:

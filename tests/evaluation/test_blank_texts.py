@@ -231,7 +231,7 @@ WRONG = {
         ),
         ('{"videos": [{"video_id": " "}], "sentences": []}', 'video 1: "video_id" is missing'),
         (
-            '{"videos": [{"video_id": "v", "split": %s}], "sentences": []}' % ("[" * 900 + "]" * 900),
+            '{"videos": [{"video_id": "v", "split": %s}], "sentences": []}' % ("[" * 90 + "]" * 90),
             'video 1: "split"',
         ),
     ],
@@ -268,7 +268,7 @@ WRONG = {
     "manifest": [
         ('{"video": "a\\u0000b"}', 'line 1: "video" is'),
         ('{"video": "a\\ud83d"}', 'line 1: "video" is'),
-        ('{"video": "a", "captions": %s}' % ("[" * 900 + "]" * 900), 'line 1: "captions" is'),
+        ('{"video": "a", "captions": %s}' % ("[" * 90 + "]" * 90), 'line 1: "captions" is'),
     ],
 }
 

@@ -433,7 +433,7 @@ def test_many_captions_of_one_video_are_counted_once_each(model, pictures):
 def test_a_giant_manifest_is_refused(tmp_path, monkeypatch):
     with open(tmp_path / "m.jsonl", "wb") as file:
         file.truncate(10**12)  # a hole: it takes no room
-    with pytest.raises(ValueError, match="m.jsonl: reading this file needs 4.0 TB of memory"):
+    with pytest.raises(ValueError, match="m.jsonl: reading this file needs 50 TB of memory"):
         read_manifest(tmp_path / "m.jsonl")
 
 

@@ -467,6 +467,7 @@ DAMAGES = {
     "another version": lambda text: text.replace('"format": 1', '"format": 2'),
     "a fact missing": lambda text: text.replace('"adapter"', '"x"'),
     "a fact of another type": lambda text: text.replace('"frames": 8', '"frames": "8"'),
+    "another dtype": lambda text: text.replace('"float16"', '"F8_E4M3"'),
     "a shard elsewhere": lambda text: text.replace('"shard-', '"../shard-'),
     "a count that is none": lambda text: text.replace('safetensors": 6', 'safetensors": true'),
 }

@@ -154,7 +154,12 @@ def test_invalid_tokenizer_files(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(FileNotFoundError, match="tokenizer.json: no tokenizer"):
         load_tokenizer(path, 76, 0, "lower")
-    for content in (b"", b"{}", b"\xff\x00", b'{"version": "1.0"}'):
+    path.write_bytes(b"\xff\x00")
+    with pytest.raises(
+        ValueError, match="tokenizer.json: not UTF-8 text; put the checkpoint's tokenizer.json"
+    ):
+        load_tokenizer(path, 76, 0, "lower")
+    for content in (b"", b"{}", b'{"version": "1.0"}'):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="tokenizer.json: not a tokenizer.json") as error:
             load_tokenizer(path, 76, 0, "lower")
