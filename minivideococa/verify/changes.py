@@ -375,6 +375,19 @@ def other_cls_mask(config: Config) -> Config:
     return replace(config, text=replace(config.text, correct_cls_mask=not config.text.correct_cls_mask))
 
 
+def mask_shifted_back(attention_mask: Operation) -> Operation:
+    """Mask key j - 1 where ids[j] is padding. The last two keys stay visible."""
+    return lambda ids, pad_id, _: attention_mask(np.roll(ids, -1, axis=1), pad_id, True)
+
+
+def mask_in_class_row(attention_mask: Operation) -> Operation:
+    """Mask the padding in the last row alone, the class token's. The mask stays causal."""
+    causal = no_padding_mask(attention_mask)
+    return lambda *arguments: np.concatenate(
+        [causal(*arguments)[..., :-1, :], attention_mask(*arguments)[..., -1:, :]], axis=-2
+    )
+
+
 def no_padding_mask(attention_mask: Operation) -> Operation:
     """Mask a text as if it had no padding."""
     return lambda ids, pad_id, correct_cls_mask: attention_mask(

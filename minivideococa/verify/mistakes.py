@@ -346,6 +346,19 @@ MISTAKES = (
         Change(config=changes.other_cls_mask),
     ),
     mistake(
+        "mask_shifted_back",
+        "the text's padding mask is shifted the wrong way: ids[j] hides key j - 1; it hides key j + 1 as in "
+        "open_clip, or key j if correct_cls_mask is set",
+        operation("text.attention_mask", changes.mask_shifted_back),
+    ),
+    mistake(
+        "mask_in_class_row",
+        "the text's padding mask is in the class token's row alone; it is in every row, and shifted by one "
+        "key unless correct_cls_mask is set",
+        operation("text.attention_mask", changes.mask_in_class_row),
+        Change({"text.attention_mask": changes.mask_in_class_row}, config=changes.other_cls_mask),
+    ),
+    mistake(
         "no_padding_mask",
         "the unimodal text decoder has no padding mask",
         operation("text.attention_mask", changes.no_padding_mask),

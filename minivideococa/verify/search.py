@@ -182,8 +182,11 @@ class Search:
             best = min(errors, key=errors.__getitem__, default=None)
             if best is None:
                 return None
-            if errors[best] <= before / 2**added and self.explains(name, best, before):
-                return best
+            enough = before / 2**added
+            if errors[best] <= enough and self.explains(name, best, before):
+                enough = max(errors[best], min(enough, self.rows[name].local_allowed))
+                fitting = [causes for causes, error in errors.items() if error <= enough]
+                return self._most_explained(name, fitting)
             if added == 1 and before < np.inf:
                 candidates = self._effective(name, all_known, candidates, errors)
                 errors = {causes: e for causes, e in errors.items() if not set(causes).isdisjoint(candidates)}
@@ -194,6 +197,18 @@ class Search:
             ranked = sorted(errors, key=errors.__getitem__)[: FEW if few else BEAM_WIDTH]
             beam = [causes for causes in ranked if errors[causes] < np.inf]
         return None
+
+    def _most_explained(self, name: str, fitting: list[Causes]) -> Causes:
+        """Return the mistakes that explain most other tensors, of those that fit this one within rounding."""
+        if len(fitting) == 1:
+            return fitting[0]
+        wrong = {other: row for other, row in self.rows.items() if row.status == "wrong"}
+
+        def key(causes: Causes) -> tuple[int, float]:
+            explained = sum(self.error(other, causes) <= row.local_allowed for other, row in wrong.items())
+            return -explained, self.error(name, causes)
+
+        return min(fitting, key=key)
 
     def _extended(self, name: str, beam: list[Causes], candidates: list[int]) -> dict[Causes, float]:
         """Return the errors of all combinations of the beam with one more mistake."""

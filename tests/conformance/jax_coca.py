@@ -98,6 +98,8 @@ MISTAKES = (
     "imagenet_mean",
     "bgr_kernel",
     "mask_not_shifted",
+    "mask_shifted_back",
+    "mask_in_class_row",
     "no_padding_mask",
     "text_not_causal",
     "decoder_not_causal",
@@ -428,9 +430,13 @@ def text(port: Port, cfg: Mapping[str, Any], p: Tree, ids: np.ndarray) -> tuple[
     mask, kept = np.tri(len(x), dtype=bool), ids != cfg.get("pad_id", 0)
     unshifted = cfg.get("correct_cls_mask") or port.has("mask_not_shifted")
     kept = np.insert(kept, len(ids) if unshifted else 0, True)  # at 0 in released weights: one key too late
+    if port.has("mask_shifted_back"):
+        kept = np.append(ids[1:] != cfg.get("pad_id", 0), [True, True])
     if port.has("text_not_causal"):
         mask = np.ones_like(mask)
-    if not port.has("no_padding_mask"):
+    if port.has("mask_in_class_row"):
+        mask[-1] &= kept
+    elif not port.has("no_padding_mask"):
         mask = mask & kept
 
     heads = cfg.get("heads", 8) * (2 if port.has("text_heads") else 1)

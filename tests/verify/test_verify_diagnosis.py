@@ -513,6 +513,14 @@ def test_three_faults_get_three_names(port, case):
         assert [fault["mistake"] for fault in as_json(report)["faults"]] == names(report)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["as_released", "smallest/as_released", "correct_cls_mask", "pad_ids"])
+def test_a_mask_in_the_class_row_alone_is_named_however_it_is_shifted(ports, folder):
+    for also in [], ["mask_not_shifted"]:
+        assert names(ports[folder].report("float32", "mask_in_class_row", *also)) == ["mask_in_class_row"]
+    assert names(ports[folder].report("float32", "mask_shifted_back")) == ["mask_shifted_back"]
+
+
 # 30 triples, drawn at random from those of which each mistake changes the trace
 TRIPLES = """
 heads_interleaved mask_not_shifted pixels_to_255
