@@ -14,7 +14,7 @@ from .layout import shape_hint
 from .mistakes import AXES_TRANSPOSED, BATCH_AXIS, Mistake
 from .names import describe_index, nearest_known, upstream
 from .precision import EPSILON
-from .report import Evidence, Fault, Row
+from .report import Evidence, Fault, Row, row_errors
 from .search import MAX_TOGETHER, Causes, Search, mistake_of
 
 MAX_FAULTS = 8
@@ -199,7 +199,24 @@ def largest_error(search: Search, name: str) -> dict[str, Any]:
         "worst": describe_index(name, tuple(map(int, index)), search.model.config),
         "found": float(x[index]),
         "expected": float(expected[index]),
+        "only_at": wrong_part(search, evidence),
     }
+
+
+def wrong_part(search: Search, evidence: Evidence) -> dict[str, tuple[list[int], int]]:
+    """Return `Fault.only_at`: {} unless each row's error is above twice or below half the allowed one."""
+    errors = row_errors(evidence.found, evidence.expected) / search.rows[evidence.name].local_allowed
+    if np.all(errors < 2) or np.any((errors > 0.5) & (errors < 2)):
+        return {}
+
+    def axes_of(row: Any) -> dict[str, int]:
+        *axes, _ = describe_index(evidence.name, (*row, 0), search.model.config).items()
+        return dict(axes)
+
+    wrong = [axes_of(row) for row in np.argwhere(errors > 1)]
+    lengths = {axis: last + 1 for axis, last in axes_of(n - 1 for n in errors.shape).items()}
+    part = {axis: sorted({row[axis] for row in wrong}) for axis in lengths}
+    return {axis: (part[axis], length) for axis, length in lengths.items() if len(part[axis]) < length}
 
 
 def has_other_weights(search: Search) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import Any
 
 from ..terminal import printable
@@ -13,7 +14,7 @@ from .names import DETAIL
 from .report import Fault, Report, Row
 
 HEADER = ("name", "shape", "max abs error", "rel error", "cosine", "SQNR", "tolerance", "verdict")
-SHOWN = 3  # names of a long list
+SHOWN = 3  # names, or ranges of numbers, of a long list
 
 # Prefix of a name -> where the package computes it
 PLACES = {
@@ -170,8 +171,32 @@ def _fault(report: Report, i: int) -> list[str]:
         lines.append(
             f"Largest error at {_index(fault.worst)}: {fault.found:.6g} instead of {fault.expected:.6g}."
         )
+    if not same_tensor:
+        lines += _only_at(fault)
     last = all(other.row is not row for other in report.faults[i + 1 :])
     return [*lines, _cause(fault, last), *(described(fault, report.dtype) if last else [])]
+
+
+def _only_at(fault: Fault) -> list[str]:
+    """Say where a tensor is wrong, if that is a part of it that few words tell."""
+    parts = []
+    for axis, (indices, length) in fault.only_at.items():
+        if ranges := _ranges(indices):
+            words = {"query": "queries"}.get(axis, f"{axis}s") if len(indices) > 1 else axis
+            parts.append(f"{words} {ranges} of {length}")
+    return [f"Wrong only at {', '.join(parts)}."] if parts else []
+
+
+def _ranges(indices: list[int]) -> str:
+    """Return sorted indices as text, three or more in a row as a range: "0 and 4 to 6"; "" if it is long."""
+    ranges: list[str] = []
+    for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
+        first, *others = [i for _, i in run]
+        ranges += [f"{first} to {others[-1]}"] if len(others) > 1 else map(str, (first, *others))
+    *before, last = ranges
+    if len(ranges) > SHOWN:
+        return ""
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def _error(fault: Fault, dtype: str) -> str:
@@ -290,6 +315,7 @@ def _fault_as_json(fault: Fault) -> dict[str, Any]:
         "worst": fault.worst or None,
         "found": _finite(fault.found),
         "expected": _finite(fault.expected),
+        "only_at": {axis: indices for axis, (indices, _) in fault.only_at.items()} or None,
         "also": list(fault.also),
         "hint": fault.hint or None,
         "inside": [_row_as_json(row) for row in fault.inside],

@@ -70,7 +70,8 @@ class Fault:
     when our forward pass makes this mistake and those before it in the list; None without a mistake. also:
     the other tensors that the mistake explains or, without one, the other wrong tensors of the same kind.
     worst: the index of the largest error by axis names ({} if the shape is wrong); found, expected: the two
-    numbers at that index. hint: what may explain an unexpected shape, a sentence or "".
+    numbers at that index. only_at: axis name -> the wrong indices along it and its length, if they are a part
+    of it and all else is clearly right. hint: what may explain an unexpected shape, a sentence or "".
     inside: the finer tensors of the trace inside the block, in path order; their differences are from what
     the model computes from the block's input. narrowed: the first wrong one, or the block itself if only its
     last sum is wrong, or ""; operation: what computes it. wanted: the names that would narrow it further.
@@ -84,6 +85,7 @@ class Fault:
     worst: dict[str, int] = field(default_factory=dict)
     found: float | None = None
     expected: float | None = None
+    only_at: dict[str, tuple[list[int], int]] = field(default_factory=dict)
     hint: str = ""
     inside: tuple[Row, ...] = ()
     narrowed: str = ""
@@ -219,6 +221,14 @@ def difference(x: Array, reference: Array) -> Difference:
 def relative_error(x: Array, reference: Array) -> float:
     """Return `Difference.rel` alone."""
     return largest_row(x, reference) / typical_row(reference) if x.shape == reference.shape else np.inf
+
+
+def row_errors(x: Array, reference: Array) -> Array:
+    """Return the errors of all rows, [...] of [..., n]; the largest one is `relative_error`."""
+    with np.errstate(all="ignore"):
+        squares = np.concatenate([_squares(d) for d in _differences(x, reference)])
+    errors: Array = squares.reshape(x.shape[:-1]) ** 0.5 / typical_row(reference)
+    return errors
 
 
 def largest_row(x: Array, reference: Array) -> float:

@@ -449,6 +449,64 @@ def test_an_unknown_cause_names_the_place_to_look(right, name, place):
     assert ("To narrow it, also record" in sentences) == (name in ("vision.block.0", "pool.attended"))
 
 
+# Where a tensor is wrong
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        ("mask_in_class_row", "Wrong only at positions 7 and 8 of 10."),
+        ("mask_shifted_back", "Wrong only at positions 5 to 9 of 10."),
+        ("text_class_first", "Wrong only at positions 0 to 6 and 9 of 10."),
+        ("no_class_embedding", "Wrong only at token 0 of 17."),
+        ("logits_shifted", None),  # everywhere
+    ],
+)
+def test_the_report_says_which_rows_are_wrong(port, mistake, sentence):
+    lines = said(port.report("float32", mistake)).splitlines()
+    assert [line for line in lines if line.startswith("Wrong")] == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "sentence", "data"),
+    [
+        ("vision.block.0", (1, 0), "frame 1 of 3, token 0 of 17", {"frame": [1], "token": [0]}),
+        (
+            "vision.block.1",
+            (slice(2), 3),
+            "frames 0 and 1 of 3, token 3 of 17",
+            {"frame": [0, 1], "token": [3]},
+        ),
+        ("pool.flat", 40, "frame 2 of 3, token 6 of 17", {"frame": [2], "token": [6]}),
+        ("pool.attended", slice(2, 6), "queries 2 to 5 of 6", {"query": [2, 3, 4, 5]}),
+        ("text.tokens", [8], "position 8 of 9", {"position": [8]}),
+        ("logits", [0, 3, 4], "positions 0, 3 and 4 of 9", {"position": [0, 3, 4]}),
+        ("logits", [0, 2, 4, 6], None, {"position": [0, 2, 4, 6]}),  # too many to say
+        ("text.latent", (), None, None),  # has no rows
+        ("logits", slice(None), None, None),
+    ],
+)
+def test_wrong_rows_are_told_by_axis(port, truth, name, index, sentence, data):
+    wrong = truth | {name: truth[name].copy()}
+    wrong[name][index] += 0.3
+    report = verify(port.model, wrong)
+    assert report.first_divergence.name == name and as_json(report)["faults"][0]["only_at"] == data
+    lines = [line for line in said(report).splitlines() if line.startswith("Wrong")]
+    assert lines == ([f"Wrong only at {sentence}."] if sentence else [])
+
+
+def test_rows_near_the_tolerance_are_no_clear_part(port, truth):
+    """A row that is off by about as much as rounding explains may be right or wrong."""
+    row = next(row for row in verify(port.model, truth).rows if row.name == "logits")
+    allowed = row.local_allowed * np.sqrt(np.mean(np.sum(truth["logits"] ** 2, axis=1)))
+    for error, is_clear in (0.1, True), (0.9, False), (1.5, False), (5, True):
+        logits = truth["logits"].copy()
+        logits[3] += 0.3
+        logits[5, 0] += error * allowed
+        assert ("Wrong only" in said(verify(port.model, truth | {"logits": logits}))) == is_clear, error
+
+
 # Another model's weights
 
 
