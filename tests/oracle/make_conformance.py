@@ -43,9 +43,12 @@ FOLDERS = [*NAMES, *(f"smallest/{name}" for name in NAMES)]
 VIDEO_CFGS = {
     "factorized": (
         "as_released",
-        {"adapter": "factorized", "factorized": {"layers": 2, "heads": 2, "positions": 5}},
+        {"adapter": "factorized", "factorized": {"layers": 2, "heads": 8, "positions": 5}},
     )
 }
+# Numbers of heads that differ from those of the golden file, whose weights are kept, so that each part of the
+# model has its own. None: the key is left out, and open_clip's default counts, 8.
+HEADS = {"odd_sizes": {"vision_cfg": {"attn_pooler_heads": None}, "multimodal_cfg": {"heads": 4}}}
 # The sizes of a model and of its smallest form. Two layers, two heads and two patches a side are kept: with
 # one, a wrong order or number of them would change nothing.
 SIZES = {
@@ -56,6 +59,7 @@ SIZES = {
     "embed_dim": {16: 8},
     "attn_pooler_queries": {6: 4, 7: 5},
     "attn_pooler_heads": {4: 2},
+    "heads": {8: 4},
     "layers": {3: 2},
     "vocab_size": {40: 16},
 }
@@ -73,13 +77,23 @@ def smallest_id(token: int) -> int:
     return token - 24 if token >= 38 else token % 14
 
 
+def changed(model_cfg: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return a model_cfg with the given fields of its parts changed, or left out if None."""
+    return model_cfg | {
+        part: {key: value for key, value in (model_cfg[part] | fields).items() if value is not None}
+        for part, fields in changes.items()
+    }
+
+
 def make(folder: str) -> tuple[dict[str, Any], Arrays, Arrays]:
     """Return the configuration, the weights and the tensors of a folder, such as smallest/cascade."""
     *form, name = folder.split("/")
     case, video_cfg = VIDEO_CFGS.get(name, (name, None))
     model_cfg, T, ids, _ = CASES[case]
+    model_cfg = changed(model_cfg, HEADS.get(name, {}))
     if form:
-        model_cfg, ids = smallest(model_cfg), [smallest_id(token) for token in ids]
+        model_cfg, video_cfg = smallest(model_cfg), smallest(video_cfg)
+        ids = [smallest_id(token) for token in ids]
     seed, S = list(CASES).index(case), model_cfg["vision_cfg"]["image_size"]
     config = {"model_cfg": model_cfg, "preprocess_cfg": asdict(PreprocessCfg(size=S))}
     config |= {"video_cfg": video_cfg} if video_cfg else {}

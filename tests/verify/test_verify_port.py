@@ -4,6 +4,7 @@ The port (conformance/jax_coca.py) shares no code with the package. A mistake is
 propagates to the logits, in four precisions.
 """
 
+import copy
 import os
 
 import numpy as np
@@ -86,6 +87,46 @@ def test_a_right_port_passes_the_kit(ports, folder, dtype):
 def test_the_kits_truth_passes(ports):
     for folder, port in ports.items():
         assert verify(port.model, port.inputs).first_divergence is None, folder
+
+
+# The numbers of heads
+
+HEADS = {  # where the configuration has them, and the tensor that shows them first; those in one E
+    "pooler": ("model_cfg", "vision_cfg", "attn_pooler_heads", "pool.attended"),
+    "text": ("model_cfg", "text_cfg", "heads", "text.block.0"),
+    "decoder": ("model_cfg", "multimodal_cfg", "heads", "decoder.block.0.self"),
+    "factorized": ("video_cfg", "factorized", "heads", "factorized.block.0"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["", "smallest/"])
+@pytest.mark.parametrize(
+    ("folder", "a", "b"),
+    [
+        ("odd_sizes", "text", "decoder"),
+        ("odd_sizes", "pooler", "text"),
+        ("odd_sizes", "pooler", "decoder"),
+        ("factorized", "pooler", "factorized"),
+        ("factorized", "text", "factorized"),
+        ("factorized", "decoder", "factorized"),
+    ],
+)
+def test_the_kit_tells_swapped_numbers_of_heads(ports, form, folder, a, b):
+    """Each two parts of equal width have other numbers of heads in one of the models at least."""
+    port = ports[form + folder]
+    config, paths = copy.deepcopy(port.config), [HEADS[part][:3] for part in (a, b)]
+    of_a, of_b = (port.config[top][part].get(key, 8) for top, part, key in paths)
+    for (top, part, key), heads in zip(paths, (of_b, of_a)):
+        config[top][part][key] = heads
+    assert of_a != of_b
+    trace = jax_coca.trace(config, port.weights, ids=port.inputs["ids"], frames=port.inputs["frames"])
+    assert {HEADS[a][3], HEADS[b][3]} <= {fault.row.name for fault in verify(port.model, trace).faults}
+
+
+def test_a_model_of_the_kit_leaves_a_number_of_heads_to_its_default(ports):
+    for folder in "odd_sizes", "smallest/odd_sizes":
+        assert "attn_pooler_heads" not in ports[folder].config["model_cfg"]["vision_cfg"]
 
 
 # Random models, of a few shapes: what is new to JAX takes it a second
