@@ -17,7 +17,10 @@ COMMANDS = ("convert", "index", "evaluate", "finetune", "trace")
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_killed_run_leaves_nothing_or_what_is_whole(command, monkeypatch):
-    """In a process of its own: that of the tests has threads, and should not be forked."""
+    """In a process of its own: that of the tests has threads, and should not be forked.
+
+    Of `finetune` it takes ten seconds, which is six runs.
+    """
     monkeypatch.setenv("PYTHONPATH", str(Path(minivideococa.__file__).parents[1]))
     arguments = [sys.executable, str(SCRIPT), command, "--moments", "3", "--seed", "1"]
     result = subprocess.run(arguments, capture_output=True, text=True)
