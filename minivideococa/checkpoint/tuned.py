@@ -49,7 +49,7 @@ from .folder import (
     save_tensors,
     write_checkpoint,
 )
-from .table import find_mismatches, format_mismatches, parameter_shapes, unnest
+from .table import check_tensors, find_mismatches, format_mismatches, parameter_shapes, unnest
 
 if TYPE_CHECKING:
     from ..media.tokenizer import Tokenizer
@@ -75,9 +75,13 @@ class TunedPart:
     options: dict[str, Any] = field(repr=False)
 
     def require_base(self, tensors: Mapping[str, Array | StoredTensor], name: str) -> None:
-        """Raise ValueError unless these are the tensors of the part's base. `name` is their checkpoint's."""
+        """Raise ValueError unless these are the tensors of the part's base, and fit its configuration.
+
+        `name` is their checkpoint's.
+        """
         kept = [x for x in parameter_shapes(self.config) if x not in self.stored]
         if tensors.keys() >= set(kept) and kept_hash({x: tensors[x] for x in kept}) == self.sha256:
+            check_tensors({x: tensors[x] for x in kept} | self.stored, self.config, str(self.path))
             return
         if self.base == name:
             raise ValueError(f"{self.path}: tuned from another version of {name}: give that one to --weights")
