@@ -46,6 +46,9 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=300, help="for all targets together (default: 300)")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time (default: 1)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the changes; another one finds other inputs (default: 1)"
+    )
     parser.add_argument("--corpus", type=Path, help="a folder for what was found, to go on from another time")
     parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="check this input of one TARGET, without atheris"
@@ -64,14 +67,14 @@ def main() -> int:
         return 2
     corpus = args.corpus or Path(tempfile.mkdtemp(prefix="corpus-"))
     if args.child:
-        fuzz(names[0], args.seconds, corpus / names[0])
+        fuzz(names[0], args.seconds, args.seed, corpus / names[0])
     share = max(1, args.seconds * args.jobs // len(names))
     with ThreadPoolExecutor(args.jobs) as pool:
-        found = list(pool.map(lambda name: run_child(name, share, corpus), names))
+        found = list(pool.map(lambda name: run_child(name, share, args.seed, corpus), names))
     return int(any(found))
 
 
-def run_child(name: str, seconds: int, corpus: Path) -> bool:
+def run_child(name: str, seconds: int, seed: int, corpus: Path) -> bool:
     """Fuzz one target in a process of its own, print what came out, and return whether it has failed."""
     begun, log = time.monotonic(), corpus / f"{name}.log"
     (corpus / name).mkdir(parents=True, exist_ok=True)
@@ -84,6 +87,8 @@ def run_child(name: str, seconds: int, corpus: Path) -> bool:
         str(corpus),
         "--seconds",
         str(seconds),
+        "--seed",
+        str(seed),
     ]
     with open(log, "wb") as file:
         status = subprocess.run(command, stdout=file, stderr=file).returncode
@@ -99,7 +104,7 @@ def run_child(name: str, seconds: int, corpus: Path) -> bool:
     return status != 0
 
 
-def fuzz(name: str, seconds: int, corpus: Path) -> None:
+def fuzz(name: str, seconds: int, seed: int, corpus: Path) -> None:
     """Fuzz one target in this process, which ends with it."""
     import atheris
     from mutate import LONGEST, several
@@ -118,7 +123,7 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
             return atheris.Mutate(data, most)
         return several(target.mutate, data, random)[:most]
 
-    options = dict(max_total_time=seconds, timeout=TIMEOUT, rss_limit_mb=RESIDENT, max_len=LONGEST)
+    options = dict(seed=seed, max_total_time=seconds, timeout=TIMEOUT, rss_limit_mb=RESIDENT, max_len=LONGEST)
     flags = [f"-{option}={value}" for option, value in options.items()]
     arguments = [
         sys.argv[0],
