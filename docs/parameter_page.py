@@ -85,14 +85,21 @@ KEYS = {  # of config.json: what they mean
     "text_cfg.heads": "H of the unimodal decoder",
     "text_cfg.mlp_ratio": "F / E of the unimodal decoder",
     "text_cfg.pad_id": "the padding id of the mask",
+    "text_cfg.embed_cls": "there is a class token; always true",
     "text_cfg.correct_cls_mask": "the mask is not shifted",
     "multimodal_cfg.layers": "self blocks, and cross blocks, of the multimodal decoder",
     "multimodal_cfg.heads": "H of the multimodal decoder; F is 4 E",
+    "preprocess_cfg.resize_mode": '"shortest", "longest" or "squash"',
+    "preprocess_cfg.interpolation": '"bicubic" or "bilinear"',
+    "preprocess_cfg.fill_color": 'of the borders of "longest"',
     "preprocess_cfg.mean": "mean of the pixels, by channel",
     "preprocess_cfg.std": "their standard deviation",
     "video_cfg.adapter": '"attentional" or "factorized"; the walkthrough has "mean" and "joint"',
+    "video_cfg.factorized.layers": "blocks of the factorized adapter",
+    "video_cfg.factorized.positions": "the most frames, where frames have positions",
     "video_cfg.factorized.heads": "H of the factorized adapter's blocks; F is 4 E",
 }
+REQUIRED = ("embed_dim", "attentional_pool", "embed_cls")
 LETTERS |= {n * size: f"{n} {LETTERS[size]}" for n in (3, 4) for size in (44, 52)}
 
 
@@ -196,7 +203,7 @@ def keys() -> str:
     for path, meaning in KEYS.items():
         section, _, key = path.rpartition(".")
         default = sections[section][key].default
-        shown = "must be there" if default is None or key == "attentional_pool" else json.dumps(default)
+        shown = "must be there" if key in REQUIRED else json.dumps(default)
         place = "" if section.startswith(("preprocess_cfg", "video_cfg")) else "model_cfg."
         lines.append(f"| `{place}{path}` | {meaning} | {shown} |")
     return "\n".join(lines)

@@ -202,17 +202,17 @@ def add_tuned(parser: Parser) -> None:
         "--tuned",
         type=path,
         metavar="PATH",
-        help="a tuned part that is laid over the weights: a tuned.safetensors or its folder, or questions "
-        "for the embedded one, which answers questions about coloured shapes: the default of answer on the "
-        "embedded checkpoint",
+        help="a tuned part to lay over the weights: a tuned.safetensors or its folder; or the word "
+        "questions, for the embedded part that answers questions about coloured shapes (answer uses it by "
+        "default with the embedded checkpoint)",
     )
 
 
-def add_model(parser: Parser, json_help: str = "") -> None:
-    """Add --json, --weights, --tuned, --frames and --force. `json_help` ends the help of --json."""
+def add_model(parser: Parser, json_help: str = "", frames_help: str = "") -> None:
+    """Add --json, --weights, --tuned, --frames and --force. The texts end the help of --json and --frames."""
     add_json(parser, json_help)
     add_weights(parser)
-    add_frames(parser)
+    add_frames(parser, more=frames_help)
     parser.add_argument(
         "--force", action="store_true", help="accept words that are missing from the checkpoint's vocabulary"
     )
@@ -284,8 +284,8 @@ def templates(args: argparse.Namespace) -> Sequence[str] | None:
 
 NO_FLAGS = ("start_id", "end_id", "cache")  # fields for Python callers
 MORE_HELP = {  # after the default
-    "candidates": ". More than 1: one group of at least 6 or N beams, so the first may differ from the "
-    "single caption; the number printed is the text's log-probability",
+    "candidates": ". With more than 1, the search has a single group of max(6, N) beams, so the first "
+    "text may differ from the default caption; each is printed with its log-probability",
 }
 
 

@@ -47,7 +47,7 @@ def add_arguments(parser: arguments.Parser) -> None:
         metavar="N",
         help=f"print the N best only (default: all; with --index {TOP})",
     )
-    arguments.add_model(parser, f"; {arguments.IN_WORLD}")
+    arguments.add_model(parser, f"; {arguments.IN_WORLD}", "; with --index, that of the library")
     parser.set_defaults(frames=None)  # 8, or those of the library
     arguments.add_adapter(parser)
     arguments.add_part(parser)

@@ -83,8 +83,8 @@ def setting_lines(setting: dict[str, Any]) -> list[str]:
 
 
 def _captions(numbers: list[int] | None) -> str:
-    """Return the number of captions a video: "20 a video" or "1 to 5 a video"."""
-    return f"{' to '.join(map(str, dict.fromkeys(numbers)))} a video" if numbers else ""
+    """Return the number of captions a video: "20 per video" or "1 to 5 per video"."""
+    return f"{' to '.join(map(str, dict.fromkeys(numbers)))} per video" if numbers else ""
 
 
 def _origin(origin: dict[str, str]) -> str:

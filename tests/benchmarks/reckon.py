@@ -1,4 +1,4 @@
-"""What a clip costs on one core of this machine, and what a million and a thousand million of them would.
+"""What a clip costs on one core of this machine, and what a million and a billion of them would.
 
     python tests/benchmarks/reckon.py VIDEO --weights FOLDER [--frames 8] [--rounds 3]
 

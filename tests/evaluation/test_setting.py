@@ -191,7 +191,7 @@ def test_a_report_ends_with_the_setting(model, pictures, tmp_path):
     assert lines == [
         "split     unknown",
         "videos    2 of 2 read",
-        "captions  1 to 2 a video",
+        "captions  1 to 2 per video",
         "frames    1, adapter attentional",
         'classify  templates "a {}" and 1 more',
         "caption   tokenizer words, beams 1",

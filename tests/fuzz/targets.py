@@ -1,7 +1,7 @@
 """The readers of files from elsewhere, and what is checked of each: `check(target, data, folder)`.
 
 `TARGETS` lists them. A reader takes the path of a file and either reads it or raises an error that the
-command line prints as one line. `run.py` calls `check` with what atheris makes of the seeds, and
+command line prints as one line. `fuzz.py` calls `check` with what atheris makes of the seeds, and
 `test_fuzz.py` with what Hypothesis draws and with the cases that were once found.
 """
 

@@ -309,14 +309,14 @@ def test_the_page_names_every_target():
 
 
 def test_targets_of_the_command():
-    import run
+    import fuzz
 
-    assert tuple(TARGETS) == run.NAMES
+    assert tuple(TARGETS) == fuzz.NAMES
 
 
 def test_without_atheris_the_command_fails():
     hidden = f"import sys; sys.modules['atheris'] = None; sys.path.insert(0, {str(HERE)!r})"
-    code = f"{hidden}; import run; sys.exit(run.main())"
+    code = f"{hidden}; import fuzz; sys.exit(fuzz.main())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and "pip install -e '.[fuzz]'" in done.stdout
 

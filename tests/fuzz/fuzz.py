@@ -1,6 +1,6 @@
 """Fuzz the readers of files from elsewhere with atheris.
 
-    python tests/fuzz/run.py --seconds 300 [TARGET...]
+    python tests/fuzz/fuzz.py --seconds 300 [TARGET...]
 
 Each target of `targets.py` has a process of its own and the same share of the time. atheris keeps what
 reaches new code of the package, and mutates it further, by `mutate.py` or byte by byte. An input that breaks
