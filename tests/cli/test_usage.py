@@ -340,9 +340,7 @@ def test_exit_statuses_are_in_the_help(run):
 
 def test_numbers_and_fields_are_explained_in_the_help(run):
     text = " ".join(run("caption", "--help")[1].split())
-    assert (
-        "at least 6 or N beams, so the first may differ from the single caption; the number printed" in text
-    )
+    assert "a single group of max(6, N) beams, so the first text may differ" in text
     assert "left_out" in text
     for name in ("caption", "retrieve", "classify", "answer"):
         assert "in_world is whether a video looks like" in " ".join(run(name, "--help")[1].split())
