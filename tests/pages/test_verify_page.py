@@ -35,22 +35,25 @@ def centres(page, selector):
 
 def test_a_right_trace_is_below_the_line(open_page, reports):
     page = open_page(verify.page(reports["right"], "port"), viewport={"width": 1280, "height": 900})
-    assert page.locator(".verdict").inner_text().startswith("All ")
+    assert "tensors agree" in page.locator(".verdict").inner_text()
     assert not page.locator("figure").count() and not page.locator(".dot.wrong").count()
     assert page.locator(".dot").count() == len(reports["right"].rows)
 
 
 def test_a_wrong_tensor_stands_out(open_page, reports):
-    """Its dot lies above the dashed line, in the shaded column, above its name; the map shows one element."""
+    """Its dot lies above the dashed line, in the shaded column, above its name."""
     page = open_page(verify.page(reports["wrong"], "port"), viewport={"width": 1280, "height": 900})
     assert "First divergence: vision.block.0" in page.locator(".verdict").inner_text()
     rows = reports["wrong"].rows
     at = [row.name for row in rows].index("vision.block.0")
     dots, band = centres(page, ".dot"), page.locator("rect.accused").bounding_box()
-    assert band["x"] < dots[at, 0] < band["x"] + band["width"] and dots[at, 1] == dots[:, 1].min()
+    assert band["x"] < dots[at, 0] < band["x"] + band["width"]
     assert abs(page.locator("text.named").bounding_box()["x"] - dots[at, 0]) < 18
-    line = page.locator(".allowed").bounding_box()
-    assert dots[at, 1] < line["y"] < np.delete(dots[:, 1], at).min()
+    line = page.locator(".allowed").bounding_box()["y"]
+    wrong = np.array(
+        [row.status == "wrong" for row in rows]
+    )  # the next block too: it was not given this input
+    assert wrong[at] and dots[wrong, 1].max() < line < dots[~wrong, 1].min()
     for image in page.locator("figure img").all():
         assert image.evaluate("(i) => i.complete && i.naturalWidth > 0")
     found, expected = page.locator(".found"), page.locator(".expected")
@@ -64,7 +67,11 @@ def test_the_chart_scrolls_by_keyboard(open_page, reports):
     chart = page.locator(".scroll").first
     chart.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.scroll').scrollLeft > 0")
+    for _ in range(50):
+        if chart.evaluate("(element) => element.scrollLeft") > 0:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not scroll")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
