@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 sys.path[:0] = [str(place) for place in (HERE, TESTS, TESTS / "evaluation", TESTS.parent)]
 TIMEOUT = 30  # seconds for one input
+SLACK = 120  # seconds more that a target may take than it was given
 RESIDENT = 1500  # MB for a process, with what the libraries take
 NAMES = (
     "unpickler",
@@ -90,8 +91,12 @@ def run_child(name: str, seconds: int, seed: int, corpus: Path) -> bool:
         "--seed",
         str(seed),
     ]
+    status: int | str
     with open(log, "wb") as file:
-        status = subprocess.run(command, stdout=file, stderr=file).returncode
+        try:
+            status = subprocess.run(command, stdout=file, stderr=file, timeout=seconds + SLACK).returncode
+        except subprocess.TimeoutExpired:
+            status = "no end"
     text = log.read_text(errors="replace")
     runs = re.findall(r"^#(\d+)\s", text, re.MULTILINE)
     coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
@@ -101,7 +106,7 @@ def run_child(name: str, seconds: int, seed: int, corpus: Path) -> bool:
         f"{place} places of the code, {kept} inputs kept: {f'FOUND, see {log}' if status else 'ok'}",
         flush=True,
     )
-    return status != 0
+    return bool(status)
 
 
 def fuzz(name: str, seconds: int, seed: int, corpus: Path) -> None:
@@ -114,8 +119,8 @@ def fuzz(name: str, seconds: int, seed: int, corpus: Path) -> None:
 
         target, folder = TARGETS[name], Path(tempfile.mkdtemp(prefix="fuzz-"))
         warm_up(target, folder)  # some modules are imported by functions
-    for i, seed in enumerate(target.seeds()):
-        (corpus / f"seed-{i}").write_bytes(seed)
+    for i, valid in enumerate(target.seeds()):
+        (corpus / f"seed-{i}").write_bytes(valid)
 
     def mutated(data: bytes, most: int, seed: int) -> bytes:
         random = Random(seed)
