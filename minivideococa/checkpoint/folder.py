@@ -193,7 +193,7 @@ def read_origin(weights: Path) -> dict[str, str]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file. Raises ValueError for any other file."""
-    metadata: dict[str, str] = _header(path)[0].get("__metadata__", {})
+    metadata: dict[str, str] = _header(path)[0].get("__metadata__") or {}  # it may be null
     return metadata
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
-from ..inputs import read_json, read_text
+from ..inputs import join_names, read_json, read_text
 from ..resources import require_memory
 from . import questions
 from .fields import Item, field, rows, seconds_of, short
@@ -101,7 +101,7 @@ def _select_split(items: list[Item], split: str, path: str | os.PathLike[str]) -
     selected = [item for item in items if item[0] and canonical_split(item[0]) == canonical_split(split)]
     if not selected:
         splits = sorted({name for name, *_ in items if name})
-        known = f"but {', '.join(splits)}" if splits else "it does not distinguish splits: give none"
+        known = f"but {join_names(splits)}" if splits else "it does not distinguish splits: give none"
         raise ValueError(f"{path}: has no split {split!r}, {known}")
     return selected
 
@@ -172,7 +172,7 @@ def _activitynet(data: Any) -> Iterator[Item]:
     for video_id, video in data.items():
         sentences = field(video, "sentences", list, f"{shortened(video_id)}: ")
         if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
-            raise ValueError(f"the sentences of {video_id} are {short(sentences)}")
+            raise ValueError(f"the sentences of {shortened(video_id)} are {short(sentences)}")
         blanks: list[str] = []
         kept = [
             sentence

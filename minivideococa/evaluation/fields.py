@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from reprlib import repr as shortened
 from typing import Any
 
 from .manifest import Entry
@@ -30,7 +31,7 @@ def field(record: Any, name: str, kind: type, where: str = "", blank: bool = Fal
 def seconds_of(time: str, line: int, video_id: str) -> float:
     """Return a time in a CSV file. Raises ValueError, with the number of the line, if it is no number."""
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", time):
-        raise ValueError(f"line {line}: a time of {video_id} is {short(time)}, not in seconds")
+        raise ValueError(f"line {line}: a time of {shortened(video_id)} is {short(time)}, not in seconds")
     return float(time)
 
 

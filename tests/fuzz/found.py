@@ -47,10 +47,14 @@ def npy(header: bytes) -> bytes:
     return array + BETWEEN + b'{"video": "a.mp4"}\n' * 3
 
 
+def safetensors(header: object, data: int = 0) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data)
+
+
 def header(name: str) -> bytes:
     """A safetensors file whose only tensor has the wrong bytes."""
-    text = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]}}).encode()
-    return len(text).to_bytes(8, "little") + text + bytes(11)
+    return safetensors({name: {"dtype": "F32", "shape": [2], "data_offsets": [3, 11]}}, 11)
 
 
 FOUND = {
@@ -136,6 +140,21 @@ FOUND = {
         "tokenizer",
         growing(1000, 10),
         "its replacements could make",
+    ),
+    "metadata that is null": (
+        "tuned",
+        safetensors({"__metadata__": None}),
+        "not a tuned part",
+    ),
+    "a name of two lines": (
+        "annotations",
+        b'activitynet\n{"a\\nb": {"sentences": [1]}}',
+        "the sentences of 'a.+b' are",
+    ),
+    "a time of a clip whose name has two lines": (
+        "annotations",
+        b'kinetics\nlabel,youtube_id,time_start,time_end,split\nsing,"a\nb",x,9,train',
+        "a time of",
     ),
     "a tick of no length": (
         "ffmpeg",
