@@ -250,17 +250,17 @@ WRONG = {
     ],
     "activitynet": [
         ('{"a\\u0000b": {"sentences": ["x"]}}', r"'a\x00b.mp4'"),
-        ('{"v": {"sentences": []}}', "sentences of v are []"),
+        ('{"v": {"sentences": []}}', "sentences of 'v' are []"),
     ],
     "kinetics": [
         (
             f"label,youtube_id,time_start,time_end,split\nl,xyz,{'9' * 400},5,train\n",
-            "line 2: a time of xyz is",
+            "line 2: a time of 'xyz' is",
         ),
-        ("label,youtube_id,time_start,time_end,split\nl,xyz,1,1e308,train\n", "line 2: a time of xyz is"),
+        ("label,youtube_id,time_start,time_end,split\nl,xyz,1,1e308,train\n", "line 2: a time of 'xyz' is"),
         (
             f"label,youtube_id,time_start,time_end,split\nl,xyz,1,{'9' * 5000},train\n",
-            "line 2: a time of xyz is",
+            "line 2: a time of 'xyz' is",
         ),
         ("label,youtube_id,time_start,time_end,split\nl,x\0z,1,11,train\n", r"'l/x\x00z_0"),
         ("label,youtube_id,time_start,time_end,split\nl\0,xyz,1,11,train\n", r"'l\x00/xyz"),
