@@ -592,7 +592,7 @@ def score_texts(
     if shared:
         x = hidden(ids[:1, :shared], caches)[0, begin - 1 :]
         scores += log_probs(x, ids[:, begin : shared + 1].T, project).sum(axis=0)
-    return scores + map_texts(score_rest, np.arange(len(ids)), np.argsort(lengths), progress)
+    return scores + map_texts(score_rest, np.arange(len(ids)), np.argsort(lengths, kind="stable"), progress)
 
 
 def shared_length(ids: Array, lengths: Array) -> int:

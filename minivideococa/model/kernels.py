@@ -4,6 +4,7 @@ matmul           matrix products, by the number of rows
 blockwise        row-wise formulas, a few rows at a time
 erf              the error function, which NumPy lacks
 attended         the positions of texts that a latent depends on
+batch_order      the order in which batches of texts have the least to compute
 map_texts        texts, spread over the cores
 share_beginning  what texts begin with, computed once
 map_frames       frames, spread over the cores
@@ -198,7 +199,7 @@ def attended(mask: Array) -> Array:
         kept = more
 
 
-def in_order(ids: Array, lengths: Array) -> Array:
+def batch_order(ids: Array, lengths: Array) -> Array:
     """Return the order of texts ids [B, L] that leaves the fewest positions to compute: int64 [B].
 
     A batch takes as long as its longest text, less what its texts begin with: by length, or by beginning.
@@ -223,7 +224,7 @@ def map_texts(
 
 
 def share_beginning(
-    stack: Callable[[Array, Array, list[dict[str, Array]]], Array],
+    stack: Callable[[Array, Array, list[dict[str, Array]] | None], Array],
     x: Array,
     mask: Array,
     ids: Array,
@@ -237,13 +238,12 @@ def share_beginning(
     """
     same = (ids == ids[0]).all(axis=0) & (mask[:, 0, :-1] == mask[0, 0, :-1]).all(axis=(0, 2))
     shared = int(np.argmin([*same, False]))
-    caches: list[dict[str, Array]] = [{} for _ in range(blocks)]
     if shared * (len(ids) - 1) < MANY:
-        shared = 0
-    else:
-        stack(x[:1, :shared], mask[:1, :, :shared, :shared], caches)
-        for cache in caches:
-            cache.update((name, np.repeat(kv, len(ids), axis=0)) for name, kv in cache.items())
+        return stack(x, mask, None)
+    caches: list[dict[str, Array]] = [{} for _ in range(blocks)]
+    stack(x[:1, :shared], mask[:1, :, :shared, :shared], caches)
+    for kept in caches:
+        kept.update((name, np.repeat(kv, len(ids), axis=0)) for name, kv in kept.items())
     return stack(x[:, shared:], mask[:, :, shared:], caches)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .config import Array, Callback, Params, TextConfig
 from .hooks import block, record_texts, replaceable, tracing
-from .kernels import attended, in_order, map_texts, share_beginning
+from .kernels import attended, batch_order, map_texts, share_beginning
 from .ops import layer_norm, normalize
 from .transformer import KVCaches, residual_block
 
@@ -77,7 +77,7 @@ def encode_latents(ids: Array, text: Params, config: TextConfig, progress: Callb
 
     if tracing():
         return encode_text(ids, text, config)[0]
-    return map_texts(encode, ids, in_order(ids, (ids != config.pad_id).sum(axis=1)), progress)
+    return map_texts(encode, ids, batch_order(ids, (ids != config.pad_id).sum(axis=1)), progress)
 
 
 def project_class(x: Array, text: Params) -> Array:

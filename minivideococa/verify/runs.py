@@ -35,8 +35,8 @@ from .recompute import no_caption_tokens
 from .report import largest_row, typical_row
 from .traces import INPUTS, Trace
 
-MANY_ROWS = 1000  # frame tokens: their largest error is the largest of so many that one sample shows it,
-# and one of so many tokens alone
+# Frame tokens: the largest error of so many is shown by one sample, and of more tokens, by a part of them
+MANY_ROWS = 1000
 
 Step = Callable[[str, slice, Array], Array]  # a name, frames, their activation -> what to continue from
 ALL = slice(None)

@@ -2,10 +2,11 @@
 
     python tests/fuzz/fuzz.py --seconds 300 [TARGET...]
 
-Each target of `targets.py` has a process of its own and the same share of the time. atheris keeps what
-reaches new code of the package, and mutates it further, by `mutate.py` or byte by byte. An input that breaks
-a promise ends its target: it is left in the corpus folder, and `--replay FILE` checks it again. Exit status
-1: something was found; 2: atheris is missing.
+Each target of `targets.py` has a process of its own and the same share of the time, as a number of inputs, so
+that the same seed and seconds give the same inputs. atheris keeps what reaches new code of the package, and
+mutates it further, by `mutate.py` or byte by byte. An input that breaks a promise ends its target: it is left
+in the corpus folder, and `--replay FILE` checks it again. Exit status 1: something was found; 2: atheris is
+missing.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import wait_until_closed
 from clips import make
 from imageio_ffmpeg import get_ffmpeg_exe
 
@@ -173,19 +174,7 @@ def test_ctrl_c_kills_an_ffmpeg_that_hangs(tmp_path, clip, replace_ffmpeg, momen
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert b"KeyboardInterrupt" in reader.communicate(timeout=60)[1]
-    deadline = time.monotonic() + 20
-    while is_open(fifo):
-        assert time.monotonic() < deadline, "a program has not ended"
-        time.sleep(0.02)
-    os.close(fifo)
-
-
-def is_open(fifo):
-    """Tell whether a program holds a FIFO open for writing."""
-    try:
-        return os.read(fifo, 1) != b""
-    except BlockingIOError:
-        return True
+    wait_until_closed(fifo)
 
 
 @posix

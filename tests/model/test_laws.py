@@ -241,9 +241,9 @@ def test_a_beginning_ends_where_the_texts_see_something_else(tiny_model, monkeyp
 def test_texts_are_taken_in_the_order_that_computes_less(monkeypatch):
     monkeypatch.setattr(kernels, "BATCH_TEXTS", 2)
     alike = np.array([[1, 2, 3, 4, 5, 6], [1, 9, 9, 9, 9, 8], [1, 2, 3, 4, 5, 7], [1, 9, 9, 9, 9, 9]])
-    assert set(kernels.in_order(alike, np.array([6, 6, 6, 6]))[:2]) in ({0, 2}, {1, 3})
+    assert set(kernels.batch_order(alike, np.array([6, 6, 6, 6]))[:2]) in ({0, 2}, {1, 3})
     various = np.array([[1, 2, 0, 0, 0, 0], [1, 2, 3, 4, 5, 7], [1, 9, 0, 0, 0, 0], [1, 9, 9, 9, 9, 9]])
-    assert set(kernels.in_order(various, np.array([2, 6, 2, 6]))[:2]) == {0, 2}
+    assert set(kernels.batch_order(various, np.array([2, 6, 2, 6]))[:2]) == {0, 2}
 
 
 @law()

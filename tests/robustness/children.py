@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -45,3 +46,20 @@ def wait(child: int) -> int:
 def page(**_: object) -> str:
     """Return a text in place of the page of `demo`, which takes seconds to compute."""
     return 10_000 * "page"
+
+
+def wait_until_closed(fifo: int) -> None:
+    """Wait until no program holds a FIFO open for writing, then close it. It was opened non-blocking."""
+    deadline = time.monotonic() + 20
+    while is_open(fifo):
+        assert time.monotonic() < deadline, "a program has not ended"
+        time.sleep(0.02)
+    os.close(fifo)
+
+
+def is_open(fifo: int) -> bool:
+    """Tell whether a program holds a FIFO open for writing."""
+    try:
+        return os.read(fifo, 1) != b""
+    except BlockingIOError:
+        return True

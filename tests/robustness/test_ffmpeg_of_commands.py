@@ -5,9 +5,9 @@ What `read_video` makes of more kinds of failures is in tests/media/test_ffmpeg_
 
 import os
 import signal
-import time
 
 import pytest
+from children import wait_until_closed
 from commands import NOTHING_READ, READING, arguments_of, files
 from imageio_ffmpeg import get_ffmpeg_exe
 from platforms import posix
@@ -50,19 +50,7 @@ def replace_ffmpeg(tmp_path, monkeypatch):
         monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(executable))
 
     yield replace
-    deadline = time.monotonic() + 20
-    while is_open(reader):
-        assert time.monotonic() < deadline, "a program has not ended"
-        time.sleep(0.02)
-    os.close(reader)
-
-
-def is_open(fifo):
-    """Tell whether a program holds a FIFO open for writing."""
-    try:
-        return os.read(fifo, 1) != b""
-    except BlockingIOError:
-        return True
+    wait_until_closed(reader)
 
 
 def test_every_command_is_here():
